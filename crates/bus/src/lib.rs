@@ -1,0 +1,113 @@
+//! The way of bytes between a host and its master.
+//!
+//! One [`Link`], two ends: [`amqp`] (RabbitMQ, AMQP 0-9-1) and [`local`] (in-process, the same
+//! direct-exchange routing, for the demo and tests). One supervisor task owns the connection; whatever
+//! goes wrong with it, it drops the connection, waits (full-jitter backoff) and rebuilds everything.
+
+pub mod amqp;
+pub mod backoff;
+pub mod local;
+
+use std::collections::BTreeSet;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// One side's use of the bus. Dropping it ends the supervisor and closes the connection.
+pub struct Link {
+    /// Messages in, in the queue's order; sent by the supervisor. Closed only when the supervisor ends.
+    pub deliveries: mpsc::Receiver<Delivery>,
+    /// Messages out.
+    pub publisher: Publisher,
+    /// The routing keys to be bound beyond the fixed ones; the supervisor binds and unbinds to match, now
+    /// and after each reconnect.
+    pub topics: watch::Sender<BTreeSet<String>>,
+    /// How the connection is; changed by the supervisor.
+    pub state: watch::Receiver<LinkState>,
+}
+
+/// One message, to be acknowledged when it is safe. Dropped without [`Delivery::ack`], it is requeued.
+pub struct Delivery {
+    pub routing_key: String,
+    pub body: Vec<u8>,
+    /// The publisher's AMQP `user_id`, which RabbitMQ has validated.
+    pub user_id: Option<String>,
+    pub redelivered: bool,
+    acker: Option<oneshot::Sender<()>>,
+}
+
+impl Delivery {
+    /// For ends of the bus, and tests: `acker` is told when the message is acknowledged.
+    pub fn new(routing_key: String, body: Vec<u8>, acker: oneshot::Sender<()>) -> Self {
+        Self {
+            routing_key,
+            body,
+            user_id: None,
+            redelivered: false,
+            acker: Some(acker),
+        }
+    }
+
+    /// The message is safe here: the broker may forget it. After a reconnect this has no effect, and the
+    /// broker delivers again.
+    pub fn ack(mut self) {
+        if let Some(acker) = self.acker.take() {
+            let _ = acker.send(());
+        }
+    }
+}
+
+/// Sends messages through the supervisor's channel. Cheap to clone.
+#[derive(Clone)]
+pub struct Publisher {
+    outbox: mpsc::Sender<Outgoing>,
+}
+
+/// A message on its way out; `done` is told how it went.
+pub struct Outgoing {
+    pub routing_key: String,
+    pub body: Vec<u8>,
+    pub done: oneshot::Sender<Result<(), PublishError>>,
+}
+
+impl Publisher {
+    pub fn new(outbox: mpsc::Sender<Outgoing>) -> Self {
+        Self { outbox }
+    }
+
+    /// Publishes and waits until the broker has confirmed and routed the message.
+    pub async fn publish(&self, routing_key: &str, body: Vec<u8>) -> Result<(), PublishError> {
+        let (done, confirmed) = oneshot::channel();
+        let outgoing = Outgoing {
+            routing_key: routing_key.to_owned(),
+            body,
+            done,
+        };
+        self.outbox
+            .send(outgoing)
+            .await
+            .map_err(|_| PublishError::Disconnected)?;
+        confirmed.await.unwrap_or(Err(PublishError::Disconnected))
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// The broker has no queue bound for this key (a `mandatory` message came back).
+    #[error("no queue is bound for this routing key")]
+    Unroutable,
+    #[error("the broker refused the message")]
+    Refused,
+    #[error("not connected to the broker")]
+    Disconnected,
+}
+
+/// How the connection is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkState {
+    /// Not (yet, or any more) consuming; `reason` is empty before the first try.
+    Down { reason: String },
+    /// Consuming, proven live. `epoch` counts connections, so that a reconnect between two looks is seen.
+    Up { epoch: u64 },
+    /// Another consumer has held this host's queue for longer than a dead connection of our own could.
+    Clone { reason: String },
+}

@@ -1,0 +1,3 @@
+mod amqp_faults;
+mod routing;
+mod tls;

@@ -1,0 +1,1 @@
+//! routing: against a private RabbitMQ node.

@@ -1,0 +1,1 @@
+//! The manifest contract: files described in TOML.

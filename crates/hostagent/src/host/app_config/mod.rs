@@ -1,0 +1,3 @@
+//! The application contract: hook or manifest.
+pub mod hook;
+pub mod manifest;

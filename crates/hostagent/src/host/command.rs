@@ -1,0 +1,1 @@
+//! The one spawner of child processes.

@@ -1,0 +1,243 @@
+//! The host's facilities, one small trait each, holding only what the engine calls: a real one (or one
+//! per package family and init system) and a scripted [`fake`].
+//!
+//! All paths hang off one [`Root`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use protocol::{AppName, Category, Config};
+
+pub mod app_config;
+pub mod command;
+pub mod download;
+pub mod facts;
+#[cfg(test)]
+pub mod fake;
+pub mod packages;
+pub mod root;
+pub mod services;
+
+pub use root::Root;
+
+/// Which package manager a host has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    Deb,
+    Rpm,
+}
+
+impl Family {
+    /// File extension of its packages, without the dot.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Deb => "deb",
+            Self::Rpm => "rpm",
+        }
+    }
+}
+
+/// A failure of a facility, ready for an operator: what, on what, why, what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct HostError {
+    pub category: Category,
+    pub message: String,
+}
+
+impl HostError {
+    pub fn new(category: Category, message: impl Into<String>) -> Self {
+        Self {
+            category,
+            message: message.into(),
+        }
+    }
+}
+
+/// A package in the host's database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstalledPackage {
+    /// Full version: `[epoch:]upstream[-release]`.
+    pub version: String,
+    pub arch: String,
+    /// Half-installed, half-configured, unpacked, or in the rpm database twice: must be healed.
+    pub broken: bool,
+    /// Provides the virtual package `pf9app`.
+    pub is_application: bool,
+}
+
+/// Package name -> package.
+pub type InstalledPackages = BTreeMap<String, InstalledPackage>;
+
+/// What a package file says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackageFile {
+    pub path: PathBuf,
+    pub name: String,
+    /// Full version.
+    pub version: String,
+    pub arch: String,
+    /// Whether this host takes packages of that architecture.
+    pub arch_fits: bool,
+    /// Bytes it takes up when installed.
+    pub installed_size: u64,
+}
+
+/// Where the package manager takes a package from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A local file, downloaded and verified. Never a URL: rpm and dnf would fetch it by themselves.
+    File(PackageFile),
+    /// The host's own repositories, at this full version.
+    Repository { name: String, version: String },
+}
+
+/// Packages to come and go in one run of the package manager.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Transaction {
+    pub install: Vec<Source>,
+    pub remove: Vec<String>,
+}
+
+/// The package manager: dpkg/apt or rpm/dnf.
+#[async_trait]
+pub trait Packages: Send + Sync {
+    fn family(&self) -> Family;
+
+    /// The package database. Reads it only when its files have changed; starts a child process at most
+    /// then (rpm), or never (dpkg).
+    async fn installed(&self) -> Result<Arc<InstalledPackages>, HostError>;
+
+    /// Reads a package file's own name, version and architecture.
+    async fn inspect(&self, file: &Path) -> Result<PackageFile, HostError>;
+
+    /// The full version under which the host's repositories offer `package` at `version` (which may lack
+    /// its release part).
+    async fn find_in_repositories(&self, package: &str, version: &str) -> Result<String, HostError>;
+
+    /// Heals what a killed package manager left: `dpkg --configure -a`, duplicate rpm entries. Cheap if
+    /// nothing is broken.
+    async fn heal(&self) -> Result<(), HostError>;
+
+    /// The package manager's own dry run. Changes nothing.
+    async fn check(&self, transaction: &Transaction) -> Result<(), HostError>;
+
+    /// Installs, upgrades, downgrades and removes; returns when the package database shows it. A lock
+    /// held by someone else is [`Category::Locked`]: nothing was done.
+    async fn apply(&self, transaction: &Transaction) -> Result<(), HostError>;
+
+    /// Absolute paths that an installed package ships, without the root.
+    async fn shipped_files(&self, package: &str) -> Result<Vec<PathBuf>, HostError>;
+
+    /// Files whose change means that the package database may have changed (for inotify), under the root.
+    fn database_paths(&self) -> Vec<PathBuf>;
+}
+
+/// State of one service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServiceState {
+    pub running: bool,
+    /// Starts at boot.
+    pub enabled: bool,
+}
+
+/// The init system: systemd over D-Bus, or SysV scripts. Service names come without `.service`.
+#[async_trait]
+pub trait Services: Send + Sync {
+    /// `None`: there is no such service. `fresh`: do not answer from a cache of SysV answers.
+    async fn state(&self, service: &str, fresh: bool) -> Result<Option<ServiceState>, HostError>;
+    async fn start(&self, service: &str) -> Result<(), HostError>;
+    async fn stop(&self, service: &str) -> Result<(), HostError>;
+    async fn restart(&self, service: &str) -> Result<(), HostError>;
+    /// Reloads its configuration without a stop; restarts where it can't.
+    async fn reload(&self, service: &str) -> Result<(), HostError>;
+    async fn enable(&self, service: &str) -> Result<(), HostError>;
+    async fn disable(&self, service: &str) -> Result<(), HostError>;
+    /// The init system must read its unit files again (after packages changed).
+    async fn reread_units(&self) -> Result<(), HostError>;
+    /// The services that `files` (of one package) define: systemd units (no templates), or SysV scripts.
+    fn services_in(&self, files: &[PathBuf]) -> BTreeSet<String>;
+}
+
+/// How an application's config is read and written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContractKind {
+    Hook,
+    Manifest,
+    /// Neither: its config must be empty.
+    None,
+}
+
+/// What the contract of an application says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contract {
+    pub kind: ContractKind,
+    /// Services it names; `None`: it leaves that to the package.
+    pub services: Option<BTreeSet<String>>,
+    /// Files whose change may mean that the config has changed (for inotify), under the root.
+    pub watched_files: Vec<PathBuf>,
+}
+
+/// The application contract: hook or manifest (docs/app-contract.md).
+#[async_trait]
+pub trait AppConfig: Send + Sync {
+    async fn contract(&self, app: &AppName, package: &str) -> Result<Contract, HostError>;
+    /// The current config; empty where there is no contract.
+    async fn read(&self, app: &AppName, package: &str) -> Result<Config, HostError>;
+    /// Brings `desired` into the current config (a merge: other keys stay), then lets running services
+    /// take it up (reload or restart). `running`: which of the application's services are running now.
+    async fn write(
+        &self,
+        app: &AppName,
+        package: &str,
+        desired: &Config,
+        running: &BTreeSet<String>,
+    ) -> Result<(), HostError>;
+}
+
+/// What to download.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Download {
+    /// http, https or file URL, its extension already that of this host's family.
+    pub url: String,
+    /// Lower-case hex.
+    pub sha256: Option<String>,
+}
+
+/// Downloads packages into the cache.
+#[async_trait]
+pub trait Downloads: Send + Sync {
+    /// A complete local file (from the cache where it is there and, with a digest, verified). Resumes
+    /// what an earlier try left. Ends early, transiently, when `cancel` is set.
+    async fn fetch(&self, download: &Download, cancel: &Cancel) -> Result<PathBuf, HostError>;
+    /// Deletes a file that turned out wrong, so that the next try fetches it anew.
+    async fn discard(&self, file: &Path);
+}
+
+/// Set from outside to end a long operation at its next safe point. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<std::sync::atomic::AtomicBool>);
+
+impl Cancel {
+    pub fn set(&self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.0.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+/// The facilities of one host, as the engine holds them.
+#[derive(Clone)]
+pub struct Host {
+    pub packages: Arc<dyn Packages>,
+    pub services: Arc<dyn Services>,
+    pub app_config: Arc<dyn AppConfig>,
+    pub downloads: Arc<dyn Downloads>,
+}
+
+/// Facts for a status's `info`.
+pub type Facts = BTreeMap<String, serde_json::Value>;

@@ -1,0 +1,3 @@
+//! The package manager: dpkg/apt or rpm/dnf.
+pub mod deb;
+pub mod rpm;

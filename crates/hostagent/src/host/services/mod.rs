@@ -1,0 +1,3 @@
+//! The init system: systemd or SysV scripts.
+pub mod systemd;
+pub mod sysv;

@@ -1,0 +1,1 @@
+//! SysV scripts with LSB exit codes.

@@ -1,0 +1,1 @@
+//! The host id: settings, else a permanent MAC address, else the hostname.

@@ -1,0 +1,1 @@
+//! Decodes, persists, acknowledges.

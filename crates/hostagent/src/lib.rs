@@ -1,0 +1,32 @@
+//! The host agent: one small daemon that keeps its host at a desired set of applications.
+//!
+//! ```text
+//! bus --deliveries--> inbox --accept--> ledger ==watch==> reconcile ==watch==> report --publish--> bus
+//!                                                   observe | plan | apply
+//!                                                       host facilities
+//! ```
+//!
+//! Tasks, all on one thread: the bus's supervisor; [`inbox`] (decode, persist, acknowledge);
+//! [`reconcile`] (the only one that changes the host); [`report`] (the only one that publishes);
+//! [`watch`] (wakes `reconcile` on drift). They meet in three channels: the ledger's `watch` of the
+//! desired state, the reconciler's `watch` of the host's state, and a wake-up `Notify`.
+//!
+//! The modules stand in the order in which a message passes through them.
+
+pub mod agent;
+pub mod apply;
+pub mod identity;
+pub mod inbox;
+pub mod ledger;
+pub mod logging;
+pub mod observe;
+pub mod plan;
+pub mod reconcile;
+pub mod report;
+pub mod settings;
+pub mod stage;
+pub mod watch;
+
+pub mod atomic_file;
+pub mod commands;
+pub mod host;

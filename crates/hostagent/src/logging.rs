@@ -1,0 +1,1 @@
+//! Where log lines go: a terminal, journald, or JSON on standard error.

@@ -1,0 +1,1 @@
+//! Decides what to do: a pure function.

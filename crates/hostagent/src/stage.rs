@@ -1,0 +1,1 @@
+//! Downloads and verifies everything before anything is touched.

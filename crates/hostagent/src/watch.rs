@@ -1,0 +1,1 @@
+//! Wakes the reconciler when the host changes behind its back.

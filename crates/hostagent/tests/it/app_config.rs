@@ -1,0 +1,1 @@
+//! Tests of app_config against real parts.

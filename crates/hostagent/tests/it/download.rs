@@ -1,0 +1,1 @@
+//! Tests of download against real parts.

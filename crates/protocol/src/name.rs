@@ -1,0 +1,130 @@
+//! Identifiers that come from outside, valid by construction.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// An application's name: `[A-Za-z0-9][A-Za-z0-9+._-]{0,127}`, never a reserved topic.
+///
+/// It is also a routing key, so `slaves` and `master` are refused; whether it collides with a host's
+/// id only that host can tell ([`HostId::collides_with`]).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct AppName(String);
+
+/// Why a string is no identifier.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    #[error("is empty")]
+    Empty,
+    #[error("is {0} bytes long; at most {1} are allowed")]
+    TooLong(usize, usize),
+    #[error("begins with {0:?}; a letter or digit is needed")]
+    Start(char),
+    #[error("holds {0:?}; allowed are letters, digits and + . _ -")]
+    Character(char),
+    #[error("is reserved for the protocol's own topic")]
+    Reserved,
+}
+
+impl AppName {
+    pub const MAX_LEN: usize = 128;
+
+    pub fn new(name: impl Into<String>) -> Result<Self, NameError> {
+        let name = name.into();
+        check_plain_name(&name, Self::MAX_LEN)?;
+        if name == crate::topic::SLAVES || name == crate::topic::MASTER {
+            return Err(NameError::Reserved);
+        }
+        Ok(Self(name))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The grammar shared by application and package names: safe as a path component and, after `--`, as
+/// an argument.
+pub fn check_plain_name(name: &str, max_len: usize) -> Result<(), NameError> {
+    let Some(first) = name.chars().next() else {
+        return Err(NameError::Empty);
+    };
+    if name.len() > max_len {
+        return Err(NameError::TooLong(name.len(), max_len));
+    }
+    if !first.is_ascii_alphanumeric() {
+        return Err(NameError::Start(first));
+    }
+    match name
+        .chars()
+        .find(|c| !c.is_ascii_alphanumeric() && !"+._-".contains(*c))
+    {
+        Some(c) => Err(NameError::Character(c)),
+        None => Ok(()),
+    }
+}
+
+/// What a host is called on the wire: a MAC address as a rule (`02:FC:00:00:00:01`), or what its
+/// operator chose. 1 to 127 printable ASCII characters without space: it is part of a queue's name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct HostId(String);
+
+impl HostId {
+    pub const MAX_LEN: usize = 127;
+
+    pub fn new(id: impl Into<String>) -> Result<Self, NameError> {
+        let id = id.into();
+        if id.is_empty() {
+            return Err(NameError::Empty);
+        }
+        if id.len() > Self::MAX_LEN {
+            return Err(NameError::TooLong(id.len(), Self::MAX_LEN));
+        }
+        if let Some(c) = id.chars().find(|c| !c.is_ascii_graphic() || "/*#".contains(*c)) {
+            return Err(NameError::Character(c));
+        }
+        if id == crate::topic::SLAVES || id == crate::topic::MASTER {
+            return Err(NameError::Reserved);
+        }
+        Ok(Self(id))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether `app` would be indistinguishable from this host as a routing key.
+    pub fn collides_with(&self, app: &AppName) -> bool {
+        self.0 == app.0
+    }
+}
+
+macro_rules! string_newtype {
+    ($name:ident) => {
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+            fn try_from(value: String) -> Result<Self, NameError> {
+                Self::new(value)
+            }
+        }
+        impl From<$name> for String {
+            fn from(value: $name) -> String {
+                value.0
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+string_newtype!(AppName);
+string_newtype!(HostId);
