@@ -139,8 +139,8 @@ pub trait Packages: Send + Sync {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServiceState {
     pub running: bool,
-    /// Starts at boot.
-    pub enabled: bool,
+    /// Starts at boot; `None`: it can be neither enabled nor disabled (a static unit).
+    pub enabled: Option<bool>,
 }
 
 /// The init system: systemd over D-Bus, or SysV scripts. Service names come without `.service`.
