@@ -1,5 +1,10 @@
 //! What a host is told: `set_config` and `ping`, decoded into validated types.
 
+use serde_json::{Map, Value};
+
+use crate::decode_spec::{self, object, string, take, wrong_type};
+use crate::fault::{Fault, clip};
+use crate::json;
 use crate::spec::Apps;
 
 /// A valid message.
@@ -55,12 +60,94 @@ pub struct DecodeError {
     pub id: Option<String>,
 }
 
-/// Decodes one message.
+impl DecodeError {
+    fn new(fault: Fault, id: Option<String>) -> Self {
+        let (path, reason) = fault.into_parts();
+        Self { path, reason, id }
+    }
+}
+
+/// Longest `id` that is taken, in bytes.
+pub const MAX_ID_LEN: usize = 256;
+const SET_CONFIG: &str = "set_config";
+const PING: &str = "ping";
+
+/// Decodes one message. It is either valid as a whole, or refused as a whole.
 pub fn decode(body: &[u8], limits: Limits) -> Result<Inbound, DecodeError> {
-    let _ = (body, limits);
-    Err(DecodeError {
-        path: "$".into(),
-        reason: "decode is being written".into(),
-        id: None,
-    })
+    json::parse(body, limits)
+        .and_then(message)
+        .map_err(|fault| refused(fault, body, limits))
+}
+
+/// Decodes desired applications as an operator has them in a file: a whole `set_config`, or its `data`.
+pub fn decode_apps(bytes: &[u8], limits: Limits) -> Result<Apps, DecodeError> {
+    json::parse(bytes, limits)
+        .and_then(|value| match value {
+            // An application may be called `opcode`, but then it is an object.
+            Value::Object(mut members) if members.get("opcode").is_some_and(Value::is_string) => {
+                let opcode = string(&mut members, "opcode")?;
+                if opcode.as_deref() != Some(SET_CONFIG) {
+                    return Err(
+                        Fault::new("is not \"set_config\"; only that carries applications").under("opcode"),
+                    );
+                }
+                set_config(members).map(|message| message.apps)
+            }
+            data => decode_spec::apps(data),
+        })
+        .map_err(|fault| refused(fault, bytes, limits))
+}
+
+fn refused(fault: Fault, body: &[u8], limits: Limits) -> DecodeError {
+    // What is too large is not read at all.
+    let id = (body.len() <= limits.max_size)
+        .then(|| json::recover_id(body))
+        .flatten();
+    DecodeError::new(fault, id)
+}
+
+fn message(value: Value) -> Result<Inbound, Fault> {
+    let mut members = object(value)?;
+    let opcode = string(&mut members, "opcode")?
+        .ok_or_else(|| Fault::missing("opcode", "\"set_config\" or \"ping\" is needed"))?;
+    match opcode.as_str() {
+        SET_CONFIG => set_config(members).map(Inbound::SetConfig),
+        PING => Ok(Inbound::Ping {
+            id: id(&mut members)?,
+        }),
+        // A later protocol may have given its fields other types: an `id` of another kind is no fault.
+        _ => Ok(Inbound::Unknown {
+            opcode: clip(&opcode),
+            id: id(&mut members).unwrap_or_default(),
+        }),
+    }
+}
+
+fn set_config(mut members: Map<String, Value>) -> Result<SetConfig, Fault> {
+    let id = id(&mut members)?;
+    let generation = take(&mut members, "generation")
+        .map(|value| {
+            value.as_u64().ok_or_else(|| {
+                wrong_type(&value, "a whole number from 0 to 18446744073709551615").under("generation")
+            })
+        })
+        .transpose()?;
+    // Not `take`: an absent set of applications must not read as the empty one, which removes them all.
+    let data = members
+        .remove("data")
+        .ok_or_else(|| Fault::missing("data", "an object of applications is needed"))?;
+    let apps = decode_spec::apps(data).map_err(|fault| fault.under("data"))?;
+    Ok(SetConfig { id, generation, apps })
+}
+
+fn id(members: &mut Map<String, Value>) -> Result<Option<String>, Fault> {
+    let id = string(members, "id")?;
+    match &id {
+        Some(id) if id.len() > MAX_ID_LEN => Err(Fault::new(format!(
+            "is {} bytes long; at most {MAX_ID_LEN} are allowed",
+            id.len()
+        ))
+        .under("id")),
+        _ => Ok(id),
+    }
 }

@@ -1,19 +1,21 @@
 //! The words that Backbone's agents and masters exchange, as validated types. No I/O here.
 //!
 //! A message passes through these modules in this order:
-//! bytes -> [`json`] (strict parsing, with the path of what is wrong) -> [`inbound`] (what a host is
+//! bytes -> `json` (strict parsing, with the path of what is wrong, a `fault`) -> [`inbound`] (what a host is
 //! told) -> [`spec`] (what an application should be) -> [`satisfied`] (is it so?) -> [`status`] (what a
 //! host says). [`name`] and [`topic`] hold the identifiers and the routing that they share.
 
+mod decode_spec;
+mod fault;
 pub mod inbound;
-pub mod json;
+mod json;
 pub mod name;
 pub mod satisfied;
 pub mod spec;
 pub mod status;
 pub mod topic;
 
-pub use inbound::{DecodeError, Inbound, Limits, SetConfig};
+pub use inbound::{DecodeError, Inbound, Limits, SetConfig, decode, decode_apps};
 pub use name::{AppName, HostId};
 pub use spec::{AppSpec, Apps, Config};
 pub use status::{AppStatus, Category, ErrorReport, Phase, State, Status};

@@ -21,8 +21,8 @@ pub enum NameError {
     TooLong(usize, usize),
     #[error("begins with {0:?}; a letter or digit is needed")]
     Start(char),
-    #[error("holds {0:?}; allowed are letters, digits and + . _ -")]
-    Character(char),
+    #[error("holds {0:?}; allowed are letters, digits and {1}")]
+    Character(char, &'static str),
     #[error("is reserved for the protocol's own topic")]
     Reserved,
 }
@@ -32,11 +32,22 @@ impl AppName {
 
     pub fn new(name: impl Into<String>) -> Result<Self, NameError> {
         let name = name.into();
-        check_plain_name(&name, Self::MAX_LEN)?;
+        Self::check(&name)?;
+        Ok(Self(name))
+    }
+
+    pub(crate) fn check(name: &str) -> Result<(), NameError> {
+        check_plain_name(name, Self::MAX_LEN)?;
         if name == crate::topic::SLAVES || name == crate::topic::MASTER {
             return Err(NameError::Reserved);
         }
-        Ok(Self(name))
+        Ok(())
+    }
+
+    /// For a name that [`AppName::check`] has passed: the decoder needs it for its path before it gives it up.
+    pub(crate) fn from_checked(name: String) -> Self {
+        debug_assert_eq!(Self::check(&name), Ok(()));
+        Self(name)
     }
 
     pub fn as_str(&self) -> &str {
@@ -47,6 +58,15 @@ impl AppName {
 /// The grammar shared by application and package names: safe as a path component and, after `--`, as
 /// an argument.
 pub fn check_plain_name(name: &str, max_len: usize) -> Result<(), NameError> {
+    check_name(name, max_len, "+._-")
+}
+
+/// The grammar of service names: a plain name that may be an instance of a template (`getty@tty1`).
+pub fn check_service_name(name: &str) -> Result<(), NameError> {
+    check_name(name, AppName::MAX_LEN, "+._-@")
+}
+
+fn check_name(name: &str, max_len: usize, allowed: &'static str) -> Result<(), NameError> {
     let Some(first) = name.chars().next() else {
         return Err(NameError::Empty);
     };
@@ -58,9 +78,9 @@ pub fn check_plain_name(name: &str, max_len: usize) -> Result<(), NameError> {
     }
     match name
         .chars()
-        .find(|c| !c.is_ascii_alphanumeric() && !"+._-".contains(*c))
+        .find(|c| !c.is_ascii_alphanumeric() && !allowed.contains(*c))
     {
-        Some(c) => Err(NameError::Character(c)),
+        Some(c) => Err(NameError::Character(c, allowed)),
         None => Ok(()),
     }
 }
@@ -83,7 +103,7 @@ impl HostId {
             return Err(NameError::TooLong(id.len(), Self::MAX_LEN));
         }
         if let Some(c) = id.chars().find(|c| !c.is_ascii_graphic() || "/*#".contains(*c)) {
-            return Err(NameError::Character(c));
+            return Err(NameError::Character(c, "punctuation other than / * #"));
         }
         if id == crate::topic::SLAVES || id == crate::topic::MASTER {
             return Err(NameError::Reserved);

@@ -1,0 +1,220 @@
+//! The desired applications of a `set_config`: a tree of JSON made into [`AppSpec`]s, moving its strings.
+//!
+//! No fault quotes a config value or a URL: either may hold a secret.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use crate::fault::{Fault, clip};
+use crate::name::{AppName, NameError, check_plain_name, check_service_name};
+use crate::spec::{AppSpec, Apps, Config, Rank};
+
+/// Bytes; longer than any version a package manager takes.
+const MAX_VERSION_LEN: usize = 256;
+/// Bytes.
+const MAX_URL_LEN: usize = 4096;
+
+/// Application -> specification, paths from here on.
+pub(crate) fn apps(data: Value) -> Result<Apps, Fault> {
+    object(data)?
+        .into_iter()
+        .map(|(name, value)| {
+            AppName::check(&name).map_err(|error| bad_name("application", &error).under(&name))?;
+            let spec = app(value).map_err(|fault| fault.under(&name))?;
+            Ok((AppName::from_checked(name), spec))
+        })
+        .collect()
+}
+
+fn bad_name(what: &str, error: &NameError) -> Fault {
+    Fault::new(format!("is no valid name for this {what}: it {error}"))
+}
+
+fn app(value: Value) -> Result<AppSpec, Fault> {
+    let mut fields = object(value)?;
+    let fields = &mut fields;
+    let version =
+        string(fields, "version")?.ok_or_else(|| Fault::missing("version", "a string is needed"))?;
+    check_version(&version).map_err(|fault| fault.under("version"))?;
+    let url = string(fields, "url")?;
+    if let Some(url) = &url {
+        check_url(url).map_err(|fault| fault.under("url"))?;
+    }
+    let package = string(fields, "package")?;
+    if let Some(package) = &package {
+        check_plain_name(package, AppName::MAX_LEN)
+            .map_err(|error| bad_name("package", &error).under("package"))?;
+    }
+    Ok(AppSpec {
+        version,
+        url,
+        package,
+        sha256: string(fields, "sha256")?
+            .map(|digest| sha256(digest).map_err(|fault| fault.under("sha256")))
+            .transpose()?,
+        running: optional(fields, "running", boolean)?.unwrap_or(true),
+        config: optional(fields, "config", config)?.unwrap_or_default(),
+        service_states: optional(fields, "service_states", service_states)?,
+        rank: optional(fields, "rank", rank)?,
+    })
+}
+
+fn check_version(version: &str) -> Result<(), Fault> {
+    if version.is_empty() {
+        return Err(Fault::new("is empty; a version is needed"));
+    }
+    if version.len() > MAX_VERSION_LEN {
+        return Err(Fault::new(format!(
+            "is {} bytes long; at most {MAX_VERSION_LEN} are allowed",
+            version.len()
+        )));
+    }
+    if version.starts_with('-') {
+        return Err(Fault::new("begins with '-', which a version must not"));
+    }
+    match version.chars().find(|c| !c.is_ascii_graphic() || *c == '/') {
+        Some(c) => Err(Fault::new(format!(
+            "holds {c:?}; allowed are printable ASCII characters other than space and '/'"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Only what decides whether it may be fetched at all: the downloader parses the rest.
+fn check_url(url: &str) -> Result<(), Fault> {
+    if url.len() > MAX_URL_LEN {
+        return Err(Fault::new(format!(
+            "is {} bytes long; at most {MAX_URL_LEN} are allowed",
+            url.len()
+        )));
+    }
+    if let Some(c) = url.chars().find(|c| c.is_control()) {
+        return Err(Fault::new(format!("holds the control character {c:?}")));
+    }
+    const ALLOWED: &str = "http, https and file are allowed";
+    // RFC 3986, section 3.1.
+    let scheme = url.split_once(':').map(|(scheme, _)| scheme).filter(|scheme| {
+        scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+    });
+    match scheme {
+        None => Err(Fault::new(format!("has no scheme; {ALLOWED}"))),
+        Some(scheme)
+            if ["http", "https", "file"]
+                .iter()
+                .any(|s| s.eq_ignore_ascii_case(scheme)) =>
+        {
+            Ok(())
+        }
+        Some(scheme) => Err(Fault::new(format!(
+            "has the scheme {:?}; {ALLOWED}",
+            clip(scheme)
+        ))),
+    }
+}
+
+fn sha256(mut digest: String) -> Result<String, Fault> {
+    if digest.len() != 64 || !digest.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(Fault::new(
+            "is no SHA-256 digest; 64 hexadecimal digits are needed",
+        ));
+    }
+    digest.make_ascii_lowercase();
+    Ok(digest)
+}
+
+fn config(value: Value) -> Result<Config, Fault> {
+    object(value)?
+        .into_iter()
+        .map(|(section, keys)| match keys {
+            Value::Object(keys) => Ok((section, keys.into_iter().collect())),
+            other => Err(Fault::new(format!(
+                "is {}; config holds sections, so an object of keys is needed here: \
+                 {{\"<section>\": {{\"<key>\": <value>}}}}",
+                kind(&other)
+            ))
+            .under(&section)),
+        })
+        .collect()
+}
+
+fn service_states(value: Value) -> Result<BTreeMap<String, bool>, Fault> {
+    object(value)?
+        .into_iter()
+        .map(|(service, state)| {
+            check_service_name(&service).map_err(|error| bad_name("service", &error).under(&service))?;
+            let state = boolean(state).map_err(|fault| fault.under(&service))?;
+            Ok((service, state))
+        })
+        .collect()
+}
+
+fn rank(value: Value) -> Result<Rank, Fault> {
+    let number = match &value {
+        Value::Number(number) => number.as_f64(),
+        // Older masters send it as a string.
+        Value::String(text) => text.trim().parse().ok(),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    };
+    match number {
+        Some(number) if f64::is_finite(number) => Ok(Rank(number)),
+        _ => Err(wrong_type(
+            &value,
+            "a finite number, or a string that spells one,",
+        )),
+    }
+}
+
+fn boolean(value: Value) -> Result<bool, Fault> {
+    value.as_bool().ok_or_else(|| wrong_type(&value, "true or false"))
+}
+
+pub(crate) fn object(value: Value) -> Result<Map<String, Value>, Fault> {
+    match value {
+        Value::Object(members) => Ok(members),
+        other => Err(wrong_type(&other, "an object")),
+    }
+}
+
+/// Takes out an optional field; `null` is as good as absent.
+pub(crate) fn take(fields: &mut Map<String, Value>, name: &str) -> Option<Value> {
+    fields
+        .get_mut(name)
+        .map(Value::take)
+        .filter(|value| !value.is_null())
+}
+
+fn optional<T>(
+    fields: &mut Map<String, Value>,
+    name: &str,
+    decode: impl FnOnce(Value) -> Result<T, Fault>,
+) -> Result<Option<T>, Fault> {
+    take(fields, name)
+        .map(|value| decode(value).map_err(|fault| fault.under(name)))
+        .transpose()
+}
+
+pub(crate) fn string(fields: &mut Map<String, Value>, name: &str) -> Result<Option<String>, Fault> {
+    optional(fields, name, |value| match value {
+        Value::String(text) => Ok(text),
+        other => Err(wrong_type(&other, "a string")),
+    })
+}
+
+pub(crate) fn wrong_type(found: &Value, needed: &str) -> Fault {
+    Fault::new(format!("is {}; {needed} is needed", kind(found)))
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}

@@ -1,0 +1,4 @@
+//! The protocol's promises, tested from outside.
+
+mod decode_refuses;
+mod decode_takes;
