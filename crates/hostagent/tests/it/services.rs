@@ -1,1 +1,3 @@
-//! Tests of services against real parts.
+//! Tests of services against real parts: SysV scripts in a sandbox, systemd in a machine of its own.
+
+mod sysv;

@@ -1,3 +1,108 @@
-//! The init system: systemd or SysV scripts.
+//! The init system: systemd over D-Bus where the host was booted with it, SysV scripts elsewhere.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use protocol::Category;
+
+use super::{HostError, Root, Services};
+
+mod changes;
 pub mod systemd;
 pub mod sysv;
+
+pub use changes::ServiceChanges;
+pub use sysv::SysV;
+
+/// The init system of the host under `root`: systemd where `/` was booted with it (the test of
+/// sd_booted(3)), SysV scripts for any other host and for every sandbox.
+pub fn detect(root: &Root) -> Arc<dyn Services> {
+    match is_systemd(root) {
+        true => Arc::new(SysV::new(root)),
+        false => Arc::new(SysV::new(root)),
+    }
+}
+
+/// Whether [`detect`] chooses systemd.
+pub fn is_systemd(root: &Root) -> bool {
+    root.is_host() && root.join("/run/systemd/system").is_dir()
+}
+
+/// Refuses what cannot be a service's name: hooks and manifests name services too.
+fn check_name(service: &str) -> Result<(), HostError> {
+    let starts_well = service
+        .chars()
+        .next()
+        .is_some_and(|c| c.is_ascii_alphanumeric() || c == '_');
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "+._-:@\\".contains(c);
+    match starts_well && service.len() <= 240 && service.chars().all(allowed) {
+        true => Ok(()),
+        false => Err(HostError::new(
+            Category::Invalid,
+            format!(
+                "{service:?} is no service name: allowed are letters, digits and + . _ - : @ \\, beginning \
+                 with a letter or digit, up to 240 in all"
+            ),
+        )),
+    }
+}
+
+/// Names of the SysV scripts among `files`, as the host's own programs would name these.
+fn scripts_in<P: AsRef<Path>>(files: &[P]) -> BTreeSet<String> {
+    let folders = ["/etc/init.d", "/etc/rc.d/init.d"].map(Path::new);
+    let name = |file: &Path| {
+        let name = file.file_name()?.to_str()?;
+        let is_script = folders.contains(&file.parent()?) && check_name(name).is_ok();
+        // Packages of old put these beside their scripts.
+        (is_script && !name.ends_with(".sh") && name != "functions").then(|| name.to_owned())
+    };
+    files.iter().filter_map(|file| name(file.as_ref())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sandbox_never_talks_to_the_hosts_systemd() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("run/systemd/system")).unwrap();
+        assert!(!is_systemd(&Root::new(folder.path())));
+    }
+
+    #[test]
+    fn names_that_could_be_paths_or_options_are_refused() {
+        for good in [
+            "app_foo",
+            "ssh",
+            "getty@tty1",
+            "a",
+            "dbus-org.x",
+            "x\\x2dy",
+            "_priv",
+        ] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+        let long = "a".repeat(241);
+        for bad in ["", "-h", "../x", "a/b", ".hidden", "a b", "a\0b", "ä", &long] {
+            assert_eq!(check_name(bad).unwrap_err().category, Category::Invalid, "{bad}");
+        }
+    }
+
+    #[test]
+    fn scripts_are_recognised_by_their_folder() {
+        let files = [
+            "/etc/init.d/app_foo",
+            "/etc/rc.d/init.d/app_bar",
+            "/etc/init.d/sub/no",
+            "/etc/init.d",
+            "/opt/init.d/no",
+            "/etc/init.d/functions",
+        ];
+        assert_eq!(
+            scripts_in(&files),
+            BTreeSet::from(["app_bar".to_owned(), "app_foo".to_owned()])
+        );
+    }
+}
