@@ -1,1 +1,0 @@
-//! Settings: INI file, drop-ins, environment, command line, each over the one before.

@@ -1,0 +1,57 @@
+//! The settings as text: what holds now, and the commented default file.
+
+use std::fmt::Write;
+
+use super::table::SECTIONS;
+use super::{Loaded, source};
+
+/// All settings with where each came from, as an INI file would have them. Secrets are hidden.
+pub fn effective(loaded: &Loaded) -> String {
+    let mut text = String::new();
+    for (index, section) in SECTIONS.iter().enumerate() {
+        if index > 0 {
+            text.push('\n');
+        }
+        let _ = writeln!(text, "[{}]", section.name);
+        for key in section.keys {
+            let raw = loaded
+                .setting(section.name, key.name)
+                .map(|setting| setting.raw.as_str())
+                .filter(|raw| !raw.is_empty())
+                .unwrap_or(key.default);
+            let value = match raw {
+                "" => "(not set)".to_owned(),
+                raw => key.kind.show(raw),
+            };
+            let pair = format!("{} = {value}", key.name);
+            let origin = loaded.origin(section.name, key.name);
+            let _ = writeln!(text, "{pair:<48} # {origin}");
+        }
+    }
+    text
+}
+
+/// `dist/hostagent.conf`: every key with its help, its default and what is allowed, all commented out.
+pub fn default_file() -> String {
+    let mut text = format!(
+        "# {}: settings of the Backbone host agent.\n\
+         #\n\
+         # Every key has the default that stands here. Change settings in {}.d/NAME.conf, which\n\
+         # upgrades leave alone: files there are read after this one, in the order of their names. The\n\
+         # environment comes next ({} for [hostagent] heartbeat_period, {} for [amqp]\n\
+         # host), then `--set section.key=value`. An empty value means the default. A comment needs a line\n\
+         # of its own. `hostagent check-config` shows what holds, and from where.\n",
+        source::MAIN_FILE,
+        source::MAIN_FILE,
+        source::variable_name("hostagent", "heartbeat_period"),
+        source::variable_name("amqp", "host"),
+    );
+    for section in SECTIONS {
+        let _ = write!(text, "\n#{}\n[{}]\n", section.about, section.name);
+        for key in section.keys {
+            let _ = write!(text, "\n#{}\n# Allowed: {}.\n", key.help, key.kind.allowed());
+            let _ = writeln!(text, "{}", format!("#{} = {}", key.name, key.default).trim_end());
+        }
+    }
+    text
+}

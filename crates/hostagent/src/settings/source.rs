@@ -1,0 +1,348 @@
+//! Where values come from: main file, drop-ins, environment, command line.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::ini::{self, Line};
+use super::table::{self, Key, SECTIONS};
+use super::{Gathered, Setting};
+
+/// The main settings file, unless `--config` names another.
+pub const MAIN_FILE: &str = "/etc/pf9/hostagent.conf";
+
+const ENVIRONMENT_PREFIX: &str = "HOSTAGENT_";
+
+/// Where to look. Later ones win: file, drop-ins, environment, `--set`.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// Its drop-ins are `FILE.d/*.conf`, whether it is the usual file or one named by `--config`.
+    /// `None`: no files at all.
+    pub file: Option<PathBuf>,
+    /// Whether the file has to be there: it was asked for by name.
+    pub file_required: bool,
+    /// `HOSTAGENT_KEY` for `[hostagent]`, `HOSTAGENT_SECTION_KEY` for the others; all else is ignored.
+    pub environment: Vec<(String, String)>,
+    /// `section.key=value`.
+    pub overrides: Vec<String>,
+}
+
+/// Where one value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    Default,
+    File { path: PathBuf, line: u32 },
+    Environment { name: String },
+    CommandLine,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::Environment { name } => write!(f, "environment {name}"),
+            Self::CommandLine => f.write_str("--set"),
+        }
+    }
+}
+
+impl Sources {
+    /// Those of a process: `--config` and `--set` as given, and its environment.
+    pub fn of_process(config: Option<PathBuf>, overrides: Vec<String>) -> Self {
+        let environment = std::env::vars_os()
+            .map(|(name, value)| {
+                (
+                    name.to_string_lossy().into_owned(),
+                    value.to_string_lossy().into_owned(),
+                )
+            })
+            .filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX))
+            .collect();
+        Self {
+            file_required: config.is_some(),
+            file: Some(config.unwrap_or_else(|| MAIN_FILE.into())),
+            environment,
+            overrides,
+        }
+    }
+
+    pub(super) fn gather(&self) -> Gathered {
+        let mut gathered = Gathered::default();
+        if let Some(file) = &self.file {
+            gather_file(file, self.file_required, &mut gathered);
+            let mut folder = file.clone().into_os_string();
+            folder.push(".d");
+            gather_drop_ins(Path::new(&folder), &mut gathered);
+        }
+        for (name, value) in &self.environment {
+            gather_variable(name, value, &mut gathered);
+        }
+        for text in &self.overrides {
+            gather_override(text, &mut gathered);
+        }
+        gathered
+    }
+}
+
+fn gather_drop_ins(folder: &Path, gathered: &mut Gathered) {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+        Err(error) => {
+            let problem = format!("{}: cannot be read: {error}", folder.display());
+            return gathered.problems.push(problem);
+        }
+    };
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "conf"))
+        .filter(|path| {
+            !path
+                .file_name()
+                .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+        })
+        .collect();
+    files.sort();
+    for file in files {
+        gather_file(&file, true, gathered);
+    }
+}
+
+fn gather_file(path: &Path, required: bool, gathered: &mut Gathered) {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !required => return,
+        Err(error) => {
+            let problem = format!("{}: cannot be read: {error}", path.display());
+            return gathered.problems.push(problem);
+        }
+    };
+    let text = match std::str::from_utf8(&bytes) {
+        Ok(text) => text,
+        Err(error) => {
+            let line = 1 + bytes[..error.valid_up_to()]
+                .iter()
+                .filter(|byte| **byte == b'\n')
+                .count();
+            let problem = format!("{}:{line}: is not UTF-8 text", path.display());
+            return gathered.problems.push(problem);
+        }
+    };
+    FileReader::new(path, gathered).take(text);
+}
+
+/// Takes one file's lines in; knows which section and key it is in.
+struct FileReader<'a> {
+    path: &'a Path,
+    gathered: &'a mut Gathered,
+    section: SectionState,
+    /// Whether the last pair was of a known key: only then do further lines of its value matter.
+    after_known_key: bool,
+    secrets_exposed: bool,
+}
+
+enum SectionState {
+    None,
+    Known(&'static str),
+    /// Reported once; its keys belong to someone else.
+    Unknown,
+}
+
+impl<'a> FileReader<'a> {
+    fn new(path: &'a Path, gathered: &'a mut Gathered) -> Self {
+        let secrets_exposed = super::check::is_readable_by_others(path);
+        Self {
+            path,
+            gathered,
+            section: SectionState::None,
+            after_known_key: false,
+            secrets_exposed,
+        }
+    }
+
+    fn take(mut self, text: &str) {
+        for line in ini::read(text) {
+            match line {
+                Line::Section { line, name } => self.enter_section(line, &name),
+                Line::Pair { line, key, value } => self.take_pair(line, &key, value),
+                Line::Continuation { line } if self.after_known_key => {
+                    let problem = "a value must be on one line";
+                    self.problem(line, problem);
+                }
+                Line::Continuation { .. } => {}
+                Line::Nonsense { line, text } => {
+                    // What stands here may be half of a password: only its beginning is shown.
+                    let beginning: String = text.chars().take(8).collect();
+                    self.problem(
+                        line,
+                        &format!(
+                            "found {beginning:?}..., allowed: [section], key = value, or # and a comment"
+                        ),
+                    );
+                }
+            }
+        }
+    }
+
+    fn enter_section(&mut self, line: u32, name: &str) {
+        self.after_known_key = false;
+        self.section = match SECTIONS.iter().find(|section| section.name == name) {
+            Some(section) => SectionState::Known(section.name),
+            None => {
+                let hint = suggest(name, SECTIONS.iter().map(|section| section.name), "[", "]");
+                self.warning(
+                    line,
+                    &format!("unknown section [{name}], its keys are ignored{hint}"),
+                );
+                SectionState::Unknown
+            }
+        };
+    }
+
+    fn take_pair(&mut self, line: u32, key: &str, value: String) {
+        self.after_known_key = false;
+        let section = match self.section {
+            SectionState::Known(section) => section,
+            SectionState::Unknown => return,
+            SectionState::None => {
+                return self.warning(line, &format!("{key} stands before any [section] and is ignored"));
+            }
+        };
+        let Some((section, key)) = table::find(section, key) else {
+            let hint = suggest_key(section, key);
+            return self.warning(line, &format!("unknown key [{section}] {key} is ignored{hint}"));
+        };
+        self.after_known_key = true;
+        let origin = Origin::File {
+            path: self.path.to_owned(),
+            line,
+        };
+        if key.kind.is_secret() && !value.is_empty() && self.secrets_exposed {
+            let name = key.name;
+            self.warning(
+                line,
+                &format!("[{section}] {name} is a secret in a file that everybody can read: chmod o-r, or use password_file"),
+            );
+        }
+        self.store(section, key, value, origin);
+    }
+
+    fn store(&mut self, section: &'static str, key: &'static Key, raw: String, origin: Origin) {
+        let setting = Setting {
+            raw,
+            origin: origin.clone(),
+        };
+        let before = self.gathered.values.insert((section, key.name), setting);
+        let Some(Origin::File { path, line: earlier }) = before.map(|setting| setting.origin) else {
+            return;
+        };
+        if path == self.path
+            && let Origin::File { line, .. } = origin
+        {
+            let name = key.name;
+            self.warning(
+                line,
+                &format!("[{section}] {name} is set again: line {earlier} has no effect"),
+            );
+        }
+    }
+
+    fn warning(&mut self, line: u32, text: &str) {
+        let warning = format!("{}:{line}: {text}", self.path.display());
+        self.gathered.warnings.push(warning);
+    }
+
+    fn problem(&mut self, line: u32, text: &str) {
+        let problem = format!("{}:{line}: {text}", self.path.display());
+        self.gathered.problems.push(problem);
+    }
+}
+
+fn gather_variable(name: &str, value: &str, gathered: &mut Gathered) {
+    if !name.starts_with(ENVIRONMENT_PREFIX) {
+        return;
+    }
+    match all_keys().find(|(section, key)| variable_name(section, key.name) == name) {
+        Some((section, key)) => {
+            let setting = Setting {
+                raw: value.to_owned(),
+                origin: Origin::Environment {
+                    name: name.to_owned(),
+                },
+            };
+            gathered.values.insert((section, key.name), setting);
+        }
+        None => {
+            let names: Vec<String> = all_keys()
+                .map(|(section, key)| variable_name(section, key.name))
+                .collect();
+            let hint = suggest(name, names.iter().map(String::as_str), "", "");
+            gathered
+                .warnings
+                .push(format!("environment: unknown variable {name} is ignored{hint}"));
+        }
+    }
+}
+
+/// The environment variable of a key.
+pub fn variable_name(section: &str, key: &str) -> String {
+    let name = match section {
+        "hostagent" => format!("{ENVIRONMENT_PREFIX}{key}"),
+        _ => format!("{ENVIRONMENT_PREFIX}{section}_{key}"),
+    };
+    name.to_ascii_uppercase()
+}
+
+fn all_keys() -> impl Iterator<Item = (&'static str, &'static Key)> {
+    SECTIONS
+        .iter()
+        .flat_map(|section| section.keys.iter().map(|key| (section.name, key)))
+}
+
+/// Unlike in a file, an unknown key is an error here: it was typed just now, and for this agent.
+fn gather_override(text: &str, gathered: &mut Gathered) {
+    let parts = text
+        .split_once('=')
+        .and_then(|(name, value)| name.split_once('.').map(|(section, key)| (section, key, value)));
+    let Some((section, key, value)) = parts else {
+        let beginning = text.split('=').next().unwrap_or_default();
+        let problem = format!("--set: found {beginning:?}, allowed: section.key=value");
+        return gathered.problems.push(problem);
+    };
+    let (section, key) = (section.trim(), key.trim());
+    match table::find(section, key) {
+        Some((section, key)) => {
+            let setting = Setting {
+                raw: value.trim().to_owned(),
+                origin: Origin::CommandLine,
+            };
+            gathered.values.insert((section, key.name), setting);
+        }
+        None => {
+            let hint = suggest_key(section, key);
+            let problem = format!("--set: unknown key {section}.{key}{hint}");
+            gathered.problems.push(problem);
+        }
+    }
+}
+
+/// "; did you mean ..." for a key: the same key of another section, else one that looks like it.
+fn suggest_key(section: &str, key: &str) -> String {
+    if let Some((other, _)) = all_keys().find(|(_, candidate)| candidate.name == key) {
+        return format!("; did you mean [{other}] {key}?");
+    }
+    let own = all_keys().filter(|(candidate, _)| *candidate == section);
+    suggest(key, own.map(|(_, key)| key.name), "", "")
+}
+
+fn suggest<'a>(found: &str, candidates: impl Iterator<Item = &'a str>, before: &str, after: &str) -> String {
+    let close = candidates
+        .map(|candidate| (strsim::jaro_winkler(found, candidate), candidate))
+        .filter(|(similarity, _)| *similarity > 0.9)
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    match close {
+        Some((_, candidate)) => format!("; did you mean {before}{candidate}{after}?"),
+        None => String::new(),
+    }
+}

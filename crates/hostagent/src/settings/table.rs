@@ -1,0 +1,181 @@
+//! The one list of all keys. Everything else about settings follows from it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use protocol::HostId;
+
+use super::value::{self, Kind, LogLevel, PackageFamily};
+use super::{Gathered, ProxyUrl, Secret};
+
+/// A section of the settings file.
+#[derive(Debug)]
+pub struct Section {
+    pub name: &'static str,
+    pub about: &'static str,
+    pub keys: &'static [Key],
+}
+
+/// A key as it stands in the file.
+#[derive(Debug)]
+pub struct Key {
+    pub name: &'static str,
+    /// As it would be written in the file; empty: not set.
+    pub default: &'static str,
+    pub kind: Kind,
+    pub help: &'static str,
+}
+
+/// Makes the typed structs, the table and the step from text to types out of one list.
+macro_rules! sections {
+    ($(
+        #[doc = $about:literal]
+        $section:ident: $struct:ident {
+            $( #[doc = $help:literal] $key:ident: $type:ty = $default:literal, $kind:expr; )+
+        }
+    )+) => {
+        /// All settings, valid. Paths are as the host's own programs would name them: put
+        /// [`Settings::root`] before those of `[hostagent]`.
+        #[derive(Debug, Clone)]
+        pub struct Settings { $( #[doc = $about] pub $section: $struct, )+ }
+
+        $(
+            #[doc = $about]
+            #[derive(Debug, Clone)]
+            pub struct $struct { $( #[doc = $help] pub $key: $type, )+ }
+        )+
+
+        /// Every section and key, in the order of the documentation.
+        pub const SECTIONS: &[Section] = &[ $( Section {
+            name: stringify!($section),
+            about: $about,
+            keys: &[ $( Key {
+                name: stringify!($key),
+                default: $default,
+                kind: $kind,
+                help: $help,
+            }, )+ ],
+        }, )+ ];
+
+        impl Settings {
+            /// Parses every key, so that every bad value is reported; `None` if any is bad.
+            pub(super) fn parse(gathered: &mut Gathered) -> Option<Self> {
+                $(
+                    let $section = {
+                        $( let $key: Option<$type> = value::take(
+                            gathered, stringify!($section), stringify!($key), $default, &$kind,
+                        ); )+
+                        (|| Some($struct { $( $key: $key?, )+ }))()
+                    };
+                )+
+                Some(Self { $( $section: $section?, )+ })
+            }
+        }
+    };
+}
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+sections! {
+    /// The agent itself.
+    hostagent: HostagentSettings {
+        /// What this host is called on the bus. Not set: the MAC address of the first network interface.
+        host_id: Option<HostId> = "", Kind::HostId;
+        /// Time between two statuses that nobody asked for.
+        heartbeat_period: Duration = "60", Kind::Seconds { min: 1, max: 86_400 };
+        /// First wait before the broker is tried again; doubles, at random, up to 5 minutes.
+        connection_retry_period: Duration = "5", Kind::Seconds { min: 1, max: 300 };
+        /// Downloaded packages.
+        app_cache_dir: PathBuf = "/var/cache/pf9apps", Kind::Path;
+        /// What the agent must remember: desired state, journal, managed applications.
+        state_dir: PathBuf = "/var/lib/hostagent", Kind::Path;
+        /// Folder to treat as the host's `/`: packages, services and the two folders above hang off it.
+        root: PathBuf = "/", Kind::Path;
+        /// Least important lines to log.
+        log_level_name: LogLevel = "INFO", Kind::Choice(LogLevel::NAMES);
+        /// Starts of the agent in the midst of one convergence before it is given up and rolled back.
+        max_converge_attempts: u32 = "5", Kind::Count { min: 1, max: 1000 };
+        /// How long changed applications must stay healthy before the change counts as done.
+        bake_period: Duration = "10", Kind::Seconds { min: 0, max: 3600 };
+        /// Longer messages are refused.
+        max_message_size: u64 = "1MiB", Kind::Size { min: KIB, max: 64 * MIB };
+        /// Which package manager to use; auto: the one that the host has.
+        package_family: PackageFamily = "auto", Kind::Choice(PackageFamily::NAMES);
+        /// Whether applications may come from `file:` URLs.
+        allow_file_urls: bool = "false", Kind::Bool;
+    }
+
+    /// The RabbitMQ broker.
+    amqp: AmqpSettings {
+        /// Name or address of the broker.
+        host: String = "localhost", Kind::Text;
+        /// Not set: 5671, or 5672 where `[ssl] disable` is true.
+        port: Option<u16> = "", Kind::Port;
+        /// The broker's user for this host.
+        username: String = "bbslave", Kind::Text;
+        /// Its password. Better: password_file.
+        password: Option<Secret> = "", Kind::Secret;
+        /// File that holds the password and nothing else; wins over password.
+        password_file: Option<PathBuf> = "", Kind::Path;
+        /// The broker's virtual host.
+        virtual_host: String = "/", Kind::Text;
+        /// Not set: `bbslave-q-` and the host id.
+        queue_name: Option<String> = "", Kind::Text;
+        /// A broker that is silent for twice this time is taken for lost.
+        amqp_heartbeat_interval: Duration = "30", Kind::Seconds { min: 1, max: 3600 };
+        /// Limit for connecting: TCP, TLS and AMQP together.
+        connect_timeout: Duration = "10", Kind::Seconds { min: 1, max: 300 };
+        /// Broker users whose messages are obeyed. Not set: all that the broker lets through.
+        trusted_users: Vec<String> = "", Kind::List;
+    }
+
+    /// TLS to the broker, on unless disabled.
+    ssl: SslSettings {
+        /// PEM file of this host's certificate chain, for brokers that ask for one.
+        certfile: Option<PathBuf> = "", Kind::Path;
+        /// PEM file of its private key.
+        keyfile: Option<PathBuf> = "", Kind::Path;
+        /// PEM file of the authorities that may vouch for the broker. Not set: those of the host.
+        ca_certs: Option<PathBuf> = "", Kind::Path;
+        /// true: talk to the broker in plain text. For a broker on the same host, and for tests.
+        disable: bool = "false", Kind::Bool;
+    }
+
+    /// Downloads of packages.
+    download: DownloadSettings {
+        /// Proxy for http URLs.
+        http_proxy: Option<ProxyUrl> = "", Kind::ProxyUrl;
+        /// Proxy for https URLs.
+        https_proxy: Option<ProxyUrl> = "", Kind::ProxyUrl;
+        /// Hosts to reach without a proxy: names, `.domain` for all below it, or `*`.
+        no_proxy: Vec<String> = "", Kind::List;
+        /// Larger packages are refused.
+        max_size: u64 = "2GiB", Kind::Size { min: KIB, max: TIB };
+        /// A download slower than min_rate for this long is ended, to be resumed later.
+        stall_timeout: Duration = "60", Kind::Seconds { min: 1, max: 3600 };
+        /// Bytes a second.
+        min_rate: u64 = "1024", Kind::Size { min: 0, max: GIB };
+        /// Downloads at the same time.
+        max_parallel: u32 = "4", Kind::Count { min: 1, max: 64 };
+        /// Packages not in use are deleted, oldest first, when the cache is larger.
+        max_cache_size: u64 = "4GiB", Kind::Size { min: 0, max: 1024 * TIB };
+        /// Redirects to follow for one package.
+        max_redirects: u32 = "5", Kind::Count { min: 0, max: 20 };
+        /// PEM file of the authorities that may vouch for https servers. Not set: those of the host.
+        ca_certs: Option<PathBuf> = "", Kind::Path;
+        /// PEM file of this host's certificate chain, for https servers that ask for one.
+        certfile: Option<PathBuf> = "", Kind::Path;
+        /// PEM file of its private key.
+        keyfile: Option<PathBuf> = "", Kind::Path;
+    }
+}
+
+/// The section and key of these names.
+pub(super) fn find(section: &str, key: &str) -> Option<(&'static str, &'static Key)> {
+    let section = SECTIONS.iter().find(|candidate| candidate.name == section)?;
+    let key = section.keys.iter().find(|candidate| candidate.name == key)?;
+    Some((section.name, key))
+}
