@@ -1,3 +1,8 @@
+//! Tests against real parts.
+
+// So that clippy takes the helpers of tests for tests.
+#![cfg(test)]
+
 mod app_config;
 mod commands;
 mod download;
