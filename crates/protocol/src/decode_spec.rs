@@ -153,19 +153,7 @@ fn service_states(value: Value) -> Result<BTreeMap<String, bool>, Fault> {
 }
 
 fn rank(value: Value) -> Result<Rank, Fault> {
-    let number = match &value {
-        Value::Number(number) => number.as_f64(),
-        // Older masters send it as a string.
-        Value::String(text) => text.trim().parse().ok(),
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
-    };
-    match number {
-        Some(number) if f64::is_finite(number) => Ok(Rank(number)),
-        _ => Err(wrong_type(
-            &value,
-            "a finite number, or a string that spells one,",
-        )),
-    }
+    Rank::from_json(&value).ok_or_else(|| wrong_type(&value, "a finite number, or a string that spells one,"))
 }
 
 fn boolean(value: Value) -> Result<bool, Fault> {

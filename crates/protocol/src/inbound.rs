@@ -1,5 +1,6 @@
 //! What a host is told: `set_config` and `ping`, decoded into validated types.
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::decode_spec::{self, object, string, take, wrong_type};
@@ -28,6 +29,48 @@ pub struct SetConfig {
     /// One lower than the stored one is stale.
     pub generation: Option<u64>,
     pub apps: Apps,
+}
+
+impl SetConfig {
+    /// The bytes to publish.
+    pub fn encode(&self) -> Vec<u8> {
+        Envelope {
+            opcode: SET_CONFIG,
+            data: Some(&self.apps),
+            id: self.id.as_deref(),
+            generation: self.generation,
+        }
+        .encode()
+    }
+}
+
+/// The bytes of a `ping` to publish.
+pub fn encode_ping(id: Option<&str>) -> Vec<u8> {
+    Envelope {
+        opcode: PING,
+        data: None,
+        id,
+        generation: None,
+    }
+    .encode()
+}
+
+#[derive(Serialize)]
+struct Envelope<'a> {
+    opcode: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<&'a Apps>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    generation: Option<u64>,
+}
+
+impl Envelope<'_> {
+    fn encode(&self) -> Vec<u8> {
+        // Maps with string keys and no foreign Serialize: this cannot fail.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
 }
 
 /// What a message may cost before it is refused.
@@ -61,7 +104,7 @@ pub struct DecodeError {
 }
 
 impl DecodeError {
-    fn new(fault: Fault, id: Option<String>) -> Self {
+    pub(crate) fn new(fault: Fault, id: Option<String>) -> Self {
         let (path, reason) = fault.into_parts();
         Self { path, reason, id }
     }

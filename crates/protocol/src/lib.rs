@@ -11,11 +11,14 @@ pub mod inbound;
 mod json;
 pub mod name;
 pub mod satisfied;
+#[cfg(feature = "schema")]
+pub mod schema;
 pub mod spec;
 pub mod status;
 pub mod topic;
 
-pub use inbound::{DecodeError, Inbound, Limits, SetConfig, decode, decode_apps};
+pub use inbound::{DecodeError, Inbound, Limits, SetConfig, decode, decode_apps, encode_ping};
 pub use name::{AppName, HostId};
+pub use satisfied::{app_satisfied, apps_satisfied};
 pub use spec::{AppSpec, Apps, Config};
 pub use status::{AppStatus, Category, ErrorReport, Phase, State, Status};

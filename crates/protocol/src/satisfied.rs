@@ -1,8 +1,51 @@
 //! Does what is observed satisfy what is desired? Pure, and shared by agent and master.
 
-use serde_json::Value;
+use std::collections::BTreeMap;
 
-use crate::spec::Config;
+use serde_json::{Number, Value};
+
+use crate::name::AppName;
+use crate::spec::{AppSpec, Apps, Config};
+use crate::status::AppStatus;
+
+/// The agent's own package: never removed by omission, so never surplus.
+const AGENT: &str = "hostagent";
+
+/// Whether a host that runs `observed` is what `desired` asks: the same set of applications, each satisfied.
+pub fn apps_satisfied(desired: &Apps, observed: &BTreeMap<AppName, AppStatus>) -> bool {
+    desired.iter().all(|(name, spec)| {
+        observed
+            .get(name)
+            .is_some_and(|status| app_satisfied(spec, status))
+    }) && observed
+        .keys()
+        .all(|name| desired.contains_key(name) || name.as_str() == AGENT)
+}
+
+/// Whether an installed application is what `desired` asks. Its `health` is another matter: an application
+/// as desired may fail, and one that is not may be healthy.
+pub fn app_satisfied(desired: &AppSpec, observed: &AppStatus) -> bool {
+    version_satisfied(&desired.version, observed.exact_version())
+        && desired
+            .package
+            .as_ref()
+            .is_none_or(|package| *package == observed.package)
+        && services_satisfied(desired, observed)
+        && config_satisfied(&desired.config, &observed.config)
+}
+
+/// Every service runs or not as desired; one that is named in `service_states` has to be there.
+fn services_satisfied(desired: &AppSpec, observed: &AppStatus) -> bool {
+    let as_desired = observed
+        .services
+        .iter()
+        .all(|(name, service)| service.running == desired.wants_service(name));
+    as_desired
+        && match &desired.service_states {
+            Some(states) => states.keys().all(|name| observed.services.contains_key(name)),
+            None => observed.running == desired.running,
+        }
+}
 
 /// Whether a package of full version `installed` (`[epoch:]upstream[-release]`) is what `desired` asks.
 ///
@@ -53,10 +96,15 @@ pub fn same_value(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::String(s), other) | (other, Value::String(s)) => match other {
             Value::String(t) => s == t,
-            Value::Number(_) | Value::Bool(_) => *s == other.to_string(),
+            Value::Number(number) => {
+                let spelled = number.to_string();
+                *s == spelled
+            }
+            Value::Bool(true) => s == "true",
+            Value::Bool(false) => s == "false",
             Value::Null | Value::Array(_) | Value::Object(_) => false,
         },
-        (Value::Number(x), Value::Number(y)) => x == y || (x.as_f64().is_some() && x.as_f64() == y.as_f64()),
+        (Value::Number(x), Value::Number(y)) => same_number(x, y),
         (Value::Array(x), Value::Array(y)) => {
             x.len() == y.len() && x.iter().zip(y).all(|(x, y)| same_value(x, y))
         }
@@ -65,4 +113,9 @@ pub fn same_value(a: &Value, b: &Value) -> bool {
         }
         (a, b) => a == b,
     }
+}
+
+/// Two integers are compared as such: as doubles, neighbours beyond 2^53 would be equal.
+fn same_number(x: &Number, y: &Number) -> bool {
+    x == y || ((x.is_f64() || y.is_f64()) && x.as_f64() == y.as_f64())
 }

@@ -3,7 +3,8 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::name::AppName;
@@ -15,18 +16,31 @@ pub type Config = BTreeMap<String, BTreeMap<String, Value>>;
 pub type Apps = BTreeMap<AppName, AppSpec>;
 
 /// The desired state of one application. Fields: docs/protocol.md.
+// Its `Deserialize` is for what has been validated once (the ledger, a status); what comes from outside
+// goes through `crate::decode`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AppSpec {
     /// Full version, or an upstream version that any release satisfies.
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^(?!-)[!-.0-~]{1,256}$")))]
     pub version: String,
     /// http, https or file URL of an .rpm or .deb; absent: the host's own repositories.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(regex(pattern = r"^([Hh][Tt][Tt][Pp][Ss]?|[Ff][Ii][Ll][Ee]):[ -~]{0,4000}$"))
+    )]
     pub url: Option<String>,
     /// The package's name, where it is not to be read from the package file.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9+._-]{0,127}$"))
+    )]
     pub package: Option<String>,
-    /// Lower-case hex SHA-256 of the package file.
+    /// SHA-256 of the package file in hex; lower case once decoded.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^[0-9A-Fa-f]{64}$")))]
     pub sha256: Option<String>,
     /// Whether the application's services run (and start at boot).
     #[serde(default = "yes")]
@@ -35,6 +49,10 @@ pub struct AppSpec {
     pub config: Config,
     /// Per service, instead of `running`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "Option<BTreeMap<crate::schema::ServiceName, bool>>")
+    )]
     pub service_states: Option<BTreeMap<String, bool>>,
     /// Lower first; removals in reverse; those without a rank last.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -45,9 +63,35 @@ fn yes() -> bool {
     true
 }
 
-/// Order of work among applications: a finite number.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+/// Order of work among applications: a finite number. Read from a number or a string that spells one, as
+/// older masters send it; written as a number.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Rank(pub f64);
+
+impl Rank {
+    /// `None` for NaN and the infinities, which have no place in an order (nor in JSON).
+    pub fn new(number: f64) -> Option<Self> {
+        number.is_finite().then_some(Self(number))
+    }
+
+    /// From a JSON number or numeric string.
+    pub fn from_json(value: &Value) -> Option<Self> {
+        match value {
+            Value::Number(number) => number.as_f64(),
+            Value::String(text) => text.trim().parse().ok(),
+            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+        }
+        .and_then(Self::new)
+    }
+}
+
+impl<'de> Deserialize<'de> for Rank {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        Self::from_json(&value)
+            .ok_or_else(|| D::Error::custom("a rank is a finite number, or a string that spells one"))
+    }
+}
 
 impl AppSpec {
     /// Compares by rank; an application without one comes after all that have one.
@@ -60,7 +104,7 @@ impl AppSpec {
         }
     }
 
-    /// Whether `service` is to run.
+    /// Whether `service` is to run: as `service_states` says, or `running` for one it does not name.
     pub fn wants_service(&self, service: &str) -> bool {
         match &self.service_states {
             Some(states) => states.get(service).copied().unwrap_or(self.running),

@@ -1,15 +1,22 @@
 //! What a host says of itself: the `status` message.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::decode_spec::{object, string};
+use crate::fault::{Fault, clip};
+use crate::inbound::{DecodeError, Limits};
+use crate::json;
 use crate::name::{AppName, HostId};
 use crate::spec::{Apps, Config};
 
 /// The `data` of a `status` message. Fields: docs/protocol.md.
+// What the agents before Backbone did not send has a default, so that a master reads theirs too.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Status {
     pub host_id: HostId,
     pub status: State,
@@ -17,7 +24,9 @@ pub struct Status {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub detail: Option<String>,
     /// `hostname`, `os_family`, `arch`, `os_info` and more facts.
+    #[serde(default)]
     pub info: BTreeMap<String, Value>,
+    #[serde(default)]
     pub apps: BTreeMap<AppName, AppStatus>,
     /// Present unless `status` is `ok`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -27,6 +36,7 @@ pub struct Status {
     /// The newest message that was refused, kept after later heartbeats report the true state again.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last_rejected: Option<Rejected>,
+    #[serde(default)]
     pub host_agent: AgentInfo,
     /// Generation of the desired state, where its sender gave one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -35,15 +45,19 @@ pub struct Status {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub reply_to: Option<String>,
     /// Counts up from 1 in each run of the agent: a gap is a lost status.
+    #[serde(default)]
     pub seq: u64,
     /// Changes with each start of the agent; `seq` is ordered within one `boot_id`.
+    #[serde(default)]
     pub boot_id: String,
     /// RFC 3339, UTC, microseconds.
+    #[serde(default)]
     pub timestamp: String,
 }
 
 /// A host's state; there is no other value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Observed satisfies desired, or nothing was ever desired.
@@ -56,18 +70,23 @@ pub enum State {
 
 /// An installed application.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AppStatus {
     /// As desired, where satisfied; else the package's own.
     pub version: String,
     /// The exact version in the package database.
+    #[serde(default)]
     pub package_version: String,
+    #[serde(default)]
     pub package: String,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub url: Option<String>,
     pub running: bool,
+    #[serde(default)]
     pub config: Config,
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub services: BTreeMap<String, ServiceStatus>,
+    #[serde(default)]
     pub health: Health,
     /// Seconds since `config` was read.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -75,13 +94,15 @@ pub struct AppStatus {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ServiceStatus {
     pub running: bool,
     /// Starts at boot.
     pub enabled: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
     /// Every service is as desired and every check passes.
@@ -89,11 +110,13 @@ pub enum Health {
     /// A service that should run does not, a check fails, or the package is half-installed.
     Failing,
     /// Nothing to check: the application has no service that is to run, and no check.
+    #[default]
     Unknown,
 }
 
 /// One thing that went wrong.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ErrorReport {
     /// Absent where the whole message or host is meant.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -112,6 +135,7 @@ pub struct ErrorReport {
 
 /// Where in its way to the host something failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
     Connect,
@@ -130,6 +154,7 @@ pub enum Phase {
 
 /// What kind of failure: says who can help, and whether retrying may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Category {
     /// The message or the desired state itself is not valid. Permanent.
@@ -176,6 +201,7 @@ impl Category {
 
 /// A message that was refused.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Rejected {
     pub reason: String,
     /// RFC 3339, UTC.
@@ -184,7 +210,9 @@ pub struct Rejected {
     pub id: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct AgentInfo {
     pub version: String,
     pub uptime_s: u64,
@@ -192,7 +220,38 @@ pub struct AgentInfo {
     pub rss_kib: u64,
 }
 
+impl AppStatus {
+    /// The version in the package database; `version` where an older agent sends only that.
+    pub fn exact_version(&self) -> &str {
+        if self.package_version.is_empty() {
+            &self.version
+        } else {
+            &self.package_version
+        }
+    }
+}
+
+const STATUS: &str = "status";
+
 impl Status {
+    /// Decodes a `status` message. Unlike an agent, a master takes duplicate keys (the last one counts):
+    /// a status is typed in one pass, and only one that is refused is read again for the place.
+    pub fn decode(body: &[u8], limits: Limits) -> Result<Self, DecodeError> {
+        #[derive(Deserialize)]
+        struct Envelope<'a> {
+            #[serde(borrow)]
+            opcode: Cow<'a, str>,
+            data: Status,
+        }
+        if body.len() <= limits.max_size
+            && let Ok(envelope) = serde_json::from_slice::<Envelope>(body)
+            && envelope.opcode == STATUS
+        {
+            return Ok(envelope.data);
+        }
+        Err(DecodeError::new(why_no_status(body, limits), None))
+    }
+
     /// The bytes to publish: `{"opcode": "status", "data": {...}}`.
     pub fn encode(&self) -> Vec<u8> {
         #[derive(Serialize)]
@@ -202,9 +261,52 @@ impl Status {
         }
         // Maps with string keys and no foreign Serialize: this cannot fail.
         serde_json::to_vec(&Envelope {
-            opcode: "status",
+            opcode: STATUS,
             data: self,
         })
         .unwrap_or_default()
     }
+}
+
+/// What is wrong with a body that is no `status`: found field by field, since serde does not say where.
+fn why_no_status(body: &[u8], limits: Limits) -> Fault {
+    locate(body, limits)
+        .err()
+        .unwrap_or_else(|| Fault::new("is no status message"))
+}
+
+fn locate(body: &[u8], limits: Limits) -> Result<(), Fault> {
+    let mut members = object(json::parse(body, limits)?)?;
+    let opcode = string(&mut members, "opcode")?;
+    if opcode.as_deref() != Some(STATUS) {
+        return Err(Fault::new("is not \"status\"").under("opcode"));
+    }
+    let data = members
+        .remove("data")
+        .ok_or_else(|| Fault::missing("data", "an object is needed"))?;
+    let in_data = |fault: Fault| fault.under("data");
+    let mut fields = object(data).map_err(in_data)?;
+    if let Some(Value::Object(apps)) = fields.remove("apps") {
+        for (name, app) in apps {
+            AppName::check(&name)
+                .map_err(|error| in_data(Fault::new(error.to_string()).under(&name).under("apps")))?;
+            AppStatus::deserialize(&app)
+                .map_err(|error| without_value(&error).under(&name).under("apps"))
+                .map_err(in_data)?;
+        }
+    }
+    Status::deserialize(Value::Object(fields))
+        .map(drop)
+        .map_err(|error| in_data(without_value(&error)))
+}
+
+/// serde's message, less the value it quotes between `invalid type:` and `, expected`: it may be a secret.
+fn without_value(error: &serde_json::Error) -> Fault {
+    let message = error.to_string();
+    Fault::new(
+        match (message.split_once(": "), message.rsplit_once(", expected ")) {
+            (Some((what, _)), Some((_, expected))) => format!("{what}; {} is needed", clip(expected)),
+            _ => clip(&message).replace(char::is_control, "?"),
+        },
+    )
 }

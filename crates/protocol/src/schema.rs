@@ -1,0 +1,149 @@
+//! JSON Schemas of the wire messages, generated from the types that decode and encode them.
+//!
+//! They say what is guaranteed to be taken, and what a reader must expect; the rules that a schema cannot
+//! express (duplicate keys, depth, size) stand in docs/protocol.md.
+
+use std::borrow::Cow;
+
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+use crate::name::{AppName, HostId};
+use crate::spec::{Apps, Rank};
+use crate::status::Status;
+
+/// File name (in docs/schemas) and schema of every message.
+pub fn messages() -> [(&'static str, Schema); 3] {
+    [
+        ("set_config.json", read::<SetConfigMessage>()),
+        ("ping.json", read::<PingMessage>()),
+        ("status.json", written::<StatusMessage>()),
+    ]
+}
+
+/// What an agent takes.
+fn read<T: JsonSchema>() -> Schema {
+    SchemaSettings::draft2020_12()
+        .for_deserialize()
+        .into_generator()
+        .into_root_schema_for::<T>()
+}
+
+/// What an agent sends: a field that it always writes is required.
+fn written<T: JsonSchema>() -> Schema {
+    SchemaSettings::draft2020_12()
+        .for_serialize()
+        .into_generator()
+        .into_root_schema_for::<T>()
+}
+
+/// Sets a host's whole desired state: applications that are not named are removed.
+#[derive(JsonSchema)]
+#[schemars(rename = "set_config")]
+#[expect(dead_code, reason = "only its schema is used")]
+struct SetConfigMessage {
+    opcode: SetConfigOpcode,
+    data: Apps,
+    /// Echoed as `reply_to` in the status that answers.
+    #[schemars(regex(pattern = "^[ -~]{0,256}$"))]
+    id: Option<String>,
+    /// One lower than the stored one is refused as stale.
+    generation: Option<u64>,
+}
+
+/// Asks for a status now.
+#[derive(JsonSchema)]
+#[schemars(rename = "ping")]
+#[expect(dead_code, reason = "only its schema is used")]
+struct PingMessage {
+    opcode: PingOpcode,
+    /// Echoed as `reply_to` in the status that answers.
+    #[schemars(regex(pattern = "^[ -~]{0,256}$"))]
+    id: Option<String>,
+}
+
+/// What a host says of itself.
+#[derive(JsonSchema)]
+#[schemars(rename = "status")]
+#[expect(dead_code, reason = "only its schema is used")]
+struct StatusMessage {
+    opcode: StatusOpcode,
+    data: Status,
+}
+
+macro_rules! opcode {
+    ($name:ident, $word:literal) => {
+        struct $name;
+        impl JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+            fn schema_name() -> Cow<'static, str> {
+                $word.into()
+            }
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "const": $word })
+            }
+        }
+    };
+}
+opcode!(SetConfigOpcode, "set_config");
+opcode!(PingOpcode, "ping");
+opcode!(StatusOpcode, "status");
+
+impl JsonSchema for AppName {
+    fn schema_name() -> Cow<'static, str> {
+        "AppName".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "An application's name, also its topic.",
+            "type": "string",
+            "pattern": "^(?!(slaves|master)$)[A-Za-z0-9][A-Za-z0-9+._-]{0,127}$",
+        })
+    }
+}
+
+/// Key of `service_states`; the decoder checks it without a type of its own.
+pub(crate) struct ServiceName;
+
+impl JsonSchema for ServiceName {
+    fn schema_name() -> Cow<'static, str> {
+        "ServiceName".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": "^[A-Za-z0-9][A-Za-z0-9+._@-]{0,127}$",
+        })
+    }
+}
+
+impl JsonSchema for HostId {
+    fn schema_name() -> Cow<'static, str> {
+        "HostId".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "What a host is called: a MAC address as a rule.",
+            "type": "string",
+            "pattern": "^(?!(slaves|master)$)[!\"$-)+-.0-~]{1,127}$",
+        })
+    }
+}
+
+impl JsonSchema for Rank {
+    fn schema_name() -> Cow<'static, str> {
+        "Rank".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        if generator.contract().is_serialize() {
+            return json_schema!({ "type": "number" });
+        }
+        json_schema!({
+            "description": "A finite number, or a string that spells one.",
+            "type": ["number", "string"],
+            "pattern": "^-?[0-9]{1,15}(\\.[0-9]{1,15})?$",
+        })
+    }
+}
