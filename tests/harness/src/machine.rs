@@ -1,1 +1,355 @@
+//! A real host: a container of systemd-nspawn with a systemd of its own as PID 1, D-Bus, dpkg, a network
+//! interface and a MAC address. Several side by side make a fleet.
+//!
+//! Needs root and the packages systemd-container, debootstrap and iproute2; see [`skip_reason`].
 
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+mod rootfs;
+
+/// On an idle machine a boot takes 3 s.
+const BOOT_DEADLINE: Duration = Duration::from_secs(90);
+const POLL: Duration = Duration::from_millis(20);
+
+/// Why machines cannot be had here; `None`: they can.
+pub fn skip_reason() -> Option<String> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    if uid.and_then(|ids| ids.split_whitespace().nth(1)) != Some("0") {
+        return Some("needs root, for systemd-nspawn".into());
+    }
+    let programs = [
+        ("systemd-nspawn", "systemd-container"),
+        ("debootstrap", "debootstrap"),
+        ("ip", "iproute2"),
+        ("nsenter", "util-linux"),
+        ("setpriv", "util-linux"),
+    ];
+    let missing = programs.iter().find(|(program, _)| !is_installed(program));
+    missing.map(|(program, package)| format!("needs {program}, from the package {package}"))
+}
+
+/// True, having said so, where the test `name` cannot have machines: `if machine::skip("name") { return; }`
+pub fn skip(name: &str) -> bool {
+    let reason = skip_reason();
+    if let Some(reason) = &reason {
+        eprintln!("SKIP {name}: {reason}");
+    }
+    reason.is_some()
+}
+
+fn is_installed(program: &str) -> bool {
+    let folders = ["/usr/bin", "/usr/sbin", "/bin", "/sbin"];
+    folders
+        .iter()
+        .any(|folder| Path::new(folder).join(program).exists())
+}
+
+/// A booted machine; killed, and its disk deleted, when dropped.
+pub struct Machine {
+    name: String,
+    rootfs: PathBuf,
+    arguments: Vec<String>,
+    nspawn: Child,
+    /// The host's pid of the machine's PID 1.
+    leader: u32,
+    /// Holds the console's output, and what the machine's disk has beyond the common one.
+    folder: tempfile::TempDir,
+}
+
+/// Lays the machine's own disk over the common one and boots it. In a mount namespace of its own, so that
+/// nothing stays mounted, whatever becomes of the test.
+const BOOT: &str = r#"
+folder=$1 rootfs=$2; shift 2
+mkdir -p "$folder/upper" "$folder/work" "$folder/root"
+mount -t overlay overlay -o "lowerdir=$rootfs,upperdir=$folder/upper,workdir=$folder/work" "$folder/root"
+exec systemd-nspawn --quiet -D "$folder/root" "$@"
+"#;
+/// How systemd-nspawn ends when the machine wants to be started again.
+const REBOOT: i32 = 133;
+
+impl Machine {
+    /// Boots Debian 12 on a disk of its own. The first one ever takes a minute: it is put together, and
+    /// kept in the folder `$BACKBONE_CACHE`, or `~/.cache/backbone`.
+    pub fn boot() -> Result<Self> {
+        Self::boot_with(&[])
+    }
+
+    /// As [`Self::boot`], with more arguments for systemd-nspawn (`--bind-ro=...`).
+    pub fn boot_with(arguments: &[&str]) -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let rootfs = rootfs::cached().context("cannot put a machine's disk together")?;
+        // At most 12 characters, or the interface's name is no longer ve-NAME.
+        let name = format!(
+            "bb{}x{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
+        let folder = tempfile::tempdir()?;
+        let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let nspawn = spawn(&name, &rootfs, &arguments, folder.path())?;
+        let mut machine = Self {
+            name,
+            rootfs,
+            arguments,
+            nspawn,
+            leader: 0,
+            folder,
+        };
+        machine.wait_for_boot()?;
+        Ok(machine)
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What its console shows.
+    pub fn console(&self) -> String {
+        let bytes = fs::read(self.folder.path().join("console")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The machine's `path`, as seen from outside; another one after a reboot.
+    pub fn path(&self, path: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root", self.leader)).join(path.trim_start_matches('/'))
+    }
+
+    /// Runs a program inside.
+    pub fn run(&self, argv: &[&str]) -> Result<Output> {
+        self.command(argv)
+            .output()
+            .with_context(|| format!("cannot run {argv:?}"))
+    }
+
+    /// Runs a shell script inside; its output, if it succeeds.
+    pub fn sh(&self, script: &str) -> Result<String> {
+        let output = self.run(&["sh", "-ec", script])?;
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "{script:?} in {}: {}: {stdout}{stderr}",
+            self.name,
+            output.status
+        );
+        Ok(stdout)
+    }
+
+    /// A program inside, to be spawned by the caller.
+    pub fn command(&self, argv: &[&str]) -> Command {
+        let mut command = self.enter(&["--all", "--root", "--wd"]);
+        command.args(argv).stdin(Stdio::null());
+        command
+    }
+
+    /// Writes a file inside, replacing it whole.
+    pub fn write(&self, path: &str, bytes: impl AsRef<[u8]>, mode: u32) -> Result<()> {
+        // Not through /proc/PID/root: an absolute link in the path would lead out of the machine.
+        let script = r#"mkdir -p "$(dirname "$1")"; cat >"$1.new"; chmod "$2" "$1.new"; mv "$1.new" "$1""#;
+        let mode = format!("{mode:o}");
+        let mut command = self.command(&["sh", "-ec", script, "sh", path, &mode]);
+        let mut child = command.stdin(Stdio::piped()).spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(bytes.as_ref())?;
+        }
+        let status = child.wait()?;
+        ensure!(status.success(), "cannot write {path} in {}: {status}", self.name);
+        Ok(())
+    }
+
+    /// Copies a file of this host into the machine, with its mode.
+    pub fn copy_in(&self, from: &Path, to: &str) -> Result<()> {
+        let bytes = fs::read(from).with_context(|| from.display().to_string())?;
+        self.write(to, bytes, fs::metadata(from)?.permissions().mode() & 0o7777)
+    }
+
+    /// Gives both ends of the machine's network an address; returns this host's, and the machine's.
+    pub fn connect_network(&self) -> Result<(Ipv4Addr, Ipv4Addr)> {
+        // A network of four addresses by the PID 1's pid, which no two machines share.
+        let base = u32::from(Ipv4Addr::new(10, 192, 0, 0)) + (self.leader % (1 << 20)) * 4;
+        let (host, guest) = (Ipv4Addr::from(base + 1), Ipv4Addr::from(base + 2));
+        let outside = self.interface();
+        succeed(Command::new("ip").args(["address", "replace", &format!("{host}/30"), "dev", &outside]))?;
+        succeed(Command::new("ip").args(["link", "set", &outside, "up"]))?;
+        let inside = |arguments: &[&str]| succeed(self.enter(&["--net"]).arg("ip").args(arguments));
+        inside(&["address", "replace", &format!("{guest}/30"), "dev", "host0"])?;
+        inside(&["link", "set", "lo", "up"])?;
+        inside(&["link", "set", "host0", "up"])?;
+        Ok((host, guest))
+    }
+
+    /// Pulls the network's plug.
+    pub fn cut_network(&self) -> Result<()> {
+        succeed(Command::new("ip").args(["link", "set", &self.interface(), "down"]))
+    }
+
+    /// Puts it back.
+    pub fn restore_network(&self) -> Result<()> {
+        succeed(Command::new("ip").args(["link", "set", &self.interface(), "up"]))
+    }
+
+    /// Reboots in an orderly way, keeping the disk.
+    pub fn reboot(&mut self) -> Result<()> {
+        // Its own end may cut this one short.
+        let _ = self.run(&["systemctl", "--no-block", "reboot"])?;
+        let deadline = Instant::now() + BOOT_DEADLINE;
+        let status = loop {
+            if let Some(status) = self.nspawn.try_wait()? {
+                break status;
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "{} does not shut down:\n{}",
+                self.name,
+                self.console()
+            );
+            std::thread::sleep(POLL);
+        };
+        ensure!(
+            status.code() == Some(REBOOT),
+            "{} ended with {status}:\n{}",
+            self.name,
+            self.console()
+        );
+        self.nspawn = spawn(&self.name, &self.rootfs, &self.arguments, self.folder.path())?;
+        self.wait_for_boot()
+    }
+
+    /// Ends it as a power cut does.
+    pub fn kill(self) {}
+
+    fn interface(&self) -> String {
+        format!("ve-{}", self.name)
+    }
+
+    fn enter(&self, namespaces: &[&str]) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .args(["--target", &self.leader.to_string()])
+            .args(namespaces)
+            .arg("--")
+            .env_clear()
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            );
+        command
+    }
+
+    fn wait_for_boot(&mut self) -> Result<()> {
+        let deadline = Instant::now() + BOOT_DEADLINE;
+        loop {
+            if let Some(status) = self.nspawn.try_wait()? {
+                bail!("systemd-nspawn ended with {status}:\n{}", self.console());
+            }
+            if self.is_up()? {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "{} does not boot:\n{}",
+                self.name,
+                self.console()
+            );
+            std::thread::sleep(POLL);
+        }
+    }
+
+    fn is_up(&mut self) -> Result<bool> {
+        let Some(leader) = child_of(self.nspawn.id()) else {
+            return Ok(false);
+        };
+        self.leader = leader;
+        if !self.path("/run/dbus/system_bus_socket").exists() {
+            return Ok(false);
+        }
+        let output = self.run(&["systemctl", "is-system-running"])?;
+        let state = String::from_utf8_lossy(&output.stdout);
+        // Degraded: some unit of the distribution does not like containers.
+        Ok(["running", "degraded"].contains(&state.trim()))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // With its PID 1 everything inside ends, and with that systemd-nspawn.
+        if let Some(leader) = child_of(self.nspawn.id()) {
+            let _ = Command::new("kill").args(["-KILL", &leader.to_string()]).status();
+        } else {
+            let _ = self.nspawn.kill();
+        }
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while let Ok(None) = self.nspawn.try_wait() {
+            if Instant::now() > deadline {
+                let _ = self.nspawn.kill();
+                let _ = self.nspawn.wait();
+                return;
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+}
+
+fn spawn(name: &str, rootfs: &Path, arguments: &[String], folder: &Path) -> Result<Child> {
+    let console = File::options()
+        .create(true)
+        .append(true)
+        .open(folder.join("console"))?;
+    // Ends with this test, even a killed one.
+    Command::new("setpriv")
+        .args([
+            "--pdeathsig",
+            "TERM",
+            "unshare",
+            "--mount",
+            "sh",
+            "-ec",
+            BOOT,
+            "sh",
+        ])
+        .args([folder, rootfs])
+        .args([
+            "--register=no",
+            "--keep-unit",
+            "--link-journal=no",
+            "--network-veth",
+            "--boot",
+        ])
+        .arg(format!("--machine={name}"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(console.try_clone()?)
+        .stderr(console)
+        .spawn()
+        .context("cannot start systemd-nspawn")
+}
+
+/// The PID 1 of the machine that systemd-nspawn `pid` runs.
+fn child_of(pid: u32) -> Option<u32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    let child: u32 = children.split_whitespace().next()?.parse().ok()?;
+    // Until it has become an init, it is a fork of systemd-nspawn itself.
+    let program = fs::read_to_string(format!("/proc/{child}/comm")).ok()?;
+    (program.trim() == "systemd").then_some(child)
+}
+
+fn succeed(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "{command:?}: {}: {stderr}",
+        output.status
+    );
+    Ok(())
+}

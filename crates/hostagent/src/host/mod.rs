@@ -159,6 +159,10 @@ pub trait Services: Send + Sync {
     async fn reread_units(&self) -> Result<(), HostError>;
     /// The services that `files` (of one package) define: systemd units (no templates), or SysV scripts.
     fn services_in(&self, files: &[PathBuf]) -> BTreeSet<String>;
+    /// Where it reports services that change by themselves; `None`: it does not notice.
+    fn changes(&self) -> Option<Arc<services::ServiceChanges>> {
+        None
+    }
 }
 
 /// How an application's config is read and written.

@@ -27,6 +27,11 @@ impl ServiceChanges {
         inner.watched = services;
     }
 
+    /// The services that matter.
+    pub fn watched(&self) -> BTreeSet<String> {
+        self.lock().watched.clone()
+    }
+
     /// The init system saw `service` change.
     pub fn report(&self, service: &str) {
         let mut inner = self.lock();

@@ -13,13 +13,14 @@ pub mod systemd;
 pub mod sysv;
 
 pub use changes::ServiceChanges;
+pub use systemd::Systemd;
 pub use sysv::SysV;
 
 /// The init system of the host under `root`: systemd where `/` was booted with it (the test of
 /// sd_booted(3)), SysV scripts for any other host and for every sandbox.
 pub fn detect(root: &Root) -> Arc<dyn Services> {
     match is_systemd(root) {
-        true => Arc::new(SysV::new(root)),
+        true => Arc::new(Systemd::new(root)),
         false => Arc::new(SysV::new(root)),
     }
 }
