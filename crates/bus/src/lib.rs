@@ -2,17 +2,25 @@
 //!
 //! One [`Link`], two ends: [`amqp`] (RabbitMQ, AMQP 0-9-1) and [`local`] (in-process, the same
 //! direct-exchange routing, for the demo and tests). One supervisor task owns the connection; whatever
-//! goes wrong with it, it drops the connection, waits (full-jitter backoff) and rebuilds everything.
+//! goes wrong with it, it drops the connection, waits ([`backoff`]) and rebuilds everything. What it
+//! consumes, and how, is a [`Queue`]: an agent's own, or the master's shared one.
 
 pub mod amqp;
 pub mod backoff;
 pub mod local;
+mod queue;
+
+pub use queue::Queue;
 
 use std::collections::BTreeSet;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// One side's use of the bus. Dropping it ends the supervisor and closes the connection.
+/// One side's use of the bus.
+///
+/// Its parts may be moved apart into tasks. Dropping `deliveries` ends the supervisor: it sends the
+/// acknowledgements given so far, closes the connection and drops the other end of `state`, so that
+/// whoever waits for [`watch::Receiver::changed`] to fail knows that all is flushed.
 pub struct Link {
     /// Messages in, in the queue's order; sent by the supervisor. Closed only when the supervisor ends.
     pub deliveries: mpsc::Receiver<Delivery>,
@@ -47,6 +55,18 @@ impl Delivery {
         }
     }
 
+    /// The same, said to come from this (validated) AMQP user.
+    pub fn from_user(mut self, user_id: Option<String>) -> Self {
+        self.user_id = user_id;
+        self
+    }
+
+    /// The same, said to have been delivered before.
+    pub fn redelivered(mut self, redelivered: bool) -> Self {
+        self.redelivered = redelivered;
+        self
+    }
+
     /// The message is safe here: the broker may forget it. After a reconnect this has no effect, and the
     /// broker delivers again.
     pub fn ack(mut self) {
@@ -75,6 +95,10 @@ impl Publisher {
     }
 
     /// Publishes and waits until the broker has confirmed and routed the message.
+    ///
+    /// Fails at once with [`PublishError::Disconnected`] while there is no connection. While the broker
+    /// blocks publishers (`connection.blocked`: it is short of memory or disk) this stays pending, so a
+    /// caller whose newer message replaces an older one should have one call under way and hold the rest.
     pub async fn publish(&self, routing_key: &str, body: Vec<u8>) -> Result<(), PublishError> {
         let (done, confirmed) = oneshot::channel();
         let outgoing = Outgoing {
@@ -106,8 +130,15 @@ pub enum PublishError {
 pub enum LinkState {
     /// Not (yet, or any more) consuming; `reason` is empty before the first try.
     Down { reason: String },
-    /// Consuming, proven live. `epoch` counts connections, so that a reconnect between two looks is seen.
+    /// Consuming. `epoch` counts connections from 1, so that a reconnect between two looks is seen.
     Up { epoch: u64 },
-    /// Another consumer has held this host's queue for longer than a dead connection of our own could.
+    /// Another consumer has held this queue for longer than a dead connection of our own could. Nothing
+    /// is delivered, but publishing works, so that it can be reported; the queue is tried again and again.
     Clone { reason: String },
+}
+
+impl LinkState {
+    pub fn is_up(&self) -> bool {
+        matches!(self, Self::Up { .. })
+    }
 }

@@ -1,1 +1,414 @@
+//! A private RabbitMQ node: its own name, ports, data, users and epmd, so that a test may do to it what it
+//! likes. It ends with the process that started it, whatever way that ends.
+//!
+//! A start takes some five seconds of one core. Tests that do no harm to the node share one
+//! ([`RabbitMq::shared`]), each in a virtual host of its own; it outlives a test by a few seconds, so that
+//! the next one, in another process, finds it.
 
+use std::fs::File;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::certificates::Authority;
+
+mod process;
+use process::Process;
+
+/// Where the distributions put the scripts that don't insist on root.
+const SCRIPTS: &[&str] = &["/usr/lib/rabbitmq/bin", "/usr/local/lib/rabbitmq/bin"];
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+pub struct RabbitMq {
+    files: Files,
+    process: Mutex<Option<Process>>,
+    /// Held while a shared node is in use.
+    _lease: Option<File>,
+    /// Removed with an own node.
+    _folder: Option<tempfile::TempDir>,
+}
+
+/// What to have beside AMQP.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// The management plugin, with its HTTP API on a port of its own. Slows the start.
+    pub management: bool,
+}
+
+/// A node's folder and the numbers that were drawn for it.
+#[derive(Debug, Clone)]
+struct Files {
+    folder: PathBuf,
+    ports: Ports,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ports {
+    amqp: u16,
+    amqps: u16,
+    management: u16,
+    epmd: u16,
+    distribution: u16,
+}
+
+impl RabbitMq {
+    /// The only user there is at first: may do all, from everywhere.
+    pub const USER: &str = "guest";
+    pub const PASSWORD: &str = "guest";
+
+    /// A node of one's own, to be killed.
+    pub async fn start() -> Result<Self> {
+        Self::start_with(Options::default()).await
+    }
+
+    pub async fn start_with(options: Options) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("backbone-rabbitmq-").tempdir()?;
+        let files = Files::create(folder.path(), options)?;
+        let node = Self {
+            files,
+            process: Mutex::new(None),
+            _lease: None,
+            _folder: Some(folder),
+        };
+        node.start_again().await?;
+        Ok(node)
+    }
+
+    /// The node that all tests of this build share.
+    pub async fn shared() -> Result<Self> {
+        tokio::task::spawn_blocking(Self::lease).await?
+    }
+
+    fn lease() -> Result<Self> {
+        let folder = shared_folder()?;
+        std::fs::create_dir_all(&folder)?;
+        let lease = File::create(folder.join("lease"))?;
+        lease.lock_shared()?;
+        let starting = File::create(folder.join("starting"))?;
+        starting.lock()?;
+        let started = folder.join("ports");
+        let files = match Ports::read(&started) {
+            Ok(ports) => Files {
+                folder: folder.join("node"),
+                ports,
+            },
+            Err(_) => {
+                let node = folder.join("node");
+                let _ = std::fs::remove_dir_all(&node);
+                std::fs::create_dir_all(&node)?;
+                let files = Files::create(&node, Options::default())?;
+                process::spawn_leased(&files, &folder)?;
+                files.wait_until_ready()?;
+                files.ports.write(&started)?;
+                files
+            }
+        };
+        Ok(Self {
+            files,
+            process: Mutex::new(None),
+            _lease: Some(lease),
+            _folder: None,
+        })
+    }
+
+    pub fn port(&self) -> u16 {
+        self.files.ports.amqp
+    }
+
+    /// AMQP over TLS, with a certificate for `localhost` by [`Self::authority_file`]; asks for a client
+    /// certificate, and takes its common name as the user's name (EXTERNAL).
+    pub fn tls_port(&self) -> u16 {
+        self.files.ports.amqps
+    }
+
+    pub fn management_port(&self) -> u16 {
+        self.files.ports.management
+    }
+
+    pub fn authority_file(&self) -> PathBuf {
+        self.files.folder.join("ca.pem")
+    }
+
+    /// Certificate and key of a client called `backbone-client`, signed by the same authority.
+    pub fn client_files(&self) -> (PathBuf, PathBuf) {
+        (
+            self.files.folder.join("client.pem"),
+            self.files.folder.join("client.key"),
+        )
+    }
+
+    /// `kill -9`; returns when it is dead.
+    pub async fn kill9(&self) -> Result<()> {
+        let process = self.process.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let process = process.context("the node is shared or dead: start one of your own")?;
+        tokio::task::spawn_blocking(move || drop(process)).await?;
+        Ok(())
+    }
+
+    /// Starts it (again), with the data that it had; returns when it takes connections.
+    pub async fn start_again(&self) -> Result<()> {
+        let files = self.files.clone();
+        let process = tokio::task::spawn_blocking(move || -> Result<Process> {
+            let process = process::spawn(&files)?;
+            files.wait_until_ready()?;
+            Ok(process)
+        })
+        .await??;
+        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(process);
+        Ok(())
+    }
+
+    /// `kill9`, then `start_again`.
+    pub async fn restart(&self) -> Result<()> {
+        self.kill9().await?;
+        self.start_again().await
+    }
+
+    /// `rabbitmqctl ARGUMENTS`, its output.
+    pub async fn ctl(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = self.files.command("rabbitmqctl")?;
+        command.arg("--quiet").args(arguments);
+        let what = arguments.join(" ");
+        tokio::task::spawn_blocking(move || -> Result<String> {
+            let output = command.stdin(Stdio::null()).output()?;
+            if !output.status.success() {
+                let text = [output.stdout, output.stderr].concat();
+                bail!("rabbitmqctl {what}: {}", String::from_utf8_lossy(&text));
+            }
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        })
+        .await?
+    }
+
+    /// Closes all connections and the listeners; Erlang goes on.
+    pub async fn stop_app(&self) -> Result<()> {
+        self.ctl(&["stop_app"]).await.map(drop)
+    }
+
+    pub async fn start_app(&self) -> Result<()> {
+        self.ctl(&["start_app"]).await.map(drop)
+    }
+
+    /// 0.0 blocks all publishers (`connection.blocked`), 0.4 lets them go on.
+    pub async fn set_memory_watermark(&self, fraction: f64) -> Result<()> {
+        self.ctl(&["set_vm_memory_high_watermark", &fraction.to_string()])
+            .await
+            .map(drop)
+    }
+
+    /// A new virtual host, for [`Self::USER`]; its name is returned.
+    pub async fn add_vhost(&self) -> Result<String> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("test-{}-{number}", std::process::id());
+        let user = Self::USER;
+        // One call of `eval`, since each call of rabbitmqctl takes the better part of a second.
+        self.ctl(&[
+            "eval",
+            &format!(
+                "rabbit_vhost:add(<<\"{name}\">>, <<\"test\">>), \
+                 rabbit_auth_backend_internal:set_permissions(<<\"{user}\">>, <<\"{name}\">>, \
+                 <<\".*\">>, <<\".*\">>, <<\".*\">>, <<\"test\">>)."
+            ),
+        ])
+        .await?;
+        Ok(name)
+    }
+
+    /// A user with these regular expressions of what it may configure, write and read in `vhost`.
+    pub async fn add_user(
+        &self,
+        name: &str,
+        password: &str,
+        vhost: &str,
+        permissions: [&str; 3],
+    ) -> Result<()> {
+        self.ctl(&["add_user", name, password]).await?;
+        let [configure, write, read] = permissions;
+        self.ctl(&["set_permissions", "-p", vhost, name, configure, write, read])
+            .await
+            .map(drop)
+    }
+
+    pub async fn delete_queue(&self, vhost: &str, queue: &str) -> Result<()> {
+        self.ctl(&["delete_queue", "-p", vhost, queue]).await.map(drop)
+    }
+
+    pub async fn delete_exchange(&self, vhost: &str, exchange: &str) -> Result<()> {
+        let name = format!("rabbit_misc:r(<<\"{vhost}\">>, exchange, <<\"{exchange}\">>)");
+        self.ctl(&[
+            "eval",
+            &format!("rabbit_exchange:delete({name}, false, <<\"test\">>)."),
+        ])
+        .await
+        .map(drop)
+    }
+}
+
+impl Files {
+    fn create(folder: &Path, options: Options) -> Result<Self> {
+        let ports = Ports::draw()?;
+        let files = Self {
+            folder: folder.to_owned(),
+            ports,
+        };
+        let authority = Authority::new("Backbone test CA")?;
+        authority.write_certificate(&folder.join("ca.pem"))?;
+        authority
+            .server(&["localhost"])?
+            .write(&folder.join("server.pem"), &folder.join("server.key"))?;
+        authority
+            .client("backbone-client")?
+            .write(&folder.join("client.pem"), &folder.join("client.key"))?;
+        let at = folder.display();
+        let mut config = format!(
+            "listeners.tcp.1 = 127.0.0.1:{}\n\
+             listeners.ssl.1 = 127.0.0.1:{}\n\
+             ssl_options.cacertfile = {at}/ca.pem\n\
+             ssl_options.certfile = {at}/server.pem\n\
+             ssl_options.keyfile = {at}/server.key\n\
+             ssl_options.verify = verify_peer\n\
+             ssl_options.fail_if_no_peer_cert = false\n\
+             ssl_cert_login_from = common_name\n\
+             auth_mechanisms.1 = PLAIN\n\
+             auth_mechanisms.2 = EXTERNAL\n\
+             loopback_users = none\n\
+             log.file.level = warning\n",
+            ports.amqp, ports.amqps
+        );
+        let mut plugins = vec!["rabbitmq_auth_mechanism_ssl"];
+        if options.management {
+            plugins.push("rabbitmq_management");
+            config += &format!(
+                "management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {}\n",
+                ports.management
+            );
+        }
+        std::fs::write(folder.join("rabbitmq.conf"), config)?;
+        std::fs::write(
+            folder.join("enabled_plugins"),
+            format!("[{}].\n", plugins.join(",")),
+        )?;
+        Ok(files)
+    }
+
+    /// A program of RabbitMQ's, in this node's environment.
+    fn command(&self, program: &str) -> Result<Command> {
+        let scripts = SCRIPTS
+            .iter()
+            .map(Path::new)
+            .find(|scripts| scripts.join("rabbitmq-server").exists())
+            .with_context(|| format!("no RabbitMQ in {SCRIPTS:?}: install the package rabbitmq-server"))?;
+        let mut command = Command::new(scripts.join(program));
+        let at = |name: &str| self.folder.join(name);
+        command
+            .current_dir(&self.folder)
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin")
+            .env("LANG", "C.UTF-8")
+            .env("HOME", &self.folder)
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            .env("ERL_EPMD_PORT", self.ports.epmd.to_string())
+            // With it set, the script turns into Erlang instead of watching over it.
+            .env("NOTIFY_SOCKET", "/nonexistent")
+            .env("RABBITMQ_NODENAME", format!("test{}@localhost", self.ports.amqp))
+            .env("RABBITMQ_DIST_PORT", self.ports.distribution.to_string())
+            .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
+            .env("RABBITMQ_CONFIG_FILE", at("rabbitmq.conf"))
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", at("enabled_plugins"))
+            .env("RABBITMQ_MNESIA_BASE", at("mnesia"))
+            .env("RABBITMQ_LOG_BASE", at("log"))
+            .env("RABBITMQ_LOGS", at("node.log"))
+            // Few threads, and none of them spins: the machine is for the tests.
+            .env(
+                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
+                "+S 2:2 +SDcpu 1:1 +SDio 1 +A 1 +sbwt none +sbwtdcpu none +sbwtdio none +P 131072",
+            );
+        Ok(command)
+    }
+
+    fn wait_until_ready(&self) -> Result<()> {
+        let until = Instant::now() + START_LIMIT;
+        // The TLS listener is the last to open.
+        for port in [self.ports.amqp, self.ports.amqps] {
+            while std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
+                if Instant::now() > until {
+                    let log = std::fs::read_to_string(self.folder.join("out.log")).unwrap_or_default();
+                    bail!("RabbitMQ did not start within {START_LIMIT:?}:\n{log}");
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Ports {
+    fn draw() -> Result<Self> {
+        // All open at once, so that no two are the same.
+        let listeners: Vec<TcpListener> = (0..5)
+            .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
+            .collect::<Result<_, _>>()?;
+        let ports: Vec<u16> = listeners
+            .iter()
+            .map(|listener| Ok(listener.local_addr()?.port()))
+            .collect::<Result<_>>()?;
+        let [amqp, amqps, management, epmd, distribution] = ports[..] else {
+            bail!("five ports were asked for")
+        };
+        Ok(Self {
+            amqp,
+            amqps,
+            management,
+            epmd,
+            distribution,
+        })
+    }
+
+    fn write(&self, path: &Path) -> Result<()> {
+        let Self {
+            amqp,
+            amqps,
+            management,
+            epmd,
+            distribution,
+        } = self;
+        std::fs::write(path, format!("{amqp} {amqps} {management} {epmd} {distribution}"))?;
+        Ok(())
+    }
+
+    fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path)?;
+        let numbers: Vec<u16> = text.split(' ').map(str::parse).collect::<Result<_, _>>()?;
+        let [amqp, amqps, management, epmd, distribution] = numbers[..] else {
+            bail!("not five ports: {text}")
+        };
+        Ok(Self {
+            amqp,
+            amqps,
+            management,
+            epmd,
+            distribution,
+        })
+    }
+}
+
+/// One per build and user: tests of one checkout share it, those of another don't.
+fn shared_folder() -> Result<PathBuf> {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    use std::os::unix::fs::MetadataExt;
+
+    let build = std::env::current_exe()?
+        .parent()
+        .map(Path::to_owned)
+        .unwrap_or_default();
+    let mut hasher = DefaultHasher::new();
+    build.hash(&mut hasher);
+    let user = std::fs::metadata("/proc/self")?.uid();
+    Ok(std::env::temp_dir().join(format!("backbone-rabbitmq-{user}-{:016x}", hasher.finish())))
+}

@@ -1,1 +1,1 @@
-//! amqp_faults: against a private RabbitMQ node.
+

@@ -1,1 +1,193 @@
-//! routing: against a private RabbitMQ node.
+//! What every end of the bus does alike: in-process and RabbitMQ.
+
+use bus::local::LocalBroker;
+use bus::{Link, PublishError, Queue};
+use harness::rabbitmq::RabbitMq;
+use protocol::topic::{MASTER, SLAVES};
+
+use crate::support::{agent, publish_until_routed, receive, receive_body, settings, wait_until_up};
+
+/// Makes links to one broker.
+trait Broker {
+    fn connect(&self, queue: Queue) -> Link;
+}
+
+impl Broker for LocalBroker {
+    fn connect(&self, queue: Queue) -> Link {
+        LocalBroker::connect(self, queue)
+    }
+}
+
+struct Rabbit {
+    node: RabbitMq,
+    vhost: String,
+}
+
+impl Broker for Rabbit {
+    fn connect(&self, queue: Queue) -> Link {
+        bus::amqp::connect(settings(&self.node, &self.vhost), queue)
+    }
+}
+
+async fn rabbit() -> Rabbit {
+    let node = RabbitMq::shared().await.unwrap();
+    let vhost = node.add_vhost().await.unwrap();
+    Rabbit { node, vhost }
+}
+
+#[tokio::test]
+async fn messages_go_where_they_are_bound_in_process() {
+    messages_go_where_they_are_bound(&LocalBroker::new()).await;
+}
+
+#[tokio::test]
+async fn messages_go_where_they_are_bound_by_rabbitmq() {
+    messages_go_where_they_are_bound(&rabbit().await).await;
+}
+
+async fn messages_go_where_they_are_bound(broker: &dyn Broker) {
+    let mut master = broker.connect(Queue::of_master("bbmaster", 100));
+    let mut a = broker.connect(agent("host-a"));
+    let mut b = broker.connect(agent("host-b"));
+    for link in [&mut master, &mut a, &mut b] {
+        wait_until_up(link).await;
+    }
+
+    master.publisher.publish(SLAVES, "all".into()).await.unwrap();
+    assert_eq!(receive_body(&mut a).await, "all");
+    assert_eq!(receive_body(&mut b).await, "all");
+
+    master.publisher.publish("host-b", "b only".into()).await.unwrap();
+    assert_eq!(receive_body(&mut b).await, "b only");
+
+    a.publisher.publish(MASTER, "status".into()).await.unwrap();
+    let status = receive(&mut master).await;
+    assert_eq!(
+        (status.routing_key.as_str(), status.body.as_slice()),
+        (MASTER, b"status".as_slice())
+    );
+    status.ack();
+
+    let nowhere = master.publisher.publish("host-c", "x".into()).await;
+    assert_eq!(nowhere, Err(PublishError::Unroutable));
+}
+
+#[tokio::test]
+async fn topics_are_bound_and_unbound_as_they_change_in_process() {
+    topics_are_bound_and_unbound_as_they_change(&LocalBroker::new()).await;
+}
+
+#[tokio::test]
+async fn topics_are_bound_and_unbound_as_they_change_by_rabbitmq() {
+    topics_are_bound_and_unbound_as_they_change(&rabbit().await).await;
+}
+
+async fn topics_are_bound_and_unbound_as_they_change(broker: &dyn Broker) {
+    let mut host = broker.connect(agent("host-a"));
+    let mut master = broker.connect(Queue::of_master("bbmaster", 100));
+    wait_until_up(&mut host).await;
+    wait_until_up(&mut master).await;
+
+    host.topics
+        .send_replace(["app_foo".to_owned(), "app_bar".to_owned()].into());
+    publish_until_routed(&master, "app_foo", "foo").await;
+    publish_until_routed(&master, "app_bar", "bar").await;
+    assert_eq!(receive_body(&mut host).await, "foo");
+    assert_eq!(receive_body(&mut host).await, "bar");
+
+    host.topics.send_replace(["app_bar".to_owned()].into());
+    while master.publisher.publish("app_foo", "gone".into()).await.is_ok() {
+        // Those that came through before the unbinding.
+        assert_eq!(receive_body(&mut host).await, "gone");
+    }
+    publish_until_routed(&master, "app_bar", "still").await;
+    assert_eq!(receive_body(&mut host).await, "still");
+}
+
+#[tokio::test]
+async fn a_dropped_delivery_comes_again_and_an_acknowledged_one_does_not_in_process() {
+    a_dropped_delivery_comes_again(&LocalBroker::new()).await;
+}
+
+#[tokio::test]
+async fn a_dropped_delivery_comes_again_and_an_acknowledged_one_does_not_by_rabbitmq() {
+    a_dropped_delivery_comes_again(&rabbit().await).await;
+}
+
+async fn a_dropped_delivery_comes_again(broker: &dyn Broker) {
+    let mut host = broker.connect(agent("host-a"));
+    wait_until_up(&mut host).await;
+    for body in ["one", "two"] {
+        host.publisher.publish("host-a", body.into()).await.unwrap();
+    }
+    let one = receive(&mut host).await;
+    assert!(!one.redelivered);
+    let two = receive(&mut host).await;
+    two.ack();
+    drop(one);
+    let again = receive(&mut host).await;
+    assert_eq!(
+        (again.body.as_slice(), again.redelivered),
+        (b"one".as_slice(), true)
+    );
+    again.ack();
+    host.publisher.publish("host-a", "three".into()).await.unwrap();
+    assert_eq!(receive_body(&mut host).await, "three");
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_before_the_link_was_dropped_counts_in_process() {
+    what_was_acknowledged_counts(&LocalBroker::new()).await;
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_before_the_link_was_dropped_counts_by_rabbitmq() {
+    what_was_acknowledged_counts(&rabbit().await).await;
+}
+
+async fn what_was_acknowledged_counts(broker: &dyn Broker) {
+    let mut host = broker.connect(agent("host-a"));
+    wait_until_up(&mut host).await;
+    for body in ["one", "two", "three"] {
+        host.publisher.publish("host-a", body.into()).await.unwrap();
+    }
+    for _ in 0..2 {
+        receive(&mut host).await.ack();
+    }
+    let Link {
+        deliveries,
+        mut state,
+        ..
+    } = host;
+    drop(deliveries);
+    while state.changed().await.is_ok() {}
+
+    let mut host = broker.connect(agent("host-a"));
+    assert_eq!(receive_body(&mut host).await, "three");
+}
+
+#[tokio::test]
+async fn a_hundred_publishes_under_way_keep_their_order_in_process() {
+    publishes_keep_their_order(&LocalBroker::new()).await;
+}
+
+#[tokio::test]
+async fn a_hundred_publishes_under_way_keep_their_order_by_rabbitmq() {
+    publishes_keep_their_order(&rabbit().await).await;
+}
+
+async fn publishes_keep_their_order(broker: &dyn Broker) {
+    let mut host = broker.connect(agent("host-a"));
+    wait_until_up(&mut host).await;
+    let publisher = host.publisher.clone();
+    let publishing = tokio::spawn(async move {
+        let all = (0..100).map(|n: u32| publisher.publish("host-a", n.to_string().into()));
+        for result in futures_util::future::join_all(all).await {
+            result.unwrap();
+        }
+    });
+    for n in 0..100 {
+        assert_eq!(receive_body(&mut host).await, n.to_string());
+    }
+    publishing.await.unwrap();
+}

@@ -1,1 +1,1 @@
-//! tls: against a private RabbitMQ node.
+

@@ -1,0 +1,222 @@
+//! From settings to a connection: name, TCP, TLS, AMQP handshake, each within its time.
+
+use std::io;
+use std::sync::Mutex;
+
+use async_rs::Runtime;
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::tcp::AsyncTcpStream;
+use lapin::types::LongString;
+use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism};
+use lapin::{ConnectionProperties, ErrorKind};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::timeout;
+
+use super::settings::AmqpSettings;
+use super::stream::{Kit, LastRead, SocketGuard, Stream};
+use super::tls::{self, TlsError};
+
+/// An open connection. Dropping it ends lapin's thread at once, without a goodbye; see [`Wire::close`].
+pub(super) struct Wire {
+    pub(super) connection: lapin::Connection,
+    pub(super) last_read: LastRead,
+    _socket: SocketGuard,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("cannot resolve {host}: {source}")]
+    Resolve { host: String, source: io::Error },
+    #[error("cannot connect to {address}: {source}")]
+    Tcp { address: String, source: io::Error },
+    #[error("{address} did not answer within {seconds} s")]
+    Timeout { address: String, seconds: f32 },
+    #[error("{address}: {source}")]
+    Tls { address: String, source: TlsError },
+    #[error("{address} accepted the connection but did not complete the AMQP handshake within {seconds} s")]
+    Mute { address: String, seconds: f32 },
+    #[error(
+        "{address} refused the login of user {user}: wrong name or password, or not allowed on virtual host {virtual_host:?}"
+    )]
+    Refused {
+        address: String,
+        user: String,
+        virtual_host: String,
+    },
+    #[error("{address} has no virtual host {virtual_host:?}")]
+    NoVirtualHost { address: String, virtual_host: String },
+    #[error("AMQP handshake with {address}: {source}")]
+    Handshake { address: String, source: lapin::Error },
+}
+
+impl ConnectError {
+    /// Whether the broker is there but slow: a sign that too many are at it already.
+    pub(super) fn is_overload(&self) -> bool {
+        match self {
+            Self::Timeout { .. } | Self::Mute { .. } => true,
+            Self::Resolve { .. }
+            | Self::Tcp { .. }
+            | Self::Tls { .. }
+            | Self::Refused { .. }
+            | Self::NoVirtualHost { .. }
+            | Self::Handshake { .. } => false,
+        }
+    }
+}
+
+impl Wire {
+    pub(super) async fn open(settings: &AmqpSettings) -> Result<Self, ConnectError> {
+        let last_read = LastRead::now();
+        let (stream, socket) = timeout(settings.connect_timeout, open_stream(settings, &last_read))
+            .await
+            .map_err(|_| ConnectError::Timeout {
+                address: settings.address(),
+                seconds: settings.connect_timeout.as_secs_f32(),
+            })??;
+        // lapin calls the closure once: its retries are off.
+        let stream = Mutex::new(Some(stream));
+        let connector = async move |_, _| {
+            let stream = stream.lock().ok().and_then(|mut stream| stream.take());
+            match stream {
+                Some(stream) => Ok(AsyncTcpStream::Plain(stream)),
+                None => Err(io::Error::from(io::ErrorKind::NotConnected).into()),
+            }
+        };
+        let runtime = Runtime::new(Kit::current());
+        let handshake = lapin::Connection::connector(uri(settings), runtime, connector, properties(settings));
+        match timeout(settings.handshake_timeout, handshake).await {
+            Ok(Ok(connection)) => Ok(Self {
+                connection,
+                last_read,
+                _socket: socket,
+            }),
+            Ok(Err(source)) => Err(handshake_error(settings, source)),
+            // Here `socket` is dropped, and lapin's thread with it.
+            Err(_) => Err(ConnectError::Mute {
+                address: settings.address(),
+                seconds: settings.handshake_timeout.as_secs_f32(),
+            }),
+        }
+    }
+
+    /// Says goodbye to a broker that still listens, so that it logs no lost connection.
+    pub(super) async fn close(self, patience: std::time::Duration) {
+        // Whatever comes of it, the drop that follows ends the connection.
+        let _ = timeout(patience, self.connection.close(200, "bye".into())).await;
+    }
+}
+
+async fn open_stream(
+    settings: &AmqpSettings,
+    last_read: &LastRead,
+) -> Result<(Stream, SocketGuard), ConnectError> {
+    let failed = |source| ConnectError::Tcp {
+        address: settings.address(),
+        source,
+    };
+    let tcp = open_tcp(settings).await?;
+    tcp.set_nodelay(true).map_err(failed)?;
+    let guard = SocketGuard::of(&tcp).map_err(failed)?;
+    let stream = match &settings.tls {
+        None => Stream::plain(tcp, last_read.clone()),
+        Some(tls) => tls::start(tcp, tls, &settings.host)
+            .await
+            .map(|tls| Stream::tls(tls, last_read.clone()))
+            .map_err(|source| ConnectError::Tls {
+                address: settings.address(),
+                source,
+            })?,
+    };
+    Ok((stream, guard))
+}
+
+async fn open_tcp(settings: &AmqpSettings) -> Result<TcpStream, ConnectError> {
+    let addresses = lookup_host((settings.host.as_str(), settings.port))
+        .await
+        .map_err(|source| ConnectError::Resolve {
+            host: settings.host.clone(),
+            source,
+        })?;
+    let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(tcp) => return Ok(tcp),
+            Err(error) => last = error,
+        }
+    }
+    Err(ConnectError::Tcp {
+        address: settings.address(),
+        source: last,
+    })
+}
+
+/// Built as a value: no password passes through a URL and its escapes.
+fn uri(settings: &AmqpSettings) -> AMQPUri {
+    let (userinfo, mechanism) = match &settings.login {
+        Some(login) => (
+            AMQPUserInfo {
+                username: login.username.clone(),
+                password: login.password.reveal().to_owned(),
+            },
+            SASLMechanism::Plain,
+        ),
+        None => (
+            AMQPUserInfo {
+                username: String::new(),
+                password: String::new(),
+            },
+            SASLMechanism::External,
+        ),
+    };
+    AMQPUri {
+        scheme: AMQPScheme::AMQP,
+        authority: AMQPAuthority {
+            userinfo,
+            host: settings.host.clone(),
+            port: settings.port,
+        },
+        vhost: settings.virtual_host.clone(),
+        query: AMQPQueryString {
+            // Without it lapin takes the broker's, and allocates 64 times that: 137 GB for "no limit".
+            frame_max: Some(settings.frame_max.clamp(8192, AmqpSettings::FRAME_MAX_LARGE)),
+            heartbeat: Some(settings.heartbeat_s()),
+            auth_mechanism: Some(mechanism),
+            ..AMQPQueryString::default()
+        },
+    }
+}
+
+fn properties(settings: &AmqpSettings) -> ConnectionProperties {
+    let name: LongString = settings.connection_name.as_str().into();
+    ConnectionProperties::default()
+        .with_connection_name(name)
+        .with_client_property("product".into(), "Backbone".into())
+        .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into())
+}
+
+fn handshake_error(settings: &AmqpSettings, source: lapin::Error) -> ConnectError {
+    let address = settings.address();
+    let virtual_host = settings.virtual_host.clone();
+    if let ErrorKind::ProtocolError(error) = source.kind() {
+        let refused = || ConnectError::Refused {
+            address: address.clone(),
+            user: settings.user().to_owned(),
+            virtual_host: virtual_host.clone(),
+        };
+        // RabbitMQ says NOT_ALLOWED both for "vhost x not found" and for "access to vhost x refused".
+        return match error.kind() {
+            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => refused(),
+            AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED)
+                if error.get_message().as_str().contains("not found") =>
+            {
+                ConnectError::NoVirtualHost {
+                    address,
+                    virtual_host,
+                }
+            }
+            AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => refused(),
+            _ => ConnectError::Handshake { address, source },
+        };
+    }
+    ConnectError::Handshake { address, source }
+}

@@ -1,0 +1,165 @@
+//! Messages in: handed on in order, settled as their receiver says.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use lapin::message::Delivery as Received;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
+use lapin::protocol::AMQPSoftError;
+use lapin::types::FieldTable;
+use lapin::{Channel, Consumer};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
+
+use super::failure::{Failure, answered, channel_error};
+use super::probe::Probe;
+use super::topology::Topology;
+use crate::{Delivery, Queue};
+
+/// How long acknowledgements may take to leave when the link is dropped.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How the broker answered our wish to consume.
+pub(super) enum Start {
+    Consuming(Consumer),
+    /// Another consumer has the queue, or had it and is not yet known to be dead. The channel is closed.
+    Refused,
+}
+
+pub(super) async fn start(topology: &Topology<'_>, channel: &Channel) -> Result<Start, Failure> {
+    let queue = topology.queue;
+    let doing = "starting to consume";
+    let options = BasicConsumeOptions {
+        exclusive: queue.exclusive_consumer,
+        ..BasicConsumeOptions::default()
+    };
+    let call = async {
+        channel
+            .basic_qos(queue.prefetch.max(1), BasicQosOptions::default())
+            .await?;
+        channel
+            .basic_consume(
+                queue.name.as_str().into(),
+                "".into(),
+                options,
+                FieldTable::default(),
+            )
+            .await
+    };
+    match answered(topology.connection, topology.patience, doing, call).await? {
+        Ok(consumer) => Ok(Start::Consuming(consumer)),
+        // Also the code of a missing permission; only the text tells them apart.
+        Err(error)
+            if channel_error(&error) == Some(&AMQPSoftError::ACCESSREFUSED)
+                && error.to_string().contains("exclusive") =>
+        {
+            Ok(Start::Refused)
+        }
+        Err(error) => Err(Failure::amqp(doing)(error)),
+    }
+}
+
+/// How consuming ended.
+pub(super) enum Ended {
+    /// The link's user dropped it; all that it had acknowledged is on its way to the broker.
+    Dropped,
+    Failed(Failure),
+}
+
+impl From<Failure> for Ended {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// What other parts of the connection know of the deliveries.
+#[derive(Default)]
+pub(super) struct Activity {
+    /// A message has come through: the consumer lives.
+    pub(super) proven: AtomicBool,
+    /// Handed on and not yet settled.
+    pub(super) unsettled: AtomicUsize,
+}
+
+/// Hands on what `consumer` receives until it fails or `deliveries` is dropped.
+pub(super) async fn run(
+    mut consumer: Consumer,
+    queue: &Queue,
+    deliveries: &mpsc::Sender<Delivery>,
+    activity: &Activity,
+    probe: &Probe,
+) -> Ended {
+    let mut settling = FuturesUnordered::new();
+    // One message that has no room in `deliveries`; only after a reconnect, when the room is taken by
+    // deliveries of the connection before.
+    let mut waiting: Option<Received> = None;
+    loop {
+        activity.unsettled.store(settling.len(), Ordering::Relaxed);
+        tokio::select! {
+            () = deliveries.closed() => {
+                // Acknowledgements given so far, or about to be; the rest goes back when the connection closes.
+                let _ = timeout(LAST_WORDS, async { while settling.next().await.is_some() {} }).await;
+                return Ended::Dropped;
+            }
+            Some(settled) = settling.next() => {
+                if let Err(error) = settled {
+                    return Failure::amqp("acknowledging")(error).into();
+                }
+            }
+            permit = deliveries.reserve(), if waiting.is_some() => {
+                if let (Ok(permit), Some(received)) = (permit, waiting.take()) {
+                    let (delivery, settle) = hand_on(received);
+                    permit.send(delivery);
+                    settling.push(settle.boxed());
+                }
+            }
+            received = consumer.next(), if waiting.is_none() => match received {
+                Some(Ok(received)) => {
+                    activity.proven.store(true, Ordering::Relaxed);
+                    if probe.recognise(&received) {
+                        settling.push(ack(received.acker).boxed());
+                    } else {
+                        waiting = Some(received);
+                    }
+                }
+                Some(Err(error)) => return Failure::amqp("consuming")(error).into(),
+                None => return Failure::Cancelled { queue: queue.name.clone() }.into(),
+            },
+        }
+    }
+}
+
+/// Splits a message into what its receiver gets and what waits for the verdict.
+fn hand_on(received: Received) -> (Delivery, impl Future<Output = lapin::Result<()>>) {
+    let (acker, verdict) = oneshot::channel();
+    let user_id = received
+        .properties
+        .user_id()
+        .as_ref()
+        .map(|id| id.as_str().to_owned());
+    let redelivered = received.redelivered;
+    let delivery = Delivery::new(received.routing_key.as_str().to_owned(), received.data, acker)
+        .from_user(user_id)
+        .redelivered(redelivered);
+    let settle = async move {
+        if verdict.await.is_ok() {
+            return ack(received.acker).await;
+        }
+        // Not twice in a row without a pause: whoever drops a message may drop it again.
+        if redelivered {
+            sleep(Duration::from_secs(1)).await;
+        }
+        let requeue = BasicNackOptions {
+            requeue: true,
+            ..BasicNackOptions::default()
+        };
+        received.acker.nack(requeue).await.map(|_| ())
+    };
+    (delivery, settle)
+}
+
+async fn ack(acker: lapin::Acker) -> lapin::Result<()> {
+    acker.ack(BasicAckOptions::default()).await.map(|_| ())
+}

@@ -1,0 +1,190 @@
+//! The byte stream under lapin: plain TCP or TLS, opened and owned by us.
+//!
+//! lapin reaches sockets through [`async_rs`]; [`Kit`] is tokio's kit with [`Stream`] in place of its
+//! TCP stream. So TLS needs none of lapin's features, and each read is seen here, which is how
+//! [`LastRead`] notices silence earlier than lapin's own heartbeat check does.
+
+use std::future::{Future, ready};
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use async_rs::Tokio;
+use async_rs::traits::{Executor, Reactor, RuntimeKit};
+use async_rs::util::Task;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+pub(super) struct Stream {
+    transport: Transport,
+    last_read: LastRead,
+}
+
+enum Transport {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    pub(super) fn plain(tcp: TcpStream, last_read: LastRead) -> Self {
+        Self {
+            transport: Transport::Plain(tcp),
+            last_read,
+        }
+    }
+
+    pub(super) fn tls(tls: TlsStream<TcpStream>, last_read: LastRead) -> Self {
+        Self {
+            transport: Transport::Tls(Box::new(tls)),
+            last_read,
+        }
+    }
+
+    fn transport(self: Pin<&mut Self>) -> Pin<&mut dyn Both> {
+        match &mut self.get_mut().transport {
+            Transport::Plain(tcp) => Pin::<&mut TcpStream>::new(tcp),
+            Transport::Tls(tls) => Pin::<&mut TlsStream<TcpStream>>::new(tls),
+        }
+    }
+}
+
+trait Both: AsyncRead + AsyncWrite {}
+impl<T: AsyncRead + AsyncWrite> Both for T {}
+
+impl futures_io::AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        let last_read = self.last_read.clone();
+        let mut buf = ReadBuf::new(buf);
+        ready!(self.transport().poll_read(cx, &mut buf))?;
+        last_read.touch();
+        Poll::Ready(Ok(buf.filled().len()))
+    }
+}
+
+impl futures_io::AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.transport().poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.transport().poll_flush(cx)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.transport().poll_shutdown(cx)
+    }
+}
+
+/// When bytes last came in. Shared with lapin's thread.
+#[derive(Clone)]
+pub(super) struct LastRead {
+    start: Instant,
+    millis: Arc<AtomicU64>,
+}
+
+impl LastRead {
+    pub(super) fn now() -> Self {
+        Self {
+            start: Instant::now(),
+            millis: Arc::default(),
+        }
+    }
+
+    fn touch(&self) {
+        let millis = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.millis.store(millis, Ordering::Relaxed);
+    }
+
+    /// How long it has been silent.
+    pub(super) fn silence(&self) -> Duration {
+        let at = Duration::from_millis(self.millis.load(Ordering::Relaxed));
+        self.start.elapsed().saturating_sub(at)
+    }
+}
+
+/// A second descriptor of the connection's socket, whose drop ends the connection for everyone: lapin's
+/// thread, blocked on a peer that says nothing, sees the end of the stream and finishes. Works under TLS
+/// in the same way.
+pub(super) struct SocketGuard(std::net::TcpStream);
+
+impl SocketGuard {
+    pub(super) fn of(tcp: &TcpStream) -> io::Result<Self> {
+        Ok(Self(tcp.as_fd().try_clone_to_owned()?.into()))
+    }
+}
+
+impl Drop for SocketGuard {
+    fn drop(&mut self) {
+        // An error means that it is closed already.
+        let _ = self.0.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+/// tokio as lapin sees it.
+#[derive(Debug, Clone)]
+pub(super) struct Kit(Tokio);
+
+impl Kit {
+    /// Of the runtime that the caller runs in.
+    pub(super) fn current() -> Self {
+        Self(Tokio::current())
+    }
+}
+
+impl RuntimeKit for Kit {}
+
+impl Executor for Kit {
+    type Task<T: Send + 'static> = <Tokio as Executor>::Task<T>;
+
+    fn block_on<T, F: Future<Output = T>>(&self, f: F) -> T {
+        self.0.block_on(f)
+    }
+
+    fn spawn<T: Send + 'static, F: Future<Output = T> + Send + 'static>(&self, f: F) -> Task<Self::Task<T>> {
+        self.0.spawn(f)
+    }
+
+    fn spawn_blocking<T: Send + 'static, F: FnOnce() -> T + Send + 'static>(
+        &self,
+        f: F,
+    ) -> Task<Self::Task<T>> {
+        self.0.spawn_blocking(f)
+    }
+}
+
+impl Reactor for Kit {
+    type TcpStream = Stream;
+    type Sleep = <Tokio as Reactor>::Sleep;
+
+    fn register<H: Read + Write + AsFd + AsRawFd + Send + 'static>(
+        &self,
+        socket: H,
+    ) -> io::Result<impl futures_io::AsyncRead + futures_io::AsyncWrite + Send + Unpin + 'static> {
+        self.0.register(socket)
+    }
+
+    fn sleep(&self, dur: Duration) -> Self::Sleep {
+        self.0.sleep(dur)
+    }
+
+    fn interval(&self, dur: Duration) -> impl futures_core::Stream<Item = Instant> + Send + 'static {
+        self.0.interval(dur)
+    }
+
+    /// Never asked: `Connection::connector` is given a stream that is already open.
+    fn tcp_connect_addr(
+        &self,
+        _addr: SocketAddr,
+    ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
+        ready(Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "the bus opens its sockets itself",
+        )))
+    }
+}

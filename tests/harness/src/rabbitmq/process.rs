@@ -1,0 +1,113 @@
+//! Starting the node and its epmd so that neither outlives its users.
+
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+
+use anyhow::{Context, Result};
+
+use super::Files;
+
+/// Ended by `kill -9` when dropped, or by the kernel when this process dies.
+pub(super) struct Process {
+    node: Child,
+    epmd: Child,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        for child in [&mut self.node, &mut self.epmd] {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Starts the node as a child of this process.
+pub(super) fn spawn(files: &Files) -> Result<Process> {
+    let epmd = spawn_bound(epmd(files), files)?;
+    let node = spawn_bound(files.command("rabbitmq-server")?, files)?;
+    Ok(Process { node, epmd })
+}
+
+/// Erlang's name server. The node would start one itself, that never ends.
+fn epmd(files: &Files) -> Command {
+    let mut command = Command::new("epmd");
+    command
+        .args(["-address", "127.0.0.1", "-port", &files.ports.epmd.to_string()])
+        .env("HOME", &files.folder);
+    command
+}
+
+/// Spawns `command` with the parent-death signal KILL.
+fn spawn_bound(command: Command, files: &Files) -> Result<Child> {
+    let mut bound = Command::new("setpriv");
+    bound
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(command.get_program())
+        .args(command.get_args());
+    if let Some(folder) = command.get_current_dir() {
+        bound.current_dir(folder).env_clear();
+    }
+    bound.envs(
+        command
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    log_to(&mut bound, files)?;
+    // The "parent" of that signal is a thread, not a process: it must be one that stays.
+    let (sender, receiver) = mpsc::channel();
+    thread::Builder::new()
+        .name("rabbitmq-parent".into())
+        .spawn(move || {
+            let sent = sender.send(bound.spawn());
+            drop(sender);
+            while sent.is_ok() {
+                thread::park();
+            }
+        })?;
+    receiver.recv()?.context("setpriv (package util-linux)")
+}
+
+fn log_to(command: &mut Command, files: &Files) -> Result<()> {
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(files.folder.join("out.log"))?;
+    command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        // Ctrl-C on the test run is for the tests.
+        .process_group(0);
+    Ok(())
+}
+
+/// Starts the node under a shell that ends it once nobody has held `FOLDER/lease` for some seconds.
+pub(super) fn spawn_leased(files: &Files, folder: &Path) -> Result<()> {
+    const SCRIPT: &str = r#"
+        epmd -address 127.0.0.1 -port "$ERL_EPMD_PORT" & epmd=$!
+        "$1" & node=$!
+        while :; do
+            flock --exclusive "$2/lease" true
+            sleep 5
+            # No user now and none can come before the file is gone: the next one starts a node anew.
+            flock --exclusive --nonblock "$2/lease" rm -f "$2/ports" && break
+        done
+        kill -9 $node $epmd
+    "#;
+    let server = files.command("rabbitmq-server")?;
+    let mut keeper = Command::new("sh");
+    keeper
+        .args(["-c", SCRIPT, "keeper"])
+        .arg(server.get_program())
+        .arg(folder);
+    keeper.current_dir(&files.folder).env_clear();
+    keeper.envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    log_to(&mut keeper, files)?;
+    keeper.spawn().context("sh")?;
+    Ok(())
+}
