@@ -218,6 +218,9 @@ pub trait Downloads: Send + Sync {
     async fn fetch(&self, download: &Download, cancel: &Cancel) -> Result<PathBuf, HostError>;
     /// Deletes a file that turned out wrong, so that the next try fetches it anew.
     async fn discard(&self, file: &Path);
+    /// From now on the cache keeps `files`, however full it gets (those that a rollback needs), and no
+    /// longer what was fetched before this call.
+    fn protect(&self, _files: &BTreeSet<PathBuf>) {}
 }
 
 /// Set from outside to end a long operation at its next safe point. Cheap to clone.

@@ -1,1 +1,0 @@
-//! Downloads over http and https.

@@ -1,0 +1,297 @@
+//! One HTTP request: proxy, TLS, and a handle that ends it from outside.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use protocol::Category;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig};
+use ureq::{Agent, Body, Proxy, ProxyProtocol, http};
+use url::Url;
+
+use super::url::bypasses_proxy;
+use crate::host::HostError;
+use crate::settings::{DownloadSettings, ProxyUrl};
+
+/// For the name lookup and for the connection, each. What comes after is under the stall limit.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Per direction: downloads are bound by the network, and memory is what the agent must not use.
+const BUFFER: usize = 32 * 1024;
+
+/// Shared by the thread that downloads and the task that watches it.
+#[derive(Default)]
+pub struct Transfer {
+    stopped: AtomicBool,
+    progress: AtomicU64,
+    finishing: AtomicBool,
+    /// The agent of the request under way.
+    agent: Mutex<Option<Agent>>,
+}
+
+impl Transfer {
+    /// Ends the transfer: what blocks in a read or write fails at once, what comes later is not begun. A
+    /// name lookup or connect under way ends at its own limit.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        let agent = self.agent.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(agent) = agent {
+            agent.shutdown();
+        }
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Notes bytes received, or read back from the disk: either way it moves.
+    pub fn add_progress(&self, bytes: usize) {
+        self.progress.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub fn progress(&self) -> u64 {
+        self.progress.load(Ordering::Relaxed)
+    }
+
+    /// All bytes are here. What is left is up to the disk, and no stall however long it takes.
+    pub fn finish(&self) {
+        self.finishing.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_finishing(&self) -> bool {
+        self.finishing.load(Ordering::Relaxed)
+    }
+
+    /// Makes `agent` the one to shut down. After [`Transfer::stop`] that happens here and now.
+    fn watch(&self, agent: &Agent) {
+        let mut watched = self.agent.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.is_stopped() {
+            true => agent.clone().shutdown(),
+            false => *watched = Some(agent.clone()),
+        }
+    }
+}
+
+/// Makes the requests of one transfer. TLS roots are read with the first https request and dropped with
+/// the client: an idle agent holds none.
+pub struct Client<'a> {
+    settings: &'a DownloadSettings,
+    transfer: &'a Transfer,
+    tls: Option<TlsConfig>,
+}
+
+impl<'a> Client<'a> {
+    pub fn new(settings: &'a DownloadSettings, transfer: &'a Transfer) -> Self {
+        Self {
+            settings,
+            transfer,
+            tls: None,
+        }
+    }
+
+    /// Sends a GET and waits for the answer's head, whatever its status. No redirect is followed.
+    pub fn get(&mut self, url: &Url, headers: &[(&str, String)]) -> Result<http::Response<Body>, HostError> {
+        let agent = self.agent(url)?;
+        self.transfer.watch(&agent);
+        let mut request = agent.get(url.as_str());
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        request
+            .call()
+            .map_err(|error| HostError::new(Category::Network, describe(error)))
+    }
+
+    fn agent(&mut self, url: &Url) -> Result<Agent, HostError> {
+        let mut config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .proxy(self.proxy(url)?)
+            .user_agent(concat!("hostagent/", env!("CARGO_PKG_VERSION")))
+            // Packages are compressed; a digest is over the bytes as they are.
+            .accept_encoding("identity")
+            .timeout_resolve(Some(CONNECT_TIMEOUT))
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .input_buffer_size(BUFFER)
+            .output_buffer_size(BUFFER)
+            .max_idle_connections(0);
+        if url.scheme() == "https" {
+            let tls = match self.tls.take() {
+                Some(tls) => tls,
+                None => tls_config(self.settings)?,
+            };
+            config = config.tls_config(self.tls.insert(tls).clone());
+        }
+        Ok(config.build().new_agent())
+    }
+
+    fn proxy(&self, url: &Url) -> Result<Option<Proxy>, HostError> {
+        let proxy = match url.scheme() {
+            "https" => &self.settings.https_proxy,
+            _ => &self.settings.http_proxy,
+        };
+        match proxy {
+            Some(proxy) if !bypasses_proxy(url.host_str().unwrap_or_default(), &self.settings.no_proxy) => {
+                make_proxy(proxy).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+fn make_proxy(proxy: &ProxyUrl) -> Result<Proxy, HostError> {
+    let bad = || HostError::new(Category::Host, format!("the proxy's URL {proxy} is not valid"));
+    let url = Url::parse(proxy.expose()).map_err(|_| bad())?;
+    let host = url.host_str().ok_or_else(bad)?;
+    let mut builder = Proxy::builder(ProxyProtocol::Http)
+        .host(host)
+        .port(url.port_or_known_default().unwrap_or(80))
+        // The proxy knows names that this host need not know.
+        .resolve_target(false);
+    if !url.username().is_empty() {
+        // The builder encodes them again, so they go in decoded.
+        builder = builder.username(&decode_percent(url.username()));
+        if let Some(password) = url.password() {
+            builder = builder.password(&decode_percent(password));
+        }
+    }
+    builder.build().map_err(|_| bad())
+}
+
+fn decode_percent(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let escaped = match (first, tail) {
+            (b'%', [high, low, ..]) => std::str::from_utf8(&[*high, *low])
+                .ok()
+                .and_then(|digits| u8::from_str_radix(digits, 16).ok()),
+            _ => None,
+        };
+        bytes.push(escaped.unwrap_or(*first));
+        rest = match escaped {
+            Some(_) => &tail[2..],
+            None => tail,
+        };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn tls_config(settings: &DownloadSettings) -> Result<TlsConfig, HostError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let roots = match &settings.ca_certs {
+        Some(path) => certificates_of(path)?,
+        None => host_certificates()?,
+    };
+    let client = match (&settings.certfile, &settings.keyfile) {
+        (Some(certfile), Some(keyfile)) => Some(client_certificate(certfile, keyfile, &provider)?),
+        _ => None,
+    };
+    Ok(TlsConfig::builder()
+        .root_certs(RootCerts::new_with_certs(&roots))
+        .client_cert(client)
+        .unversioned_rustls_crypto_provider(provider)
+        .build())
+}
+
+fn host_certificates() -> Result<Vec<Certificate<'static>>, HostError> {
+    let found = rustls_native_certs::load_native_certs();
+    if found.certs.is_empty() {
+        return Err(HostError::new(
+            Category::Host,
+            "this host has no CA certificates: install its package ca-certificates, or set ca_certs in [download]",
+        ));
+    }
+    let to_owned = |der: CertificateDer<'_>| Certificate::from_der(&der).to_owned();
+    Ok(found.certs.into_iter().map(to_owned).collect())
+}
+
+fn certificates_of(path: &Path) -> Result<Vec<Certificate<'static>>, HostError> {
+    let certificates: Vec<_> = pem_items(path)?
+        .into_iter()
+        .filter_map(|item| match item {
+            PemItem::Certificate(certificate) => Some(certificate),
+            _ => None,
+        })
+        .collect();
+    match certificates.is_empty() {
+        true => Err(pem_error(path, "holds no PEM certificate")),
+        false => Ok(certificates),
+    }
+}
+
+fn client_certificate(
+    certfile: &Path,
+    keyfile: &Path,
+    provider: &Arc<CryptoProvider>,
+) -> Result<ClientCert, HostError> {
+    let chain = certificates_of(certfile)?;
+    let key: PrivateKey<'static> = pem_items(keyfile)?
+        .into_iter()
+        .find_map(|item| match item {
+            PemItem::PrivateKey(key) => Some(key),
+            _ => None,
+        })
+        .ok_or_else(|| pem_error(keyfile, "holds no PEM private key"))?;
+    // ureq panics on a key that does not fit, so it is tried here first.
+    let der_chain = chain
+        .iter()
+        .map(|certificate| CertificateDer::from(certificate.der().to_vec()));
+    PrivateKeyDer::try_from(key.der().to_vec())
+        .map_err(str::to_owned)
+        .and_then(|key| {
+            rustls::ClientConfig::builder_with_provider(Arc::clone(provider))
+                .with_safe_default_protocol_versions()
+                .map_err(|error| error.to_string())?
+                .with_root_certificates(rustls::RootCertStore::empty())
+                .with_client_auth_cert(der_chain.collect(), key)
+                .map_err(|error| error.to_string())
+        })
+        .map_err(|reason| pem_error(keyfile, &format!("does not fit {}: {reason}", certfile.display())))?;
+    Ok(ClientCert::new_with_certs(&chain, key))
+}
+
+fn pem_items(path: &Path) -> Result<Vec<PemItem<'static>>, HostError> {
+    let bytes = std::fs::read(path).map_err(|error| pem_error(path, &format!("cannot be read: {error}")))?;
+    ureq::tls::parse_pem(&bytes)
+        .collect::<Result<_, _>>()
+        .map_err(|error| pem_error(path, &format!("is not valid PEM: {}", describe(error))))
+}
+
+fn pem_error(path: &Path, reason: &str) -> HostError {
+    HostError::new(
+        Category::Host,
+        format!("{} of [download] {reason}", path.display()),
+    )
+}
+
+/// Why a request failed, without the URL: it may hold credentials, and the caller names it.
+fn describe(error: ureq::Error) -> String {
+    match error {
+        ureq::Error::BadUri(_) => "the URL is not valid for a request".to_owned(),
+        ureq::Error::Timeout(phase) => format!("timed out ({phase})"),
+        ureq::Error::Io(error) => error.to_string(),
+        ureq::Error::HostNotFound => "the host's name has no address".to_owned(),
+        ureq::Error::Rustls(error) => format!("TLS: {error}"),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percent_encoding_is_undone_and_garbage_kept() {
+        for (text, decoded) in [
+            ("a%40b%3A", "a@b:"),
+            ("100%", "100%"),
+            ("%zz%4", "%zz%4"),
+            ("", ""),
+        ] {
+            assert_eq!(decode_percent(text), decoded);
+        }
+    }
+}
