@@ -67,12 +67,21 @@ pub struct File {
     pub etag: Option<String>,
     /// Whether `Range` is understood; else it is ignored, as RFC 9110 allows.
     pub ranges: bool,
-    /// Without: the body ends where the connection does.
-    pub content_length: bool,
+    pub length: Length,
     /// The connection ends after so many bytes of each answer's body.
     pub cut_after: Option<usize>,
     /// Bytes a second, and the size of one piece.
     pub pace: Option<Pace>,
+}
+
+/// What the answer says of the body's length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Length {
+    True,
+    /// Nothing: the body ends where the connection does.
+    Unsaid,
+    /// Something else.
+    Claimed(u64),
 }
 
 /// One piece of `bytes` every `every`.
@@ -93,7 +102,7 @@ impl File {
             body: body.into(),
             etag: Some(format!("\"{sum:x}\"")),
             ranges: true,
-            content_length: true,
+            length: Length::True,
             cut_after: None,
             pace: None,
         }
@@ -105,7 +114,13 @@ impl File {
     }
 
     pub fn without_content_length(mut self) -> Self {
-        self.content_length = false;
+        self.length = Length::Unsaid;
+        self
+    }
+
+    /// Says that the body has `length` bytes, whatever it has.
+    pub fn claiming_length(mut self, length: u64) -> Self {
+        self.length = Length::Claimed(length);
         self
     }
 
@@ -317,8 +332,10 @@ async fn send_file(
         }
         None => ("200 OK", 0),
     };
-    if file.content_length {
-        headers.push(format!("content-length: {}", whole - start));
+    match file.length {
+        Length::True => headers.push(format!("content-length: {}", whole - start)),
+        Length::Unsaid => {}
+        Length::Claimed(length) => headers.push(format!("content-length: {length}")),
     }
     send_head(stream, status, &headers).await?;
     let end = file.cut_after.map_or(whole, |bytes| whole.min(start + bytes));
