@@ -151,7 +151,7 @@ async fn a_wrong_digest_is_refused_and_nothing_is_left() {
         error.message,
         format!("cannot download {url}: its sha256 is {found}, asked for was {wanted}; the file was deleted")
     );
-    assert_eq!(sandbox.cached_files(), [PathBuf::new(); 0]);
+    assert!(sandbox.cached_files().is_empty());
     assert_eq!(
         server.count("/a.deb"),
         1,
@@ -276,7 +276,7 @@ async fn an_oversized_package_is_refused_before_its_body() {
             "cannot download {url}: it is 5000000 bytes, larger than max_size in [download] allows (1048576 bytes)"
         )
     );
-    assert_eq!(sandbox.cached_files(), [PathBuf::new(); 0]);
+    assert!(sandbox.cached_files().is_empty());
 }
 
 #[tokio::test]
@@ -292,7 +292,7 @@ async fn an_endless_body_ends_at_the_cap_with_memory_flat() {
     let error = fetch(&downloader, &server.url("/a.deb"), None).await.unwrap_err();
     assert_eq!(error.category, Category::Invalid);
     assert!(error.message.contains("max_size"), "{error}");
-    assert_eq!(sandbox.cached_files(), [PathBuf::new(); 0]);
+    assert!(sandbox.cached_files().is_empty());
     let grown = peak_rss_kib() - before;
     assert!(grown < 2048, "memory grew by {grown} KiB over 64 MiB of body");
 }
@@ -650,7 +650,7 @@ async fn what_is_discarded_is_fetched_anew() {
     let downloader = sandbox.downloader(&[]);
     let path = fetch(&downloader, &url, None).await.unwrap();
     downloader.discard(&path).await;
-    assert_eq!(sandbox.cached_files(), [PathBuf::new(); 0]);
+    assert!(sandbox.cached_files().is_empty());
     fetch(&downloader, &url, None).await.unwrap();
     assert!(!server.requests("/a.deb")[1].headers.contains_key("if-none-match"));
 }

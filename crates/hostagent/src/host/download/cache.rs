@@ -354,10 +354,7 @@ mod tests {
     fn names_are_safe_and_differ_by_url_and_digest() {
         let name = |url: &str, sha256| entry_name(&download(url, sha256));
         assert!(name("http://h/a_1.deb?x=/b.rpm", None).ends_with("-a_1.deb"));
-        assert!(
-            name("http://h/..%2f\u{e9}\0 $x.deb", None)
-                .ends_with("-..%2f___x.deb".replace('%', "_").as_str())
-        );
+        assert!(name("http://h/..%2f\u{e9}\0 $x.deb", None).ends_with("-.._2f____x.deb"));
         assert!(
             name(&format!("http://h/{}.deb", "x".repeat(300)), None).len() <= KEY_LENGTH + 1 + MAX_SEGMENT
         );
