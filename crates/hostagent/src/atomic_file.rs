@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
 /// Replaces `path` with `bytes`: temporary file beside it, fsync, rename, fsync of the folder. After a
@@ -10,6 +10,11 @@ use std::path::Path;
 /// `.NAME.new` is left beside it, which the next write replaces. Created with `mode` (0600 for
 /// whatever may hold secrets).
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    replace_owned(path, bytes, mode, None)
+}
+
+/// As [`replace`], with user and group of the file (`None`: the agent's own).
+pub fn replace_owned(path: &Path, bytes: &[u8], mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
     let (folder, name) = match (path.parent(), path.file_name()) {
         (Some(folder), Some(name)) => (folder, name),
         _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file's path")),
@@ -18,7 +23,7 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     temporary_name.push(name);
     temporary_name.push(".new");
     let temporary = folder.join(temporary_name);
-    let written = write_synced(&temporary, bytes, mode).and_then(|()| fs::rename(&temporary, path));
+    let written = write_synced(&temporary, bytes, mode, owner).and_then(|()| fs::rename(&temporary, path));
     if let Err(error) = written {
         let _ = fs::remove_file(&temporary);
         return Err(error);
@@ -26,14 +31,24 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-fn write_synced(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+fn write_synced(path: &Path, bytes: &[u8], mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
+    // What a crash has left, or a symlink that someone else has put there: the folder may not be ours.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let mut file = OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(mode)
+        .create_new(true)
+        .mode(0o600)
         .open(path)?;
-    // The mode above counts only for a new file; one left by a crash keeps its own.
+    if let Some((user, group)) = owner {
+        let made = file.metadata()?;
+        if (made.uid(), made.gid()) != (user, group) {
+            fchown(&file, Some(user), Some(group))?;
+        }
+    }
+    // After the change of owner, and past the umask.
     file.set_permissions(fs::Permissions::from_mode(mode))?;
     file.write_all(bytes)?;
     file.sync_all()
@@ -52,6 +67,19 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_symlink_in_the_way_of_the_temporary_file_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let victim = dir.path().join("victim");
+        fs::write(&victim, "untouched").unwrap();
+        std::os::unix::fs::symlink(&victim, dir.path().join(".app.ini.new")).unwrap();
+        replace(&dir.path().join("app.ini"), b"new", 0o640).unwrap();
+        assert_eq!(fs::read(&victim).unwrap(), b"untouched");
+        let made = fs::symlink_metadata(dir.path().join("app.ini")).unwrap();
+        assert!(made.is_file());
+        assert_eq!(made.permissions().mode() & 0o777, 0o640);
     }
 
     #[test]

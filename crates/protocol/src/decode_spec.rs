@@ -126,7 +126,7 @@ fn sha256(mut digest: String) -> Result<String, Fault> {
     Ok(digest)
 }
 
-fn config(value: Value) -> Result<Config, Fault> {
+pub(crate) fn config(value: Value) -> Result<Config, Fault> {
     object(value)?
         .into_iter()
         .map(|(section, keys)| match keys {

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use crate::decode_spec::{self, object, string, take, wrong_type};
 use crate::fault::{Fault, clip};
 use crate::json;
-use crate::spec::Apps;
+use crate::spec::{Apps, Config};
 
 /// A valid message.
 #[derive(Debug, Clone, PartialEq)]
@@ -139,6 +139,13 @@ pub fn decode_apps(bytes: &[u8], limits: Limits) -> Result<Apps, DecodeError> {
             data => decode_spec::apps(data),
         })
         .map_err(|fault| refused(fault, bytes, limits))
+}
+
+/// Decodes an application's config, as its hook prints it.
+pub fn decode_config(bytes: &[u8], limits: Limits) -> Result<Config, DecodeError> {
+    json::parse(bytes, limits)
+        .and_then(decode_spec::config)
+        .map_err(|fault| DecodeError::new(fault, None))
 }
 
 fn refused(fault: Fault, body: &[u8], limits: Limits) -> DecodeError {

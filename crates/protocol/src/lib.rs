@@ -17,7 +17,7 @@ pub mod spec;
 pub mod status;
 pub mod topic;
 
-pub use inbound::{DecodeError, Inbound, Limits, SetConfig, decode, decode_apps, encode_ping};
+pub use inbound::{DecodeError, Inbound, Limits, SetConfig, decode, decode_apps, decode_config, encode_ping};
 pub use name::{AppName, HostId};
 pub use satisfied::{app_satisfied, apps_satisfied};
 pub use spec::{AppSpec, Apps, Config};

@@ -69,6 +69,7 @@ pub struct Command {
     overflow: Overflow,
     leftovers: Leftovers,
     secrets: Vec<String>,
+    secret_output: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -180,6 +181,7 @@ impl Command {
             overflow: Overflow::Kill,
             leftovers: Leftovers::Leave,
             secrets: Vec::new(),
+            secret_output: false,
         }
     }
 
@@ -208,6 +210,12 @@ impl Command {
         if !text.is_empty() {
             self.secrets.push(text);
         }
+        self
+    }
+
+    /// What the child prints may hold secrets that nobody can name: no log and no error quotes it.
+    pub fn secret_output(mut self) -> Self {
+        self.secret_output = true;
         self
     }
 
@@ -392,6 +400,9 @@ impl Command {
 
     /// The last lines of stderr (of stdout, if stderr says nothing), with secrets masked.
     fn excerpt(&self, stdout: &[u8], stderr: &[u8]) -> String {
+        if self.secret_output {
+            return String::new();
+        }
         let text = |bytes: &[u8]| {
             let tail = &bytes[bytes.len().saturating_sub(self.output_cap)..];
             last_lines(&self.mask(String::from_utf8_lossy(tail).into_owned()))

@@ -199,6 +199,12 @@ pub trait AppConfig: Send + Sync {
         desired: &Config,
         running: &BTreeSet<String>,
     ) -> Result<(), HostError>;
+    /// Whether an earlier `write` was cut short, so that services may still run with the old config
+    /// though the new one reads back: `write` is then due even where nothing differs.
+    async fn unfinished(&self, app: &AppName) -> Result<bool, HostError> {
+        let _ = app;
+        Ok(false)
+    }
 }
 
 /// What to download.

@@ -1,3 +1,344 @@
-//! The application contract: hook or manifest.
+//! The application contract (docs/app-contract.md): how an application's config is read and written.
+//! Its hook if it has one, else its manifest, else nothing.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use protocol::name::check_plain_name;
+use protocol::{AppName, Category, Config};
+
+use super::{AppConfig, Contract, ContractKind, HostError, Root, Services};
+use crate::atomic_file;
+
+mod files;
+pub mod formats;
 pub mod hook;
 pub mod manifest;
+mod paths;
+
+use hook::Hook;
+use manifest::{Manifest, OnChange};
+use paths::{Stamp, check_trust, exists, find, read_capped, resolve};
+
+/// Where hooks are: `HOOKS/<app>/config`.
+const HOOKS: &str = "/opt/pf9";
+/// Where manifests are, `<app>.toml`; the operator's comes before the package's.
+const MANIFESTS: [&str; 2] = ["/etc/hostagent/apps", "/usr/share/hostagent/apps"];
+const MAX_MANIFEST: u64 = 256 * 1024;
+const EXECUTABLE: u32 = 0o111;
+const HOOK_DEADLINE: Duration = Duration::from_secs(30);
+/// A hook that could not say its services is not asked again before: it may have taken its whole deadline.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
+
+/// Applications' config by their contracts.
+pub struct Contracts {
+    root: Root,
+    services: Arc<dyn Services>,
+    /// Holds a file for each application whose config was written, but not yet taken up.
+    unfinished: PathBuf,
+    hook_deadline: Duration,
+    cache: Mutex<Cache>,
+}
+
+/// A hook's answer; `None`: it does not know the question.
+type HookServices = Result<Option<BTreeSet<String>>, HostError>;
+
+/// What was worked out from a file, for as long as the file stays the same.
+#[derive(Default)]
+struct Cache {
+    manifests: HashMap<PathBuf, (Stamp, Result<Arc<Manifest>, HostError>)>,
+    hook_services: HashMap<PathBuf, (Stamp, Instant, HookServices)>,
+}
+
+/// The contract that counts for an application.
+enum Found {
+    Hook(Hook, Stamp),
+    Manifest { file: PathBuf, manifest: Arc<Manifest> },
+    None,
+}
+
+impl Contracts {
+    /// `services` reloads or restarts; `state_dir` (a real path, the agent's own) remembers what is
+    /// unfinished.
+    pub fn new(root: Root, services: Arc<dyn Services>, state_dir: &Path) -> Self {
+        Self {
+            root,
+            services,
+            unfinished: state_dir.join("unfinished-config"),
+            hook_deadline: HOOK_DEADLINE,
+            cache: Mutex::default(),
+        }
+    }
+
+    /// What a hook may take; 30 s unless set.
+    pub fn hook_deadline(self, deadline: Duration) -> Self {
+        Self {
+            hook_deadline: deadline,
+            ..self
+        }
+    }
+
+    /// The application's manifest, if that is its contract: for its health checks.
+    pub fn manifest(&self, app: &AppName, package: &str) -> Result<Option<Arc<Manifest>>, HostError> {
+        Ok(match self.find(app, package)? {
+            Found::Manifest { manifest, .. } => Some(manifest),
+            Found::Hook(..) | Found::None => None,
+        })
+    }
+
+    fn find(&self, app: &AppName, package: &str) -> Result<Found, HostError> {
+        for folder in names(app, package) {
+            if let Some((hook, stamp)) = self.find_hook(folder)? {
+                return Ok(Found::Hook(hook, stamp));
+            }
+        }
+        for folder in MANIFESTS {
+            for name in names(app, package) {
+                let file = PathBuf::from(format!("{folder}/{name}.toml"));
+                if let Some(manifest) = self.find_manifest(&file)? {
+                    return Ok(Found::Manifest { file, manifest });
+                }
+            }
+        }
+        Ok(Found::None)
+    }
+
+    fn find_hook(&self, folder: &str) -> Result<Option<(Hook, Stamp)>, HostError> {
+        let path = PathBuf::from(format!("{HOOKS}/{folder}/config"));
+        let failed = |error: io::Error| {
+            let message = format!("cannot look at the hook {}: {error}", path.display());
+            HostError::new(Category::Host, message)
+        };
+        let Some((real, metadata)) = find(&self.root, &path).map_err(failed)? else {
+            return Ok(None);
+        };
+        // A folder of that name, or a file with settings in it, is no hook.
+        if !metadata.is_file() || mode(&metadata) & EXECUTABLE == 0 {
+            return Ok(None);
+        }
+        check_trust(&self.root, &real, &metadata)
+            .map_err(|why| HostError::new(Category::Script, format!("the hook is not run: {why}")))?;
+        let stamp = Stamp::of(&metadata);
+        Ok(Some((Hook::new(&self.root, real, self.hook_deadline), stamp)))
+    }
+
+    fn find_manifest(&self, file: &Path) -> Result<Option<Arc<Manifest>>, HostError> {
+        let failed = |error: io::Error| {
+            let message = format!("cannot read the manifest {}: {error}", file.display());
+            HostError::new(Category::Host, message)
+        };
+        let Some((real, metadata)) = find(&self.root, file).map_err(failed)? else {
+            self.cache().manifests.remove(file);
+            return Ok(None);
+        };
+        let stamp = Stamp::of(&metadata);
+        if let Some((known, parsed)) = self.cache().manifests.get(file)
+            && *known == stamp
+        {
+            return parsed.clone().map(Some);
+        }
+        // The stamp of the file that is read, which may have come since.
+        let Some((bytes, metadata)) = read_capped(&real, MAX_MANIFEST).map_err(failed)? else {
+            return Ok(None);
+        };
+        let parsed = check_trust(&self.root, &real, &metadata)
+            .map_err(|why| format!("the manifest is not followed: {why}"))
+            .and_then(|()| parse_manifest(file, bytes))
+            .map(Arc::new)
+            .map_err(|message| HostError::new(Category::Invalid, message));
+        if let Ok(manifest) = &parsed {
+            for warning in &manifest.warnings {
+                tracing::warn!("{warning}");
+            }
+        }
+        let entry = (Stamp::of(&metadata), parsed.clone());
+        self.cache().manifests.insert(file.to_owned(), entry);
+        parsed.map(Some)
+    }
+
+    async fn hook_services(&self, hook: &Hook, stamp: Stamp) -> HookServices {
+        if let Some((known, asked, answer)) = self.cache().hook_services.get(&hook.program)
+            && *known == stamp
+            && (answer.is_ok() || asked.elapsed() < ASK_AGAIN)
+        {
+            return answer.clone();
+        }
+        let answer = hook.get_services().await;
+        let entry = (stamp, Instant::now(), answer.clone());
+        self.cache().hook_services.insert(hook.program.clone(), entry);
+        answer
+    }
+
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn write_files(
+        &self,
+        app: &AppName,
+        manifest: &Manifest,
+        desired: &Config,
+        running: &BTreeSet<String>,
+    ) -> Result<(), HostError> {
+        let writes = files::plan(&self.root, manifest, desired)?;
+        if writes.is_empty() && !self.is_unfinished(app)? {
+            return Ok(());
+        }
+        self.begin(app)?;
+        // Each waits for the disk; the bus must not.
+        let written = tokio::task::spawn_blocking(move || writes.iter().try_for_each(files::write));
+        written
+            .await
+            .map_err(|_| HostError::new(Category::Host, "writing configuration files was cut short"))??;
+        self.take_up(manifest, running).await?;
+        self.finish(app)
+    }
+
+    /// Lets all running services read the new files; the first failure counts, but stops none.
+    async fn take_up(&self, manifest: &Manifest, running: &BTreeSet<String>) -> Result<(), HostError> {
+        let named = manifest.services.iter().flatten();
+        let first = named.filter(|service| running.contains(*service));
+        let rest = running
+            .iter()
+            .filter(|service| !manifest.services.iter().flatten().any(|named| named == *service));
+        let mut result = Ok(());
+        for service in first.chain(rest) {
+            let done = match manifest.on_change {
+                OnChange::Reload => self.services.reload(service).await,
+                OnChange::Restart => self.services.restart(service).await,
+                OnChange::Nothing => Ok(()),
+            };
+            result = result.and(done);
+        }
+        result
+    }
+
+    fn marker(&self, app: &AppName) -> PathBuf {
+        self.unfinished.join(app.as_str())
+    }
+
+    fn is_unfinished(&self, app: &AppName) -> Result<bool, HostError> {
+        let marker = self.marker(app);
+        exists(fs::symlink_metadata(&marker))
+            .map(|found| found.is_some())
+            .map_err(|error| state_error(&marker, error))
+    }
+
+    fn begin(&self, app: &AppName) -> Result<(), HostError> {
+        let marker = self.marker(app);
+        fs::create_dir_all(&self.unfinished)
+            .and_then(|()| atomic_file::replace(&marker, b"", 0o600))
+            .map_err(|error| state_error(&marker, error))
+    }
+
+    fn finish(&self, app: &AppName) -> Result<(), HostError> {
+        let marker = self.marker(app);
+        exists(fs::remove_file(&marker))
+            .map(|_| ())
+            .map_err(|error| state_error(&marker, error))
+    }
+}
+
+#[async_trait]
+impl AppConfig for Contracts {
+    async fn contract(&self, app: &AppName, package: &str) -> Result<Contract, HostError> {
+        Ok(match self.find(app, package)? {
+            Found::Hook(hook, stamp) => Contract {
+                kind: ContractKind::Hook,
+                services: self.hook_services(&hook, stamp).await?,
+                watched_files: vec![hook.program],
+            },
+            Found::Manifest { file, manifest } => {
+                let files: BTreeSet<&PathBuf> =
+                    manifest.sections.values().map(|section| &section.file).collect();
+                let files = files.into_iter().chain([&file]);
+                Contract {
+                    kind: ContractKind::Manifest,
+                    services: manifest.services.clone().map(BTreeSet::from_iter),
+                    watched_files: files
+                        .map(|file| resolve(&self.root, file).unwrap_or_else(|_| self.root.join(file)))
+                        .collect(),
+                }
+            }
+            Found::None => Contract {
+                kind: ContractKind::None,
+                services: None,
+                watched_files: Vec::new(),
+            },
+        })
+    }
+
+    async fn read(&self, app: &AppName, package: &str) -> Result<Config, HostError> {
+        match self.find(app, package)? {
+            Found::Hook(hook, _) => hook.get_config().await,
+            Found::Manifest { manifest, .. } => files::read(&self.root, &manifest),
+            Found::None => Ok(BTreeMap::new()),
+        }
+    }
+
+    async fn write(
+        &self,
+        app: &AppName,
+        package: &str,
+        desired: &Config,
+        running: &BTreeSet<String>,
+    ) -> Result<(), HostError> {
+        let empty = desired.values().all(BTreeMap::is_empty);
+        match self.find(app, package)? {
+            Found::Hook(hook, _) => {
+                if !empty {
+                    self.begin(app)?;
+                    hook.set_config(desired).await?;
+                }
+                self.finish(app)
+            }
+            Found::Manifest { manifest, .. } => self.write_files(app, &manifest, desired, running).await,
+            Found::None if empty => self.finish(app),
+            Found::None => Err(no_contract(app)),
+        }
+    }
+
+    async fn unfinished(&self, app: &AppName) -> Result<bool, HostError> {
+        self.is_unfinished(app)
+    }
+}
+
+/// The application's own name first, then its package's.
+fn names<'n>(app: &'n AppName, package: &'n str) -> impl Iterator<Item = &'n str> {
+    let app = app.as_str();
+    // It comes from a package database and becomes part of a path.
+    let other = (package != app && check_plain_name(package, AppName::MAX_LEN).is_ok()).then_some(package);
+    [app].into_iter().chain(other)
+}
+
+fn mode(metadata: &fs::Metadata) -> u32 {
+    std::os::unix::fs::MetadataExt::mode(metadata)
+}
+
+fn parse_manifest(file: &Path, bytes: Vec<u8>) -> Result<Manifest, String> {
+    let text = String::from_utf8(bytes).map_err(|_| format!("{}: is not UTF-8", file.display()))?;
+    Manifest::parse(file, &text).map_err(|error| error.to_string())
+}
+
+fn state_error(path: &Path, error: io::Error) -> HostError {
+    let category = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Category::DiskSpace,
+        _ => Category::Host,
+    };
+    HostError::new(category, format!("cannot keep {}: {error}", path.display()))
+}
+
+fn no_contract(app: &AppName) -> HostError {
+    let message = format!(
+        "a config is desired, but nothing says where {app} keeps it: add a manifest, {}/{app}.toml (by the \
+         operator) or {}/{app}.toml (by its package), with a [config.<section>] for each section, or an \
+         executable {HOOKS}/{app}/config; docs/app-contract.md shows both. Or leave the config empty",
+        MANIFESTS[0], MANIFESTS[1]
+    );
+    HostError::new(Category::Invalid, message)
+}

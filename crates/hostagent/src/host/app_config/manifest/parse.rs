@@ -1,0 +1,259 @@
+//! From TOML to a valid [`Manifest`], or what is wrong and where.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+use protocol::name::check_service_name;
+use toml_edit::{Document, Item, TableLike};
+
+use super::{Creation, Format, Manifest, ManifestError, OnChange, Section};
+
+mod health;
+
+const DEFAULT_MODE: u32 = 0o600;
+
+impl Manifest {
+    /// Parses the manifest that was read from `file`.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ManifestError> {
+        let mut reader = Reader {
+            file,
+            text,
+            warnings: Vec::new(),
+        };
+        let document = Document::parse(text).map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start);
+            reader.error(at, "(syntax)", error.message().replace('\n', ", "))
+        })?;
+        let root = document.as_table();
+        reader.warn_of_unknown(root, "", &["services", "config", "on_change", "health"]);
+        let services = match root.get("services") {
+            Some(item) => Some(reader.services(item)?),
+            None => None,
+        };
+        let on_change = match root.get("on_change") {
+            None => OnChange::Restart,
+            Some(item) => match reader.string(item, "on_change")? {
+                "reload" => OnChange::Reload,
+                "restart" => OnChange::Restart,
+                "none" => OnChange::Nothing,
+                other => {
+                    let allowed = "allowed are \"reload\", \"restart\" and \"none\"";
+                    return Err(reader.wrong(item, "on_change", format!("found {other:?}; {allowed}")));
+                }
+            },
+        };
+        let sections = match root.get("config") {
+            Some(item) => reader.sections(item)?,
+            None => BTreeMap::new(),
+        };
+        let health = match root.get("health") {
+            Some(item) => reader.health(item)?,
+            None => Vec::new(),
+        };
+        Ok(Self {
+            services,
+            sections,
+            on_change,
+            health,
+            warnings: reader.warnings,
+        })
+    }
+}
+
+struct Reader<'m> {
+    file: &'m Path,
+    text: &'m str,
+    warnings: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn line(&self, offset: usize) -> usize {
+        let end = offset.min(self.text.len());
+        1 + self.text.as_bytes()[..end]
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count()
+    }
+
+    fn error(&self, offset: usize, key: &str, problem: String) -> ManifestError {
+        ManifestError {
+            file: self.file.to_owned(),
+            line: self.line(offset),
+            key: key.to_owned(),
+            problem,
+        }
+    }
+
+    fn wrong(&self, item: &Item, key: &str, problem: String) -> ManifestError {
+        self.error(item.span().map_or(0, |span| span.start), key, problem)
+    }
+
+    fn wrong_type(&self, item: &Item, key: &str, allowed: &str) -> ManifestError {
+        let found = item.type_name();
+        self.wrong(
+            item,
+            key,
+            format!("found a value of type {found}; {allowed} is needed"),
+        )
+    }
+
+    fn warn_of_unknown(&mut self, table: &dyn TableLike, path: &str, known: &[&str]) {
+        for (key, item) in table.iter().filter(|(key, _)| !known.contains(key)) {
+            let at = table.get_key_value(key).and_then(|(key, _)| key.span());
+            let line = self.line(at.or(item.span()).map_or(0, |span| span.start));
+            self.warnings.push(format!(
+                "{}:{line}: {path}{key} is not a key of a manifest, and is ignored; known here are {}",
+                self.file.display(),
+                known.join(", ")
+            ));
+        }
+    }
+
+    fn string<'i>(&self, item: &'i Item, key: &str) -> Result<&'i str, ManifestError> {
+        item.as_str()
+            .ok_or_else(|| self.wrong_type(item, key, "a string"))
+    }
+
+    fn table<'i>(&self, item: &'i Item, key: &str) -> Result<&'i dyn TableLike, ManifestError> {
+        item.as_table_like()
+            .ok_or_else(|| self.wrong_type(item, key, "a table"))
+    }
+
+    fn strings(&self, item: &Item, key: &str) -> Result<Vec<String>, ManifestError> {
+        let needed = || self.wrong_type(item, key, "a list of strings");
+        let items = item.as_array().ok_or_else(needed)?;
+        items
+            .iter()
+            .map(|value| value.as_str().map(str::to_owned).ok_or_else(needed))
+            .collect()
+    }
+
+    fn services(&self, item: &Item) -> Result<Vec<String>, ManifestError> {
+        let mut services = Vec::new();
+        for name in self.strings(item, "services")? {
+            let name = name.strip_suffix(".service").unwrap_or(&name);
+            if let Err(error) = check_service_name(name) {
+                let problem = format!("found {name:?}, which is no name of a service: it {error}");
+                return Err(self.wrong(item, "services", problem));
+            }
+            if !services.iter().any(|known| known == name) {
+                services.push(name.to_owned());
+            }
+        }
+        Ok(services)
+    }
+
+    fn sections(&mut self, item: &Item) -> Result<BTreeMap<String, Section>, ManifestError> {
+        let mut sections: BTreeMap<String, Section> = BTreeMap::new();
+        for (name, item) in self.table(item, "config")?.iter() {
+            let section = self.section(name, item)?;
+            for (other_name, other) in sections.iter().filter(|(_, other)| other.file == section.file) {
+                let clash = if (other.format, &other.creation) != (section.format, &section.creation) {
+                    "has another format, mode or owner for the same file"
+                } else if (&other.table, &other.prefix) == (&section.table, &section.prefix) {
+                    "is the same place of the same file"
+                } else {
+                    continue;
+                };
+                let problem = format!("config.{other_name} {clash}");
+                return Err(self.wrong(item, &format!("config.{name}"), problem));
+            }
+            sections.insert(name.to_owned(), section);
+        }
+        Ok(sections)
+    }
+
+    fn section(&mut self, name: &str, item: &Item) -> Result<Section, ManifestError> {
+        let at = |key: &str| format!("config.{name}.{key}");
+        let table = self.table(item, &format!("config.{name}"))?;
+        let missing =
+            |key: &str, allowed: &str| self.wrong(item, &at(key), format!("missing; {allowed} is needed"));
+        let file_item = table
+            .get("file")
+            .ok_or_else(|| missing("file", "an absolute path"))?;
+        let file = self.string(file_item, &at("file"))?;
+        if !is_plain_absolute(Path::new(file)) {
+            let problem = format!("found {file:?}; an absolute path of a file without .. is needed");
+            return Err(self.wrong(file_item, &at("file"), problem));
+        }
+        let format_item = table
+            .get("format")
+            .ok_or_else(|| missing("format", Format::NAMES))?;
+        let found = self.string(format_item, &at("format"))?;
+        let format = Format::from_name(found).ok_or_else(|| {
+            let problem = format!("found {found:?}; {} is needed", Format::NAMES);
+            self.wrong(format_item, &at("format"), problem)
+        })?;
+        let place = match (format, table.get("table"), table.get("prefix")) {
+            (Format::Env, Some(item), _) => {
+                let problem = "an environment file has no tables; use prefix".to_owned();
+                return Err(self.wrong(item, &at("table"), problem));
+            }
+            (Format::Env, None, _) => Vec::new(),
+            (_, _, Some(item)) => {
+                let problem = "only an environment file has a prefix; use table".to_owned();
+                return Err(self.wrong(item, &at("prefix"), problem));
+            }
+            (_, None, None) => vec![name.to_owned()],
+            (_, Some(item), None) => match self.string(item, &at("table"))? {
+                "" => Vec::new(),
+                section if format == Format::Ini => vec![section.to_owned()],
+                dotted => toml_edit::Key::parse(dotted)
+                    .map(|keys| keys.iter().map(|key| key.get().to_owned()).collect())
+                    .map_err(|_| {
+                        let allowed = "names with dots between them, in quotes if need be";
+                        self.wrong(
+                            item,
+                            &at("table"),
+                            format!("found {dotted:?}; allowed are {allowed}"),
+                        )
+                    })?,
+            },
+        };
+        let prefix = match table.get("prefix") {
+            Some(item) => self.string(item, &at("prefix"))?.to_owned(),
+            None => String::new(),
+        };
+        let mode = match table.get("mode") {
+            Some(item) => self.mode(item, &at("mode"))?,
+            None => DEFAULT_MODE,
+        };
+        let owner = match table.get("owner") {
+            Some(item) => Some(self.string(item, &at("owner"))?.to_owned()),
+            None => None,
+        };
+        let section = Section {
+            file: PathBuf::from(file),
+            format,
+            table: place,
+            prefix,
+            creation: Creation { mode, owner },
+        };
+        let known = ["file", "format", "table", "prefix", "mode", "owner"];
+        self.warn_of_unknown(table, &format!("config.{name}."), &known);
+        Ok(section)
+    }
+
+    fn mode(&self, item: &Item, key: &str) -> Result<u32, ManifestError> {
+        let mode = match (item.as_str(), item.as_integer()) {
+            (Some(text), _) => u32::from_str_radix(text, 8).ok(),
+            (None, Some(number)) => u32::try_from(number).ok(),
+            (None, None) => None,
+        };
+        match mode {
+            Some(mode) if mode <= 0o777 && mode & 0o002 == 0 && mode & 0o400 != 0 => Ok(mode),
+            _ => {
+                let allowed = "an octal mode such as \"0640\" is needed, not writable by all";
+                Err(self.wrong(item, key, format!("found {}; {allowed}", item.to_string().trim())))
+            }
+        }
+    }
+}
+
+/// An absolute path of a file that goes straight down.
+fn is_plain_absolute(path: &Path) -> bool {
+    path.has_root()
+        && path.file_name().is_some()
+        && !path.as_os_str().as_encoded_bytes().ends_with(b"/")
+        && !path.components().any(|part| part == Component::ParentDir)
+}
