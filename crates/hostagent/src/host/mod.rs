@@ -101,6 +101,12 @@ pub struct Transaction {
     pub remove: Vec<String>,
 }
 
+impl Transaction {
+    pub fn is_empty(&self) -> bool {
+        self.install.is_empty() && self.remove.is_empty()
+    }
+}
+
 /// The package manager: dpkg/apt or rpm/dnf.
 #[async_trait]
 pub trait Packages: Send + Sync {

@@ -1,1 +1,132 @@
-//! Tests of packages against real parts.
+//! Real dpkg and real rpm in sandbox roots.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use harness::packages::{Family, Moment, Package, Sandbox, example_app};
+use hostagent::host::packages::{self, Options};
+use hostagent::host::{HostError, InstalledPackages, Packages, Root, Source, Transaction};
+use protocol::Category;
+
+mod both;
+mod deb;
+mod rpm;
+
+/// A sandbox root, its package manager, and a folder of packages built for it.
+struct World {
+    sandbox: Sandbox,
+    packages: Arc<dyn Packages>,
+    built: tempfile::TempDir,
+}
+
+impl World {
+    fn new(family: Family) -> Self {
+        Self::with_deadline(family, Duration::from_secs(60))
+    }
+
+    /// `deadline`: for one run of the package manager.
+    fn with_deadline(family: Family, deadline: Duration) -> Self {
+        let sandbox = Sandbox::temporary(family).unwrap();
+        let options = Options {
+            family: Some(hosts(family)),
+            deadline,
+        };
+        let packages = packages::detect(&Root::new(sandbox.root()), options).unwrap();
+        Self {
+            sandbox,
+            packages,
+            built: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn build(&self, package: &Package) -> PathBuf {
+        package.build(self.sandbox.family(), self.built.path()).unwrap()
+    }
+
+    async fn transaction(&self, install: &[&Package], remove: &[&str]) -> Transaction {
+        let mut sources = Vec::new();
+        for package in install {
+            sources.push(Source::File(
+                self.packages.inspect(&self.build(package)).await.unwrap(),
+            ));
+        }
+        Transaction {
+            install: sources,
+            remove: remove.iter().map(|name| (*name).to_owned()).collect(),
+        }
+    }
+
+    async fn apply(&self, install: &[&Package], remove: &[&str]) -> Result<(), HostError> {
+        self.packages
+            .apply(&self.transaction(install, remove).await)
+            .await
+    }
+
+    async fn check(&self, install: &[&Package], remove: &[&str]) -> Result<(), HostError> {
+        self.packages
+            .check(&self.transaction(install, remove).await)
+            .await
+    }
+
+    async fn installed(&self) -> Arc<InstalledPackages> {
+        self.packages.installed().await.unwrap()
+    }
+
+    /// `name version` of all packages, but for the sandbox's own.
+    async fn versions(&self) -> Vec<String> {
+        let installed = self.installed().await;
+        let ours = installed.iter().filter(|(name, _)| *name != "sandbox-shell");
+        ours.map(|(name, package)| format!("{name} {}", package.version))
+            .collect()
+    }
+
+    fn read(&self, path: &str) -> String {
+        self.sandbox.read(path).unwrap()
+    }
+
+    fn exists(&self, path: &str) -> bool {
+        self.sandbox.join(path).exists()
+    }
+}
+
+fn hosts(family: Family) -> hostagent::host::Family {
+    match family {
+        Family::Deb => hostagent::host::Family::Deb,
+        Family::Rpm => hostagent::host::Family::Rpm,
+    }
+}
+
+/// A package that does nothing but own one file with its version.
+fn plain(name: &str, version: &str) -> Package {
+    Package::new(name, version).file(&format!("/opt/{name}/version"), 0o644, version)
+}
+
+/// Waits until `condition` holds.
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "in vain awaited: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Whether a process lives (a zombie does not).
+fn is_alive(id: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", id.trim())).unwrap_or_default();
+    stat.rsplit(") ")
+        .next()
+        .is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+}
+
+/// Locks a file as another package manager would: with fcntl(2), whose locks belong to a process, and
+/// this one is neither dpkg nor rpm. Held until dropped.
+fn hold_lock(path: &std::path::Path) -> std::fs::File {
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .unwrap();
+    rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    file
+}

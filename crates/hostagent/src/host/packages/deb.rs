@@ -1,1 +1,391 @@
 //! dpkg and apt.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use protocol::Category;
+use tokio::sync::OnceCell;
+
+use super::cache::{Cache, Stamp};
+use super::runs::{run, run_in_turn};
+use super::{
+    ROOT_VARIABLE, check_name, check_path, check_words, describe, newest_satisfying, no_repositories,
+};
+use crate::host::command::{Command, Overflow, last_lines};
+use crate::host::{Family, HostError, InstalledPackages, PackageFile, Packages, Root, Source, Transaction};
+
+mod apt;
+mod database;
+
+use apt::{madison_versions, unasked_removals};
+use database::{Breakage, Database};
+
+const ADMIN_FOLDER: &str = "/var/lib/dpkg";
+/// Of a package manager's output the end says why it failed.
+const LOG_CAP: usize = 64 * 1024;
+/// Queries: they read, and never wait.
+const QUERY_DEADLINE: Duration = Duration::from_secs(60);
+
+/// The database beside its packages, which are handed out.
+type Snapshot = (Arc<Database>, Arc<InstalledPackages>);
+
+/// A host or sandbox with dpkg.
+pub struct Deb {
+    root: Root,
+    admin: PathBuf,
+    deadline: Duration,
+    cache: Cache<Snapshot>,
+    native_arch: OnceCell<String>,
+}
+
+/// Whether `root` has a dpkg database that holds packages.
+pub(super) fn has_packages(root: &Root) -> bool {
+    fs::metadata(root.join(ADMIN_FOLDER).join("status")).is_ok_and(|data| data.len() > 1)
+}
+
+impl Deb {
+    /// `deadline`: for one run of dpkg or apt, maintainer scripts included.
+    pub fn new(root: Root, deadline: Duration) -> Self {
+        let admin = root.join(ADMIN_FOLDER);
+        Self {
+            root,
+            admin,
+            deadline,
+            cache: Cache::empty(),
+            native_arch: OnceCell::new(),
+        }
+    }
+
+    /// The database; read anew only if its files have changed.
+    fn database(&self) -> Result<Snapshot, HostError> {
+        let stamp = Stamp::of(&self.database_paths());
+        if let Some(snapshot) = self.cache.get(&stamp) {
+            return Ok(snapshot);
+        }
+        let mut database = database::read(&self.admin).map_err(|error| {
+            let admin = self.admin.display();
+            HostError::new(
+                Category::Host,
+                format!("cannot read the dpkg database in {admin}: {error}"),
+            )
+        })?;
+        let packages = Arc::new(std::mem::take(&mut database.packages));
+        let snapshot = (Arc::new(database), packages);
+        self.cache.keep(stamp, snapshot.clone());
+        Ok(snapshot)
+    }
+
+    /// `dpkg` on this root.
+    fn dpkg(&self) -> Command {
+        let dpkg = self
+            .prepare(Command::new("dpkg"))
+            .args(["--force-confdef", "--force-confold"]);
+        if self.root.is_host() {
+            return dpkg;
+        }
+        let root = self.root.path().display();
+        dpkg.arg(format!("--root={root}"))
+            // The host's own dpkg.cfg may name the host's log.
+            .arg(format!("--log={root}/var/log/dpkg.log"))
+            .args(["--force-not-root", "--force-script-chrootless"])
+            .env(ROOT_VARIABLE, self.root.path())
+    }
+
+    /// `apt-get` on this host.
+    fn apt_get(&self) -> Command {
+        self.prepare(Command::new("apt-get"))
+            .args([
+                "-q",
+                "-y",
+                "--allow-downgrades",
+                "--reinstall",
+                "--no-install-recommends",
+            ])
+            .args([
+                "-o",
+                "Dpkg::Options::=--force-confdef",
+                "-o",
+                "Dpkg::Options::=--force-confold",
+            ])
+            // With a terminal of its own dpkg would run in another session, out of the group's reach.
+            .args(["-o", "Dpkg::Use-Pty=0", "-o", "DPkg::Lock::Timeout=3"])
+    }
+
+    fn prepare(&self, command: Command) -> Command {
+        command
+            .deadline(self.deadline)
+            .output_cap(LOG_CAP, Overflow::KeepTail)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .env("DEBCONF_NONINTERACTIVE_SEEN", "true")
+            .env("APT_LISTCHANGES_FRONTEND", "none")
+            .env("UCF_FORCE_CONFFOLD", "1")
+            // It might restart the agent in the middle of the transaction.
+            .env("NEEDRESTART_SUSPEND", "1")
+            .env("NEEDRESTART_MODE", "l")
+    }
+
+    /// One run of apt-get for all of it. `mode`: nothing, or `--simulate`.
+    fn apt_transaction(&self, transaction: &Transaction, mode: &[&str]) -> Command {
+        let apt_get = self.apt_get().args(mode);
+        let apt_get = match transaction.remove.is_empty() {
+            // To make room for something, apt would remove what nobody asked it to.
+            true => apt_get.arg("--no-remove"),
+            false => apt_get,
+        };
+        let installs = transaction.install.iter().map(|source| match source {
+            Source::File(file) => file.path.clone().into_os_string(),
+            Source::Repository { name, version } => format!("{name}={version}").into(),
+        });
+        let removals = transaction.remove.iter().map(|name| format!("{name}-").into());
+        apt_get.arg("install").arg("--").args(installs.chain(removals))
+    }
+
+    /// One run of dpkg for all packages that come, one for all that go. `mode`: nothing, or `--no-act`.
+    async fn run_dpkg(&self, transaction: &Transaction, mode: &[&str], doing: &str) -> Result<(), HostError> {
+        let files = local_files(transaction)?;
+        let removal = self.dpkg_remove(mode).args(&transaction.remove);
+        let install = self.dpkg().args(mode).args(["--install", "--"]).args(&files);
+        let removal = (!transaction.remove.is_empty()).then_some(removal);
+        run_in_turn(removal, (!files.is_empty()).then_some(install), doing).await
+    }
+
+    /// Removes even what is half-installed; configuration files stay.
+    fn dpkg_remove(&self, mode: &[&str]) -> Command {
+        self.dpkg()
+            .args(mode)
+            .args(["--force-remove-reinstreq", "--remove", "--"])
+    }
+
+    /// Without removals of what is not there.
+    fn still_to_do(&self, transaction: &Transaction) -> Result<Transaction, HostError> {
+        let (_, installed) = self.database()?;
+        let mut transaction = transaction.clone();
+        transaction.remove.retain(|name| installed.contains_key(name));
+        Ok(transaction)
+    }
+
+    /// apt removes also what depends on a removed package. Only what was asked may go.
+    async fn check_removals(&self, transaction: &Transaction) -> Result<(), HostError> {
+        let doing = format!("dry run of {}", describe(transaction));
+        let output = run(self.apt_transaction(transaction, &["--simulate"]), &doing).await?;
+        let unasked = unasked_removals(&output.stdout_text(), &transaction.remove);
+        if unasked.is_empty() {
+            return Ok(());
+        }
+        let asked = transaction.remove.join(", ");
+        let unasked = unasked.join(", ");
+        Err(HostError::new(
+            Category::Dependency,
+            format!(
+                "removing {asked} would remove {unasked} too, which the agent does not manage: remove or replace that first"
+            ),
+        ))
+    }
+
+    /// apt refuses all work while a package must be reinstalled and no archive of it is at hand.
+    async fn remove_half_installed(&self, transaction: &Transaction) -> Result<(), HostError> {
+        let (database, _) = self.database()?;
+        let half_installed = |name: &&String| database.broken.get(*name) == Some(&Breakage::HalfInstalled);
+        let names: Vec<_> = transaction.remove.iter().filter(half_installed).collect();
+        match names.is_empty() {
+            true => Ok(()),
+            false => run(self.dpkg_remove(&[]).args(names), &describe(transaction))
+                .await
+                .map(|_| ()),
+        }
+    }
+
+    async fn native_arch(&self) -> Result<&String, HostError> {
+        let ask = || async {
+            let dpkg = Command::new("dpkg")
+                .arg("--print-architecture")
+                .deadline(QUERY_DEADLINE);
+            Ok(dpkg
+                .run()
+                .await
+                .map_err(HostError::from)?
+                .stdout_text()
+                .trim()
+                .to_owned())
+        };
+        self.native_arch.get_or_try_init(ask).await
+    }
+}
+
+#[async_trait]
+impl Packages for Deb {
+    fn family(&self) -> Family {
+        Family::Deb
+    }
+
+    async fn installed(&self) -> Result<Arc<InstalledPackages>, HostError> {
+        Ok(self.database()?.1)
+    }
+
+    async fn inspect(&self, file: &Path) -> Result<PackageFile, HostError> {
+        check_path(file)?;
+        let format = "${Package}\n${Version}\n${Architecture}\n${Installed-Size}\n";
+        let dpkg_deb = Command::new("dpkg-deb")
+            .arg(format!("--showformat={format}"))
+            .args(["--show", "--"]);
+        let dpkg_deb = dpkg_deb.arg(file).deadline(QUERY_DEADLINE);
+        let output = dpkg_deb.run_any_exit().await.map_err(HostError::from)?;
+        let not_usable = |why: &str| {
+            HostError::new(
+                Category::Verification,
+                format!("{} is no Debian package: {why}", file.display()),
+            )
+        };
+        if !output.success() {
+            return Err(not_usable(&last_lines(&output.stderr_text())));
+        }
+        let text = output.stdout_text();
+        let mut fields = text.lines();
+        let mut field = || fields.next().unwrap_or_default().to_owned();
+        let (name, version, arch, size) = (field(), field(), field(), field());
+        check_name(&name).map_err(|error| not_usable(&error.message))?;
+        super::check_version(&version).map_err(|error| not_usable(&error.message))?;
+        let foreign = fs::read_to_string(self.admin.join("arch")).unwrap_or_default();
+        let arch_fits =
+            arch == "all" || arch == *self.native_arch().await? || foreign.lines().any(|other| other == arch);
+        let installed_size = size.parse::<u64>().unwrap_or(0).saturating_mul(1024);
+        Ok(PackageFile {
+            path: file.to_owned(),
+            name,
+            version,
+            arch,
+            arch_fits,
+            installed_size,
+        })
+    }
+
+    async fn find_in_repositories(&self, package: &str, version: &str) -> Result<String, HostError> {
+        check_name(package)?;
+        if !self.root.is_host() {
+            return Err(no_repositories(package, &self.root));
+        }
+        let apt_cache = Command::new("apt-cache")
+            .args(["madison", "--", package])
+            .deadline(QUERY_DEADLINE);
+        let output = run(apt_cache, &format!("looking for {package}")).await?;
+        let offered = madison_versions(&output.stdout_text(), package);
+        newest_satisfying(Family::Deb, package, version, offered)
+    }
+
+    async fn heal(&self) -> Result<(), HostError> {
+        let (before, _) = self.database()?;
+        if before.broken.is_empty() && !before.interrupted {
+            return Ok(());
+        }
+        tracing::warn!(packages = ?before.broken, interrupted = before.interrupted, "healing dpkg's database");
+        // Those that only wait for their turn come first: a script that hangs must not hold them up.
+        let waiting: Vec<_> = before
+            .broken
+            .iter()
+            .filter(|(_, breakage)| **breakage == Breakage::Unpacked)
+            .map(|(name, _)| name)
+            .collect();
+        let mut runs = Vec::new();
+        if !waiting.is_empty() && waiting.len() < before.broken.len() {
+            runs.push(self.dpkg().args(["--configure", "--"]).args(waiting));
+        }
+        runs.push(self.dpkg().args(["--configure", "--pending"]));
+        for dpkg in runs {
+            match run(dpkg, "healing the package database").await {
+                Ok(_) => {}
+                Err(locked) if locked.category == Category::Locked => return Err(locked),
+                // What stays broken shows in the database; it must not hold back the other packages.
+                Err(error) => tracing::warn!(%error, "a package stays broken"),
+            }
+        }
+        if self.root.is_host() && !self.database()?.0.broken.is_empty() {
+            let fix = self.apt_get().args(["--fix-broken", "--no-remove", "install"]);
+            if let Err(error) = run(fix, "installing missing dependencies").await {
+                tracing::warn!(%error, "a package stays broken");
+            }
+        }
+        Ok(())
+    }
+
+    async fn check(&self, transaction: &Transaction) -> Result<(), HostError> {
+        check_words(transaction)?;
+        super::check_free_space(&self.root, transaction)?;
+        let transaction = self.still_to_do(transaction)?;
+        if transaction.is_empty() {
+            return Ok(());
+        }
+        let doing = format!("dry run of {}", describe(&transaction));
+        match self.root.is_host() {
+            true => self.check_removals(&transaction).await,
+            false => self.run_dpkg(&transaction, &["--no-act"], &doing).await,
+        }
+    }
+
+    async fn apply(&self, transaction: &Transaction) -> Result<(), HostError> {
+        check_words(transaction)?;
+        let transaction = self.still_to_do(transaction)?;
+        let doing = describe(&transaction);
+        match self.root.is_host() {
+            _ if transaction.is_empty() => {}
+            false => self.run_dpkg(&transaction, &[], &doing).await?,
+            true => {
+                if !transaction.remove.is_empty() {
+                    self.check_removals(&transaction).await?;
+                    self.remove_half_installed(&transaction).await?;
+                }
+                run(self.apt_transaction(&transaction, &[]), &doing).await?;
+            }
+        }
+        super::check_outcome(&transaction, &*self.installed().await?)
+    }
+
+    async fn shipped_files(&self, package: &str) -> Result<Vec<PathBuf>, HostError> {
+        check_name(package)?;
+        let (_, installed) = self.database()?;
+        let Some(found) = installed.get(package) else {
+            return Err(HostError::new(
+                Category::NotFound,
+                format!("package {package} is not installed"),
+            ));
+        };
+        // Packages that may be there for several architectures at once have theirs in the name.
+        let info = self.admin.join("info");
+        let lists = [
+            info.join(format!("{package}.list")),
+            info.join(format!("{package}:{}.list", found.arch)),
+        ];
+        let list = lists
+            .iter()
+            .find_map(|list| fs::read_to_string(list).ok())
+            .ok_or_else(|| {
+                let path = lists[0].display();
+                HostError::new(
+                    Category::Host,
+                    format!("cannot read the files of package {package}: no {path}"),
+                )
+            })?;
+        Ok(list
+            .lines()
+            .filter(|line| *line != "/." && !line.is_empty())
+            .map(PathBuf::from)
+            .collect())
+    }
+
+    fn database_paths(&self) -> Vec<PathBuf> {
+        vec![self.admin.join("status"), self.admin.join("updates")]
+    }
+}
+
+fn local_files(transaction: &Transaction) -> Result<Vec<PathBuf>, HostError> {
+    let file = |source: &Source| match source {
+        Source::File(file) => Ok(file.path.clone()),
+        Source::Repository { name, .. } => Err(HostError::new(
+            Category::NotFound,
+            format!("package {name} needs a URL: a sandbox root has no repositories"),
+        )),
+    };
+    transaction.install.iter().map(file).collect()
+}

@@ -1,3 +1,309 @@
 //! The package manager: dpkg/apt or rpm/dnf.
-pub mod deb;
-pub mod rpm;
+//!
+//! On the host itself packages come and go through apt or dnf, so that dependencies resolve; under a
+//! sandbox root through dpkg or rpm alone, without privileges. There, maintainer scripts run as
+//! processes of the real host and find the root in `BACKBONE_ROOT` (and dpkg's own `DPKG_ROOT`).
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::satisfied::version_satisfied;
+use protocol::{AppName, Category};
+
+use super::{Family, HostError, Packages, Root, Source, Transaction};
+
+mod cache;
+mod deb;
+mod messages;
+mod rpm;
+mod runs;
+mod version;
+
+pub use deb::Deb;
+pub use rpm::Rpm;
+pub use version::compare as compare_versions;
+
+/// Names the sandbox root to every process that runs inside it.
+pub const ROOT_VARIABLE: &str = "BACKBONE_ROOT";
+/// The virtual package that marks an application.
+const APPLICATION_MARK: &str = "pf9app";
+
+/// What an operator may say about the package manager.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// `None`: detected.
+    pub family: Option<Family>,
+    /// For one run of the package manager, maintainer scripts included. Then its process group is killed.
+    pub deadline: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            family: None,
+            deadline: Duration::from_secs(15 * 60),
+        }
+    }
+}
+
+/// The package manager of `root`: that of the database it has; where it has none or both, that whose
+/// tools the host has, dpkg first.
+pub fn detect(root: &Root, options: Options) -> Result<Arc<dyn Packages>, HostError> {
+    let family = match options.family {
+        Some(family) => family,
+        None => detect_family(root)?,
+    };
+    Ok(match family {
+        Family::Deb => Arc::new(Deb::new(root.clone(), options.deadline)),
+        Family::Rpm => Arc::new(Rpm::new(root.clone(), options.deadline)),
+    })
+}
+
+fn detect_family(root: &Root) -> Result<Family, HostError> {
+    // An rpm host may have a dpkg database that is empty, left by alien or debootstrap.
+    let has_deb = deb::has_packages(root);
+    let has_rpm = rpm::database_folder(root).is_some();
+    match (has_deb, has_rpm) {
+        (true, false) => Ok(Family::Deb),
+        (false, true) => Ok(Family::Rpm),
+        (true, true) | (false, false) if is_installed("dpkg") => Ok(Family::Deb),
+        (true, true) | (false, false) if is_installed("rpm") => Ok(Family::Rpm),
+        (true, true) | (false, false) => Err(HostError::new(
+            Category::Host,
+            "no package manager: neither dpkg nor rpm is installed on this host",
+        )),
+    }
+}
+
+fn is_installed(program: &str) -> bool {
+    let folders = ["/usr/bin", "/bin", "/usr/local/bin"];
+    folders
+        .iter()
+        .any(|folder| Path::new(folder).join(program).is_file())
+}
+
+/// Names and versions that could be options, paths or globs never reach an argument list, whoever asks.
+fn check_words(transaction: &Transaction) -> Result<(), HostError> {
+    for source in &transaction.install {
+        match source {
+            Source::File(file) => {
+                check_name(&file.name)?;
+                check_path(&file.path)?;
+            }
+            Source::Repository { name, version } => {
+                check_name(name)?;
+                check_version(version)?;
+            }
+        }
+    }
+    transaction.remove.iter().try_for_each(|name| check_name(name))
+}
+
+fn check_name(name: &str) -> Result<(), HostError> {
+    protocol::name::check_plain_name(name, AppName::MAX_LEN).map_err(|error| {
+        let shown: String = name.chars().take(64).collect();
+        HostError::new(Category::Invalid, format!("package name {shown:?} {error}"))
+    })
+}
+
+fn check_version(version: &str) -> Result<(), HostError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || ".+-:~^_".contains(c);
+    if version.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && version.len() <= 256
+        && version.chars().all(plain)
+    {
+        return Ok(());
+    }
+    let shown: String = version.chars().take(64).collect();
+    Err(HostError::new(
+        Category::Invalid,
+        format!("version {shown:?} is none: letters, digits and . + - : ~ ^ _ only"),
+    ))
+}
+
+fn check_path(path: &Path) -> Result<(), HostError> {
+    match path.is_absolute() {
+        true => Ok(()),
+        false => Err(HostError::new(
+            Category::Invalid,
+            format!("{} is not an absolute path", path.display()),
+        )),
+    }
+}
+
+/// Refuses a transaction that would fill the file system: during an upgrade old and new files exist side
+/// by side.
+fn check_free_space(root: &Root, transaction: &Transaction) -> Result<(), HostError> {
+    let needed: u64 = transaction
+        .install
+        .iter()
+        .map(|source| match source {
+            Source::File(file) => file.installed_size,
+            Source::Repository { .. } => 0,
+        })
+        .sum();
+    let Ok(file_system) = rustix::fs::statvfs(root.path()) else {
+        return Ok(());
+    };
+    let free = file_system.f_bavail.saturating_mul(file_system.f_frsize);
+    if needed <= free {
+        return Ok(());
+    }
+    let mib = |bytes: u64| bytes.div_ceil(1024 * 1024);
+    Err(HostError::new(
+        Category::DiskSpace,
+        format!(
+            "the packages take up {} MiB but only {} MiB are free on {}: free some space",
+            mib(needed),
+            mib(free),
+            root.path().display()
+        ),
+    ))
+}
+
+/// The newest of the versions on offer that is what `version` asks for.
+fn newest_satisfying(
+    family: Family,
+    package: &str,
+    version: &str,
+    offered: Vec<String>,
+) -> Result<String, HostError> {
+    let satisfying = offered.iter().filter(|offer| version_satisfied(version, offer));
+    satisfying
+        .max_by(|a, b| compare_versions(family, a, b))
+        .cloned()
+        .ok_or_else(|| {
+            let message = match &*offered {
+                [] => format!(
+                    "the host's repositories do not offer package {package}: add a url, or a repository"
+                ),
+                some => {
+                    let some = some
+                        .iter()
+                        .take(5)
+                        .map(String::as_str)
+                        .collect::<Vec<_>>()
+                        .join(", ");
+                    format!(
+                        "the host's repositories do not offer package {package} at {version}, only at {some}"
+                    )
+                }
+            };
+            HostError::new(Category::NotFound, message)
+        })
+}
+
+fn no_repositories(package: &str, root: &Root) -> HostError {
+    let root = root.path().display();
+    let message = format!("package {package} needs a url: the sandbox root {root} has no repositories");
+    HostError::new(Category::NotFound, message)
+}
+
+/// `app 1.0-1, other 2.0-1`, for messages.
+fn describe(transaction: &Transaction) -> String {
+    let installs = transaction.install.iter().map(|source| match source {
+        Source::File(file) => format!("{} {}", file.name, file.version),
+        Source::Repository { name, version } => format!("{name} {version}"),
+    });
+    let removals = transaction.remove.iter().map(|name| format!("removal of {name}"));
+    installs.chain(removals).collect::<Vec<_>>().join(", ")
+}
+
+/// The package database must show what was asked: an exit code of 0 does not say so.
+fn check_outcome(transaction: &Transaction, installed: &super::InstalledPackages) -> Result<(), HostError> {
+    let missed = |what: String| HostError::new(Category::Host, what);
+    for source in &transaction.install {
+        let (name, version) = match source {
+            Source::File(file) => (&file.name, &file.version),
+            Source::Repository { name, version } => (name, version),
+        };
+        match installed.get(name) {
+            Some(package) if package.broken => {
+                return Err(missed(format!(
+                    "package {name} is only half-installed afterwards"
+                )));
+            }
+            Some(package) if package.version == *version => {}
+            Some(package) => {
+                let found = &package.version;
+                return Err(missed(format!(
+                    "package {name} is at {found} afterwards, not at {version}"
+                )));
+            }
+            None => return Err(missed(format!("package {name} is not installed afterwards"))),
+        }
+    }
+    match transaction
+        .remove
+        .iter()
+        .find(|name| installed.contains_key(*name))
+    {
+        Some(name) => Err(missed(format!("package {name} is still installed afterwards"))),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_be_an_option_a_path_or_a_glob_is_refused() {
+        let removal = |name: &str| Transaction {
+            install: Vec::new(),
+            remove: vec![name.into()],
+        };
+        for name in [
+            "-h",
+            "--eval=%(id)",
+            "../x",
+            "",
+            "a b",
+            "a*",
+            "a=1",
+            "a/b",
+            "a\0",
+            &"x".repeat(10_000),
+        ] {
+            let refused = check_words(&removal(name)).unwrap_err();
+            assert_eq!(refused.category, Category::Invalid, "{name}");
+            assert!(refused.message.len() < 300, "{}", refused.message);
+        }
+        check_words(&removal("libstdc++6_x.y")).unwrap();
+        for version in ["-1", "", "1 2", "1/../..", "$(id)", "1*"] {
+            let install = vec![Source::Repository {
+                name: "app".into(),
+                version: version.into(),
+            }];
+            let refused = check_words(&Transaction {
+                install,
+                remove: Vec::new(),
+            })
+            .unwrap_err();
+            assert_eq!(refused.category, Category::Invalid, "{version}");
+        }
+    }
+
+    #[test]
+    fn more_than_the_free_space_is_refused() {
+        let root = Root::new("/");
+        let file = |installed_size| {
+            let file = super::super::PackageFile {
+                path: "/x.deb".into(),
+                name: "x".into(),
+                version: "1".into(),
+                arch: "all".into(),
+                arch_fits: true,
+                installed_size,
+            };
+            Transaction {
+                install: vec![Source::File(file)],
+                remove: Vec::new(),
+            }
+        };
+        check_free_space(&root, &file(1)).unwrap();
+        let refused = check_free_space(&root, &file(1 << 60)).unwrap_err();
+        assert_eq!(refused.category, Category::DiskSpace);
+    }
+}

@@ -1,1 +1,484 @@
 //! rpm and dnf.
+//!
+//! Under a sandbox root rpm does not change its root (`--root` needs privileges, and a shell inside) but
+//! relocates: `/` of every package becomes the root. Paths in the database are then those of the real
+//! host.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use protocol::Category;
+
+use super::cache::{Cache, Stamp};
+use super::runs::{run, run_in_turn};
+use super::{
+    ROOT_VARIABLE, check_name, check_path, check_words, compare_versions, describe, is_installed,
+    newest_satisfying, no_repositories,
+};
+use crate::host::command::{Command, Overflow, last_lines};
+use crate::host::{Family, HostError, InstalledPackages, PackageFile, Packages, Root, Source, Transaction};
+
+mod database;
+
+use database::{Database, ENTRY_FORMAT, without_zero_epoch};
+
+/// Where distributions keep the database: Fedora and SUSE, and all others.
+const DATABASE_FOLDERS: [&str; 2] = ["/usr/lib/sysimage/rpm", "/var/lib/rpm"];
+/// One of these is the database, by rpm's back ends: sqlite and its journal, ndb, Berkeley DB.
+const DATABASE_FILES: [&str; 4] = ["rpmdb.sqlite", "rpmdb.sqlite-wal", "Packages.db", "Packages"];
+/// First bytes of a package. A file without them rpm takes for a list of packages to fetch.
+const MAGIC: [u8; 4] = [0xED, 0xAB, 0xEE, 0xDB];
+const LOG_CAP: usize = 64 * 1024;
+/// A line for each of some thousand packages, or for each file of a large one.
+const QUERY_CAP: usize = 16 * 1024 * 1024;
+const QUERY_DEADLINE: Duration = Duration::from_secs(60);
+
+/// The database beside its packages, which are handed out.
+type Snapshot = (Arc<Database>, Arc<InstalledPackages>);
+
+/// A host or sandbox with rpm.
+pub struct Rpm {
+    root: Root,
+    folder: PathBuf,
+    deadline: Duration,
+    cache: Cache<Snapshot>,
+}
+
+/// The folder of `root` that holds an rpm database.
+pub(super) fn database_folder(root: &Root) -> Option<PathBuf> {
+    let folders = DATABASE_FOLDERS.map(|folder| root.join(folder));
+    folders
+        .into_iter()
+        .find(|folder| DATABASE_FILES.iter().any(|file| folder.join(file).is_file()))
+}
+
+impl Rpm {
+    /// `deadline`: for one run of rpm or dnf, scriptlets included.
+    pub fn new(root: Root, deadline: Duration) -> Self {
+        let folder = database_folder(&root).unwrap_or_else(|| root.join(DATABASE_FOLDERS[1]));
+        Self {
+            root,
+            folder,
+            deadline,
+            cache: Cache::empty(),
+        }
+    }
+
+    /// The database; asked for anew only if its files have changed.
+    async fn database(&self) -> Result<Snapshot, HostError> {
+        let stamp = Stamp::of(&self.database_paths());
+        if let Some(snapshot) = self.cache.get(&stamp) {
+            return Ok(snapshot);
+        }
+        let entries = self
+            .query()
+            .args(["--all", "--queryformat", ENTRY_FORMAT])
+            .run()
+            .await;
+        let entries = entries.map_err(HostError::from)?.stdout_text();
+        let applications = self
+            .query()
+            .args(["--whatprovides", "--queryformat", "%{NAME}\\n", "--"]);
+        // Exit code 1: nothing provides it; then the lines say so, which no package is called.
+        let applications = applications.arg(super::APPLICATION_MARK).run_any_exit().await;
+        let applications = applications.map_err(HostError::from)?.stdout_text();
+        let mut database = database::parse(&entries, &applications);
+        let packages = Arc::new(std::mem::take(&mut database.packages));
+        let snapshot = (Arc::new(database), packages);
+        self.cache.keep(stamp, snapshot.clone());
+        Ok(snapshot)
+    }
+
+    /// `rpm --query` on this root's database.
+    fn query(&self) -> Command {
+        let rpm = Command::new("rpm")
+            .deadline(QUERY_DEADLINE)
+            .output_cap(QUERY_CAP, Overflow::Kill);
+        self.on_root(rpm).arg("--query")
+    }
+
+    /// `rpm` in a way that changes this root.
+    fn rpm(&self) -> Command {
+        self.on_root(self.prepare(Command::new("rpm")))
+    }
+
+    fn on_root(&self, rpm: Command) -> Command {
+        match self.root.is_host() {
+            true => rpm,
+            false => rpm
+                .arg("--dbpath")
+                .arg(&self.folder)
+                .env(ROOT_VARIABLE, self.root.path()),
+        }
+    }
+
+    fn prepare(&self, command: Command) -> Command {
+        command
+            .deadline(self.deadline)
+            .output_cap(LOG_CAP, Overflow::KeepTail)
+            .env("NEEDRESTART_SUSPEND", "1")
+            .env("NEEDRESTART_MODE", "l")
+    }
+
+    /// All `files` come in one run, newer, older or the same. `mode`: nothing, or `--test`.
+    fn rpm_install(&self, mode: &[&str], files: Vec<PathBuf>) -> Command {
+        let rpm = self
+            .rpm()
+            .args(["--upgrade", "--oldpackage", "--replacepkgs"])
+            .args(mode);
+        // rpm would fetch what a list names, and take a file's name for a pattern.
+        let rpm = rpm.args(["--nomanifest", "--noglob"]);
+        let rpm = match self.root.is_host() {
+            true => rpm,
+            false => rpm
+                .args(["--badreloc", "--relocate"])
+                .arg(format!("/={}", self.root.path().display())),
+        };
+        rpm.arg("--").args(files)
+    }
+
+    /// Fails where another package depends on one that goes; dnf would take that away as well.
+    fn rpm_remove(&self, mode: &[&str], names: &[String]) -> Command {
+        self.rpm()
+            .args(["--erase", "--allmatches"])
+            .args(mode)
+            .arg("--")
+            .args(names)
+    }
+
+    fn removal(&self, mode: &[&str], transaction: &Transaction) -> Option<Command> {
+        (!transaction.remove.is_empty()).then(|| self.rpm_remove(mode, &transaction.remove))
+    }
+
+    /// Without removals of what is not there.
+    fn still_to_do(transaction: &Transaction, installed: &InstalledPackages) -> Transaction {
+        let mut transaction = transaction.clone();
+        transaction.remove.retain(|name| installed.contains_key(name));
+        transaction
+    }
+
+    /// Whether rpm alone can install all of it: every file is there, and so are their dependencies.
+    async fn suffices(&self, transaction: &Transaction) -> Result<bool, HostError> {
+        let Ok(files) = local_files(transaction) else {
+            return Ok(false);
+        };
+        let test = run_in_turn(None, Some(self.rpm_install(&["--test"], files)), "test").await;
+        match test {
+            Ok(()) => Ok(true),
+            Err(error) if error.category == Category::Dependency => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Runs of dnf, which fetches dependencies: one for what is new or newer, one for what is older, one
+    /// for what is there and broken; as a rule only one of them is needed.
+    fn dnf_runs(
+        &self,
+        transaction: &Transaction,
+        installed: &InstalledPackages,
+        mode: &[&str],
+    ) -> Vec<Command> {
+        let verbs = ["install", "downgrade", "reinstall"].map(|verb| {
+            let sources = transaction
+                .install
+                .iter()
+                .filter(|source| dnf_verb(source, installed) == verb);
+            (verb, sources.map(dnf_argument).collect::<Vec<_>>())
+        });
+        let needed = verbs.into_iter().filter(|(_, arguments)| !arguments.is_empty());
+        needed
+            .map(|(verb, arguments)| self.dnf().args(mode).arg(verb).arg("--").args(arguments))
+            .collect()
+    }
+
+    fn dnf(&self) -> Command {
+        if !is_installed("dnf") {
+            return self.prepare(Command::new("yum")).args(["--assumeyes", "--quiet"]);
+        }
+        self.prepare(Command::new("dnf"))
+            .args(["--assumeyes", "--quiet", "--setopt=install_weak_deps=False"])
+            // Ends at once, with a message, instead of waiting without end.
+            .arg("--setopt=exit_on_lock=True")
+    }
+
+    /// Fails if the database cannot be opened (Berkeley DB after a kill), after trying to rebuild it.
+    async fn readable(&self) -> Result<Arc<Database>, HostError> {
+        match self.database().await {
+            Ok((database, _)) => Ok(database),
+            Err(error) => {
+                tracing::warn!(%error, "rebuilding the rpm database");
+                run(self.rpm().arg("--rebuilddb"), "rebuilding the rpm database").await?;
+                Ok(self.database().await?.0)
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Packages for Rpm {
+    fn family(&self) -> Family {
+        Family::Rpm
+    }
+
+    async fn installed(&self) -> Result<Arc<InstalledPackages>, HostError> {
+        Ok(self.database().await?.1)
+    }
+
+    async fn inspect(&self, file: &Path) -> Result<PackageFile, HostError> {
+        check_path(file)?;
+        let not_usable = |why: &str| {
+            HostError::new(
+                Category::Verification,
+                format!("{} is no rpm package: {why}", file.display()),
+            )
+        };
+        if !begins_with_magic(file).map_err(|error| not_usable(&error.to_string()))? {
+            return Err(not_usable("it does not begin as one"));
+        }
+        let format = "%{NAME}\\n%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\n%{ARCH}\\n%{LONGSIZE}\\n%|SOURCERPM?{binary}:{source}|\\n";
+        let rpm = Command::new("rpm").deadline(QUERY_DEADLINE);
+        let rpm = rpm.args([
+            "--query",
+            "--package",
+            "--nomanifest",
+            "--noglob",
+            "--queryformat",
+            format,
+            "--",
+        ]);
+        let output = rpm.arg(file).run_any_exit().await.map_err(HostError::from)?;
+        if !output.success() {
+            return Err(not_usable(&last_lines(&output.stderr_text())));
+        }
+        let text = output.stdout_text();
+        let mut fields = text.lines();
+        let mut field = || fields.next().unwrap_or_default().to_owned();
+        let (name, version, arch, size, kind) = (field(), field(), field(), field(), field());
+        if kind != "binary" {
+            return Err(not_usable("it holds sources"));
+        }
+        let version = without_zero_epoch(&version).to_owned();
+        check_name(&name).map_err(|error| not_usable(&error.message))?;
+        super::check_version(&version).map_err(|error| not_usable(&error.message))?;
+        let arch_fits = arch_fits(&arch, &rustix::system::uname().machine().to_string_lossy());
+        Ok(PackageFile {
+            path: file.to_owned(),
+            name,
+            version,
+            arch,
+            arch_fits,
+            installed_size: size.parse().unwrap_or(0),
+        })
+    }
+
+    async fn find_in_repositories(&self, package: &str, version: &str) -> Result<String, HostError> {
+        check_name(package)?;
+        if !self.root.is_host() {
+            return Err(no_repositories(package, &self.root));
+        }
+        let offered = match is_installed("dnf") {
+            true => {
+                let format = "%{name} %{epoch}:%{version}-%{release}\n";
+                let dnf = Command::new("dnf").args(["--quiet", "repoquery", "--queryformat", format, "--"]);
+                let dnf = dnf.arg(package).deadline(self.deadline);
+                repoquery_versions(
+                    &run(dnf, &format!("looking for {package}")).await?.stdout_text(),
+                    package,
+                )
+            }
+            false => {
+                let yum =
+                    Command::new("yum").args(["--quiet", "--showduplicates", "list", "available", "--"]);
+                let yum = yum.arg(package).deadline(self.deadline);
+                yum_versions(
+                    &run(yum, &format!("looking for {package}")).await?.stdout_text(),
+                    package,
+                )
+            }
+        };
+        newest_satisfying(Family::Rpm, package, version, offered)
+    }
+
+    async fn heal(&self) -> Result<(), HostError> {
+        let database = self.readable().await?;
+        if database.superseded.is_empty() {
+            return Ok(());
+        }
+        // Of others it is for their owner to say what is right; they stay `broken`.
+        let (_, installed) = self.database().await?;
+        let is_ours = |name: &str| installed.get(name).is_some_and(|package| package.is_application);
+        let ours = database.superseded.iter().filter(|entry| is_ours(&entry.name));
+        let labels: Vec<_> = ours
+            .map(|entry| format!("{}-{}", entry.name, entry.label))
+            .collect();
+        if labels.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(packages = ?labels, "removing what a killed upgrade left in the rpm database");
+        // Its scripts would stop the services of the version that has replaced it.
+        let rpm = self
+            .rpm()
+            .args(["--erase", "--nodeps", "--noscripts", "--notriggers", "--"]);
+        run(rpm.args(labels), "removing superseded packages")
+            .await
+            .map(|_| ())
+    }
+
+    async fn check(&self, transaction: &Transaction) -> Result<(), HostError> {
+        check_words(transaction)?;
+        super::check_free_space(&self.root, transaction)?;
+        let (_, installed) = self.database().await?;
+        let transaction = Self::still_to_do(transaction, &installed);
+        let doing = format!("dry run of {}", describe(&transaction));
+        let removal = self.removal(&["--test"], &transaction);
+        if transaction.install.is_empty() {
+            return run_in_turn(removal, None, &doing).await;
+        }
+        if !self.root.is_host() || self.suffices(&transaction).await? {
+            let install = self.rpm_install(&["--test"], local_files(&transaction)?);
+            return run_in_turn(removal, Some(install), &doing).await;
+        }
+        if let Some(removal) = removal {
+            run(removal, &doing).await?;
+        }
+        for dnf in self.dnf_runs(&transaction, &installed, &["--setopt=tsflags=test"]) {
+            run(dnf, &doing).await?;
+        }
+        Ok(())
+    }
+
+    async fn apply(&self, transaction: &Transaction) -> Result<(), HostError> {
+        check_words(transaction)?;
+        let (_, installed) = self.database().await?;
+        let transaction = Self::still_to_do(transaction, &installed);
+        let doing = describe(&transaction);
+        let removal = self.removal(&[], &transaction);
+        let by_rpm =
+            transaction.install.is_empty() || !self.root.is_host() || self.suffices(&transaction).await?;
+        if by_rpm {
+            let files = local_files(&transaction)?;
+            let install = (!files.is_empty()).then(|| self.rpm_install(&[], files));
+            run_in_turn(removal, install, &doing).await?;
+        } else {
+            if let Some(removal) = removal {
+                run(removal, &doing).await?;
+            }
+            for dnf in self.dnf_runs(&transaction, &installed, &[]) {
+                run(dnf, &doing).await?;
+            }
+        }
+        super::check_outcome(&transaction, &*self.installed().await?)
+    }
+
+    async fn shipped_files(&self, package: &str) -> Result<Vec<PathBuf>, HostError> {
+        check_name(package)?;
+        if !self.database().await?.1.contains_key(package) {
+            return Err(HostError::new(
+                Category::NotFound,
+                format!("package {package} is not installed"),
+            ));
+        }
+        let output = self
+            .query()
+            .args(["--list", "--", package])
+            .run()
+            .await
+            .map_err(HostError::from)?;
+        let text = output.stdout_text();
+        let files = text.lines().filter(|line| line.starts_with('/')).map(Path::new);
+        let root = self.root.path();
+        let without_root = |file: &Path| match file.strip_prefix(root) {
+            Ok(inside) => Path::new("/").join(inside),
+            Err(_) => file.to_owned(),
+        };
+        Ok(files.map(without_root).collect())
+    }
+
+    fn database_paths(&self) -> Vec<PathBuf> {
+        DATABASE_FILES.iter().map(|file| self.folder.join(file)).collect()
+    }
+}
+
+fn begins_with_magic(file: &Path) -> std::io::Result<bool> {
+    use std::io::Read;
+    let mut beginning = Vec::new();
+    std::fs::File::open(file)?
+        .take(MAGIC.len() as u64)
+        .read_to_end(&mut beginning)?;
+    Ok(beginning == MAGIC)
+}
+
+/// Whether a machine (`uname -m`) takes packages for `arch`.
+fn arch_fits(arch: &str, machine: &str) -> bool {
+    let also: &[&str] = match machine {
+        "x86_64" => &["x86_64_v2", "i386", "i486", "i586", "i686", "amd64"],
+        "i686" => &["i386", "i486", "i586"],
+        "armv7l" => &["armv7hl", "armv7hnl", "armhfp"],
+        _ => &[],
+    };
+    arch == "noarch" || arch == machine || also.contains(&arch)
+}
+
+fn local_files(transaction: &Transaction) -> Result<Vec<PathBuf>, HostError> {
+    let file = |source: &Source| match source {
+        Source::File(file) => Ok(file.path.clone()),
+        Source::Repository { name, .. } => Err(HostError::new(
+            Category::NotFound,
+            format!("package {name} needs a url: a sandbox root has no repositories"),
+        )),
+    };
+    transaction.install.iter().map(file).collect()
+}
+
+fn dnf_verb(source: &Source, installed: &InstalledPackages) -> &'static str {
+    let (name, version) = match source {
+        Source::File(file) => (&file.name, &file.version),
+        Source::Repository { name, version } => (name, version),
+    };
+    match installed
+        .get(name)
+        .map(|now| compare_versions(Family::Rpm, version, &now.version))
+    {
+        None | Some(std::cmp::Ordering::Greater) => "install",
+        Some(std::cmp::Ordering::Less) => "downgrade",
+        Some(std::cmp::Ordering::Equal) => "reinstall",
+    }
+}
+
+/// A path, or `NAME-[EPOCH:]VERSION-RELEASE`.
+fn dnf_argument(source: &Source) -> OsString {
+    match source {
+        Source::File(file) => file.path.clone().into_os_string(),
+        Source::Repository { name, version } => format!("{name}-{version}").into(),
+    }
+}
+
+/// Versions in lines `NAME EPOCH:VERSION-RELEASE`.
+fn repoquery_versions(output: &str, package: &str) -> Vec<String> {
+    let lines = output.lines().filter_map(|line| line.trim().split_once(' '));
+    lines
+        .filter(|(name, _)| *name == package)
+        .map(|(_, version)| without_zero_epoch(version.trim()).to_owned())
+        .collect()
+}
+
+/// Versions in lines `NAME.ARCH [EPOCH:]VERSION-RELEASE REPOSITORY`.
+fn yum_versions(output: &str, package: &str) -> Vec<String> {
+    let lines = output.lines().map(str::split_whitespace);
+    lines
+        .filter_map(|mut fields| match (fields.next(), fields.next(), fields.next()) {
+            (Some(name), Some(version), Some(_))
+                if name.rsplit_once('.').is_some_and(|(name, _)| name == package) =>
+            {
+                Some(without_zero_epoch(version).to_owned())
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

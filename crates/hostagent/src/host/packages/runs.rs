@@ -1,0 +1,48 @@
+//! Runs of a package manager that change the host.
+
+use protocol::Category;
+
+use super::messages;
+use crate::host::HostError;
+use crate::host::command::{Command, CommandError, Output};
+
+/// Runs it to its end, even if the caller goes away: cut short, it leaves broken packages. `doing`: for
+/// the error message.
+pub(super) async fn run(command: Command, doing: &str) -> Result<Output, HostError> {
+    let output = command.run_to_end().await.map_err(|error| match error {
+        CommandError::TimedOut { deadline, output, .. } => HostError::new(
+            Category::Timeout,
+            format!(
+                "{doing} did not end within {deadline:?} and was killed, as if a maintainer script hangs: {output}"
+            ),
+        ),
+        other => HostError::from(other),
+    })?;
+    let (stdout, stderr) = (output.stdout_text(), output.stderr_text());
+    // rpm ends with exit code 0 although a script that runs after the change has failed.
+    if output.success() && !messages::tells_of_failed_script(&stderr) {
+        return Ok(output);
+    }
+    Err(messages::diagnose(doing, &stdout, &stderr))
+}
+
+/// Runs `removal`, then `install`; the other way round where something depends on what is to go until
+/// the installation has replaced it.
+pub(super) async fn run_in_turn(
+    removal: Option<Command>,
+    install: Option<Command>,
+    doing: &str,
+) -> Result<(), HostError> {
+    match (removal, install) {
+        (None, None) => Ok(()),
+        (Some(only), None) | (None, Some(only)) => run(only, doing).await.map(|_| ()),
+        (Some(removal), Some(install)) => match run(removal.clone(), doing).await {
+            Ok(_) => run(install, doing).await.map(|_| ()),
+            Err(error) if error.category == Category::Dependency => {
+                run(install, doing).await?;
+                run(removal, doing).await.map(|_| ())
+            }
+            Err(error) => Err(error),
+        },
+    }
+}

@@ -1,0 +1,55 @@
+//! rpm's own ways to break.
+
+use std::os::unix::process::CommandExt;
+
+use super::*;
+
+/// FAULTS 38: rpm killed in an upgrade, when the new version is in the database and the old one still is.
+#[tokio::test]
+async fn both_versions_in_the_database_after_a_kill_are_detected_and_healed() {
+    let world = World::new(Family::Rpm);
+    let version = |version: &str| {
+        plain("app", version)
+            .provides("pf9app")
+            .file(&format!("/opt/app/only-in-{version}"), 0o644, "")
+            .script(Moment::BeforeRemove, "touch \"$ROOT/tmp/removal-script-ran\"")
+    };
+    world.apply(&[&version("1")], &[]).await.unwrap();
+    let hanging = version("2").script(Moment::AfterInstall, "touch \"$ROOT/tmp/begun\"; exec sleep 600");
+    let root = world.sandbox.root().display().to_string();
+    let mut rpm = std::process::Command::new("rpm")
+        .args([
+            format!("--dbpath={root}/var/lib/rpm"),
+            format!("--relocate=/={root}"),
+        ])
+        .args(["--badreloc", "--upgrade"])
+        .arg(world.build(&hanging))
+        .env("BACKBONE_ROOT", world.sandbox.root())
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    until("the script", || world.exists("/tmp/begun")).await;
+    let group = rustix::process::Pid::from_child(&rpm);
+    rustix::process::kill_process_group(group, rustix::process::Signal::KILL).unwrap();
+    rpm.wait().unwrap();
+
+    let installed = world.installed().await;
+    assert!(installed["app"].broken);
+    assert_eq!(installed["app"].version, "2-1");
+    world.packages.heal().await.unwrap();
+    assert!(!world.installed().await["app"].broken);
+    assert_eq!(world.versions().await, ["app 2-1"]);
+    assert!(!world.exists("/opt/app/only-in-1") && world.exists("/opt/app/only-in-2"));
+    assert_eq!(world.read("/opt/app/version"), "2");
+    assert!(!world.exists("/tmp/removal-script-ran"));
+}
+
+#[tokio::test]
+async fn a_script_that_fails_after_the_removal_is_an_error_too() {
+    let world = World::new(Family::Rpm);
+    let app = plain("app", "1").script(Moment::AfterRemove, "echo cannot clean up >&2; exit 1");
+    world.apply(&[&app], &[]).await.unwrap();
+    let error = world.apply(&[], &["app"]).await.unwrap_err();
+    assert_eq!(error.category, Category::Script, "{error}");
+    assert!(error.message.contains("cannot clean up"), "{error}");
+}
