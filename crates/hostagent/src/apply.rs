@@ -1,1 +1,222 @@
-//! Carries out a plan's steps.
+//! Carries out a plan's steps. Decides nothing: what to do stands in the steps, what went wrong comes back
+//! by application.
+
+use std::collections::BTreeMap;
+
+use protocol::{AppName, AppSpec, Apps, Category, Phase};
+
+use crate::host::{Host, HostError, Source, Transaction};
+use crate::ledger::{Ledger, Record};
+use crate::observe::{Observed, Observer};
+use crate::plan::{Action, Step};
+use crate::stage::Staged;
+use crate::state_file::StateFileError;
+
+/// What went wrong with one application.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    pub phase: Phase,
+    pub category: Category,
+    pub message: String,
+}
+
+impl Failure {
+    pub fn new(phase: Phase, error: HostError) -> Self {
+        Self {
+            phase,
+            category: error.category,
+            message: error.message,
+        }
+    }
+}
+
+impl From<StateFileError> for Failure {
+    fn from(error: StateFileError) -> Self {
+        let category = if error.is_disk_full() {
+            Category::DiskSpace
+        } else {
+            Category::Host
+        };
+        Self {
+            phase: Phase::Check,
+            category,
+            message: error.to_string(),
+        }
+    }
+}
+
+/// By application; the others went well.
+pub type Failures = BTreeMap<AppName, Failure>;
+
+/// What one run of the package manager is to do.
+#[derive(Debug, Default)]
+pub struct PackageWork {
+    pub removals: Vec<Removal>,
+    pub installs: Vec<Staged>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Removal {
+    pub app: AppName,
+    pub package: String,
+}
+
+/// How a run of the package manager ended.
+#[derive(Debug)]
+pub enum PackagesEnd {
+    Done(Failures),
+    /// Someone else holds the package manager's lock; nothing was done.
+    Locked(HostError),
+}
+
+/// Puts on record what is to be managed, before anything is done to it.
+pub fn record(ledger: &Ledger, desired: &Apps, pairs: &[(&AppName, &str)]) -> Result<(), StateFileError> {
+    ledger.change_records(|records| {
+        for (app, package) in pairs {
+            let spec = desired.get(*app);
+            let record = Record {
+                package: (*package).to_owned(),
+                url: spec.and_then(|spec| spec.url.clone()),
+                sha256: spec.and_then(|spec| spec.sha256.clone()),
+                rank: spec.and_then(|spec| spec.rank),
+            };
+            records.insert((*app).clone(), record);
+        }
+    })
+}
+
+/// Stops the services of what is about to be removed. A failure does not stop the removal, whose own
+/// scripts may fare better; it is logged.
+pub async fn stop_for_removal(host: &Host, steps: &[&Step]) {
+    for step in steps {
+        if let Action::StopForRemoval { service } = &step.action
+            && let Err(error) = host.services.stop(service).await
+        {
+            tracing::warn!(app = %step.app, service, %error, "could not stop a service before its removal");
+        }
+    }
+}
+
+/// All packages in one transaction; if that fails, application by application, so that one bad one does
+/// not hold back the others.
+pub async fn change_packages(host: &Host, work: &PackageWork) -> PackagesEnd {
+    let whole = Transaction {
+        install: work.installs.iter().map(|staged| staged.source.clone()).collect(),
+        remove: work
+            .removals
+            .iter()
+            .map(|removal| removal.package.clone())
+            .collect(),
+    };
+    let error = match host.packages.apply(&whole).await {
+        Ok(()) => return PackagesEnd::Done(Failures::new()),
+        Err(error) if error.category == Category::Locked => return PackagesEnd::Locked(error),
+        Err(error) => error,
+    };
+    let mut failures = Failures::new();
+    match (work.removals.as_slice(), work.installs.as_slice()) {
+        ([removal], []) => {
+            failures.insert(removal.app.clone(), Failure::new(Phase::Remove, error));
+        }
+        ([], [staged]) => {
+            failures.insert(staged.app.clone(), Failure::new(Phase::Install, error));
+        }
+        _ => {
+            tracing::warn!(%error, "the joint package transaction failed; going on application by application");
+            if let Err(locked) = change_packages_one_by_one(host, work, &mut failures).await {
+                return PackagesEnd::Locked(locked);
+            }
+        }
+    }
+    PackagesEnd::Done(failures)
+}
+
+/// `Err`: the package manager's lock was taken meanwhile.
+async fn change_packages_one_by_one(
+    host: &Host,
+    work: &PackageWork,
+    failures: &mut Failures,
+) -> Result<(), HostError> {
+    let removals = work.removals.iter().map(|removal| {
+        let transaction = Transaction {
+            install: Vec::new(),
+            remove: vec![removal.package.clone()],
+        };
+        (&removal.app, Phase::Remove, transaction)
+    });
+    let installs = work.installs.iter().map(|staged| {
+        let transaction = Transaction {
+            install: vec![staged.source.clone()],
+            remove: Vec::new(),
+        };
+        (&staged.app, Phase::Install, transaction)
+    });
+    for (app, phase, transaction) in removals.chain(installs) {
+        if let Err(error) = host.packages.heal().await {
+            tracing::warn!(%error, "could not heal the package database between two packages");
+        }
+        if is_done(host, &transaction).await {
+            continue;
+        }
+        match host.packages.apply(&transaction).await {
+            Ok(()) => {}
+            Err(error) if error.category == Category::Locked => return Err(error),
+            Err(error) => {
+                failures.insert(app.clone(), Failure::new(phase, error));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether the joint attempt got this far already.
+async fn is_done(host: &Host, transaction: &Transaction) -> bool {
+    let Ok(packages) = host.packages.installed().await else {
+        return false;
+    };
+    let installed = transaction.install.iter().all(|source| {
+        let (name, version) = match source {
+            Source::File(file) => (&file.name, &file.version),
+            Source::Repository { name, version } => (name, version),
+        };
+        packages
+            .get(name)
+            .is_some_and(|there| there.version == *version && !there.broken)
+    });
+    installed && transaction.remove.iter().all(|name| !packages.contains_key(name))
+}
+
+/// One step of config or services.
+pub async fn settle_step(
+    host: &Host,
+    observer: &Observer,
+    observed: &Observed,
+    spec: &AppSpec,
+    step: &Step,
+) -> Result<(), Failure> {
+    let service_failure = |error| Failure::new(Phase::Service, error);
+    match &step.action {
+        Action::Configure { .. } => {
+            let Some(there) = observed.apps.get(&step.app) else {
+                return Ok(());
+            };
+            let running = there.running_services();
+            let written = host
+                .app_config
+                .write(&step.app, &there.package, &spec.config, &running)
+                .await;
+            observer.forget_config(&step.app);
+            written.map_err(|error| Failure::new(Phase::Configure, error))
+        }
+        Action::Enable { service } => host.services.enable(service).await.map_err(service_failure),
+        Action::Disable { service } => host.services.disable(service).await.map_err(service_failure),
+        Action::Start { service } => host.services.start(service).await.map_err(service_failure),
+        Action::Stop { service } => host.services.stop(service).await.map_err(service_failure),
+        // Forecasts, and the other stage's actions: not for this function.
+        Action::RunServices { .. }
+        | Action::Adopt { .. }
+        | Action::StopForRemoval { .. }
+        | Action::Remove { .. }
+        | Action::Install(_) => Ok(()),
+    }
+}

@@ -1,1 +1,261 @@
-//! The desired state, durable.
+//! The desired state, durable: what the master wants, what the agent has put on the host, and how the last
+//! attempt went. Whoever holds an acknowledged message relies on this module alone.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use protocol::spec::Rank;
+use protocol::{AppName, Apps, ErrorReport, HostId, SetConfig};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::state_file::{StateFile, StateFileError};
+
+/// What the host should be.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Desired {
+    /// Whether anything was ever desired; until then the agent touches nothing.
+    pub stated: bool,
+    pub generation: Option<u64>,
+    /// `id` of the newest accepted message: statuses that answer it carry it as `reply_to`.
+    pub id: Option<String>,
+    pub apps: Apps,
+    /// Counts accepted messages since the agent started; tells two equal desired states apart, so that
+    /// each message gets its answer.
+    #[serde(skip)]
+    pub serial: u64,
+}
+
+impl Desired {
+    /// Whether `other` asks for the same, whoever asked and however often.
+    pub fn same_state(&self, other: &Self) -> bool {
+        self.stated == other.stated && self.apps == other.apps
+    }
+}
+
+/// An application that the agent has installed or adopted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Its package's name. Once recorded, another name is refused.
+    pub package: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub sha256: Option<String>,
+    /// As last desired: removals go in reverse.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rank: Option<Rank>,
+}
+
+pub type Records = BTreeMap<AppName, Record>;
+
+/// How the attempts to reach a desired state went; survives a restart, so that a held failure stays held.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The desired state it is about.
+    pub apps: Apps,
+    pub errors: Vec<ErrorReport>,
+}
+
+/// Which entries a message may replace, from the topic it came on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    Host,
+    App(AppName),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    #[error(
+        "generation {offered} is older than the stored generation {stored}: refused as stale; send generation {stored} or higher"
+    )]
+    Stale { offered: u64, stored: u64 },
+    #[error(
+        "$.data: a message on the topic of {topic} may carry {topic} only, and must; it carries {found}: send it on the host's own topic"
+    )]
+    OutsideTopic { topic: AppName, found: String },
+    #[error("$.data.{app}: an application can't have this host's id as its name")]
+    NamedAsHost { app: AppName },
+    #[error(
+        "$.data.{second}.package: {package} is the package of {first} already; no two applications share a package"
+    )]
+    SharedPackage {
+        package: String,
+        first: AppName,
+        second: AppName,
+    },
+    #[error(transparent)]
+    NotStored(#[from] StateFileError),
+}
+
+struct Files {
+    desired: StateFile<Desired>,
+    records: StateFile<Records>,
+    outcome: StateFile<Outcome>,
+}
+
+impl Files {
+    fn in_folder(state_dir: &Path) -> Self {
+        Self {
+            desired: StateFile::new(state_dir.join("desired.json")),
+            records: StateFile::new(state_dir.join("installed.json")),
+            outcome: StateFile::new(state_dir.join("outcome.json")),
+        }
+    }
+}
+
+pub struct Ledger {
+    host_id: HostId,
+    files: Files,
+    desired: watch::Sender<Arc<Desired>>,
+    records: Mutex<Arc<Records>>,
+}
+
+impl Ledger {
+    /// Reads `state_dir`, which must exist. Damaged files are set aside.
+    pub fn open(state_dir: &Path, host_id: HostId) -> Result<Self, StateFileError> {
+        let files = Files::in_folder(state_dir);
+        let desired = files.desired.load()?.unwrap_or_default();
+        let records = files.records.load()?.unwrap_or_default();
+        Ok(Self::with(files, host_id, desired, records))
+    }
+
+    /// The same for commands that only look: nothing is touched, damaged files count as absent.
+    pub fn look(state_dir: &Path, host_id: HostId) -> Result<Self, StateFileError> {
+        let files = Files::in_folder(state_dir);
+        let desired = files.desired.peek()?.unwrap_or_default();
+        let records = files.records.peek()?.unwrap_or_default();
+        Ok(Self::with(files, host_id, desired, records))
+    }
+
+    fn with(files: Files, host_id: HostId, desired: Desired, records: Records) -> Self {
+        Self {
+            host_id,
+            files,
+            desired: watch::Sender::new(Arc::new(desired)),
+            records: Mutex::new(Arc::new(records)),
+        }
+    }
+
+    pub fn desired(&self) -> Arc<Desired> {
+        self.desired.borrow().clone()
+    }
+
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Desired>> {
+        self.desired.subscribe()
+    }
+
+    /// Makes a message's desired state durable, then known. When this returns the message may be
+    /// acknowledged.
+    pub fn accept(&self, message: SetConfig, scope: &Scope) -> Result<Arc<Desired>, AcceptError> {
+        let stored = self.desired();
+        let next = Arc::new(next_desired(&stored, message, scope, &self.host_id)?);
+        if next.generation != stored.generation || next.id != stored.id || !next.same_state(&stored) {
+            self.files.desired.store(&next)?;
+        }
+        self.desired.send_replace(next.clone());
+        Ok(next)
+    }
+
+    pub fn records(&self) -> Arc<Records> {
+        self.records
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Durable when it returns; writes nothing where nothing changes.
+    pub fn change_records(&self, change: impl FnOnce(&mut Records)) -> Result<(), StateFileError> {
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = Records::clone(&records);
+        change(&mut next);
+        if next != **records {
+            self.files.records.store(&next)?;
+            *records = Arc::new(next);
+        }
+        Ok(())
+    }
+
+    /// The outcome of the last attempts, if they were about `apps`.
+    pub fn outcome_for(&self, apps: &Apps) -> Result<Outcome, StateFileError> {
+        let outcome = self.files.outcome.peek()?;
+        Ok(outcome
+            .filter(|outcome| outcome.apps == *apps)
+            .unwrap_or_else(|| Outcome {
+                apps: apps.clone(),
+                errors: Vec::new(),
+            }))
+    }
+
+    pub fn store_outcome(&self, outcome: &Outcome) -> Result<(), StateFileError> {
+        if outcome.errors.is_empty() {
+            self.files.outcome.remove()
+        } else {
+            self.files.outcome.store(outcome)
+        }
+    }
+}
+
+/// What is desired after `message`. Pure.
+fn next_desired(
+    stored: &Desired,
+    message: SetConfig,
+    scope: &Scope,
+    host_id: &HostId,
+) -> Result<Desired, AcceptError> {
+    if let (Some(offered), Some(stored)) = (message.generation, stored.generation)
+        && offered < stored
+    {
+        return Err(AcceptError::Stale { offered, stored });
+    }
+    if let Some(app) = message.apps.keys().find(|app| host_id.collides_with(app)) {
+        return Err(AcceptError::NamedAsHost { app: app.clone() });
+    }
+    let apps = match scope {
+        Scope::Host => message.apps,
+        Scope::App(topic) => {
+            if !message.apps.keys().eq([topic]) {
+                let names: Vec<&str> = message.apps.keys().map(AppName::as_str).collect();
+                let found = if names.is_empty() {
+                    "nothing".to_owned()
+                } else {
+                    names.join(", ")
+                };
+                return Err(AcceptError::OutsideTopic {
+                    topic: topic.clone(),
+                    found,
+                });
+            }
+            let mut apps = stored.apps.clone();
+            apps.extend(message.apps);
+            apps
+        }
+    };
+    if let Some((package, first, second)) = shared_package(&apps) {
+        return Err(AcceptError::SharedPackage {
+            package,
+            first,
+            second,
+        });
+    }
+    Ok(Desired {
+        stated: true,
+        generation: message.generation.or(stored.generation),
+        id: message.id,
+        apps,
+        serial: stored.serial + 1,
+    })
+}
+
+fn shared_package(apps: &Apps) -> Option<(String, AppName, AppName)> {
+    let mut owners: BTreeMap<&str, &AppName> = BTreeMap::new();
+    for (app, spec) in apps {
+        if let Some(package) = &spec.package
+            && let Some(first) = owners.insert(package, app)
+        {
+            return Some((package.clone(), first.clone(), app.clone()));
+        }
+    }
+    None
+}

@@ -15,9 +15,12 @@
 
 pub mod agent;
 pub mod apply;
+pub mod converge;
+pub mod host_state;
 pub mod identity;
 pub mod inbox;
 pub mod ledger;
+pub mod lock;
 pub mod logging;
 pub mod observe;
 pub mod plan;
@@ -25,6 +28,8 @@ pub mod reconcile;
 pub mod report;
 pub mod settings;
 pub mod stage;
+pub mod state_file;
+pub mod status;
 pub mod watch;
 
 pub mod atomic_file;

@@ -1,1 +1,334 @@
-//! Looks at the host.
+//! Looks at the host, and says what is there in the engine's terms.
+//!
+//! In steady state this starts no child process: packages come from the package database's own files,
+//! services from systemd, config from the last time it was read.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use protocol::spec::Rank;
+use protocol::{AppName, Apps, Config};
+use tokio::time::Instant;
+
+use crate::host::{
+    Contract, ContractKind, Host, HostError, InstalledPackage, InstalledPackages, ServiceState,
+};
+use crate::ledger::{Record, Records};
+
+/// The agent's own application: never removed by omission.
+pub const SELF_APP: &str = "hostagent";
+
+/// What is on the host, as far as it concerns the agent.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Observed {
+    /// Applications that are installed and managed, or desired and there to be adopted.
+    pub apps: BTreeMap<AppName, ObservedApp>,
+    /// Every package of the host that is the agent's business by name: what a desired application would
+    /// take over.
+    pub packages: Arc<InstalledPackages>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ObservedApp {
+    pub package: String,
+    /// Full version in the package database.
+    pub version: String,
+    /// Half-installed or half-configured.
+    pub broken: bool,
+    /// Recorded by the agent, or providing `pf9app`: may be removed.
+    pub managed: bool,
+    pub url: Option<String>,
+    /// As last desired; tells the order of removals.
+    pub rank: Option<Rank>,
+    pub contract: ContractKind,
+    /// Each service of the application; `None`: its contract names it, but the host does not have it.
+    pub services: BTreeMap<String, Option<ServiceState>>,
+    /// Its current config, or why it could not be read.
+    pub config: Result<Config, HostError>,
+    /// When `config` was read.
+    pub config_read_at: Instant,
+}
+
+impl ObservedApp {
+    /// Whether it has services and all of them run.
+    pub fn running(&self) -> bool {
+        !self.services.is_empty()
+            && self
+                .services
+                .values()
+                .all(|state| state.is_some_and(|s| s.running))
+    }
+
+    pub fn running_services(&self) -> BTreeSet<String> {
+        let running = self
+            .services
+            .iter()
+            .filter(|(_, state)| state.is_some_and(|s| s.running));
+        running.map(|(name, _)| name.clone()).collect()
+    }
+}
+
+/// How much to look at anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// Packages and services now; config as last read (for a ping).
+    Light,
+    /// Config and SysV services, which cost a process each, too.
+    Full,
+}
+
+/// Observes, and remembers what is costly to ask: contracts' services and configs.
+pub struct Observer {
+    host: Host,
+    configs: Mutex<BTreeMap<AppName, CachedConfig>>,
+    package_services: Mutex<BTreeMap<String, PackageServices>>,
+}
+
+struct CachedConfig {
+    package: String,
+    version: String,
+    config: Result<Config, HostError>,
+    read_at: Instant,
+}
+
+/// Services that a package ships, valid for one version of it.
+struct PackageServices {
+    version: String,
+    services: BTreeSet<String>,
+}
+
+/// A config that could not be read is read again after this long.
+const FAILED_CONFIG_AGE: Duration = Duration::from_secs(5);
+
+impl Observer {
+    pub fn new(host: Host) -> Self {
+        Self {
+            host,
+            configs: Mutex::default(),
+            package_services: Mutex::default(),
+        }
+    }
+
+    /// Forgets the config of `app`: it may have changed.
+    pub fn forget_config(&self, app: &AppName) {
+        self.configs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(app);
+    }
+
+    pub async fn observe(
+        &self,
+        desired: &Apps,
+        records: &Records,
+        freshness: Freshness,
+    ) -> Result<Observed, HostError> {
+        let packages = self.host.packages.installed().await?;
+        let mut apps = BTreeMap::new();
+        for (app, candidate) in candidates(desired, records, &packages) {
+            let observed = self.observe_app(&app, candidate, freshness).await?;
+            apps.insert(app, observed);
+        }
+        Ok(Observed { apps, packages })
+    }
+
+    async fn observe_app(
+        &self,
+        app: &AppName,
+        candidate: Candidate<'_>,
+        freshness: Freshness,
+    ) -> Result<ObservedApp, HostError> {
+        let Candidate {
+            package,
+            installed,
+            managed,
+            record,
+        } = candidate;
+        // A broken contract (a manifest with an error in it) is that application's trouble, not the host's.
+        let (contract, contract_error) = match self.host.app_config.contract(app, package).await {
+            Ok(contract) => (contract, None),
+            Err(error) => {
+                let none = Contract {
+                    kind: ContractKind::None,
+                    services: None,
+                    watched_files: Vec::<PathBuf>::new(),
+                };
+                (none, Some(error))
+            }
+        };
+        let mut services = BTreeMap::new();
+        for name in self.service_names(app, package, installed, &contract).await? {
+            let state = self
+                .host
+                .services
+                .state(&name, freshness == Freshness::Full)
+                .await?;
+            services.insert(name, state);
+        }
+        let (config, config_read_at) = match contract_error {
+            Some(error) => (Err(error), Instant::now()),
+            None => {
+                self.config(app, package, &installed.version, contract.kind, freshness)
+                    .await
+            }
+        };
+        Ok(ObservedApp {
+            package: package.to_owned(),
+            version: installed.version.clone(),
+            broken: installed.broken,
+            managed,
+            url: record.and_then(|record| record.url.clone()),
+            rank: record.and_then(|record| record.rank),
+            contract: contract.kind,
+            services,
+            config,
+            config_read_at,
+        })
+    }
+
+    /// Those its contract names; else the unit of its own name, or of its package's; else the units its
+    /// package ships.
+    async fn service_names(
+        &self,
+        app: &AppName,
+        package: &str,
+        installed: &InstalledPackage,
+        contract: &Contract,
+    ) -> Result<BTreeSet<String>, HostError> {
+        if let Some(named) = &contract.services {
+            return Ok(named.clone());
+        }
+        for name in [app.as_str(), package] {
+            if self.host.services.state(name, false).await?.is_some() {
+                return Ok(BTreeSet::from([name.to_owned()]));
+            }
+        }
+        {
+            let cache = self
+                .package_services
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if let Some(known) = cache.get(package)
+                && known.version == installed.version
+            {
+                return Ok(known.services.clone());
+            }
+        }
+        let files = self.host.packages.shipped_files(package).await?;
+        let services = self.host.services.services_in(&files);
+        let known = PackageServices {
+            version: installed.version.clone(),
+            services: services.clone(),
+        };
+        self.package_services
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(package.to_owned(), known);
+        Ok(services)
+    }
+
+    async fn config(
+        &self,
+        app: &AppName,
+        package: &str,
+        version: &str,
+        contract: ContractKind,
+        freshness: Freshness,
+    ) -> (Result<Config, HostError>, Instant) {
+        if contract == ContractKind::None {
+            return (Ok(Config::new()), Instant::now());
+        }
+        if freshness == Freshness::Light {
+            let cache = self.configs.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(known) = cache.get(app)
+                && known.package == package
+                && known.version == version
+                && (known.config.is_ok() || known.read_at.elapsed() < FAILED_CONFIG_AGE)
+            {
+                return (known.config.clone(), known.read_at);
+            }
+        }
+        let config = self.host.app_config.read(app, package).await;
+        let read_at = Instant::now();
+        let known = CachedConfig {
+            package: package.to_owned(),
+            version: version.to_owned(),
+            config: config.clone(),
+            read_at,
+        };
+        self.configs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(app.clone(), known);
+        (config, read_at)
+    }
+}
+
+struct Candidate<'a> {
+    package: &'a str,
+    installed: &'a InstalledPackage,
+    managed: bool,
+    record: Option<&'a Record>,
+}
+
+/// Which installed packages are applications: those on record, those that provide `pf9app`, and those that
+/// a desired application names and that are there already. Pure.
+fn candidates<'a>(
+    desired: &'a Apps,
+    records: &'a Records,
+    packages: &'a InstalledPackages,
+) -> BTreeMap<AppName, Candidate<'a>> {
+    let mut found = BTreeMap::new();
+    let mut taken = BTreeSet::new();
+    for (app, record) in records {
+        if let Some(installed) = packages.get(&record.package) {
+            taken.insert(record.package.as_str());
+            let candidate = Candidate {
+                package: &record.package,
+                installed,
+                managed: true,
+                record: Some(record),
+            };
+            found.insert(app.clone(), candidate);
+        }
+    }
+    for (app, spec) in desired {
+        let package = spec.package.as_deref().unwrap_or(app.as_str());
+        if let Some(installed) = packages.get(package)
+            && !found.contains_key(app)
+            && !records.contains_key(app)
+            && taken.insert(package)
+        {
+            let managed = installed.is_application;
+            found.insert(
+                app.clone(),
+                Candidate {
+                    package,
+                    installed,
+                    managed,
+                    record: None,
+                },
+            );
+        }
+    }
+    for (package, installed) in packages.iter().filter(|(_, installed)| installed.is_application) {
+        // A package whose name can't be an application's stays out of reach.
+        if let Ok(app) = AppName::new(package.as_str())
+            && !found.contains_key(&app)
+            && taken.insert(package)
+        {
+            found.insert(
+                app,
+                Candidate {
+                    package,
+                    installed,
+                    managed: true,
+                    record: None,
+                },
+            );
+        }
+    }
+    found
+}

@@ -1,1 +1,330 @@
-//! Turns outcomes into statuses.
+//! Tells the master how the host stands: the only task that publishes.
+//!
+//! A status goes out when the reconciler announces one, when a message asks for an answer, when the
+//! connection is (re)made, and every heartbeat. While the broker is away or slow, what is waiting is
+//! merged: the newest status says all that those before it said.
+
+mod looks;
+mod outbox;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bus::{LinkState, Publisher};
+use protocol::status::Rejected;
+use protocol::{Category, ErrorReport, HostId, Phase, Status};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
+
+use crate::converge::Engine;
+use crate::host::{Facts, HostError};
+use crate::host_state::{Announcement, HostState, Standing};
+use crate::observe::Freshness;
+use crate::status::{self, Particulars};
+
+use looks::{Look, Looking, Looks};
+use outbox::Outbox;
+
+/// What the inbox wants answered.
+#[derive(Debug)]
+pub enum Request {
+    Ping {
+        id: Option<String>,
+    },
+    /// A `set_config` was accepted. If the host is being changed towards an older one, the answer is
+    /// `converging`, at once; else the reconciler answers in a moment.
+    Accepted {
+        id: Option<String>,
+        serial: u64,
+    },
+    /// A message was refused; the state is as it was.
+    Rejected {
+        rejected: Rejected,
+        phase: Phase,
+        category: Category,
+    },
+    /// A stale message: the true state again.
+    Stale {
+        rejected: Rejected,
+    },
+}
+
+pub struct Reporter {
+    pub host_id: HostId,
+    pub boot_id: String,
+    pub engine: Arc<Engine>,
+    pub state: watch::Receiver<HostState>,
+    pub announcements: mpsc::UnboundedReceiver<Announcement>,
+    pub requests: mpsc::Receiver<Request>,
+    pub publisher: Publisher,
+    pub link: watch::Receiver<LinkState>,
+    /// Routing keys of installed applications.
+    pub topics: watch::Sender<BTreeSet<String>>,
+    /// Wakes the reconciler when a look at the host shows drift.
+    pub wake: Arc<Notify>,
+    pub heartbeat_period: Duration,
+    pub collect_facts: Box<dyn Fn() -> Facts + Send + Sync>,
+    pub stop: watch::Receiver<bool>,
+}
+
+impl Reporter {
+    /// Until told to stop; then what can be sent at once is.
+    pub async fn run(mut self) {
+        let started = Instant::now();
+        let mut memory = Memory {
+            started,
+            facts: (self.collect_facts)(),
+            last_rejected: None,
+            epoch: 0,
+        };
+        let mut outbox = Outbox::default();
+        let mut looks = Looks::default();
+        let mut heartbeat = first_heartbeat(self.heartbeat_period);
+        loop {
+            if self.link.borrow().is_up() {
+                outbox.publish_next(&self.publisher);
+            }
+            // Each arm waits on a channel or a timer, or on a future that lives in `looks` or `outbox`: nothing is
+            // lost when an arm is dropped.
+            tokio::select! {
+                request = self.requests.recv() => match request {
+                    Some(request) => self.answer(request, &mut memory, &mut outbox, &mut looks),
+                    None => return,
+                },
+                announcement = self.announcements.recv() => match announcement {
+                    Some(announcement) => self.report_announcement(announcement, &memory, &mut outbox),
+                    None => return,
+                },
+                changed = self.link.changed() => {
+                    if changed.is_err() { return }
+                    self.report_connection(&mut memory, &mut outbox);
+                }
+                () = tokio::time::sleep_until(heartbeat) => {
+                    heartbeat = Instant::now() + self.heartbeat_period;
+                    memory.facts = (self.collect_facts)();
+                    // A look that a hook holds up does not hold up the heartbeat.
+                    if !looks.start_full(|| self.look(Freshness::Full)) {
+                        outbox.queue(self.status(&memory, None));
+                    }
+                }
+                (kind, look) = looks.next() => match kind {
+                    Freshness::Light => {
+                        let answers = looks.take_answers();
+                        self.report_look(look, answers, &memory, &mut outbox);
+                        looks.start_light_if_asked(|| self.look(Freshness::Light));
+                    }
+                    Freshness::Full => self.report_look(look, vec![None], &memory, &mut outbox),
+                },
+                (status, result) = outbox.published() => outbox.settle(status, result),
+                _ = self.stop.changed() => {
+                    self.report_announcements(&memory, &mut outbox);
+                    outbox.drain(&self.publisher).await;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, request: Request, memory: &mut Memory, outbox: &mut Outbox, looks: &mut Looks) {
+        self.report_announcements(memory, outbox);
+        match request {
+            Request::Ping { id } => looks.ask_light(id, || self.look(Freshness::Light)),
+            Request::Accepted { id, serial } => {
+                let busy = {
+                    let state = self.state.borrow();
+                    matches!(state.standing, Standing::Converging { .. }) && state.desired.serial < serial
+                };
+                if busy {
+                    let mut status = self.status(memory, id);
+                    // What was accepted is newer than what the reconciler is at.
+                    let desired = self.engine.ledger.desired();
+                    status.generation = desired.generation;
+                    status.desired_apps = Some(desired.apps.clone());
+                    outbox.queue(status);
+                }
+            }
+            Request::Rejected {
+                rejected,
+                phase,
+                category,
+            } => {
+                memory.last_rejected = Some(rejected.clone());
+                let mut status = self.status(memory, rejected.id.clone());
+                status.errors.insert(0, rejection(&rejected, phase, category));
+                status
+                    .desired_apps
+                    .get_or_insert_with(|| self.engine.ledger.desired().apps.clone());
+                status.status = protocol::State::Errors;
+                status.detail = None;
+                outbox.queue(status);
+            }
+            Request::Stale { rejected } => {
+                let id = rejected.id.clone();
+                memory.last_rejected = Some(rejected);
+                looks.ask_light(id, || self.look(Freshness::Light));
+            }
+        }
+    }
+
+    /// What was announced before the present moment goes out before what is said now.
+    fn report_announcements(&mut self, memory: &Memory, outbox: &mut Outbox) {
+        while let Ok(announcement) = self.announcements.try_recv() {
+            self.report_announcement(announcement, memory, outbox);
+        }
+    }
+
+    fn report_announcement(&mut self, announcement: Announcement, memory: &Memory, outbox: &mut Outbox) {
+        let Announcement { state, reply_to } = announcement;
+        self.bind_topics(&state);
+        outbox.queue(status::build(&state, &self.particulars(memory, reply_to)));
+    }
+
+    fn report_connection(&mut self, memory: &mut Memory, outbox: &mut Outbox) {
+        let link = self.link.borrow_and_update().clone();
+        match link {
+            LinkState::Up { epoch } if epoch != memory.epoch => {
+                memory.epoch = epoch;
+                let reply_to = outbox.merge_waiting();
+                outbox.queue(self.status(memory, reply_to));
+            }
+            LinkState::Clone { reason } => {
+                let mut status = self.status(memory, None);
+                let rejected = Rejected {
+                    reason,
+                    timestamp: status::now(),
+                    id: None,
+                };
+                status
+                    .errors
+                    .insert(0, rejection(&rejected, Phase::Connect, Category::Conflict));
+                status.status = protocol::State::Errors;
+                outbox.queue(status);
+            }
+            LinkState::Up { .. } | LinkState::Down { .. } => {}
+        }
+    }
+
+    /// Looks at the host, unless it is being changed.
+    fn look(&self, freshness: Freshness) -> Looking {
+        let before = self.state.borrow().clone();
+        let engine = self.engine.clone();
+        Box::pin(async move {
+            let observed = match before.standing {
+                Standing::Converging { .. } => None,
+                Standing::Ok | Standing::Errors(_) => Some(engine.observe(&before.desired, freshness).await),
+            };
+            Look {
+                announced: before.announced,
+                observed,
+            }
+        })
+    }
+
+    /// Reports what a look has shown. Drift wakes the reconciler, and the status says `converging`: it is
+    /// about to.
+    fn report_look(
+        &mut self,
+        look: Look,
+        answers: Vec<Option<String>>,
+        memory: &Memory,
+        outbox: &mut Outbox,
+    ) {
+        self.report_announcements(memory, outbox);
+        let mut state = self.state.borrow().clone();
+        match look.observed {
+            // The host has been changed since: what the reconciler says of it is newer.
+            _ if state.announced != look.announced => {}
+            None => {}
+            Some(Ok(observed)) => {
+                if matches!(state.standing, Standing::Ok)
+                    && !self.engine.plan(&state.desired, &observed).is_empty()
+                {
+                    tracing::info!("the host has drifted from its desired state");
+                    state.standing = Standing::Converging {
+                        detail: "drift was found".into(),
+                    };
+                    self.wake.notify_one();
+                }
+                if matches!(state.standing, Standing::Errors(_)) {
+                    self.wake.notify_one();
+                }
+                state.observed = Some(observed);
+            }
+            Some(Err(error)) => {
+                state.standing = Standing::Errors(vec![unobservable(&error)]);
+                self.wake.notify_one();
+            }
+        }
+        self.bind_topics(&state);
+        for reply_to in answers {
+            outbox.queue(status::build(&state, &self.particulars(memory, reply_to)));
+        }
+    }
+
+    fn status(&self, memory: &Memory, reply_to: Option<String>) -> Status {
+        status::build(&self.state.borrow(), &self.particulars(memory, reply_to))
+    }
+
+    fn particulars<'a>(&'a self, memory: &'a Memory, reply_to: Option<String>) -> Particulars<'a> {
+        Particulars {
+            host_id: &self.host_id,
+            boot_id: &self.boot_id,
+            facts: &memory.facts,
+            started: memory.started,
+            last_rejected: memory.last_rejected.as_ref(),
+            reply_to,
+        }
+    }
+
+    /// An installed application has a topic of its own.
+    fn bind_topics(&self, state: &HostState) {
+        let Some(observed) = &state.observed else { return };
+        let installed = observed
+            .apps
+            .iter()
+            .filter(|(app, there)| there.managed && !self.host_id.collides_with(app));
+        let topics: BTreeSet<String> = installed.map(|(app, _)| app.to_string()).collect();
+        self.topics.send_if_modified(|bound| {
+            let changed = *bound != topics;
+            *bound = topics;
+            changed
+        });
+    }
+}
+
+struct Memory {
+    started: Instant,
+    facts: Facts,
+    last_rejected: Option<Rejected>,
+    epoch: u64,
+}
+
+/// At a random phase, so that a fleet that was started together does not beat together.
+fn first_heartbeat(period: Duration) -> Instant {
+    Instant::now() + period.mul_f64(fastrand::f64())
+}
+
+fn rejection(rejected: &Rejected, phase: Phase, category: Category) -> ErrorReport {
+    ErrorReport {
+        app: None,
+        phase,
+        category,
+        message: rejected.reason.clone(),
+        attempt: 1,
+        next_retry: None,
+        rolled_back: false,
+    }
+}
+
+fn unobservable(error: &HostError) -> ErrorReport {
+    ErrorReport {
+        app: None,
+        phase: Phase::Observe,
+        category: error.category,
+        message: error.message.clone(),
+        attempt: 1,
+        next_retry: None,
+        rolled_back: false,
+    }
+}

@@ -93,17 +93,17 @@ impl<'de> Deserialize<'de> for Rank {
     }
 }
 
-impl AppSpec {
-    /// Compares by rank; an application without one comes after all that have one.
-    pub fn cmp_rank(&self, other: &Self) -> Ordering {
-        match (self.rank, other.rank) {
-            (Some(a), Some(b)) => a.0.total_cmp(&b.0),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (None, None) => Ordering::Equal,
-        }
+/// Lower first; what has no rank comes after all that have one.
+pub fn cmp_rank(a: Option<Rank>, b: Option<Rank>) -> Ordering {
+    match (a, b) {
+        (Some(a), Some(b)) => a.0.total_cmp(&b.0),
+        (Some(_), None) => Ordering::Less,
+        (None, Some(_)) => Ordering::Greater,
+        (None, None) => Ordering::Equal,
     }
+}
 
+impl AppSpec {
     /// Whether `service` is to run: as `service_states` says, or `running` for one it does not name.
     pub fn wants_service(&self, service: &str) -> bool {
         match &self.service_states {

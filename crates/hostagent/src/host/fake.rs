@@ -1,1 +1,311 @@
-//! Scripted facilities for unit tests.
+//! A scripted host for unit tests of the engine: packages, services, config and downloads in memory, a log
+//! of what was done, and failures on demand. What a real host does is tested on real ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use protocol::{AppName, Category, Config};
+
+use super::{
+    AppConfig, Cancel, Contract, ContractKind, Download, Downloads, Family, Host, HostError,
+    InstalledPackage, InstalledPackages, PackageFile, Packages, ServiceState, Services, Source, Transaction,
+};
+
+/// One application that can be downloaded from `http://fake/NAME-VERSION.deb`.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    pub package: String,
+    pub version: String,
+    pub services: BTreeSet<String>,
+}
+
+#[derive(Debug, Default)]
+pub struct State {
+    pub offers: BTreeMap<String, Offer>,
+    pub packages: InstalledPackages,
+    pub shipped: BTreeMap<String, BTreeSet<String>>,
+    pub services: BTreeMap<String, ServiceState>,
+    pub configs: BTreeMap<String, Config>,
+    /// Packages without hook or manifest.
+    pub without_contract: BTreeSet<String>,
+    /// What was done, in order: `apply +a=1 -b`, `start a`, `config a`, ...
+    pub log: Vec<String>,
+    /// Operations that fail, by their line in the log; each fails as often as it stands here.
+    pub failures: Vec<(String, HostError)>,
+    /// Services that end by themselves right after their start.
+    pub dying: BTreeSet<String>,
+    /// Held while a transaction runs, if a test wants it to take its time.
+    pub gate: Option<Arc<tokio::sync::Semaphore>>,
+}
+
+#[derive(Clone, Default)]
+pub struct FakeHost(pub Arc<Mutex<State>>);
+
+impl FakeHost {
+    pub fn host(&self) -> Host {
+        Host {
+            packages: Arc::new(self.clone()),
+            services: Arc::new(self.clone()),
+            app_config: Arc::new(self.clone()),
+            downloads: Arc::new(self.clone()),
+        }
+    }
+
+    /// Offers `package` at `version`, with one service of its own name.
+    pub fn offer(&self, package: &str, version: &str) -> String {
+        let url = format!("http://fake/{package}-{version}.deb");
+        let services = BTreeSet::from([package.to_owned()]);
+        let offer = Offer {
+            package: package.into(),
+            version: version.into(),
+            services,
+        };
+        self.with(|state| state.offers.insert(url.clone(), offer));
+        url
+    }
+
+    pub fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut self.0.lock().unwrap())
+    }
+
+    pub fn take_log(&self) -> Vec<String> {
+        self.with(|state| std::mem::take(&mut state.log))
+    }
+
+    /// Logs an operation; fails if it is to fail.
+    fn act(&self, line: String) -> Result<(), HostError> {
+        self.with(|state| {
+            let failure = state.failures.iter().position(|(failing, _)| *failing == line);
+            state.log.push(line);
+            match failure {
+                Some(index) => Err(state.failures.remove(index).1),
+                None => Ok(()),
+            }
+        })
+    }
+}
+
+fn describe(transaction: &Transaction) -> String {
+    let installs = transaction.install.iter().map(|source| match source {
+        Source::File(file) => format!("+{}={}", file.name, file.version),
+        Source::Repository { name, version } => format!("+{name}={version}"),
+    });
+    let removals = transaction.remove.iter().map(|name| format!("-{name}"));
+    installs.chain(removals).collect::<Vec<_>>().join(" ")
+}
+
+#[async_trait]
+impl Packages for FakeHost {
+    fn family(&self) -> Family {
+        Family::Deb
+    }
+
+    async fn installed(&self) -> Result<Arc<InstalledPackages>, HostError> {
+        Ok(Arc::new(self.with(|state| state.packages.clone())))
+    }
+
+    async fn inspect(&self, file: &Path) -> Result<PackageFile, HostError> {
+        let offers = self.with(|state| state.offers.clone());
+        let offer = offers
+            .iter()
+            .find(|(url, _)| url.ends_with(&*file.file_name().unwrap_or_default().to_string_lossy()))
+            .map(|(_, offer)| offer.clone())
+            .ok_or_else(|| HostError::new(Category::Verification, "not a package"))?;
+        Ok(PackageFile {
+            path: file.to_owned(),
+            name: offer.package,
+            version: offer.version,
+            arch: "all".into(),
+            arch_fits: true,
+            installed_size: 1,
+        })
+    }
+
+    async fn find_in_repositories(&self, package: &str, version: &str) -> Result<String, HostError> {
+        let message = format!("no repository offers {package} {version}");
+        Err(HostError::new(Category::NotFound, message))
+    }
+
+    async fn heal(&self) -> Result<(), HostError> {
+        self.act("heal".into())?;
+        self.with(|state| {
+            state
+                .packages
+                .values_mut()
+                .for_each(|package| package.broken = false)
+        });
+        Ok(())
+    }
+
+    async fn check(&self, transaction: &Transaction) -> Result<(), HostError> {
+        self.act(format!("check {}", describe(transaction)))
+    }
+
+    async fn apply(&self, transaction: &Transaction) -> Result<(), HostError> {
+        if let Some(gate) = self.with(|state| state.gate.clone()) {
+            gate.acquire()
+                .await
+                .map_err(|_| HostError::new(Category::Host, "gate closed"))?
+                .forget();
+        }
+        self.act(format!("apply {}", describe(transaction)))?;
+        self.with(|state| {
+            for name in &transaction.remove {
+                state.packages.remove(name);
+                for service in state.shipped.remove(name).unwrap_or_default() {
+                    state.services.remove(&service);
+                }
+            }
+            for source in &transaction.install {
+                let Source::File(file) = source else { continue };
+                let package = InstalledPackage {
+                    version: file.version.clone(),
+                    arch: "all".into(),
+                    broken: false,
+                    is_application: false,
+                };
+                state.packages.insert(file.name.clone(), package);
+                let services = state
+                    .offers
+                    .values()
+                    .find(|o| o.package == file.name)
+                    .map(|o| o.services.clone());
+                for service in services.iter().flatten() {
+                    let stopped = ServiceState {
+                        running: false,
+                        enabled: Some(false),
+                    };
+                    state.services.entry(service.clone()).or_insert(stopped);
+                }
+                state
+                    .shipped
+                    .insert(file.name.clone(), services.unwrap_or_default());
+            }
+        });
+        Ok(())
+    }
+
+    async fn shipped_files(&self, package: &str) -> Result<Vec<PathBuf>, HostError> {
+        let services = self.with(|state| state.shipped.get(package).cloned().unwrap_or_default());
+        Ok(services
+            .into_iter()
+            .map(|name| PathBuf::from(format!("/etc/init.d/{name}")))
+            .collect())
+    }
+
+    fn database_paths(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+}
+
+impl FakeHost {
+    fn set_service(
+        &self,
+        verb: &str,
+        service: &str,
+        change: impl FnOnce(&mut ServiceState),
+    ) -> Result<(), HostError> {
+        self.act(format!("{verb} {service}"))?;
+        self.with(|state| {
+            let known = state.services.get_mut(service);
+            let known =
+                known.ok_or_else(|| HostError::new(Category::NotFound, format!("no service {service}")))?;
+            change(known);
+            if state.dying.contains(service) {
+                known.running = false;
+            }
+            Ok(())
+        })
+    }
+}
+
+#[async_trait]
+impl Services for FakeHost {
+    async fn state(&self, service: &str, _fresh: bool) -> Result<Option<ServiceState>, HostError> {
+        Ok(self.with(|state| state.services.get(service).copied()))
+    }
+    async fn start(&self, service: &str) -> Result<(), HostError> {
+        self.set_service("start", service, |state| state.running = true)
+    }
+    async fn stop(&self, service: &str) -> Result<(), HostError> {
+        self.set_service("stop", service, |state| state.running = false)
+    }
+    async fn restart(&self, service: &str) -> Result<(), HostError> {
+        self.set_service("restart", service, |state| state.running = true)
+    }
+    async fn reload(&self, service: &str) -> Result<(), HostError> {
+        self.set_service("reload", service, |_| {})
+    }
+    async fn enable(&self, service: &str) -> Result<(), HostError> {
+        self.set_service("enable", service, |state| state.enabled = Some(true))
+    }
+    async fn disable(&self, service: &str) -> Result<(), HostError> {
+        self.set_service("disable", service, |state| state.enabled = Some(false))
+    }
+    async fn reread_units(&self) -> Result<(), HostError> {
+        Ok(())
+    }
+    fn services_in(&self, files: &[PathBuf]) -> BTreeSet<String> {
+        files
+            .iter()
+            .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
+            .collect()
+    }
+}
+
+#[async_trait]
+impl AppConfig for FakeHost {
+    async fn contract(&self, _app: &AppName, package: &str) -> Result<Contract, HostError> {
+        let none = self.with(|state| state.without_contract.contains(package));
+        let kind = if none {
+            ContractKind::None
+        } else {
+            ContractKind::Hook
+        };
+        Ok(Contract {
+            kind,
+            services: None,
+            watched_files: Vec::new(),
+        })
+    }
+
+    async fn read(&self, app: &AppName, _package: &str) -> Result<Config, HostError> {
+        Ok(self.with(|state| state.configs.get(app.as_str()).cloned().unwrap_or_default()))
+    }
+
+    async fn write(
+        &self,
+        app: &AppName,
+        _package: &str,
+        desired: &Config,
+        _running: &BTreeSet<String>,
+    ) -> Result<(), HostError> {
+        self.act(format!("config {app}"))?;
+        self.with(|state| {
+            let config = state.configs.entry(app.to_string()).or_default();
+            for (section, keys) in desired {
+                config.entry(section.clone()).or_default().extend(keys.clone());
+            }
+        });
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Downloads for FakeHost {
+    async fn fetch(&self, download: &Download, _cancel: &Cancel) -> Result<PathBuf, HostError> {
+        self.act(format!("fetch {}", download.url))?;
+        if !self.with(|state| state.offers.contains_key(&download.url)) {
+            return Err(HostError::new(
+                Category::NotFound,
+                format!("{} is not there (404)", download.url),
+            ));
+        }
+        let name = download.url.rsplit('/').next().unwrap_or_default();
+        Ok(PathBuf::from("/var/cache/pf9apps").join(name))
+    }
+
+    async fn discard(&self, _file: &Path) {}
+}

@@ -16,10 +16,12 @@ pub mod download;
 pub mod facts;
 #[cfg(test)]
 pub mod fake;
+mod open;
 pub mod packages;
 pub mod root;
 pub mod services;
 
+pub use open::open;
 pub use root::Root;
 
 /// Which package manager a host has.

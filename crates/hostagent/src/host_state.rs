@@ -1,0 +1,92 @@
+//! How the host stands: written by the reconciler alone, read by whoever reports it.
+
+use std::sync::Arc;
+
+use protocol::ErrorReport;
+use tokio::sync::{mpsc, watch};
+
+use crate::ledger::Desired;
+use crate::observe::Observed;
+
+#[derive(Debug, Clone)]
+pub struct HostState {
+    pub desired: Arc<Desired>,
+    /// `None` until the host was first looked at.
+    pub observed: Option<Arc<Observed>>,
+    pub standing: Standing,
+    /// Counts announcements: tells whether what was seen meanwhile is older than what was announced.
+    pub announced: u64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Standing {
+    /// Observed satisfies desired, or nothing was ever desired.
+    Ok,
+    /// Applying, or about to; what it is at, for the operator.
+    Converging { detail: String },
+    /// The last attempt failed.
+    Errors(Vec<ErrorReport>),
+}
+
+/// A state that the master must hear of, even if another follows at once: `converging` before `ok`.
+#[derive(Debug, Clone)]
+pub struct Announcement {
+    pub state: HostState,
+    /// `id` of the message that this answers.
+    pub reply_to: Option<String>,
+}
+
+/// The reconciler's side: publishes changes of the host's state.
+pub struct Board {
+    state: watch::Sender<HostState>,
+    /// To the reporter. Unbounded: a few per attempt, and the reporter never waits for anything.
+    announcements: mpsc::UnboundedSender<Announcement>,
+}
+
+impl Board {
+    pub fn new(desired: Arc<Desired>) -> (Self, mpsc::UnboundedReceiver<Announcement>) {
+        let state = HostState {
+            desired,
+            observed: None,
+            standing: Standing::Converging {
+                detail: "starting".into(),
+            },
+            announced: 0,
+        };
+        let (announcements, announced) = mpsc::unbounded_channel();
+        (
+            Self {
+                state: watch::Sender::new(state),
+                announcements,
+            },
+            announced,
+        )
+    }
+
+    pub fn subscribe(&self) -> watch::Receiver<HostState> {
+        self.state.subscribe()
+    }
+
+    pub fn standing(&self) -> Standing {
+        self.state.borrow().standing.clone()
+    }
+
+    /// Keeps what was seen, and what is being done; reported when someone asks.
+    pub fn note(&self, desired: &Arc<Desired>, observed: Option<&Arc<Observed>>, standing: Standing) {
+        self.state.send_modify(|state| {
+            state.desired = desired.clone();
+            if let Some(observed) = observed {
+                state.observed = Some(observed.clone());
+            }
+            state.standing = standing;
+        });
+    }
+
+    /// Has the state, as last noted, reported to the master.
+    pub fn announce(&self, reply_to: Option<String>) {
+        self.state.send_modify(|state| state.announced += 1);
+        let state = self.state.borrow().clone();
+        // Without a reporter (one-shot commands) nobody listens.
+        let _ = self.announcements.send(Announcement { state, reply_to });
+    }
+}

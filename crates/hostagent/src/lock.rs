@@ -1,0 +1,79 @@
+//! One agent per host: a lock file in the state folder.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+/// Held as long as it lives; the kernel frees it however the process ends.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    #[error(
+        "another hostagent ({holder}) uses {path}: one agent per host. Stop that one first, or give this one a \
+         [hostagent] state_dir of its own", path = path.display()
+    )]
+    Held { path: PathBuf, holder: String },
+    #[error("can't lock {path}: {source}", path = path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+impl Lock {
+    /// Takes the lock of `state_dir`, which must exist.
+    pub fn take(state_dir: &Path) -> Result<Self, LockError> {
+        let path = state_dir.join("lock");
+        let failed = |source| LockError::Io {
+            path: path.clone(),
+            source,
+        };
+        // Not truncated: until the lock is ours, the file tells who holds it.
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = file.read_to_string(&mut holder);
+                let holder = if holder.trim().is_empty() {
+                    "process unknown".into()
+                } else {
+                    holder.trim().to_owned()
+                };
+                return Err(LockError::Held { path, holder });
+            }
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
+        // For whoever comes second; the lock holds without it.
+        let _ = file
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "process {}", std::process::id()));
+        Ok(Self { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_is_told_who_the_first_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Lock::take(dir.path()).unwrap();
+        let error = Lock::take(dir.path()).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("process {}", std::process::id())),
+            "{error}"
+        );
+        drop(first);
+        Lock::take(dir.path()).unwrap();
+    }
+}

@@ -1,0 +1,333 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::*;
+use crate::host::ServiceState;
+
+/// The `data` of a `set_config`, its applications' versions given as `1`.
+fn desired(data: Value) -> Apps {
+    serde_json::from_value(data).unwrap()
+}
+
+/// An application `name` at version 1-1, managed, its one service running and enabled.
+fn there(name: &str) -> (AppName, ObservedApp) {
+    let state = ServiceState {
+        running: true,
+        enabled: Some(true),
+    };
+    let app = ObservedApp {
+        package: name.into(),
+        version: "1-1".into(),
+        broken: false,
+        managed: true,
+        url: None,
+        rank: None,
+        contract: ContractKind::Hook,
+        services: BTreeMap::from([(name.to_owned(), Some(state))]),
+        config: Ok(Config::new()),
+        config_read_at: Instant::now(),
+    };
+    (AppName::new(name).unwrap(), app)
+}
+
+fn observed(apps: impl IntoIterator<Item = (AppName, ObservedApp)>) -> Observed {
+    Observed {
+        apps: apps.into_iter().collect(),
+        packages: Arc::default(),
+    }
+}
+
+/// Each step as `app: what`, each fault as `app! phase category`.
+fn lines(plan: &Plan) -> Vec<String> {
+    let steps = plan
+        .steps
+        .iter()
+        .map(|step| format!("{}: {}", step.app, step.action));
+    let faults = plan
+        .faults
+        .iter()
+        .map(|f| format!("{}! {:?} {:?}", f.app, f.phase, f.category));
+    steps.chain(faults).collect()
+}
+
+fn plan_lines(data: Value, apps: impl IntoIterator<Item = (AppName, ObservedApp)>) -> Vec<String> {
+    lines(&plan(&desired(data), &observed(apps), Family::Deb))
+}
+
+fn change(mut app: (AppName, ObservedApp), change: impl FnOnce(&mut ObservedApp)) -> (AppName, ObservedApp) {
+    change(&mut app.1);
+    app
+}
+
+#[test]
+fn what_is_as_desired_needs_nothing() {
+    assert_eq!(plan_lines(json!({"a": {"version": "1"}}), [there("a")]), [""; 0]);
+    assert_eq!(
+        plan_lines(json!({"a": {"version": "1-1"}}), [there("a")]),
+        [""; 0]
+    );
+    assert_eq!(plan_lines(json!({}), []), [""; 0]);
+}
+
+#[test]
+fn what_is_absent_is_installed_then_configured_then_run() {
+    let data = json!({"a": {"version": "1", "config": {"s": {"k": 1}}}});
+    assert_eq!(
+        plan_lines(data, []),
+        [
+            "a: install version 1",
+            "a: configure s.k",
+            "a: enable and start its services"
+        ]
+    );
+}
+
+#[test]
+fn versions_change_in_place() {
+    assert_eq!(
+        plan_lines(json!({"a": {"version": "2"}}), [there("a")]),
+        ["a: upgrade from 1-1 to 2"]
+    );
+    assert_eq!(
+        plan_lines(json!({"a": {"version": "0.9"}}), [there("a")]),
+        ["a: downgrade from 1-1 to 0.9"]
+    );
+    assert_eq!(
+        plan_lines(json!({"a": {"version": "1-2"}}), [there("a")]),
+        ["a: upgrade from 1-1 to 1-2"]
+    );
+}
+
+#[test]
+fn a_half_installed_package_is_installed_again() {
+    let broken = change(there("a"), |a| a.broken = true);
+    assert_eq!(
+        plan_lines(json!({"a": {"version": "1"}}), [broken]),
+        ["a: reinstall version 1"]
+    );
+}
+
+#[test]
+fn what_is_not_desired_is_stopped_and_removed() {
+    assert_eq!(
+        plan_lines(json!({}), [there("a")]),
+        ["a: stop a before removal", "a: remove package a 1-1"]
+    );
+}
+
+#[test]
+fn nothing_unmanaged_is_ever_removed() {
+    assert_eq!(
+        plan_lines(json!({}), [change(there("a"), |a| a.managed = false)]),
+        [""; 0]
+    );
+}
+
+#[test]
+fn the_agent_itself_is_never_removed_by_omission() {
+    assert_eq!(plan_lines(json!({}), [there("hostagent")]), [""; 0]);
+    let renamed = change(there("agent"), |a| a.package = "hostagent".into());
+    assert_eq!(plan_lines(json!({}), [renamed]), [""; 0]);
+}
+
+#[test]
+fn what_was_installed_by_others_is_adopted_and_then_treated_like_any() {
+    let foreign = || change(there("a"), |a| a.managed = false);
+    assert_eq!(
+        plan_lines(json!({"a": {"version": "1"}}), [foreign()]),
+        ["a: adopt package a"]
+    );
+    assert_eq!(
+        plan_lines(json!({"a": {"version": "2"}}), [foreign()]),
+        ["a: adopt package a", "a: upgrade from 1-1 to 2"]
+    );
+}
+
+#[test]
+fn services_are_brought_to_running_and_enabled_or_neither() {
+    let stopped = || {
+        change(there("a"), |a| {
+            a.services.insert(
+                "a".into(),
+                Some(ServiceState {
+                    running: false,
+                    enabled: Some(false),
+                }),
+            );
+        })
+    };
+    assert_eq!(
+        plan_lines(json!({"a": {"version": "1"}}), [stopped()]),
+        ["a: enable a", "a: start a"]
+    );
+    assert_eq!(
+        plan_lines(json!({"a": {"version": "1", "running": false}}), [stopped()]),
+        [""; 0]
+    );
+    assert_eq!(
+        plan_lines(json!({"a": {"version": "1", "running": false}}), [there("a")]),
+        ["a: disable a", "a: stop a"]
+    );
+    let fixed = change(there("a"), |a| {
+        a.services.insert(
+            "a".into(),
+            Some(ServiceState {
+                running: true,
+                enabled: None,
+            }),
+        );
+    });
+    assert_eq!(
+        plan_lines(json!({"a": {"version": "1", "running": false}}), [fixed]),
+        ["a: stop a"]
+    );
+}
+
+#[test]
+fn services_can_be_told_apart() {
+    let two = || {
+        change(there("a"), |a| {
+            a.services.insert(
+                "b".into(),
+                Some(ServiceState {
+                    running: true,
+                    enabled: Some(true),
+                }),
+            );
+        })
+    };
+    let data = json!({"a": {"version": "1", "service_states": {"a": true, "b": false}}});
+    assert_eq!(plan_lines(data, [two()]), ["a: disable b", "a: stop b"]);
+    let data = json!({"a": {"version": "1", "service_states": {"c": true}}});
+    assert_eq!(plan_lines(data, [two()]), ["a! Service NotFound"]);
+}
+
+#[test]
+fn running_without_a_service_is_a_fault() {
+    let none = || change(there("a"), |a| a.services.clear());
+    assert_eq!(
+        plan_lines(json!({"a": {"version": "1"}}), [none()]),
+        ["a! Service NotFound"]
+    );
+    assert_eq!(
+        plan_lines(json!({"a": {"version": "1", "running": false}}), [none()]),
+        [""; 0]
+    );
+    let missing = change(there("a"), |a| {
+        a.services = BTreeMap::from([("gone".to_owned(), None)])
+    });
+    assert_eq!(
+        plan_lines(json!({"a": {"version": "1"}}), [missing]),
+        ["a! Service NotFound"]
+    );
+}
+
+#[test]
+fn config_changes_only_by_what_differs() {
+    let configured = || {
+        let config = json!({"s": {"same": "8080", "other": "x", "extra": 1}});
+        change(there("a"), |a| {
+            a.config = Ok(serde_json::from_value(config).unwrap())
+        })
+    };
+    let data =
+        json!({"a": {"version": "1", "config": {"s": {"same": 8080, "other": "y"}, "t": {"new": true}}}});
+    assert_eq!(plan_lines(data, [configured()]), ["a: configure s.other, t.new"]);
+    let subset = json!({"a": {"version": "1", "config": {"s": {"extra": 1}}}});
+    assert_eq!(plan_lines(subset, [configured()]), [""; 0]);
+}
+
+#[test]
+fn config_needs_a_contract_and_a_contract_that_answers() {
+    let data = || json!({"a": {"version": "1", "config": {"s": {"k": 1}}}});
+    let without = change(there("a"), |a| a.contract = ContractKind::None);
+    assert_eq!(plan_lines(data(), [without]), ["a! Configure Invalid"]);
+    let hangs = crate::host::HostError::new(Category::Timeout, "the hook did not end within 30 s");
+    let unreadable = change(there("a"), |a| a.config = Err(hangs));
+    assert_eq!(plan_lines(data(), [unreadable]), ["a! Configure Timeout"]);
+}
+
+#[test]
+fn what_is_wrong_with_the_old_version_does_not_fault_the_new_one() {
+    let serviceless = change(there("a"), |a| a.services.clear());
+    assert_eq!(
+        plan_lines(json!({"a": {"version": "2"}}), [serviceless]),
+        ["a: upgrade from 1-1 to 2"]
+    );
+}
+
+#[test]
+fn work_goes_by_rank_and_removals_in_reverse() {
+    let data = json!({
+        "a": {"version": "1"},
+        "b": {"version": "1", "rank": 2},
+        "c": {"version": "1", "rank": 1},
+    });
+    let installs: Vec<String> = plan_lines(data, [])
+        .into_iter()
+        .filter(|l| l.contains("install"))
+        .collect();
+    assert_eq!(
+        installs,
+        [
+            "c: install version 1",
+            "b: install version 1",
+            "a: install version 1"
+        ]
+    );
+
+    let ranked = |name: &str, rank: f64| {
+        change(there(name), |a| {
+            a.rank = Some(protocol::spec::Rank(rank));
+            a.services.clear();
+        })
+    };
+    let unranked = change(there("z"), |a| a.services.clear());
+    assert_eq!(
+        plan_lines(json!({}), [ranked("b", 2.0), ranked("c", 1.0), unranked]),
+        [
+            "z: remove package z 1-1",
+            "b: remove package b 1-1",
+            "c: remove package c 1-1"
+        ]
+    );
+}
+
+#[test]
+fn the_first_stage_holds_all_packages_and_nothing_else() {
+    let data = json!({"a": {"version": "2", "running": false}, "b": {"version": "1"}});
+    let plan = plan(&desired(data), &observed([there("a"), there("c")]), Family::Deb);
+    let (stage, steps) = plan.next_stage().unwrap();
+    assert_eq!(stage, Stage::Packages);
+    let steps: Vec<String> = steps
+        .iter()
+        .map(|step| format!("{}: {}", step.app, step.action))
+        .collect();
+    assert_eq!(
+        steps,
+        [
+            "c: stop c before removal",
+            "c: remove package c 1-1",
+            "a: upgrade from 1-1 to 2",
+            "b: install version 1"
+        ]
+    );
+}
+
+#[test]
+fn a_plan_names_keys_for_people_and_values_only_in_json() {
+    let data = json!({"a": {"version": "1", "config": {"s": {"password": "hunter2"}}}});
+    let plan = plan(&desired(data), &observed([there("a")]), Family::Deb);
+    assert!(!lines(&plan).concat().contains("hunter2"));
+    assert_eq!(
+        serde_json::to_value(&plan).unwrap(),
+        json!({"steps": [{
+            "app": "a",
+            "action": "configure",
+            "changes": [{"section": "s", "key": "password", "to": "hunter2"}],
+        }]})
+    );
+}

@@ -1,0 +1,208 @@
+//! One JSON document of the agent's state folder, with a digest of itself.
+//!
+//! On disk: the document, a newline, `sha256:` and the hex digest of the document's bytes. A file that
+//! does not match its digest (truncated, flipped, zeroed) is set aside, never trusted and never deleted.
+
+use std::io;
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+
+use crate::atomic_file;
+
+/// How many damaged copies of one file are kept.
+const KEPT_ASIDE: u32 = 5;
+
+pub struct StateFile<T> {
+    path: PathBuf,
+    document: PhantomData<fn() -> T>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("can't {verb} {path}: {source}. {advice}", path = path.display())]
+pub struct StateFileError {
+    verb: &'static str,
+    path: PathBuf,
+    source: io::Error,
+    advice: &'static str,
+}
+
+impl StateFileError {
+    fn new(verb: &'static str, path: &Path, source: io::Error) -> Self {
+        let advice = match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                "Free space on that file system; the agent goes on by itself"
+            }
+            io::ErrorKind::PermissionDenied => "The agent must be able to write there: run it as root",
+            _ => "Check that file system",
+        };
+        Self {
+            verb,
+            path: path.to_owned(),
+            source,
+            advice,
+        }
+    }
+
+    pub fn is_disk_full(&self) -> bool {
+        matches!(
+            self.source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        )
+    }
+}
+
+impl<T: Serialize + DeserializeOwned> StateFile<T> {
+    pub fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            document: PhantomData,
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The document, or `None` where there is none or it was damaged (and has now been set aside).
+    pub fn load(&self) -> Result<Option<T>, StateFileError> {
+        let bytes = match std::fs::read(&self.path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(StateFileError::new("read", &self.path, error)),
+        };
+        match parse(&bytes) {
+            Ok(document) => Ok(Some(document)),
+            Err(damage) => {
+                self.set_aside(&damage)?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// The document, as [`StateFile::load`], but a damaged file is left where it is: for commands that only
+    /// look.
+    pub fn peek(&self) -> Result<Option<T>, StateFileError> {
+        match std::fs::read(&self.path) {
+            Ok(bytes) => Ok(parse(&bytes).ok()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StateFileError::new("read", &self.path, error)),
+        }
+    }
+
+    /// Durable when it returns.
+    pub fn store(&self, document: &T) -> Result<(), StateFileError> {
+        let bytes = render(document).map_err(|error| StateFileError::new("write", &self.path, error))?;
+        atomic_file::replace(&self.path, &bytes, 0o600)
+            .map_err(|error| StateFileError::new("write", &self.path, error))
+    }
+
+    /// Durable when it returns; removing what is not there is no error.
+    pub fn remove(&self) -> Result<(), StateFileError> {
+        match std::fs::remove_file(&self.path) {
+            Ok(()) => {
+                let folder = self.path.parent().unwrap_or(Path::new("/"));
+                std::fs::File::open(folder)
+                    .and_then(|folder| folder.sync_all())
+                    .map_err(|error| StateFileError::new("remove", &self.path, error))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(StateFileError::new("remove", &self.path, error)),
+        }
+    }
+
+    fn set_aside(&self, damage: &str) -> Result<(), StateFileError> {
+        let aside = (1..=KEPT_ASIDE)
+            .map(|n| self.path.with_extension(format!("damaged-{n}")))
+            .find(|path| !path.exists())
+            .unwrap_or_else(|| self.path.with_extension(format!("damaged-{KEPT_ASIDE}")));
+        std::fs::rename(&self.path, &aside)
+            .map_err(|error| StateFileError::new("set aside", &self.path, error))?;
+        tracing::error!(
+            file = %self.path.display(), kept_as = %aside.display(), damage,
+            "a state file is damaged and was set aside; it will be rebuilt, nothing is removed because of it"
+        );
+        Ok(())
+    }
+}
+
+fn render<T: Serialize>(document: &T) -> io::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec_pretty(document).map_err(io::Error::other)?;
+    let digest = hex(&Sha256::digest(&bytes));
+    bytes.extend_from_slice(format!("\nsha256:{digest}\n").as_bytes());
+    Ok(bytes)
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    const TRAILER: usize = "\nsha256:".len() + 64 + "\n".len();
+    let split = bytes
+        .len()
+        .checked_sub(TRAILER)
+        .ok_or("too short to hold its digest")?;
+    let (document, trailer) = bytes.split_at(split);
+    let expected = format!("\nsha256:{}\n", hex(&Sha256::digest(document)));
+    if trailer != expected.as_bytes() {
+        return Err("its contents do not match its digest".into());
+    }
+    serde_json::from_slice(document).map_err(|error| format!("not what this version expects: {error}"))
+}
+
+/// Lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored() -> (tempfile::TempDir, StateFile<Vec<String>>) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = StateFile::new(dir.path().join("desired.json"));
+        file.store(&vec!["one".into(), "two".into()]).unwrap();
+        (dir, file)
+    }
+
+    #[test]
+    fn what_is_stored_is_loaded() {
+        let (_dir, file) = stored();
+        assert_eq!(file.load().unwrap(), Some(vec!["one".into(), "two".into()]));
+        file.remove().unwrap();
+        assert_eq!(file.load().unwrap(), None);
+    }
+
+    /// Row 23: every single-bit flip and every truncation is noticed, and the damaged bytes are kept.
+    #[test]
+    fn damage_of_any_kind_is_noticed_and_set_aside() {
+        let (dir, file) = stored();
+        let good = std::fs::read(file.path()).unwrap();
+        let mut damaged: Vec<Vec<u8>> = (0..good.len()).map(|len| good[..len].to_vec()).collect();
+        damaged.push(vec![0; good.len()]);
+        damaged.extend((0..good.len() * 8).map(|bit| {
+            let mut bytes = good.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            bytes
+        }));
+        for bytes in damaged {
+            std::fs::write(file.path(), &bytes).unwrap();
+            assert_eq!(
+                file.load().unwrap(),
+                None,
+                "{:?}",
+                String::from_utf8_lossy(&bytes)
+            );
+            assert!(!file.path().exists());
+        }
+        let aside = std::fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(aside, KEPT_ASIDE as usize);
+    }
+}

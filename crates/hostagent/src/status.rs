@@ -1,0 +1,126 @@
+//! Puts a status together from what the host's state says: a pure function, so that the command line, the
+//! daemon and the tests say the same of the same host.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use protocol::satisfied::version_satisfied;
+use protocol::status::{AgentInfo, Health, Rejected, ServiceStatus};
+use protocol::{AppName, AppSpec, AppStatus, Apps, HostId, State, Status};
+use tokio::time::Instant;
+
+use crate::host::Facts;
+use crate::host_state::{HostState, Standing};
+use crate::observe::{Observed, ObservedApp};
+
+/// What a status says beside the host's state.
+pub struct Particulars<'a> {
+    pub host_id: &'a HostId,
+    pub boot_id: &'a str,
+    pub facts: &'a Facts,
+    pub started: Instant,
+    pub last_rejected: Option<&'a Rejected>,
+    pub reply_to: Option<String>,
+}
+
+/// `seq` is left 0: it is given when the status goes out.
+pub fn build(state: &HostState, particulars: &Particulars<'_>) -> Status {
+    let (status, detail, errors) = match &state.standing {
+        Standing::Ok => (State::Ok, None, Vec::new()),
+        Standing::Converging { detail } => (State::Converging, Some(detail.clone()), Vec::new()),
+        Standing::Errors(errors) => (State::Errors, None, errors.clone()),
+    };
+    let desired = &state.desired;
+    Status {
+        host_id: particulars.host_id.clone(),
+        status,
+        detail,
+        info: particulars.facts.clone(),
+        apps: state
+            .observed
+            .as_ref()
+            .map(|observed| app_statuses(&desired.apps, observed))
+            .unwrap_or_default(),
+        desired_apps: (status != State::Ok).then(|| desired.apps.clone()),
+        errors,
+        last_rejected: particulars.last_rejected.cloned(),
+        host_agent: agent_info(particulars.started),
+        generation: desired.generation,
+        reply_to: particulars.reply_to.clone(),
+        seq: 0,
+        boot_id: particulars.boot_id.to_owned(),
+        timestamp: now(),
+    }
+}
+
+/// RFC 3339, UTC, microseconds.
+pub fn now() -> String {
+    humantime::format_rfc3339_micros(SystemTime::now()).to_string()
+}
+
+/// The applications that are the agent's: a package that is merely desired and not yet taken over is not.
+fn app_statuses(desired: &Apps, observed: &Observed) -> BTreeMap<AppName, AppStatus> {
+    let managed = observed.apps.iter().filter(|(_, there)| there.managed);
+    managed
+        .map(|(app, there)| (app.clone(), app_status(desired.get(app), there)))
+        .collect()
+}
+
+fn app_status(spec: Option<&AppSpec>, there: &ObservedApp) -> AppStatus {
+    let satisfied = spec.filter(|spec| version_satisfied(&spec.version, &there.version));
+    AppStatus {
+        version: satisfied.map_or(&there.version, |spec| &spec.version).clone(),
+        package_version: there.version.clone(),
+        package: there.package.clone(),
+        url: there.url.clone(),
+        running: there.running(),
+        config: there.config.clone().unwrap_or_default(),
+        services: there
+            .services
+            .iter()
+            .filter_map(|(name, state)| {
+                let state = (*state)?;
+                let status = ServiceStatus {
+                    running: state.running,
+                    enabled: state.enabled.unwrap_or(state.running),
+                };
+                Some((name.clone(), status))
+            })
+            .collect(),
+        health: health(spec, there),
+        config_age_s: Some(there.config_read_at.elapsed().as_secs()),
+    }
+}
+
+fn health(spec: Option<&AppSpec>, there: &ObservedApp) -> Health {
+    if there.broken || there.config.is_err() {
+        return Health::Failing;
+    }
+    let mut wanted = there
+        .services
+        .iter()
+        .filter(|(name, _)| spec.is_none_or(|spec| spec.wants_service(name)))
+        .peekable();
+    if wanted.peek().is_none() {
+        return Health::Unknown;
+    }
+    if wanted.all(|(_, state)| state.is_some_and(|state| state.running)) {
+        Health::Ok
+    } else {
+        Health::Failing
+    }
+}
+
+fn agent_info(started: Instant) -> AgentInfo {
+    AgentInfo {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime_s: started.elapsed().as_secs(),
+        rss_kib: resident_kib().unwrap_or(0),
+    }
+}
+
+fn resident_kib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
+}
