@@ -15,6 +15,7 @@ use protocol::{AppName, Category, Config};
 use serde_json::Value;
 
 mod hook;
+mod kill;
 mod manifest;
 
 /// Never to be seen in an error or a log.

@@ -44,7 +44,7 @@ impl Hook {
     /// The application's current config.
     pub async fn get_config(&self) -> Result<Config, HostError> {
         let command = self.command("--get-config").leftovers(Leftovers::Kill);
-        let output = self.run(&command, "--get-config").await?;
+        let output = self.check("--get-config", command.run_any_exit().await)?;
         let limits = Limits {
             max_size: OUTPUT_CAP,
             ..Limits::default()
@@ -67,8 +67,9 @@ impl Hook {
             true => command.secret_arg(&json),
             false => command.arg("-").stdin(json),
         };
-        self.run(&command, "--set-config")
-            .await
+        // Not cut short with the future: half a change is the worst of all.
+        let output = command.run_to_end().await;
+        self.check("--set-config", output)
             .map_err(|error| HostError::new(error.category, mask(error.message, desired)))?;
         let current = self.get_config().await?;
         match first_unsatisfied(desired, &current) {
@@ -105,11 +106,9 @@ impl Hook {
         }
     }
 
-    async fn run(&self, command: &Command, question: &str) -> Result<Output, HostError> {
-        let output = command
-            .run_any_exit()
-            .await
-            .map_err(|error| self.failure(question, error))?;
+    /// Only a run that ended well counts.
+    fn check(&self, question: &str, run: Result<Output, CommandError>) -> Result<Output, HostError> {
+        let output = run.map_err(|error| self.failure(question, error))?;
         if output.success() {
             return Ok(output);
         }

@@ -23,7 +23,7 @@ mod paths;
 
 use hook::Hook;
 use manifest::{Manifest, OnChange};
-use paths::{Stamp, check_trust, exists, find, read_capped, resolve};
+use paths::{Stamp, check_trust, exists, find, look, read_capped, resolve};
 
 /// Where hooks are: `HOOKS/<app>/config`.
 const HOOKS: &str = "/opt/pf9";
@@ -48,17 +48,23 @@ pub struct Contracts {
 /// A hook's answer; `None`: it does not know the question.
 type HookServices = Result<Option<BTreeSet<String>>, HostError>;
 
+/// A manifest, and the real paths of the files that it and its config are in.
+struct Known {
+    manifest: Arc<Manifest>,
+    watched: Vec<PathBuf>,
+}
+
 /// What was worked out from a file, for as long as the file stays the same.
 #[derive(Default)]
 struct Cache {
-    manifests: HashMap<PathBuf, (Stamp, Result<Arc<Manifest>, HostError>)>,
+    manifests: HashMap<PathBuf, (Stamp, Result<Arc<Known>, HostError>)>,
     hook_services: HashMap<PathBuf, (Stamp, Instant, HookServices)>,
 }
 
 /// The contract that counts for an application.
 enum Found {
     Hook(Hook, Stamp),
-    Manifest { file: PathBuf, manifest: Arc<Manifest> },
+    Manifest(Arc<Known>),
     None,
 }
 
@@ -86,7 +92,7 @@ impl Contracts {
     /// The application's manifest, if that is its contract: for its health checks.
     pub fn manifest(&self, app: &AppName, package: &str) -> Result<Option<Arc<Manifest>>, HostError> {
         Ok(match self.find(app, package)? {
-            Found::Manifest { manifest, .. } => Some(manifest),
+            Found::Manifest(known) => Some(known.manifest.clone()),
             Found::Hook(..) | Found::None => None,
         })
     }
@@ -100,8 +106,8 @@ impl Contracts {
         for folder in MANIFESTS {
             for name in names(app, package) {
                 let file = PathBuf::from(format!("{folder}/{name}.toml"));
-                if let Some(manifest) = self.find_manifest(&file)? {
-                    return Ok(Found::Manifest { file, manifest });
+                if let Some(known) = self.find_manifest(&file)? {
+                    return Ok(Found::Manifest(known));
                 }
             }
         }
@@ -127,38 +133,52 @@ impl Contracts {
         Ok(Some((Hook::new(&self.root, real, self.hook_deadline), stamp)))
     }
 
-    fn find_manifest(&self, file: &Path) -> Result<Option<Arc<Manifest>>, HostError> {
+    fn find_manifest(&self, file: &Path) -> Result<Option<Arc<Known>>, HostError> {
         let failed = |error: io::Error| {
             let message = format!("cannot read the manifest {}: {error}", file.display());
             HostError::new(Category::Host, message)
         };
-        let Some((real, metadata)) = find(&self.root, file).map_err(failed)? else {
+        let Some(metadata) = look(&self.root, file).map_err(failed)? else {
             self.cache().manifests.remove(file);
             return Ok(None);
         };
         let stamp = Stamp::of(&metadata);
-        if let Some((known, parsed)) = self.cache().manifests.get(file)
-            && *known == stamp
+        if let Some((parsed_at, parsed)) = self.cache().manifests.get(file)
+            && *parsed_at == stamp
         {
             return parsed.clone().map(Some);
         }
-        // The stamp of the file that is read, which may have come since.
+        let real = resolve(&self.root, file).map_err(failed)?;
+        // With the state of the file that is read, which may have come since.
         let Some((bytes, metadata)) = read_capped(&real, MAX_MANIFEST).map_err(failed)? else {
             return Ok(None);
         };
-        let parsed = check_trust(&self.root, &real, &metadata)
-            .map_err(|why| format!("the manifest is not followed: {why}"))
-            .and_then(|()| parse_manifest(file, bytes))
-            .map(Arc::new)
+        // Not remembered: what cures it need not change the file.
+        check_trust(&self.root, &real, &metadata).map_err(|why| {
+            HostError::new(Category::Invalid, format!("the manifest is not followed: {why}"))
+        })?;
+        let parsed = parse_manifest(file, bytes)
+            .map(|manifest| Arc::new(self.know(file, manifest)))
             .map_err(|message| HostError::new(Category::Invalid, message));
-        if let Ok(manifest) = &parsed {
-            for warning in &manifest.warnings {
-                tracing::warn!("{warning}");
-            }
-        }
         let entry = (Stamp::of(&metadata), parsed.clone());
         self.cache().manifests.insert(file.to_owned(), entry);
         parsed.map(Some)
+    }
+
+    fn know(&self, file: &Path, manifest: Manifest) -> Known {
+        for warning in &manifest.warnings {
+            tracing::warn!("{warning}");
+        }
+        let files: BTreeSet<&Path> = manifest.sections.values().map(|s| s.file.as_path()).collect();
+        let watched = files
+            .into_iter()
+            .chain([file])
+            .map(|file| resolve(&self.root, file).unwrap_or_else(|_| self.root.join(file)))
+            .collect();
+        Known {
+            watched,
+            manifest: Arc::new(manifest),
+        }
     }
 
     async fn hook_services(&self, hook: &Hook, stamp: Stamp) -> HookServices {
@@ -253,18 +273,11 @@ impl AppConfig for Contracts {
                 services: self.hook_services(&hook, stamp).await?,
                 watched_files: vec![hook.program],
             },
-            Found::Manifest { file, manifest } => {
-                let files: BTreeSet<&PathBuf> =
-                    manifest.sections.values().map(|section| &section.file).collect();
-                let files = files.into_iter().chain([&file]);
-                Contract {
-                    kind: ContractKind::Manifest,
-                    services: manifest.services.clone().map(BTreeSet::from_iter),
-                    watched_files: files
-                        .map(|file| resolve(&self.root, file).unwrap_or_else(|_| self.root.join(file)))
-                        .collect(),
-                }
-            }
+            Found::Manifest(known) => Contract {
+                kind: ContractKind::Manifest,
+                services: known.manifest.services.clone().map(BTreeSet::from_iter),
+                watched_files: known.watched.clone(),
+            },
             Found::None => Contract {
                 kind: ContractKind::None,
                 services: None,
@@ -276,7 +289,7 @@ impl AppConfig for Contracts {
     async fn read(&self, app: &AppName, package: &str) -> Result<Config, HostError> {
         match self.find(app, package)? {
             Found::Hook(hook, _) => hook.get_config().await,
-            Found::Manifest { manifest, .. } => files::read(&self.root, &manifest),
+            Found::Manifest(known) => files::read(&self.root, &known.manifest),
             Found::None => Ok(BTreeMap::new()),
         }
     }
@@ -297,7 +310,7 @@ impl AppConfig for Contracts {
                 }
                 self.finish(app)
             }
-            Found::Manifest { manifest, .. } => self.write_files(app, &manifest, desired, running).await,
+            Found::Manifest(known) => self.write_files(app, &known.manifest, desired, running).await,
             Found::None if empty => self.finish(app),
             Found::None => Err(no_contract(app)),
         }

@@ -75,13 +75,21 @@ pub fn resolve(root: &Root, path: &Path) -> io::Result<PathBuf> {
 
 /// The real path of something that exists, and what it is.
 pub fn find(root: &Root, path: &Path) -> io::Result<Option<(PathBuf, Metadata)>> {
-    // Most of what is looked for is not there. On the host itself the kernel says so at once; in a sandbox
-    // it would follow links out of it.
-    if root.is_host() && exists(fs::metadata(path))?.is_none() {
+    if root.is_host() && look(root, path)?.is_none() {
         return Ok(None);
     }
     let real = resolve(root, path)?;
     Ok(exists(fs::symlink_metadata(&real))?.map(|metadata| (real, metadata)))
+}
+
+/// What is at `path`, links followed. One system call on the host itself, where most of what is looked for
+/// is not there or has not changed; in a sandbox the kernel would follow links out of it.
+pub fn look(root: &Root, path: &Path) -> io::Result<Option<Metadata>> {
+    if root.is_host() {
+        exists(fs::metadata(path))
+    } else {
+        exists(fs::symlink_metadata(resolve(root, path)?))
+    }
 }
 
 /// `None` for what does not exist.

@@ -196,7 +196,9 @@ async fn secrets_are_in_no_error_and_no_log() {
     let error = sandbox.write(desired, &[]).await.unwrap_err();
     assert_eq!(error.category, Category::Script);
     assert!(
-        error.message.contains("failed with exit code 7: error") || error.message.contains("pool is empty"),
+        error
+            .message
+            .contains("failed with exit code 7: pool is empty, got"),
         "{error}"
     );
     assert!(!error.message.contains(SECRET), "{error}");

@@ -356,3 +356,55 @@ async fn sections_of_one_file_are_changed_together() {
     let read = sandbox.contracts.read(&app("web"), "web").await.unwrap();
     assert_eq!(read["env"], config(json!({"x": {"A": "2", "B": "3"}}))["x"]);
 }
+
+/// What the documentation shows is what the agent takes.
+#[tokio::test]
+async fn the_manifest_in_the_documentation_is_a_contract_without_a_warning() {
+    let document = include_str!("../../../../../docs/app-contract.md");
+    let start = document.find("```toml\n").unwrap() + "```toml\n".len();
+    let manifest = document[start..].split("```").next().unwrap();
+    let sandbox = Sandbox::new();
+    sandbox.file("/usr/share/hostagent/apps/web.toml", manifest, 0o644);
+    let log = Log::capture();
+    let contract = sandbox.contracts.contract(&app("web"), "web").await.unwrap();
+    assert_eq!(contract.services, Some(names(&["web", "web-worker"])));
+    let manifest = sandbox.contracts.manifest(&app("web"), "web").unwrap().unwrap();
+    assert_eq!(manifest.health.len(), 1);
+    assert!(!log.text().contains("WARN"), "{}", log.text());
+}
+
+/// Environment files that a shell sources read as the agent meant them.
+#[tokio::test]
+async fn a_shell_reads_what_was_written() {
+    let sandbox = Sandbox::new();
+    let manifest = "[config.env]\nfile = \"/etc/default/web\"\nformat = \"env\"\n";
+    sandbox.file(MANIFEST, manifest, 0o644);
+    let file = sandbox.file("/etc/default/web", "export A=old\n", 0o644);
+    for value in [
+        "",
+        "plain",
+        "it's",
+        "$HOME `id` \\ \\\\ \"q\" \\n",
+        " a  b ",
+        "a=b;c&d|e>f#g",
+        "\u{e9}*?[!~",
+        "\t",
+    ] {
+        sandbox
+            .write(json!({"env": {"A": value, "B": value}}), &[])
+            .await
+            .unwrap();
+        let shell = std::process::Command::new("sh")
+            .args(["-c", ". \"$0\"; printf '%s|%s' \"$A\" \"$B\""])
+            .arg(&file)
+            .output()
+            .unwrap();
+        let said = String::from_utf8(shell.stdout).unwrap();
+        assert_eq!(
+            said,
+            format!("{value}|{value}"),
+            "{}",
+            sandbox.read("/etc/default/web")
+        );
+    }
+}

@@ -1,0 +1,109 @@
+//! The agent is killed at every system call that matters while it changes two files of an application.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+
+use super::*;
+
+const FOLDER: &str = "KILLED_AGENT_ROOT";
+const OLD: &str = "# kept\n[s]\nk = old\n";
+const NEW: &str = "# kept\n[s]\nk = new\n";
+const FILES: [&str; 2] = ["/etc/a.ini", "/etc/b.ini"];
+
+/// Notes restarts in a file, which outlives the process.
+fn contracts(root: &Root) -> (Contracts, Arc<Recorder>) {
+    let services = Arc::new(Recorder::default());
+    let state = root.join("/var/lib/hostagent");
+    (Contracts::new(root.clone(), services.clone(), &state), services)
+}
+
+fn desired() -> Config {
+    config(json!({"a": {"k": "new"}, "b": {"k": "new"}}))
+}
+
+/// Not a test: what the test below starts, to kill it.
+#[tokio::test]
+#[ignore = "run by killed_at_any_system_call_the_next_run_completes_the_change"]
+async fn child() {
+    let root = Root::new(std::env::var_os(FOLDER).expect("a folder from the parent"));
+    let (contracts, services) = contracts(&root);
+    let web = app("web");
+    contracts
+        .write(&web, "web", &desired(), &names(&["web"]))
+        .await
+        .unwrap();
+    assert_eq!(services.calls(), ["restart web"]);
+}
+
+fn sandbox_with_two_files() -> Sandbox {
+    let sandbox = Sandbox::new();
+    let manifest = "[config.a]\nfile = \"/etc/a.ini\"\nformat = \"ini\"\ntable = \"s\"\n\
+                    [config.b]\nfile = \"/etc/b.ini\"\nformat = \"ini\"\ntable = \"s\"\n";
+    sandbox.file("/etc/hostagent/apps/web.toml", manifest, 0o644);
+    for file in FILES {
+        sandbox.file(file, OLD, 0o640);
+    }
+    sandbox
+}
+
+/// Runs the change in a process that is killed at the `nth` call; says whether it came through.
+fn run_child(root: &Path, calls: &str, nth: usize) -> bool {
+    let inject = format!("inject={calls}:signal=SIGKILL:when={nth}");
+    Command::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null", "-e"])
+        .arg(format!("trace={calls}"))
+        .args(["-e", &inject])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "app_config::kill::child", "--ignored"])
+        .env(FOLDER, root)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .expect("strace (package strace) is needed")
+        .success()
+}
+
+#[tokio::test]
+async fn killed_at_any_system_call_the_next_run_completes_the_change() {
+    let (mut killed, mut half_done) = (0, 0);
+    for calls in ["/^rename", "fsync", "/^unlink", "fchmod", "/^mkdir"] {
+        for nth in 1.. {
+            assert!(nth < 50, "{calls} never runs out");
+            let sandbox = sandbox_with_two_files();
+            if run_child(sandbox.root.path(), calls, nth) {
+                break;
+            }
+            killed += 1;
+            let contents = FILES.map(|file| sandbox.read(file));
+            assert!(
+                contents.iter().all(|text| text == OLD || text == NEW),
+                "{calls} {nth}: {contents:?}"
+            );
+            half_done += usize::from(contents[0] != contents[1]);
+
+            let (contracts, services) = contracts(&sandbox.root);
+            let web = app("web");
+            let unfinished = contracts.unfinished(&web).await.unwrap();
+            let changed = contents.iter().any(|text| text == NEW);
+            assert!(
+                unfinished || !changed,
+                "{calls} {nth}: a change that nobody remembers"
+            );
+            contracts
+                .write(&web, "web", &desired(), &names(&["web"]))
+                .await
+                .unwrap();
+            assert_eq!(services.calls(), ["restart web"], "{calls} {nth}");
+            assert_eq!(FILES.map(|file| sandbox.read(file)), [NEW, NEW]);
+            assert!(!contracts.unfinished(&web).await.unwrap());
+            let left = fs::read_dir(sandbox.root.join("/etc")).unwrap().count();
+            assert_eq!(left, FILES.len() + 1, "temporary files are left behind");
+        }
+    }
+    assert!(
+        killed >= 10 && half_done >= 1,
+        "{killed} killed, {half_done} of them half done"
+    );
+}
