@@ -22,7 +22,7 @@ use process::Process;
 
 /// Where the distributions put the scripts that don't insist on root.
 const SCRIPTS: &[&str] = &["/usr/lib/rabbitmq/bin", "/usr/local/lib/rabbitmq/bin"];
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_secs(120);
 
 pub struct RabbitMq {
     files: Files,

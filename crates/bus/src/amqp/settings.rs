@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::backoff;
+
 /// Where the broker is, who we are, how patient we are.
 #[derive(Debug, Clone)]
 pub struct AmqpSettings {
@@ -21,6 +23,8 @@ pub struct AmqpSettings {
     /// Window of the first reconnect after a loss ([`crate::backoff`]). Fleets of over 330 hosts raise it
     /// to hosts / 66 seconds, so that they don't overrun a broker that comes back.
     pub retry_period: Duration,
+    /// Longest window between reconnects.
+    pub retry_max: Duration,
     /// Shown in RabbitMQ's list of connections.
     pub connection_name: String,
     /// Bytes; lapin keeps two buffers of 32 frames, all of which traffic makes resident sooner or later.
@@ -49,6 +53,7 @@ impl AmqpSettings {
             connect_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
             retry_period: Duration::from_secs(5),
+            retry_max: backoff::CAP,
             connection_name: "backbone".into(),
             frame_max: Self::FRAME_MAX_SMALL,
             probe_period: Duration::from_secs(60),

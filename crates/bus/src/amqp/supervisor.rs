@@ -16,7 +16,7 @@ use super::publish::PublishChannel;
 use super::settings::AmqpSettings;
 use super::silence;
 use super::topology::{Bindings, Topology};
-use crate::backoff::{self, Backoff};
+use crate::backoff::Backoff;
 use crate::{Delivery, Link, LinkState, Outgoing, PublishError, Publisher, Queue};
 
 /// How long reconnects stay frequent: an outage within it ends one `retry_period` after the broker's
@@ -37,7 +37,7 @@ pub fn connect(settings: AmqpSettings, queue: Queue) -> Link {
             outbox,
             topics: wanted,
         },
-        backoff: Backoff::new(settings.retry_period, backoff::CAP).hold_for(HOLD),
+        backoff: Backoff::new(settings.retry_period, settings.retry_max).hold_for(HOLD),
         settings,
         queue,
         state: state_tx,

@@ -3,7 +3,13 @@
 // So that clippy takes the helpers of tests for tests.
 #![cfg(test)]
 
-mod amqp_faults;
+mod clones;
+mod fleet;
+mod logins;
+mod outages;
+mod peers;
+mod resources;
 mod routing;
 mod support;
 mod tls;
+mod topology;

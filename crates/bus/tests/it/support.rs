@@ -72,3 +72,9 @@ pub async fn publish_until_routed(link: &Link, routing_key: &str, body: &str) {
         }
     }
 }
+
+/// Messages reach `host` (whose id is `host_id`), and only they.
+pub async fn assert_consuming(host: &mut Link, host_id: &str) {
+    publish_until_routed(host, host_id, "ping").await;
+    assert_eq!(receive_body(host).await, "ping");
+}
