@@ -9,6 +9,7 @@ use hostagent::host::packages::{self, Options};
 use hostagent::host::{HostError, InstalledPackages, Packages, Root, Source, Transaction};
 use protocol::Category;
 
+mod apt;
 mod both;
 mod deb;
 mod rpm;

@@ -46,8 +46,11 @@ impl<T: Clone> Cache<T> {
             .map(|(_, value)| value.clone())
     }
 
-    /// `stamp`: from before the files were read, so that a change in the meantime is seen next time.
+    /// Nothing is kept where there is no file whose change would tell. `stamp`: from before the files were read, so that a change in the meantime is seen next time.
     pub fn keep(&self, stamp: Stamp, value: T) {
+        if stamp.0.iter().all(Option::is_none) {
+            return;
+        }
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((stamp, value));
     }
 }

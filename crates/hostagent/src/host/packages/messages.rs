@@ -16,7 +16,10 @@ const LOCKED: &[&str] = &[
     "E: Unable to acquire the dpkg frontend lock",
     "E: Unable to lock",
     "error: can't create transaction lock",
+    "RPM: error: can't create transaction lock",
     "Error: Failed to obtain the transaction lock",
+    // dnf with exit_on_lock, of who holds it.
+    "The application with PID",
     "Another app is currently holding the yum lock",
 ];
 
@@ -39,6 +42,7 @@ const SIGNS: &[(Category, &[&str])] = &[
             "script subprocess returned error",
             "script subprocess was killed",
             "scriptlet failed",
+            "scriptlet in rpm package",
         ],
     ),
     (
@@ -116,10 +120,12 @@ pub(super) fn is_locked(text: &str) -> bool {
     })
 }
 
-/// Whether rpm says so: its exit code does not.
+/// Whether rpm or dnf says so: their exit codes do not.
 pub(super) fn tells_of_failed_script(text: &str) -> bool {
-    let failed = |line: &str| line.starts_with("warning: %") && line.contains(" scriptlet failed");
-    text.lines().any(failed)
+    text.lines().any(|line| {
+        line.starts_with("warning: %") && line.contains(" scriptlet failed")
+            || line.starts_with("Error in ") && line.contains(" scriptlet in rpm package ")
+    })
 }
 
 /// The failure that a package manager reports with `stderr` (and, where scripts write there, `stdout`).
@@ -189,6 +195,21 @@ mod tests {
                  subprocess returned error exit status 1\ndpkg: dependency problems prevent configuration of b:\n",
             ),
             (
+                Category::Locked,
+                "RPM: error: can't create transaction lock on /r/.rpm.lock (Resource temporarily unavailable)\n\
+                 Error: Could not run transaction.\n",
+            ),
+            (
+                Category::Locked,
+                "  The application with PID 4137 is: dnf\n    Memory : 1.8 M RSS\n",
+            ),
+            (Category::Script, "Error in POSTIN scriptlet in rpm package app\n"),
+            (
+                Category::Dependency,
+                "Error: \n Problem: conflicting requests\n  - nothing provides x needed by y-1-1.noarch\n",
+            ),
+            (Category::NotFound, "Error: Unable to find a match: nosuch-1-1\n"),
+            (
                 Category::Script,
                 "warning: %post(app-1-1.noarch) scriptlet failed, exit status 3\n",
             ),
@@ -230,6 +251,19 @@ mod tests {
         for (category, stderr) in table {
             assert_eq!(diagnose("installing", "", stderr).category, category, "{stderr}");
         }
+    }
+
+    #[test]
+    fn failed_scripts_show_in_spite_of_an_exit_code_of_0() {
+        assert!(tells_of_failed_script(
+            "x\nwarning: %post(app-1-1.noarch) scriptlet failed, exit status 3\n"
+        ));
+        assert!(tells_of_failed_script(
+            "Error in POSTIN scriptlet in rpm package app\n"
+        ));
+        assert!(!tells_of_failed_script(
+            "warning: /etc/app.conf created as /etc/app.conf.rpmnew\n"
+        ));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! relocates: `/` of every package becomes the root. Paths in the database are then those of the real
 //! host.
 
+use std::cmp::Ordering;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,6 +36,20 @@ const LOG_CAP: usize = 64 * 1024;
 /// A line for each of some thousand packages, or for each file of a large one.
 const QUERY_CAP: usize = 16 * 1024 * 1024;
 const QUERY_DEADLINE: Duration = Duration::from_secs(60);
+
+/// What resolves dependencies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tool {
+    Dnf,
+    /// Up to RHEL 7.
+    Yum,
+}
+
+impl Tool {
+    fn of_host() -> Self {
+        if is_installed("dnf") { Self::Dnf } else { Self::Yum }
+    }
+}
 
 /// The database beside its packages, which are handed out.
 type Snapshot = (Arc<Database>, Arc<InstalledPackages>);
@@ -173,35 +188,35 @@ impl Rpm {
         }
     }
 
-    /// Runs of dnf, which fetches dependencies: one for what is new or newer, one for what is older, one
-    /// for what is there and broken; as a rule only one of them is needed.
+    /// Runs of dnf, which fetches dependencies: one for all that changes version, one for what is to be
+    /// made whole. yum, its predecessor, wants what becomes older in a run of its own.
     fn dnf_runs(
         &self,
+        tool: Tool,
         transaction: &Transaction,
         installed: &InstalledPackages,
         mode: &[&str],
     ) -> Vec<Command> {
         let verbs = ["install", "downgrade", "reinstall"].map(|verb| {
-            let sources = transaction
-                .install
-                .iter()
-                .filter(|source| dnf_verb(source, installed) == verb);
+            let sources = transaction.install.iter();
+            let sources = sources.filter(|source| verb_for(tool, source, installed) == verb);
             (verb, sources.map(dnf_argument).collect::<Vec<_>>())
         });
         let needed = verbs.into_iter().filter(|(_, arguments)| !arguments.is_empty());
         needed
-            .map(|(verb, arguments)| self.dnf().args(mode).arg(verb).arg("--").args(arguments))
+            .map(|(verb, arguments)| self.dnf(tool).args(mode).arg(verb).arg("--").args(arguments))
             .collect()
     }
 
-    fn dnf(&self) -> Command {
-        if !is_installed("dnf") {
-            return self.prepare(Command::new("yum")).args(["--assumeyes", "--quiet"]);
+    fn dnf(&self, tool: Tool) -> Command {
+        match tool {
+            Tool::Yum => self.prepare(Command::new("yum")).arg("--assumeyes"),
+            Tool::Dnf => self
+                .prepare(Command::new("dnf"))
+                .args(["--assumeyes", "--setopt=install_weak_deps=False"])
+                // Ends at once, with a message, instead of waiting without end.
+                .arg("--setopt=exit_on_lock=True"),
         }
-        self.prepare(Command::new("dnf"))
-            .args(["--assumeyes", "--quiet", "--setopt=install_weak_deps=False"])
-            // Ends at once, with a message, instead of waiting without end.
-            .arg("--setopt=exit_on_lock=True")
     }
 
     /// Fails if the database cannot be opened (Berkeley DB after a kill), after trying to rebuild it.
@@ -279,8 +294,8 @@ impl Packages for Rpm {
         if !self.root.is_host() {
             return Err(no_repositories(package, &self.root));
         }
-        let offered = match is_installed("dnf") {
-            true => {
+        let offered = match Tool::of_host() {
+            Tool::Dnf => {
                 let format = "%{name} %{epoch}:%{version}-%{release}\n";
                 let dnf = Command::new("dnf").args(["--quiet", "repoquery", "--queryformat", format, "--"]);
                 let dnf = dnf.arg(package).deadline(self.deadline);
@@ -289,7 +304,7 @@ impl Packages for Rpm {
                     package,
                 )
             }
-            false => {
+            Tool::Yum => {
                 let yum =
                     Command::new("yum").args(["--quiet", "--showduplicates", "list", "available", "--"]);
                 let yum = yum.arg(package).deadline(self.deadline);
@@ -344,7 +359,12 @@ impl Packages for Rpm {
         if let Some(removal) = removal {
             run(removal, &doing).await?;
         }
-        for dnf in self.dnf_runs(&transaction, &installed, &["--setopt=tsflags=test"]) {
+        for dnf in self.dnf_runs(
+            Tool::of_host(),
+            &transaction,
+            &installed,
+            &["--setopt=tsflags=test"],
+        ) {
             run(dnf, &doing).await?;
         }
         Ok(())
@@ -366,7 +386,7 @@ impl Packages for Rpm {
             if let Some(removal) = removal {
                 run(removal, &doing).await?;
             }
-            for dnf in self.dnf_runs(&transaction, &installed, &[]) {
+            for dnf in self.dnf_runs(Tool::of_host(), &transaction, &installed, &[]) {
                 run(dnf, &doing).await?;
             }
         }
@@ -433,18 +453,18 @@ fn local_files(transaction: &Transaction) -> Result<Vec<PathBuf>, HostError> {
     transaction.install.iter().map(file).collect()
 }
 
-fn dnf_verb(source: &Source, installed: &InstalledPackages) -> &'static str {
+fn verb_for(tool: Tool, source: &Source, installed: &InstalledPackages) -> &'static str {
     let (name, version) = match source {
         Source::File(file) => (&file.name, &file.version),
         Source::Repository { name, version } => (name, version),
     };
-    match installed
+    let order = installed
         .get(name)
-        .map(|now| compare_versions(Family::Rpm, version, &now.version))
-    {
-        None | Some(std::cmp::Ordering::Greater) => "install",
-        Some(std::cmp::Ordering::Less) => "downgrade",
-        Some(std::cmp::Ordering::Equal) => "reinstall",
+        .map(|now| compare_versions(Family::Rpm, version, &now.version));
+    match (order, tool) {
+        (Some(Ordering::Equal), _) => "reinstall",
+        (Some(Ordering::Less), Tool::Yum) => "downgrade",
+        (Some(Ordering::Less), Tool::Dnf) | (Some(Ordering::Greater) | None, _) => "install",
     }
 }
 
