@@ -1,1 +1,217 @@
-//! Wakes the reconciler when the host changes behind its back.
+//! Wakes the reconciler when the host changes behind its back: packages, services, applications' config.
+//!
+//! What wakes it is a hint of what to read again, never of what to do. Changes that come together are told
+//! together ([`DEBOUNCE`]), and a host that never comes to rest wakes it at a bounded rate ([`pace`]).
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::host::services::ServiceChanges;
+
+mod files;
+mod pace;
+
+use files::Files;
+use pace::Pace;
+
+/// From the first change until it is told: others tend to follow.
+const DEBOUNCE: Duration = Duration::from_millis(200);
+
+/// What has changed, as far as it is watched.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Drift {
+    /// The package database.
+    pub packages: bool,
+    /// Services that started, stopped, or whose units were enabled, disabled or changed.
+    pub services: BTreeSet<String>,
+    /// Files that hold config.
+    pub config: BTreeSet<PathBuf>,
+}
+
+/// The watch over one host. Dropping it ends it.
+pub struct Watch {
+    /// `None`: the kernel has no inotify left for us; heartbeats find drift all the same.
+    files: Option<Files>,
+    databases: BTreeSet<PathBuf>,
+    services: Option<Arc<ServiceChanges>>,
+    pace: Pace,
+    pending: Drift,
+    /// When the first of what is pending came.
+    since: Option<Instant>,
+}
+
+impl Watch {
+    /// `databases`: the files of the package database. `services`: where the init system reports changes.
+    /// Must be called within a Tokio runtime.
+    pub fn new(databases: impl IntoIterator<Item = PathBuf>, services: Option<Arc<ServiceChanges>>) -> Self {
+        let files = match Files::new() {
+            Ok(files) => Some(files),
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    "cannot watch files: changes of packages and config are seen at heartbeats only; raise the \
+                     sysctl fs.inotify.max_user_instances"
+                );
+                None
+            }
+        };
+        let mut watch = Self {
+            files,
+            databases: databases.into_iter().collect(),
+            services,
+            pace: Pace::new(Instant::now()),
+            pending: Drift::default(),
+            since: None,
+        };
+        watch.set_files(BTreeSet::new());
+        watch
+    }
+
+    /// From now on these are the files (or folders) that hold config. They need not exist.
+    pub fn set_files(&mut self, files: BTreeSet<PathBuf>) {
+        if let Some(watched) = &mut self.files {
+            watched.set_wanted(files.union(&self.databases).cloned().collect());
+        }
+    }
+
+    /// From now on these are the services that matter.
+    pub fn set_units(&mut self, services: BTreeSet<String>) {
+        if let Some(changes) = &self.services {
+            changes.set_watched(services);
+        }
+    }
+
+    /// Waits for the next drift. Cancel-safe: what was seen is told by the next call.
+    pub async fn changed(&mut self) -> Drift {
+        loop {
+            let due = self.since.map(|since| self.pace.next(since + DEBOUNCE));
+            let due_is_over = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            // Each arm is cancel-safe: it loses nothing when another one is first.
+            tokio::select! {
+                files = next_files(&mut self.files) => self.note_files(files),
+                services = next_services(self.services.as_deref()) => {
+                    self.pending.services.extend(services);
+                    self.since.get_or_insert_with(Instant::now);
+                }
+                () = due_is_over => {
+                    self.pace.take(Instant::now());
+                    self.since = None;
+                    return std::mem::take(&mut self.pending);
+                }
+            }
+        }
+    }
+
+    fn note_files(&mut self, files: BTreeSet<PathBuf>) {
+        for file in files {
+            match self.databases.contains(&file) {
+                true => self.pending.packages = true,
+                false => {
+                    self.pending.config.insert(file);
+                }
+            }
+        }
+        self.since.get_or_insert_with(Instant::now);
+    }
+}
+
+async fn next_files(files: &mut Option<Files>) -> BTreeSet<PathBuf> {
+    let failure = match files {
+        Some(watched) => match watched.changed().await {
+            Ok(changed) => return changed,
+            Err(error) => error,
+        },
+        None => return std::future::pending().await,
+    };
+    tracing::warn!(error = %failure, "files are no longer watched: changes are seen at heartbeats only");
+    *files = None;
+    std::future::pending().await
+}
+
+async fn next_services(services: Option<&ServiceChanges>) -> BTreeSet<String> {
+    match services {
+        Some(changes) => changes.take().await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(5);
+
+    async fn next(watch: &mut Watch) -> Drift {
+        tokio::time::timeout(SOON, watch.changed()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn each_kind_of_drift_is_told_and_what_comes_together_is_told_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let (database, config) = (folder.path().join("status"), folder.path().join("app.conf"));
+        let services = Arc::new(ServiceChanges::default());
+        let mut watch = Watch::new([database.clone()], Some(services.clone()));
+        watch.set_files([config.clone()].into());
+        watch.set_units(["app_foo".to_owned()].into());
+
+        services.report("app_foo");
+        services.report("app_bar");
+        let only_services = Drift {
+            services: ["app_foo".to_owned()].into(),
+            ..Drift::default()
+        };
+        assert_eq!(next(&mut watch).await, only_services);
+
+        fs::write(&database, "x").unwrap();
+        fs::write(&config, "x").unwrap();
+        services.report("app_foo");
+        let all = Drift {
+            packages: true,
+            services: ["app_foo".to_owned()].into(),
+            config: [config].into(),
+        };
+        assert_eq!(next(&mut watch).await, all);
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_wait_loses_nothing() {
+        let services = Arc::new(ServiceChanges::default());
+        let mut watch = Watch::new([], Some(services.clone()));
+        watch.set_units(["app_foo".to_owned()].into());
+        services.report("app_foo");
+        let too_short = tokio::time::timeout(DEBOUNCE / 2, watch.changed()).await;
+        assert!(too_short.is_err());
+        assert!(next(&mut watch).await.services.contains("app_foo"));
+    }
+
+    #[tokio::test]
+    async fn a_flapping_service_wakes_at_a_bounded_rate() {
+        let services = Arc::new(ServiceChanges::default());
+        let mut watch = Watch::new([], Some(services.clone()));
+        watch.set_units(["app_foo".to_owned()].into());
+        let began = Instant::now();
+        let mut wakes = 0;
+        while began.elapsed() < Duration::from_secs(3) {
+            services.report("app_foo");
+            let wake = tokio::time::timeout(Duration::from_millis(250), watch.changed()).await;
+            wakes += u32::from(wake.is_ok());
+        }
+        assert_eq!(
+            wakes,
+            pace::BURST,
+            "3 s would have been enough for {}",
+            3000 / 200
+        );
+    }
+}

@@ -293,6 +293,7 @@ impl Services for Systemd {
 
     async fn reread_units(&self) -> Result<(), HostError> {
         let what = "let systemd read its unit files again";
+        let _own = self.view.rereading_units();
         let bus = self.bus().await.map_err(|error| error.explain(what))?;
         let reload = bus.call(MANAGER_PATH, MANAGER, "Reload", &(), RELOAD_DEADLINE);
         match reload.await {

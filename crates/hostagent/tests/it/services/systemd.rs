@@ -39,6 +39,12 @@ impl Systems {
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
+    /// Kills a service's main process, behind systemd's back.
+    fn kill(&self, service: &str) {
+        let script = format!("kill -KILL $(systemctl show -P MainPID {service})");
+        self.machine.sh(&script).unwrap();
+    }
+
     fn watch(&self, services: &[&str]) {
         let watched = services.iter().map(|&service| service.to_owned()).collect();
         self.systemd.changes().unwrap().set_watched(watched);
@@ -196,6 +202,31 @@ async fn unknown_static_and_aliased_units() {
 }
 
 #[tokio::test]
+async fn sysv_scripts_that_systemd_has_wrapped_are_enabled_by_their_links() {
+    if machine::skip("sysv_scripts_that_systemd_has_wrapped_are_enabled_by_their_links") {
+        return;
+    }
+    let systems = Systems::boot();
+    let script = "#!/bin/sh\n### BEGIN INIT INFO\n# Provides: app_old\n# Required-Start:\n# Required-Stop:\n\
+                  # Default-Start: 2 3 4 5\n# Default-Stop: 0 1 6\n### END INIT INFO\n\
+                  case $1 in start) sleep 1000 >/dev/null 2>&1 & ;; esac\n";
+    systems
+        .machine
+        .write("/etc/init.d/app_old", script, 0o755)
+        .unwrap();
+    let systemd = &systems.systemd;
+    systemd.reread_units().await.unwrap();
+    assert_eq!(systems.state("app_old").await, state(false, Some(false)));
+    systemd.start("app_old").await.unwrap();
+    systemd.enable("app_old").await.unwrap();
+    assert_eq!(systems.state("app_old").await, state(true, Some(true)));
+    let wanted = systems.systemctl(&["show", "-P", "WantedBy", "app_old"]);
+    assert!(wanted.contains("multi-user.target"), "{wanted}");
+    systemd.disable("app_old").await.unwrap();
+    assert_eq!(systems.state("app_old").await, state(true, Some(false)));
+}
+
+#[tokio::test]
 async fn what_others_do_to_a_unit_is_seen_within_a_second() {
     if machine::skip("what_others_do_to_a_unit_is_seen_within_a_second") {
         return;
@@ -214,16 +245,10 @@ async fn what_others_do_to_a_unit_is_seen_within_a_second() {
     let quiet = Duration::from_millis(300);
     while !systems.changes(quiet).await.is_empty() {}
 
-    systems
-        .machine
-        .sh("systemctl kill --signal=KILL app_unwatched")
-        .unwrap();
+    systems.kill("app_unwatched");
     assert_eq!(systems.changes(quiet).await, BTreeSet::new());
 
-    systems
-        .machine
-        .sh("systemctl kill --signal=KILL app_foo")
-        .unwrap();
+    systems.kill("app_foo");
     let killed = Instant::now();
     let second = Duration::from_secs(1);
     assert_eq!(systems.changes(second).await, ["app_foo".to_owned()].into());
@@ -259,6 +284,7 @@ async fn looking_and_own_changes_are_no_news() {
     systems.systemd.start("app_foo").await.unwrap();
     systems.systemd.enable("app_foo").await.unwrap();
     systems.systemd.stop("app_foo").await.unwrap();
+    systems.systemd.reread_units().await.unwrap();
     assert_eq!(systems.changes(Duration::from_millis(500)).await, BTreeSet::new());
 }
 
@@ -272,10 +298,7 @@ async fn a_restarted_bus_is_connected_to_again() {
     systems.watch(&["app_foo"]);
     assert_eq!(systems.state("app_foo").await, state(false, Some(false)));
     // Killed, it is started again by its socket unit when someone connects.
-    systems
-        .machine
-        .sh("kill -KILL $(systemctl show -P MainPID dbus.service)")
-        .unwrap();
+    systems.kill("dbus");
     let second = Duration::from_secs(1);
     assert_eq!(
         systems.changes(second).await,
@@ -295,10 +318,7 @@ async fn a_restarted_bus_is_connected_to_again() {
     }
     assert_eq!(systems.state("app_foo").await, state(true, Some(false)));
     while !systems.changes(Duration::from_millis(300)).await.is_empty() {}
-    systems
-        .machine
-        .sh("systemctl kill --signal=KILL app_foo")
-        .unwrap();
+    systems.kill("app_foo");
     assert_eq!(systems.changes(second).await, ["app_foo".to_owned()].into());
 }
 
@@ -365,12 +385,13 @@ async fn machines_stand_side_by_side_and_can_be_cut_off() {
         let (host, guest) = machine.connect_network().unwrap();
         let listener = std::net::TcpListener::bind((host, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let connect = format!("timeout 1 bash -c '</dev/tcp/{host}/{port}'");
-        machine.sh(&connect).unwrap();
+        let connect =
+            |seconds: u32| machine.sh(&format!("timeout {seconds} bash -c '</dev/tcp/{host}/{port}'"));
+        connect(10).unwrap();
         assert_eq!(listener.accept().unwrap().1.ip(), guest);
         machine.cut_network().unwrap();
-        assert!(machine.sh(&connect).is_err());
+        assert!(connect(1).is_err());
         machine.restore_network().unwrap();
-        machine.sh(&connect).unwrap();
+        connect(10).unwrap();
     }
 }

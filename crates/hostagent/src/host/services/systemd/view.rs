@@ -37,8 +37,8 @@ struct Inner {
     known: HashMap<String, Known>,
     /// Signals that may have voided something.
     signals_seen: u64,
-    /// Units that this agent is changing, which is no news to it.
-    busy: Vec<String>,
+    /// What this agent is changing, which is no news to it; `None`: unit files.
+    busy: Vec<Option<String>>,
     /// Those who wait for the end of a job.
     waiting: Vec<mpsc::UnboundedSender<EndedJob>>,
 }
@@ -97,8 +97,17 @@ impl View {
         let mut inner = self.lock();
         let known = inner.known.get(service).map(|known| known.unit.clone());
         let unit = known.unwrap_or_else(|| unit.to_owned());
-        inner.busy.push(unit.clone());
-        Changing { view: self, unit }
+        self.begin(&mut inner, Some(unit))
+    }
+
+    /// While the returned value lives, changes of unit files are this agent's own doing.
+    pub(super) fn rereading_units(&self) -> Changing<'_> {
+        self.begin(&mut self.lock(), None)
+    }
+
+    fn begin(&self, inner: &mut Inner, what: Option<String>) -> Changing<'_> {
+        inner.busy.push(what.clone());
+        Changing { view: self, what }
     }
 
     /// The jobs that end from now on.
@@ -159,7 +168,7 @@ impl View {
     ) {
         let mut inner = self.lock();
         inner.signals_seen += 1;
-        let own = inner.busy.iter().any(|unit| is_unit(unit));
+        let own = inner.busy.iter().flatten().any(|unit| is_unit(unit));
         let mut news = Vec::new();
         for (service, known) in inner.known.iter_mut().filter(|(_, known)| is_known(known)) {
             known.valid = false;
@@ -184,19 +193,21 @@ impl View {
     }
 }
 
-/// See [`View::changing`].
+/// Lasts as long as something is being changed by this agent.
 pub(super) struct Changing<'a> {
     view: &'a View,
-    unit: String,
+    what: Option<String>,
 }
 
 impl Drop for Changing<'_> {
     fn drop(&mut self) {
         let mut inner = self.view.lock();
-        if let Some(index) = inner.busy.iter().position(|unit| *unit == self.unit) {
+        if let Some(index) = inner.busy.iter().position(|what| *what == self.what) {
             inner.busy.swap_remove(index);
         }
-        inner.known.retain(|_, known| known.unit != self.unit);
+        if let Some(unit) = &self.what {
+            inner.known.retain(|_, known| known.unit != *unit);
+        }
     }
 }
 
