@@ -17,7 +17,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::logging;
-use crate::settings::{Loaded, Settings, Sources};
+use crate::settings::{Loaded, PROGRAM, Settings, Sources};
 
 /// How long threads that still download may take to end after a command.
 const THREADS_END: Duration = Duration::from_secs(1);
@@ -128,7 +128,7 @@ pub fn main() -> ExitCode {
 }
 
 fn execute(cli: Cli) -> anyhow::Result<Exit> {
-    let sources = Sources::of_process(cli.settings.config, cli.settings.overrides);
+    let sources = Sources::of_process(&PROGRAM, cli.settings.config, cli.settings.overrides);
     let loaded = Settings::load(&sources);
     let command = cli.command.unwrap_or(Command::Run);
     // These two are for when settings are in doubt, so they take whatever came out.

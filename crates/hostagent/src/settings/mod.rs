@@ -1,97 +1,68 @@
-//! Settings: INI file, drop-ins, environment, command line, each over the one before.
+//! The agent's settings. How they are read: the crate `settings`.
 //!
-//! [`table`] lists every key once; the typed [`Settings`], `check-config`'s output and the commented
-//! default file all come from it. The way of a value: [`source`] (text with its origin, from four
-//! places) -> [`value`] (one key's text, parsed and range-checked) -> [`check`] (what only several
-//! keys together can tell) -> [`Settings`].
+//! [`table`] lists every key once; all else follows from it.
 
 mod check;
-mod ini;
-mod secret;
-pub mod show;
-mod source;
 pub mod table;
-mod value;
 
-use std::collections::BTreeMap;
-use std::fmt;
+pub use ::settings::{Kind, LogLevel, Origin, ProxyUrl, Secret, SettingsError, Sources, without_credentials};
+pub use table::{AmqpSettings, DownloadSettings, HostagentSettings, PROGRAM, Settings, SslSettings};
 
-pub use secret::{ProxyUrl, Secret, without_credentials};
-pub use source::{MAIN_FILE, Origin, Sources, variable_name};
-pub use table::{AmqpSettings, DownloadSettings, HostagentSettings, Settings, SslSettings};
-pub use value::{Kind, LogLevel, PackageFamily};
+use crate::host::{Family, Root};
 
-use crate::host::Root;
+/// Settings that hold, and where each came from.
+pub type Loaded = ::settings::Loaded<Settings>;
 
-/// Settings that hold, where each came from, and what to tell the operator about them.
-#[derive(Debug, Clone)]
-pub struct Loaded {
-    pub settings: Settings,
-    /// Whole sentences with their place; never holding a secret.
-    pub warnings: Vec<String>,
-    /// What was set, by section and key; a key that is not in here has its default.
-    origins: BTreeMap<(&'static str, &'static str), Setting>,
-}
+/// The settings as text: what holds now, and the commented default file.
+pub mod show {
+    use super::{Loaded, PROGRAM};
 
-/// One value as it was found.
-#[derive(Clone)]
-struct Setting {
-    raw: String,
-    origin: Origin,
-}
+    /// All settings with where each came from, as an INI file would have them. Secrets are hidden.
+    pub fn effective(loaded: &Loaded) -> String {
+        ::settings::show::effective(&PROGRAM, loaded)
+    }
 
-/// It may be a secret: only [`show`] knows whether it may be printed.
-impl fmt::Debug for Setting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "set by {}", self.origin)
+    /// `dist/hostagent.conf`.
+    pub fn default_file() -> String {
+        ::settings::show::default_file(&PROGRAM)
     }
 }
 
-/// Every reason why the agent can't start with these settings, not only the first.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SettingsError {
-    /// One whole line each: file, line, key, what was found, what is allowed.
-    pub problems: Vec<String>,
-    pub warnings: Vec<String>,
+/// The environment variable of a key.
+pub fn variable_name(section: &str, key: &str) -> String {
+    PROGRAM.variable_name(section, key)
 }
 
-impl fmt::Display for SettingsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the settings are not valid:")?;
-        for problem in &self.problems {
-            write!(f, "\n  {problem}")?;
+/// Which package manager to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PackageFamily {
+    /// The one that the host has.
+    Auto,
+    Fixed(Family),
+}
+
+impl PackageFamily {
+    pub const NAMES: &'static [&'static str] = &["auto", "deb", "rpm"];
+}
+
+impl ::settings::Parse for PackageFamily {
+    fn parse(raw: &str, _: &Kind) -> Option<Self> {
+        match raw.to_ascii_lowercase().as_str() {
+            "auto" => Some(Self::Auto),
+            "deb" => Some(Self::Fixed(Family::Deb)),
+            "rpm" => Some(Self::Fixed(Family::Rpm)),
+            _ => None,
         }
-        Ok(())
     }
-}
-
-impl std::error::Error for SettingsError {}
-
-/// What is gathered on the way: values, and what to say about them.
-#[derive(Default)]
-struct Gathered {
-    values: BTreeMap<(&'static str, &'static str), Setting>,
-    problems: Vec<String>,
-    warnings: Vec<String>,
 }
 
 impl Settings {
     /// Reads all sources. Errors list everything that is wrong.
     pub fn load(sources: &Sources) -> Result<Loaded, SettingsError> {
-        let mut gathered = sources.gather();
-        let settings = Settings::parse(&mut gathered)
+        let mut gathered = sources.gather(&PROGRAM);
+        let settings = Self::parse(&mut gathered)
             .map(|settings| check::read_password_and_check(settings, &mut gathered));
-        match settings {
-            Some(settings) if gathered.problems.is_empty() => Ok(Loaded {
-                settings,
-                warnings: gathered.warnings,
-                origins: gathered.values,
-            }),
-            _ => Err(SettingsError {
-                problems: gathered.problems,
-                warnings: gathered.warnings,
-            }),
-        }
+        gathered.finish(settings)
     }
 
     /// The folder that all of the host's paths hang off.
@@ -105,17 +76,5 @@ impl Settings {
             true => 5672,
             false => 5671,
         })
-    }
-}
-
-impl Loaded {
-    /// Where a key's value came from.
-    pub fn origin(&self, section: &'static str, key: &'static str) -> Origin {
-        self.setting(section, key)
-            .map_or(Origin::Default, |setting| setting.origin.clone())
-    }
-
-    fn setting(&self, section: &'static str, key: &'static str) -> Option<&Setting> {
-        self.origins.get(&(section, key))
     }
 }

@@ -5,81 +5,25 @@ use std::time::Duration;
 
 use protocol::HostId;
 
-use super::value::{self, Kind, LogLevel, PackageFamily};
-use super::{Gathered, ProxyUrl, Secret};
+use ::settings::{Kind, LogLevel, Program, ProxyUrl, Secret};
 
-/// A section of the settings file.
-#[derive(Debug)]
-pub struct Section {
-    pub name: &'static str,
-    pub about: &'static str,
-    pub keys: &'static [Key],
-}
+use super::PackageFamily;
 
-/// A key as it stands in the file.
-#[derive(Debug)]
-pub struct Key {
-    pub name: &'static str,
-    /// As it would be written in the file; empty: not set.
-    pub default: &'static str,
-    pub kind: Kind,
-    pub help: &'static str,
-}
-
-/// Makes the typed structs, the table and the step from text to types out of one list.
-macro_rules! sections {
-    ($(
-        #[doc = $about:literal]
-        $section:ident: $struct:ident {
-            $( #[doc = $help:literal] $key:ident: $type:ty = $default:literal, $kind:expr; )+
-        }
-    )+) => {
-        /// All settings, valid. Paths are as the host's own programs would name them: put
-        /// [`Settings::root`] before those of `[hostagent]`.
-        #[derive(Debug, Clone)]
-        pub struct Settings { $( #[doc = $about] pub $section: $struct, )+ }
-
-        $(
-            #[doc = $about]
-            #[derive(Debug, Clone)]
-            pub struct $struct { $( #[doc = $help] pub $key: $type, )+ }
-        )+
-
-        /// Every section and key, in the order of the documentation.
-        pub const SECTIONS: &[Section] = &[ $( Section {
-            name: stringify!($section),
-            about: $about,
-            keys: &[ $( Key {
-                name: stringify!($key),
-                default: $default,
-                kind: $kind,
-                help: $help,
-            }, )+ ],
-        }, )+ ];
-
-        impl Settings {
-            /// Parses every key, so that every bad value is reported; `None` if any is bad.
-            pub(super) fn parse(gathered: &mut Gathered) -> Option<Self> {
-                $(
-                    let $section = {
-                        $( let $key: Option<$type> = value::take(
-                            gathered, stringify!($section), stringify!($key), $default, &$kind,
-                        ); )+
-                        (|| Some($struct { $( $key: $key?, )+ }))()
-                    };
-                )+
-                Some(Self { $( $section: $section?, )+ })
-            }
-        }
-    };
-}
+/// The agent.
+pub const PROGRAM: Program = Program {
+    name: "hostagent",
+    about: "settings of the Backbone host agent",
+    main_file: "/etc/pf9/hostagent.conf",
+    sections: SECTIONS,
+    examples: [("hostagent", "heartbeat_period"), ("amqp", "host")],
+};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 
-sections! {
+::settings::sections! {
     /// The agent itself.
     hostagent: HostagentSettings {
         /// What this host is called on the bus. Not set: the MAC address of the first network interface.
@@ -171,11 +115,4 @@ sections! {
         /// PEM file of its private key.
         keyfile: Option<PathBuf> = "", Kind::Path;
     }
-}
-
-/// The section and key of these names.
-pub(super) fn find(section: &str, key: &str) -> Option<(&'static str, &'static Key)> {
-    let section = SECTIONS.iter().find(|candidate| candidate.name == section)?;
-    let key = section.keys.iter().find(|candidate| candidate.name == key)?;
-    Some((section.name, key))
 }

@@ -2,13 +2,12 @@
 
 use std::fmt::Write;
 
-use super::table::SECTIONS;
-use super::{Loaded, source};
+use crate::{Loaded, Program};
 
 /// All settings with where each came from, as an INI file would have them. Secrets are hidden.
-pub fn effective(loaded: &Loaded) -> String {
+pub fn effective<S>(program: &Program, loaded: &Loaded<S>) -> String {
     let mut text = String::new();
-    for (index, section) in SECTIONS.iter().enumerate() {
+    for (index, section) in program.sections.iter().enumerate() {
         if index > 0 {
             text.push('\n');
         }
@@ -31,22 +30,23 @@ pub fn effective(loaded: &Loaded) -> String {
     text
 }
 
-/// `dist/hostagent.conf`: every key with its help, its default and what is allowed, all commented out.
-pub fn default_file() -> String {
+/// The file to ship: every key with its help, its default and what is allowed, all commented out.
+pub fn default_file(program: &Program) -> String {
+    let Program { name, main_file, .. } = program;
+    let [(section_a, key_a), (section_b, key_b)] = program.examples;
     let mut text = format!(
-        "# {}: settings of the Backbone host agent.\n\
+        "# {main_file}: {}.\n\
          #\n\
-         # Every key has the default that stands here. Change settings in {}.d/NAME.conf, which\n\
+         # Every key has the default that stands here. Change settings in {main_file}.d/NAME.conf, which\n\
          # upgrades leave alone: files there are read after this one, in the order of their names. The\n\
-         # environment comes next ({} for [hostagent] heartbeat_period, {} for [amqp]\n\
-         # host), then `--set section.key=value`. An empty value means the default. A comment needs a line\n\
-         # of its own. `hostagent check-config` shows what holds, and from where.\n",
-        source::MAIN_FILE,
-        source::MAIN_FILE,
-        source::variable_name("hostagent", "heartbeat_period"),
-        source::variable_name("amqp", "host"),
+         # environment comes next ({} for [{section_a}] {key_a}, {} for [{section_b}]\n\
+         # {key_b}), then `--set section.key=value`. An empty value means the default. A comment needs a line\n\
+         # of its own. `{name} check-config` shows what holds, and from where.\n",
+        program.about,
+        program.variable_name(section_a, key_a),
+        program.variable_name(section_b, key_b),
     );
-    for section in SECTIONS {
+    for section in program.sections {
         let _ = write!(text, "\n#{}\n[{}]\n", section.about, section.name);
         for key in section.keys {
             let _ = write!(text, "\n#{}\n# Allowed: {}.\n", key.help, key.kind.allowed());

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use protocol::HostId;
 
-use super::{Gathered, Origin, ProxyUrl, Secret};
-use crate::host::Family;
+use crate::{Gathered, Origin, ProxyUrl, Secret};
 
 /// What may stand behind a key.
 #[derive(Debug)]
@@ -74,8 +73,8 @@ impl Kind {
     pub fn show(&self, raw: &str) -> String {
         match self {
             Self::Secret if raw.is_empty() => String::new(),
-            Self::Secret => super::secret::HIDDEN.to_owned(),
-            Self::ProxyUrl => super::without_credentials(raw),
+            Self::Secret => crate::secret::HIDDEN.to_owned(),
+            Self::ProxyUrl => crate::without_credentials(raw),
             _ => raw.to_owned(),
         }
     }
@@ -95,26 +94,14 @@ impl LogLevel {
     pub const NAMES: &'static [&'static str] = &["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"];
 }
 
-/// Which package manager to use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PackageFamily {
-    /// The one that the host has.
-    Auto,
-    Fixed(Family),
-}
-
-impl PackageFamily {
-    pub const NAMES: &'static [&'static str] = &["auto", "deb", "rpm"];
-}
-
 /// Types that a setting may have. `None`: not allowed; [`Kind::allowed`] says what is.
-pub(super) trait Parse: Sized {
+pub trait Parse: Sized {
     fn parse(raw: &str, kind: &Kind) -> Option<Self>;
 }
 
 /// The value of one key: as found, else its default. An empty value means the default, so that a
 /// drop-in can take back what the main file sets. A bad value is noted as a problem.
-pub(super) fn take<T: Parse>(
+pub fn take<T: Parse>(
     gathered: &mut Gathered,
     section: &'static str,
     key: &'static str,
@@ -252,17 +239,6 @@ impl Parse for LogLevel {
             "WARNING" | "WARN" => Some(Self::Warning),
             "ERROR" => Some(Self::Error),
             "CRITICAL" | "FATAL" => Some(Self::Critical),
-            _ => None,
-        }
-    }
-}
-
-impl Parse for PackageFamily {
-    fn parse(raw: &str, _: &Kind) -> Option<Self> {
-        match raw.to_ascii_lowercase().as_str() {
-            "auto" => Some(Self::Auto),
-            "deb" => Some(Self::Fixed(Family::Deb)),
-            "rpm" => Some(Self::Fixed(Family::Rpm)),
             _ => None,
         }
     }

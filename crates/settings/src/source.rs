@@ -4,14 +4,9 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::ini::{self, Line};
-use super::table::{self, Key, SECTIONS};
-use super::{Gathered, Setting};
-
-/// The main settings file, unless `--config` names another.
-pub const MAIN_FILE: &str = "/etc/pf9/hostagent.conf";
-
-const ENVIRONMENT_PREFIX: &str = "HOSTAGENT_";
+use crate::ini::{self, Line};
+use crate::table::{Key, Program};
+use crate::{Gathered, Setting};
 
 /// Where to look. Later ones win: file, drop-ins, environment, `--set`.
 #[derive(Debug, Clone, Default)]
@@ -21,7 +16,7 @@ pub struct Sources {
     pub file: Option<PathBuf>,
     /// Whether the file has to be there: it was asked for by name.
     pub file_required: bool,
-    /// `HOSTAGENT_KEY` for `[hostagent]`, `HOSTAGENT_SECTION_KEY` for the others; all else is ignored.
+    /// `PROGRAM_KEY` for `[program]`, `PROGRAM_SECTION_KEY` for the others; all else is ignored.
     pub environment: Vec<(String, String)>,
     /// `section.key=value`.
     pub overrides: Vec<String>,
@@ -49,7 +44,8 @@ impl fmt::Display for Origin {
 
 impl Sources {
     /// Those of a process: `--config` and `--set` as given, and its environment.
-    pub fn of_process(config: Option<PathBuf>, overrides: Vec<String>) -> Self {
+    pub fn of_process(program: &Program, config: Option<PathBuf>, overrides: Vec<String>) -> Self {
+        let prefix = program.variable_prefix();
         let environment = std::env::vars_os()
             .map(|(name, value)| {
                 (
@@ -57,35 +53,36 @@ impl Sources {
                     value.to_string_lossy().into_owned(),
                 )
             })
-            .filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX))
+            .filter(|(name, _)| name.starts_with(&prefix))
             .collect();
         Self {
             file_required: config.is_some(),
-            file: Some(config.unwrap_or_else(|| MAIN_FILE.into())),
+            file: Some(config.unwrap_or_else(|| program.main_file.into())),
             environment,
             overrides,
         }
     }
 
-    pub(super) fn gather(&self) -> Gathered {
+    /// Reads them all.
+    pub fn gather(&self, program: &Program) -> Gathered {
         let mut gathered = Gathered::default();
         if let Some(file) = &self.file {
-            gather_file(file, self.file_required, &mut gathered);
+            gather_file(program, file, self.file_required, &mut gathered);
             let mut folder = file.clone().into_os_string();
             folder.push(".d");
-            gather_drop_ins(Path::new(&folder), &mut gathered);
+            gather_drop_ins(program, Path::new(&folder), &mut gathered);
         }
         for (name, value) in &self.environment {
-            gather_variable(name, value, &mut gathered);
+            gather_variable(program, name, value, &mut gathered);
         }
         for text in &self.overrides {
-            gather_override(text, &mut gathered);
+            gather_override(program, text, &mut gathered);
         }
         gathered
     }
 }
 
-fn gather_drop_ins(folder: &Path, gathered: &mut Gathered) {
+fn gather_drop_ins(program: &Program, folder: &Path, gathered: &mut Gathered) {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return,
@@ -105,11 +102,11 @@ fn gather_drop_ins(folder: &Path, gathered: &mut Gathered) {
         .collect();
     files.sort();
     for file in files {
-        gather_file(&file, true, gathered);
+        gather_file(program, &file, true, gathered);
     }
 }
 
-fn gather_file(path: &Path, required: bool, gathered: &mut Gathered) {
+fn gather_file(program: &Program, path: &Path, required: bool, gathered: &mut Gathered) {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound && !required => return,
@@ -129,11 +126,12 @@ fn gather_file(path: &Path, required: bool, gathered: &mut Gathered) {
             return gathered.problems.push(problem);
         }
     };
-    FileReader::new(path, gathered).take(text);
+    FileReader::new(program, path, gathered).take(text);
 }
 
 /// Takes one file's lines in; knows which section and key it is in.
 struct FileReader<'a> {
+    program: &'a Program,
     path: &'a Path,
     gathered: &'a mut Gathered,
     section: SectionState,
@@ -150,9 +148,10 @@ enum SectionState {
 }
 
 impl<'a> FileReader<'a> {
-    fn new(path: &'a Path, gathered: &'a mut Gathered) -> Self {
-        let secrets_exposed = super::check::is_readable_by_others(path);
+    fn new(program: &'a Program, path: &'a Path, gathered: &'a mut Gathered) -> Self {
+        let secrets_exposed = crate::check::is_readable_by_others(path);
         Self {
+            program,
             path,
             gathered,
             section: SectionState::None,
@@ -187,10 +186,15 @@ impl<'a> FileReader<'a> {
 
     fn enter_section(&mut self, line: u32, name: &str) {
         self.after_known_key = false;
-        self.section = match SECTIONS.iter().find(|section| section.name == name) {
+        self.section = match self.program.sections.iter().find(|section| section.name == name) {
             Some(section) => SectionState::Known(section.name),
             None => {
-                let hint = suggest(name, SECTIONS.iter().map(|section| section.name), "[", "]");
+                let hint = suggest(
+                    name,
+                    self.program.sections.iter().map(|section| section.name),
+                    "[",
+                    "]",
+                );
                 self.warning(
                     line,
                     &format!("unknown section [{name}], its keys are ignored{hint}"),
@@ -209,8 +213,8 @@ impl<'a> FileReader<'a> {
                 return self.warning(line, &format!("{key} stands before any [section] and is ignored"));
             }
         };
-        let Some((section, key)) = table::find(section, key) else {
-            let hint = suggest_key(section, key);
+        let Some((section, key)) = self.program.find(section, key) else {
+            let hint = suggest_key(self.program, section, key);
             return self.warning(line, &format!("unknown key [{section}] {key} is ignored{hint}"));
         };
         self.after_known_key = true;
@@ -259,11 +263,14 @@ impl<'a> FileReader<'a> {
     }
 }
 
-fn gather_variable(name: &str, value: &str, gathered: &mut Gathered) {
-    if !name.starts_with(ENVIRONMENT_PREFIX) {
+fn gather_variable(program: &Program, name: &str, value: &str, gathered: &mut Gathered) {
+    if !name.starts_with(&program.variable_prefix()) {
         return;
     }
-    match all_keys().find(|(section, key)| variable_name(section, key.name) == name) {
+    match program
+        .all_keys()
+        .find(|(section, key)| program.variable_name(section, key.name) == name)
+    {
         Some((section, key)) => {
             let setting = Setting {
                 raw: value.to_owned(),
@@ -274,8 +281,9 @@ fn gather_variable(name: &str, value: &str, gathered: &mut Gathered) {
             gathered.values.insert((section, key.name), setting);
         }
         None => {
-            let names: Vec<String> = all_keys()
-                .map(|(section, key)| variable_name(section, key.name))
+            let names: Vec<String> = program
+                .all_keys()
+                .map(|(section, key)| program.variable_name(section, key.name))
                 .collect();
             let hint = suggest(name, names.iter().map(String::as_str), "", "");
             gathered
@@ -285,23 +293,8 @@ fn gather_variable(name: &str, value: &str, gathered: &mut Gathered) {
     }
 }
 
-/// The environment variable of a key.
-pub fn variable_name(section: &str, key: &str) -> String {
-    let name = match section {
-        "hostagent" => format!("{ENVIRONMENT_PREFIX}{key}"),
-        _ => format!("{ENVIRONMENT_PREFIX}{section}_{key}"),
-    };
-    name.to_ascii_uppercase()
-}
-
-fn all_keys() -> impl Iterator<Item = (&'static str, &'static Key)> {
-    SECTIONS
-        .iter()
-        .flat_map(|section| section.keys.iter().map(|key| (section.name, key)))
-}
-
-/// Unlike in a file, an unknown key is an error here: it was typed just now, and for this agent.
-fn gather_override(text: &str, gathered: &mut Gathered) {
+/// Unlike in a file, an unknown key is an error here: it was typed just now, and for this program.
+fn gather_override(program: &Program, text: &str, gathered: &mut Gathered) {
     let parts = text
         .split_once('=')
         .and_then(|(name, value)| name.split_once('.').map(|(section, key)| (section, key, value)));
@@ -311,7 +304,7 @@ fn gather_override(text: &str, gathered: &mut Gathered) {
         return gathered.problems.push(problem);
     };
     let (section, key) = (section.trim(), key.trim());
-    match table::find(section, key) {
+    match program.find(section, key) {
         Some((section, key)) => {
             let setting = Setting {
                 raw: value.trim().to_owned(),
@@ -320,7 +313,7 @@ fn gather_override(text: &str, gathered: &mut Gathered) {
             gathered.values.insert((section, key.name), setting);
         }
         None => {
-            let hint = suggest_key(section, key);
+            let hint = suggest_key(program, section, key);
             let problem = format!("--set: unknown key {section}.{key}{hint}");
             gathered.problems.push(problem);
         }
@@ -328,11 +321,11 @@ fn gather_override(text: &str, gathered: &mut Gathered) {
 }
 
 /// "; did you mean ..." for a key: the same key of another section, else one that looks like it.
-fn suggest_key(section: &str, key: &str) -> String {
-    if let Some((other, _)) = all_keys().find(|(_, candidate)| candidate.name == key) {
+fn suggest_key(program: &Program, section: &str, key: &str) -> String {
+    if let Some((other, _)) = program.all_keys().find(|(_, candidate)| candidate.name == key) {
         return format!("; did you mean [{other}] {key}?");
     }
-    let own = all_keys().filter(|(candidate, _)| *candidate == section);
+    let own = program.all_keys().filter(|(candidate, _)| *candidate == section);
     suggest(key, own.map(|(_, key)| key.name), "", "")
 }
 
