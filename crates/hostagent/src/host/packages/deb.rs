@@ -10,7 +10,7 @@ use protocol::Category;
 use tokio::sync::OnceCell;
 
 use super::cache::{Cache, Stamp};
-use super::runs::{run, run_in_turn};
+use super::runs::{ask, run, run_in_turn};
 use super::{
     ROOT_VARIABLE, check_name, check_path, check_words, describe, newest_satisfying, no_repositories,
 };
@@ -199,19 +199,11 @@ impl Deb {
     }
 
     async fn native_arch(&self) -> Result<&String, HostError> {
-        let ask = || async {
-            let dpkg = Command::new("dpkg")
-                .arg("--print-architecture")
-                .deadline(QUERY_DEADLINE);
-            Ok(dpkg
-                .run()
-                .await
-                .map_err(HostError::from)?
-                .stdout_text()
-                .trim()
-                .to_owned())
-        };
-        self.native_arch.get_or_try_init(ask).await
+        let dpkg = Command::new("dpkg")
+            .arg("--print-architecture")
+            .deadline(QUERY_DEADLINE);
+        let native = || async { Ok(ask(&dpkg).await?.trim().to_owned()) };
+        self.native_arch.get_or_try_init(native).await
     }
 }
 

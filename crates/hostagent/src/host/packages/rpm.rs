@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use protocol::Category;
 
 use super::cache::{Cache, Stamp};
-use super::runs::{run, run_in_turn};
+use super::runs::{ask, run, run_in_turn};
 use super::{
     ROOT_VARIABLE, check_name, check_path, check_words, compare_versions, describe, is_installed,
     newest_satisfying, no_repositories,
@@ -88,23 +88,28 @@ impl Rpm {
         if let Some(snapshot) = self.cache.get(&stamp) {
             return Ok(snapshot);
         }
-        let entries = self
-            .query()
-            .args(["--all", "--queryformat", ENTRY_FORMAT])
-            .run()
-            .await;
-        let entries = entries.map_err(HostError::from)?.stdout_text();
-        let applications = self
-            .query()
-            .args(["--whatprovides", "--queryformat", "%{NAME}\\n", "--"]);
-        // Exit code 1: nothing provides it; then the lines say so, which no package is called.
-        let applications = applications.arg(super::APPLICATION_MARK).run_any_exit().await;
-        let applications = applications.map_err(HostError::from)?.stdout_text();
+        let entries = ask(&self.query().args(["--all", "--queryformat", ENTRY_FORMAT])).await?;
+        let applications = self.applications().await?;
         let mut database = database::parse(&entries, &applications);
         let packages = Arc::new(std::mem::take(&mut database.packages));
         let snapshot = (Arc::new(database), packages);
         self.cache.keep(stamp, snapshot.clone());
         Ok(snapshot)
+    }
+
+    /// Names of the packages that provide the mark, one a line.
+    async fn applications(&self) -> Result<String, HostError> {
+        let query = self
+            .query()
+            .args(["--whatprovides", "--queryformat", "%{NAME}\\n", "--"]);
+        let query = query.arg(super::APPLICATION_MARK);
+        let output = query.run_any_exit().await.map_err(HostError::from)?;
+        match output.success() {
+            true => Ok(output.stdout_text()),
+            false if output.stdout_text().starts_with("no package provides") => Ok(String::new()),
+            // To take applications for other packages would be to lose them.
+            false => Err(HostError::new(Category::Host, query.failure(&output).to_string())),
+        }
     }
 
     /// `rpm --query` on this root's database.
@@ -134,6 +139,8 @@ impl Rpm {
         command
             .deadline(self.deadline)
             .output_cap(LOG_CAP, Overflow::KeepTail)
+            // Scriptlets may call programs made for both families.
+            .env("DEBIAN_FRONTEND", "noninteractive")
             .env("NEEDRESTART_SUSPEND", "1")
             .env("NEEDRESTART_MODE", "l")
     }
@@ -223,11 +230,12 @@ impl Rpm {
     async fn readable(&self) -> Result<Arc<Database>, HostError> {
         match self.database().await {
             Ok((database, _)) => Ok(database),
-            Err(error) => {
+            Err(error) if error.message.contains("database") => {
                 tracing::warn!(%error, "rebuilding the rpm database");
                 run(self.rpm().arg("--rebuilddb"), "rebuilding the rpm database").await?;
                 Ok(self.database().await?.0)
             }
+            Err(error) => Err(error),
         }
     }
 }
@@ -401,13 +409,7 @@ impl Packages for Rpm {
                 format!("package {package} is not installed"),
             ));
         }
-        let output = self
-            .query()
-            .args(["--list", "--", package])
-            .run()
-            .await
-            .map_err(HostError::from)?;
-        let text = output.stdout_text();
+        let text = ask(&self.query().args(["--list", "--", package])).await?;
         let files = text.lines().filter(|line| line.starts_with('/')).map(Path::new);
         let root = self.root.path();
         let without_root = |file: &Path| match file.strip_prefix(root) {

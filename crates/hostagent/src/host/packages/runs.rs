@@ -1,10 +1,18 @@
-//! Runs of a package manager that change the host.
+//! Runs of a package manager.
 
 use protocol::Category;
 
 use super::messages;
 use crate::host::HostError;
 use crate::host::command::{Command, CommandError, Output};
+
+/// What a query prints. Its failure is no package's fault, and may pass: [`Category::Host`].
+pub(super) async fn ask(query: &Command) -> Result<String, HostError> {
+    match query.run().await {
+        Ok(output) => Ok(output.stdout_text()),
+        Err(error) => Err(HostError::new(Category::Host, error.to_string())),
+    }
+}
 
 /// Runs it to its end, even if the caller goes away: cut short, it leaves broken packages. `doing`: for
 /// the error message.

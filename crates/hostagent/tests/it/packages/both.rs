@@ -19,6 +19,7 @@ for_both_families![
     a_script_that_fails_after_the_installation_is_an_error,
     a_script_that_fails_before_the_installation_is_an_error,
     a_script_that_hangs_is_killed_with_all_it_started_and_healed_later,
+    scripts_are_asked_nothing_and_restart_nothing,
     a_dropped_apply_goes_on_to_its_end,
     a_lock_held_by_another_process_is_waited_for,
     a_file_of_another_package_is_not_overwritten,
@@ -209,6 +210,31 @@ async fn a_script_that_hangs_is_killed_with_all_it_started_and_healed_later(fami
     assert_eq!(world.versions().await, ["app 2-1", "other 1-1"]);
     world.apply(&[&hanging], &[]).await.unwrap();
     world.apply(&[], &["app"]).await.unwrap();
+}
+
+/// FAULTS 33 and 36.
+async fn scripts_are_asked_nothing_and_restart_nothing(family: Family) {
+    let world = World::new(family);
+    let curious = plain("app", "1").script(
+        Moment::AfterInstall,
+        "env > \"$ROOT/tmp/env\"; cat > \"$ROOT/tmp/stdin\"",
+    );
+    world.apply(&[&curious], &[]).await.unwrap();
+    assert_eq!(world.read("/tmp/stdin"), "");
+    let environment = world.read("/tmp/env");
+    let root = format!("BACKBONE_ROOT={}", world.sandbox.root().display());
+    let expected = [
+        "NEEDRESTART_SUSPEND=1",
+        "NEEDRESTART_MODE=l",
+        "DEBIAN_FRONTEND=noninteractive",
+        &root,
+    ];
+    for line in expected {
+        assert!(
+            environment.lines().any(|other| other == line),
+            "{line} is not in {environment}"
+        );
+    }
 }
 
 async fn a_dropped_apply_goes_on_to_its_end(family: Family) {

@@ -130,3 +130,17 @@ async fn reading_the_database_starts_no_process_and_is_quick() {
         .unwrap();
     assert_ne!(children(), before, "a child does not show in the count");
 }
+
+/// FAULTS 23: what cannot be read is not what is not there.
+#[tokio::test]
+async fn a_missing_database_is_an_error_and_never_an_empty_one() {
+    let world = World::new(Family::Deb);
+    world.apply(&[&plain("app", "1")], &[]).await.unwrap();
+    std::fs::remove_file(world.sandbox.join("/var/lib/dpkg/status")).unwrap();
+    let error = world.packages.installed().await.unwrap_err();
+    assert_eq!(error.category, Category::Host);
+    assert!(
+        error.message.starts_with("cannot read the dpkg database in /"),
+        "{error}"
+    );
+}

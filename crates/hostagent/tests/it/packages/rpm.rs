@@ -53,3 +53,19 @@ async fn a_script_that_fails_after_the_removal_is_an_error_too() {
     assert_eq!(error.category, Category::Script, "{error}");
     assert!(error.message.contains("cannot clean up"), "{error}");
 }
+
+/// FAULTS 23: what cannot be read is not what is not there.
+#[tokio::test]
+async fn a_damaged_database_is_an_error_and_never_an_empty_one() {
+    let world = World::new(Family::Rpm);
+    world.apply(&[&plain("app", "1")], &[]).await.unwrap();
+    let database = world.sandbox.join("/var/lib/rpm/rpmdb.sqlite");
+    std::fs::write(&database, [0x55; 100_000]).unwrap();
+    for error in [
+        world.packages.installed().await.unwrap_err(),
+        world.packages.heal().await.unwrap_err(),
+    ] {
+        assert_eq!(error.category, Category::Host, "{error}");
+        assert!(error.message.contains("file is not a database"), "{error}");
+    }
+}
