@@ -47,6 +47,8 @@ pub struct ObservedApp {
     pub services: BTreeMap<String, Option<ServiceState>>,
     /// Its current config, or why it could not be read.
     pub config: Result<Config, HostError>,
+    /// An earlier change was cut short: services may still run with the old config.
+    pub config_unfinished: bool,
     /// When `config` was read.
     pub config_read_at: Instant,
 }
@@ -174,6 +176,8 @@ impl Observer {
                     .await
             }
         };
+        // The note lies in the agent's own folder; where that fails, writing the config does and tells.
+        let config_unfinished = self.host.app_config.unfinished(app).await.unwrap_or(true);
         Ok(ObservedApp {
             package: package.to_owned(),
             version: installed.version.clone(),
@@ -184,6 +188,7 @@ impl Observer {
             contract: contract.kind,
             services,
             config,
+            config_unfinished,
             config_read_at,
         })
     }

@@ -49,7 +49,8 @@ pub enum Action {
         version: String,
     },
     Install(Install),
-    /// Change the application's config. Values are secret: for a terminal, never for a log.
+    /// Change the application's config. Values are secret: for a terminal, never for a log. Without
+    /// changes: an earlier one was cut short before the services took it up.
     Configure {
         changes: Vec<ConfigChange>,
     },
@@ -316,7 +317,9 @@ impl AppPlanner<'_> {
             }
         };
         let changes = config_changes(&self.spec.config, current);
-        if changes.is_empty() {
+        // What was cut short is written again: its services may not have taken it up.
+        let unfinished = there.config_unfinished && there.contract != ContractKind::None;
+        if changes.is_empty() && !unfinished {
             return;
         }
         if there.contract == ContractKind::None {
@@ -420,6 +423,9 @@ impl fmt::Display for Action {
             Self::StopForRemoval { service } => write!(f, "stop {service} before removal"),
             Self::Remove { package, version } => write!(f, "remove package {package} {version}"),
             Self::Install(install) => install.fmt(f),
+            Self::Configure { changes } if changes.is_empty() => {
+                write!(f, "finish an interrupted change of the config")
+            }
             Self::Configure { changes } => {
                 let keys: Vec<String> = changes
                     .iter()

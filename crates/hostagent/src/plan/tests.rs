@@ -28,6 +28,7 @@ fn there(name: &str) -> (AppName, ObservedApp) {
         contract: ContractKind::Hook,
         services: BTreeMap::from([(name.to_owned(), Some(state))]),
         config: Ok(Config::new()),
+        config_unfinished: false,
         config_read_at: Instant::now(),
     };
     (AppName::new(name).unwrap(), app)
@@ -238,6 +239,21 @@ fn config_changes_only_by_what_differs() {
     assert_eq!(plan_lines(data, [configured()]), ["a: configure s.other, t.new"]);
     let subset = json!({"a": {"version": "1", "config": {"s": {"extra": 1}}}});
     assert_eq!(plan_lines(subset, [configured()]), [""; 0]);
+}
+
+#[test]
+fn a_config_that_was_written_but_not_taken_up_is_written_again() {
+    let data = || json!({"a": {"version": "1", "config": {"s": {"k": 1}}}});
+    let written = |contract| {
+        change(there("a"), |a| {
+            a.config = Ok(serde_json::from_value(json!({"s": {"k": 1}})).unwrap());
+            a.config_unfinished = true;
+            a.contract = contract;
+        })
+    };
+    let again = "a: finish an interrupted change of the config";
+    assert_eq!(plan_lines(data(), [written(ContractKind::Manifest)]), [again]);
+    assert_eq!(plan_lines(data(), [written(ContractKind::None)]), [""; 0]);
 }
 
 #[test]
