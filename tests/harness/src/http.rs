@@ -33,6 +33,8 @@ struct Shared {
 /// One request as it came in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
+    /// As it was asked for: a proxy is asked for whole URLs.
+    pub target: String,
     /// With the query.
     pub path: String,
     /// Names in lower case.
@@ -293,10 +295,10 @@ async fn read_request(
     let Some(target) = line.split(' ').nth(1) else {
         return Ok(None);
     };
-    // A proxy is asked for whole URLs: only the path counts here.
+    let target = target.to_owned();
     let path = match target.split_once("://") {
         Some((_, rest)) => rest.find('/').map_or("/", |start| &rest[start..]),
-        None => target,
+        None => &target,
     };
     let path = path.to_owned();
     let mut headers = BTreeMap::new();
@@ -305,7 +307,13 @@ async fn read_request(
         stream.read_line(&mut line).await?;
         match line.trim_end().split_once(':') {
             Some((name, value)) => headers.insert(name.to_ascii_lowercase(), value.trim().to_owned()),
-            None => return Ok(Some(Request { path, headers })),
+            None => {
+                return Ok(Some(Request {
+                    target,
+                    path,
+                    headers,
+                }));
+            }
         };
     }
 }

@@ -794,28 +794,59 @@ async fn connect_proxy() -> (std::net::SocketAddr, tokio::sync::mpsc::UnboundedR
 }
 
 #[tokio::test]
-async fn the_proxy_is_used_unless_the_host_is_excepted() {
-    let server = HttpServer::start().await.unwrap();
+async fn https_goes_through_a_tunnel_unless_the_host_is_excepted() {
+    let sandbox = Sandbox::new();
+    let (config, trust) = certificate(sandbox.dir.path());
+    let server = HttpServer::start_tls(config).await.unwrap();
     let url = server.put_file("/a.deb", b"package".to_vec());
     let (proxy, mut seen) = connect_proxy().await;
-    let proxy = format!("download.http_proxy=http://me:hunter%402@{proxy}");
-    fetch(&Sandbox::new().downloader(&[&proxy]), &url, None)
+    let proxy = format!("download.https_proxy=http://me:hunter%402@{proxy}");
+    fetch(&Sandbox::new().downloader(&[&trust, &proxy]), &url, None)
         .await
         .unwrap();
     let head = seen.recv().await.unwrap();
-    assert!(
-        head.starts_with(&format!("CONNECT {}", server.address())),
-        "{head}"
-    );
-    assert!(
-        head.to_lowercase().contains("proxy-authorization: basic"),
-        "{head}"
-    );
+    let port = server.address().port();
+    assert!(head.starts_with(&format!("CONNECT localhost:{port} ")), "{head}");
     assert!(head.contains("bWU6aHVudGVyQDI="), "me:hunter@2: {head}");
 
-    let except = "download.no_proxy=127.0.0.1";
-    fetch(&Sandbox::new().downloader(&[&proxy, except]), &url, None)
+    let except = "download.no_proxy=localhost";
+    fetch(&Sandbox::new().downloader(&[&trust, &proxy, except]), &url, None)
         .await
         .unwrap();
     assert!(seen.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn http_is_asked_of_the_proxy_by_its_whole_url() {
+    // Names that only the proxy knows.
+    let proxy = HttpServer::start().await.unwrap();
+    proxy.put_file("/a.deb", b"package".to_vec());
+    proxy.put(
+        "/from",
+        Page::Redirect("http://second.invalid/a.deb?x=1".to_owned()),
+    );
+    let setting = format!("download.http_proxy=http://me:hunter%402@{}", proxy.address());
+    let downloader = Sandbox::new().downloader(&[&setting]);
+    let path = fetch(&downloader, "http://first.invalid:8080/from", None)
+        .await
+        .unwrap();
+    assert_eq!(fs::read(path).unwrap(), b"package");
+    let first = &proxy.requests("/from")[0];
+    assert_eq!(first.target, "http://first.invalid:8080/from");
+    assert_eq!(first.headers["host"], "first.invalid:8080");
+    assert_eq!(first.headers["proxy-authorization"], "Basic bWU6aHVudGVyQDI=");
+    assert_eq!(
+        proxy.requests("/a.deb")[0].target,
+        "http://second.invalid:80/a.deb?x=1"
+    );
+
+    let except = "download.no_proxy=.invalid";
+    let error = fetch(
+        &Sandbox::new().downloader(&[&setting, except]),
+        "http://first.invalid/a.deb",
+        None,
+    )
+    .await;
+    assert_eq!(error.unwrap_err().category, Category::Network);
+    assert_eq!(proxy.count("/a.deb"), 1);
 }

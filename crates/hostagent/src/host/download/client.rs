@@ -9,12 +9,12 @@ use protocol::Category;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig};
-use ureq::{Agent, Body, Proxy, ProxyProtocol, http};
+use ureq::{Agent, Body, http};
 use url::Url;
 
-use super::url::bypasses_proxy;
+use super::proxy::Proxy;
 use crate::host::HostError;
-use crate::settings::{DownloadSettings, ProxyUrl};
+use crate::settings::DownloadSettings;
 
 /// For the name lookup and for the connection, each. What comes after is under the stall limit.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -93,22 +93,26 @@ impl<'a> Client<'a> {
 
     /// Sends a GET and waits for the answer's head, whatever its status. No redirect is followed.
     pub fn get(&mut self, url: &Url, headers: &[(&str, String)]) -> Result<http::Response<Body>, HostError> {
-        let agent = self.agent(url)?;
+        let proxy = Proxy::of(url, self.settings)?;
+        let agent = self.agent(url, proxy.as_ref())?;
         self.transfer.watch(&agent);
         let mut request = agent.get(url.as_str());
         for (name, value) in headers {
             request = request.header(*name, value);
+        }
+        if let Some((name, value)) = proxy.and_then(|proxy| proxy.authorization()) {
+            request = request.header(name, value);
         }
         request
             .call()
             .map_err(|error| HostError::new(Category::Network, describe(error)))
     }
 
-    fn agent(&mut self, url: &Url) -> Result<Agent, HostError> {
+    fn agent(&mut self, url: &Url, proxy: Option<&Proxy>) -> Result<Agent, HostError> {
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
-            .proxy(self.proxy(url)?)
+            .proxy(proxy.and_then(Proxy::tunnel))
             .user_agent(concat!("hostagent/", env!("CARGO_PKG_VERSION")))
             // Packages are compressed; a digest is over the bytes as they are.
             .accept_encoding("identity")
@@ -124,59 +128,11 @@ impl<'a> Client<'a> {
             };
             config = config.tls_config(self.tls.insert(tls).clone());
         }
-        Ok(config.build().new_agent())
+        Ok(match proxy.and_then(Proxy::forwarding) {
+            Some((resolver, connector)) => Agent::with_parts(config.build(), connector, resolver),
+            None => config.build().new_agent(),
+        })
     }
-
-    fn proxy(&self, url: &Url) -> Result<Option<Proxy>, HostError> {
-        let proxy = match url.scheme() {
-            "https" => &self.settings.https_proxy,
-            _ => &self.settings.http_proxy,
-        };
-        match proxy {
-            Some(proxy) if !bypasses_proxy(url.host_str().unwrap_or_default(), &self.settings.no_proxy) => {
-                make_proxy(proxy).map(Some)
-            }
-            _ => Ok(None),
-        }
-    }
-}
-
-fn make_proxy(proxy: &ProxyUrl) -> Result<Proxy, HostError> {
-    let bad = || HostError::new(Category::Host, format!("the proxy's URL {proxy} is not valid"));
-    let url = Url::parse(proxy.expose()).map_err(|_| bad())?;
-    let host = url.host_str().ok_or_else(bad)?;
-    let mut builder = Proxy::builder(ProxyProtocol::Http)
-        .host(host)
-        .port(url.port_or_known_default().unwrap_or(80))
-        // The proxy knows names that this host need not know.
-        .resolve_target(false);
-    if !url.username().is_empty() {
-        // The builder encodes them again, so they go in decoded.
-        builder = builder.username(&decode_percent(url.username()));
-        if let Some(password) = url.password() {
-            builder = builder.password(&decode_percent(password));
-        }
-    }
-    builder.build().map_err(|_| bad())
-}
-
-fn decode_percent(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let escaped = match (first, tail) {
-            (b'%', [high, low, ..]) => std::str::from_utf8(&[*high, *low])
-                .ok()
-                .and_then(|digits| u8::from_str_radix(digits, 16).ok()),
-            _ => None,
-        };
-        bytes.push(escaped.unwrap_or(*first));
-        rest = match escaped {
-            Some(_) => &tail[2..],
-            None => tail,
-        };
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn tls_config(settings: &DownloadSettings) -> Result<TlsConfig, HostError> {
@@ -276,22 +232,5 @@ fn describe(error: ureq::Error) -> String {
         ureq::Error::HostNotFound => "the host's name has no address".to_owned(),
         ureq::Error::Rustls(error) => format!("TLS: {error}"),
         other => other.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn percent_encoding_is_undone_and_garbage_kept() {
-        for (text, decoded) in [
-            ("a%40b%3A", "a@b:"),
-            ("100%", "100%"),
-            ("%zz%4", "%zz%4"),
-            ("", ""),
-        ] {
-            assert_eq!(decode_percent(text), decoded);
-        }
     }
 }

@@ -6,6 +6,7 @@
 
 mod cache;
 mod client;
+mod proxy;
 mod retry_after;
 mod stall;
 mod transfer;

@@ -79,20 +79,6 @@ pub fn follow(from: &Url, location: &str) -> Result<Url, HostError> {
     }
 }
 
-/// Whether `host` is reached without the proxy, by a list as in `no_proxy`: names, `.domain` for all
-/// below it, or `*`.
-pub fn bypasses_proxy(host: &str, no_proxy: &[String]) -> bool {
-    let host = host.to_ascii_lowercase();
-    no_proxy.iter().any(|entry| {
-        let entry = entry.to_ascii_lowercase();
-        let entry = entry.strip_prefix('*').unwrap_or(&entry);
-        match entry.strip_prefix('.') {
-            Some(_) => host.ends_with(entry),
-            None => entry.is_empty() || host == entry,
-        }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,22 +156,5 @@ mod tests {
             error.message,
             "https://h/a redirects to http://h/b, which is refused: https must not lead to http"
         );
-    }
-
-    #[test]
-    fn what_the_proxy_is_not_asked_for() {
-        let list: Vec<String> = [".corp.example", "Localhost", "*.x"].map(str::to_owned).to_vec();
-        for (host, bypasses) in [
-            ("a.corp.example", true),
-            ("corp.example", false),
-            ("evilcorp.example", false),
-            ("LOCALHOST", true),
-            ("localhost.evil", false),
-            ("a.x", true),
-        ] {
-            assert_eq!(bypasses_proxy(host, &list), bypasses, "{host}");
-        }
-        assert!(bypasses_proxy("any", &["*".to_owned()]));
-        assert!(!bypasses_proxy("any", &[]));
     }
 }
