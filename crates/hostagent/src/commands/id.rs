@@ -1,15 +1,13 @@
 //! `hostagent id`
 
-use protocol::HostId;
+use std::path::Path;
 
 use super::{Exit, print};
+use crate::identity::{self, Identity};
 use crate::settings::Settings;
 
-/// The host's id, and where it comes from.
-pub struct Identity {
-    pub host_id: HostId,
-    pub source: &'static str,
-}
+/// The kernel's own view of network interfaces: no file of the host, so not under its root.
+const SYS: &str = "/sys";
 
 /// Prints the host's id, and where it comes from if `verbose`.
 pub fn id(settings: &Settings, verbose: bool) -> anyhow::Result<Exit> {
@@ -22,12 +20,8 @@ pub fn id(settings: &Settings, verbose: bool) -> anyhow::Result<Exit> {
 }
 
 /// The id of this host, by these settings.
-pub fn identify(settings: &Settings) -> anyhow::Result<Identity> {
-    match settings.hostagent.host_id.clone() {
-        Some(host_id) => Ok(Identity {
-            host_id,
-            source: "settings ([hostagent] host_id)",
-        }),
-        None => anyhow::bail!("no [hostagent] host_id is set"),
-    }
+pub fn identify(settings: &Settings) -> Result<Identity, identity::IdentityError> {
+    let configured = settings.hostagent.host_id.as_ref().map(|id| id.as_str());
+    let system = rustix::system::uname();
+    identity::identify(configured, Path::new(SYS), &system.nodename().to_string_lossy())
 }

@@ -15,7 +15,8 @@ use super::redact::redact;
 use super::{Exit, id, print};
 use crate::host::Root;
 use crate::host::command::{Command, Overflow};
-use crate::settings::{Loaded, Settings, SettingsError, Sources, show};
+use crate::host::{facts, packages, services};
+use crate::settings::{Loaded, PackageFamily, Settings, SettingsError, Sources, show};
 
 const DEFAULT_OUTPUT: &str = "hostagent-support.tar";
 const LOG_LINES: &str = "2000";
@@ -56,6 +57,11 @@ pub async fn support_bundle(
             "identity.txt",
             "the host id, and where it comes from",
             show_identity(&settings),
+        ),
+        item(
+            "facts.json",
+            "what a status says of this host",
+            show_facts(&settings, &root),
         ),
         item(
             "cache.txt",
@@ -124,6 +130,23 @@ fn show_settings(loaded: &Result<Loaded, SettingsError>) -> String {
     match loaded {
         Ok(loaded) => format!("{}{}", show::effective(loaded), show_warnings(&loaded.warnings)),
         Err(error) => format!("{error}\n{}", show_warnings(&error.warnings)),
+    }
+}
+
+fn show_facts(settings: &Settings, root: &Root) -> String {
+    let family = match settings.hostagent.package_family {
+        PackageFamily::Fixed(family) => Ok(family),
+        PackageFamily::Auto => {
+            packages::detect(root, packages::Options::default()).map(|packages| packages.family())
+        }
+    };
+    let init = match services::is_systemd(root) {
+        true => "systemd",
+        false => "sysv",
+    };
+    match family {
+        Ok(family) => format!("{:#}\n", Value::from_iter(facts::collect(root, family, init))),
+        Err(error) => format!("not included: {error}\n"),
     }
 }
 

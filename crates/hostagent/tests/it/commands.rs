@@ -177,7 +177,7 @@ fn unpack(bundle: &Path) -> Vec<(String, String)> {
 // Row 42 of FAULTS.md.
 #[test]
 fn a_support_bundle_has_what_helps_and_no_secret() {
-    let sandbox = Sandbox::new("host_id = web-1\n[amqp]\npassword = hunter2\n");
+    let sandbox = Sandbox::new("host_id = web-1\npackage_family = deb\n[amqp]\npassword = hunter2\n");
     let state = sandbox.path("root/var/lib/hostagent");
     fs::create_dir_all(&state).unwrap();
     let desired = r#"{"apps": {"web": {"version": "1.0", "url": "http://me:hunter2@h/web.deb",
@@ -194,6 +194,7 @@ fn a_support_bundle_has_what_helps_and_no_secret() {
         "versions.txt",
         "settings.txt",
         "identity.txt",
+        "facts.json",
         "cache.txt",
         "state.txt",
         "state/desired.json",
@@ -205,6 +206,7 @@ fn a_support_bundle_has_what_helps_and_no_secret() {
     }
     let content = |name: &str| &files.iter().find(|(file, _)| file.ends_with(name)).unwrap().1;
     assert!(content("desired.json").contains(r#""version": "1.0""#));
+    assert!(content("facts.json").contains(r#""os_family": "Linux""#));
     assert!(content("desired.json").contains("redacted: text of 7 bytes"));
     assert_eq!(
         content("journal.json"),

@@ -725,13 +725,15 @@ async fn cancelling_takes_less_than_a_second_however_silent_the_peer() {
     let sandbox = Sandbox::new();
     let downloader = sandbox.downloader(&slots);
     let cancel = Cancel::default();
-    // The second waits for the first one's lock, the third for its slot.
-    let urls = [server.url("/mute"), server.url("/mute"), server.url("/other")];
-    let fetches = urls.map(|url| {
+    let fetch = |url| {
         let (downloader, cancel) = (Arc::clone(&downloader), cancel.clone());
         tokio::spawn(async move { downloader.fetch(&Download { url, sha256: None }, &cancel).await })
-    });
+    };
+    let first = fetch(server.url("/mute"));
     wait_until(|| server.count("/mute") == 1).await;
+    // One waits for the first one's lock, the other for its slot.
+    let fetches = [first, fetch(server.url("/mute")), fetch(server.url("/other"))];
+    tokio::task::yield_now().await;
     let started = Instant::now();
     cancel.set();
     for fetched in fetches {
