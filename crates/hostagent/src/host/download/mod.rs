@@ -186,10 +186,12 @@ async fn unless_cancelled<T>(
 ) -> Result<T, HostError> {
     let mut future = std::pin::pin!(future);
     loop {
+        let done = tokio::time::timeout(TICK, &mut future).await;
+        // Also when it is done: a turn that comes because others were cancelled is not to be used.
         if cancel.is_set() {
             return Err(cancelled(shown));
         }
-        if let Ok(done) = tokio::time::timeout(TICK, &mut future).await {
+        if let Ok(done) = done {
             return Ok(done);
         }
     }
