@@ -3,13 +3,15 @@
 //! A message passes through these modules in this order:
 //! bytes -> `json` (strict parsing, with the path of what is wrong, a `fault`) -> [`inbound`] (what a host is
 //! told) -> [`spec`] (what an application should be) -> [`satisfied`] (is it so?) -> [`status`] (what a
-//! host says). [`name`] and [`topic`] hold the identifiers and the routing that they share.
+//! host says). [`name`] and [`topic`] hold the identifiers and the routing that they share; [`rest`] what
+//! operators and masters tell each other.
 
 mod decode_spec;
 mod fault;
 pub mod inbound;
 mod json;
 pub mod name;
+pub mod rest;
 pub mod satisfied;
 #[cfg(feature = "schema")]
 pub mod schema;
