@@ -15,11 +15,16 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use protocol::Category;
-use rustix::process::{Pid, Signal};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::process::Child;
 
 use super::HostError;
+
+mod capture;
+mod group;
+
+use capture::Capture;
+use group::Group;
 
 /// Where programs are looked for: that of a root login, whatever the agent itself was started with
 /// (dpkg refuses to work without the sbin folders).
@@ -480,102 +485,6 @@ fn exit_of(status: std::process::ExitStatus) -> Exit {
         Some(code) => Exit::Code(code),
         None => Exit::Signal(status.signal().unwrap_or(0)),
     }
-}
-
-/// One stream of a child, up to a cap.
-struct Capture {
-    bytes: Vec<u8>,
-    cap: usize,
-    overflow: Overflow,
-}
-
-impl Capture {
-    fn new(cap: usize, overflow: Overflow) -> Self {
-        Self {
-            bytes: Vec::new(),
-            cap,
-            overflow,
-        }
-    }
-
-    /// Reads to the end. Cancel-safe: what was read so far stays.
-    async fn read(&mut self, pipe: Option<impl AsyncRead + Unpin>) -> Result<(), End> {
-        let Some(mut pipe) = pipe else { return Ok(()) };
-        let mut chunk = [0; 8192];
-        loop {
-            match pipe.read(&mut chunk).await.map_err(End::Io)? {
-                0 => return Ok(()),
-                read => self.bytes.extend_from_slice(&chunk[..read]),
-            }
-            match self.overflow {
-                Overflow::Kill if self.bytes.len() > self.cap => return Err(End::Overflow),
-                // Not at each read, which would move the whole tail each time.
-                Overflow::KeepTail if self.bytes.len() > 2 * self.cap => self.cut(),
-                Overflow::Kill | Overflow::KeepTail => {}
-            }
-        }
-    }
-
-    fn cut(&mut self) {
-        let excess = self.bytes.len().saturating_sub(self.cap);
-        self.bytes.drain(..excess);
-    }
-
-    fn into_bytes(mut self) -> Vec<u8> {
-        self.cut();
-        self.bytes
-    }
-}
-
-/// A child's process group; killed when dropped, unless released.
-struct Group(Option<Pid>);
-
-impl Group {
-    fn of(child: &Child) -> Self {
-        Self(child.id().and_then(|id| Pid::from_raw(id as i32)))
-    }
-
-    fn release(&mut self) {
-        self.0 = None;
-    }
-
-    /// Kills the group, and those descendants that left it but still hang off it by parentage (apt runs
-    /// dpkg in a session of its own). The child has not been reaped yet, or only just now, so its id
-    /// cannot mean another process.
-    fn kill(&mut self) {
-        let Some(leader) = self.0.take() else { return };
-        let descendants = descendants(leader);
-        let _ = rustix::process::kill_process_group(leader, Signal::KILL);
-        for process in descendants {
-            let _ = rustix::process::kill_process(process, Signal::KILL);
-        }
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// All living descendants of `process`, from `/proc`.
-fn descendants(process: Pid) -> Vec<Pid> {
-    let mut found = Vec::new();
-    let mut open = vec![process];
-    while let Some(parent) = open.pop() {
-        let Ok(threads) = std::fs::read_dir(format!("/proc/{parent}/task")) else {
-            continue;
-        };
-        for thread in threads.flatten() {
-            let children = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
-            let children = children.split_ascii_whitespace().filter_map(|id| id.parse().ok());
-            for child in children.filter_map(Pid::from_raw) {
-                found.push(child);
-                open.push(child);
-            }
-        }
-    }
-    found
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Real children that misbehave.
 
+use rustix::process::{Pid, Signal};
+
 use super::*;
 
 fn shell(script: &str) -> Command {

@@ -4,8 +4,6 @@
 //! relocates: `/` of every package becomes the root. Paths in the database are then those of the real
 //! host.
 
-use std::cmp::Ordering;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,15 +14,16 @@ use protocol::Category;
 use super::cache::{Cache, Stamp};
 use super::runs::{ask, run, run_in_turn};
 use super::{
-    ROOT_VARIABLE, check_name, check_path, check_words, compare_versions, describe, is_installed,
-    newest_satisfying, no_repositories,
+    ROOT_VARIABLE, check_name, check_path, check_words, describe, newest_satisfying, no_repositories,
 };
 use crate::host::command::{Command, Overflow, last_lines};
 use crate::host::{Family, HostError, InstalledPackages, PackageFile, Packages, Root, Source, Transaction};
 
 mod database;
+mod dnf;
 
 use database::{Database, ENTRY_FORMAT, without_zero_epoch};
+use dnf::{Tool, argument, repoquery_versions, verb_for, yum_versions};
 
 /// Where distributions keep the database: Fedora and SUSE, and all others.
 const DATABASE_FOLDERS: [&str; 2] = ["/usr/lib/sysimage/rpm", "/var/lib/rpm"];
@@ -36,20 +35,6 @@ const LOG_CAP: usize = 64 * 1024;
 /// A line for each of some thousand packages, or for each file of a large one.
 const QUERY_CAP: usize = 16 * 1024 * 1024;
 const QUERY_DEADLINE: Duration = Duration::from_secs(60);
-
-/// What resolves dependencies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tool {
-    Dnf,
-    /// Up to RHEL 7.
-    Yum,
-}
-
-impl Tool {
-    fn of_host() -> Self {
-        if is_installed("dnf") { Self::Dnf } else { Self::Yum }
-    }
-}
 
 /// The database beside its packages, which are handed out.
 type Snapshot = (Arc<Database>, Arc<InstalledPackages>);
@@ -207,7 +192,7 @@ impl Rpm {
         let verbs = ["install", "downgrade", "reinstall"].map(|verb| {
             let sources = transaction.install.iter();
             let sources = sources.filter(|source| verb_for(tool, source, installed) == verb);
-            (verb, sources.map(dnf_argument).collect::<Vec<_>>())
+            (verb, sources.map(argument).collect::<Vec<_>>())
         });
         let needed = verbs.into_iter().filter(|(_, arguments)| !arguments.is_empty());
         needed
@@ -453,53 +438,6 @@ fn local_files(transaction: &Transaction) -> Result<Vec<PathBuf>, HostError> {
         )),
     };
     transaction.install.iter().map(file).collect()
-}
-
-fn verb_for(tool: Tool, source: &Source, installed: &InstalledPackages) -> &'static str {
-    let (name, version) = match source {
-        Source::File(file) => (&file.name, &file.version),
-        Source::Repository { name, version } => (name, version),
-    };
-    let order = installed
-        .get(name)
-        .map(|now| compare_versions(Family::Rpm, version, &now.version));
-    match (order, tool) {
-        (Some(Ordering::Equal), _) => "reinstall",
-        (Some(Ordering::Less), Tool::Yum) => "downgrade",
-        (Some(Ordering::Less), Tool::Dnf) | (Some(Ordering::Greater) | None, _) => "install",
-    }
-}
-
-/// A path, or `NAME-[EPOCH:]VERSION-RELEASE`.
-fn dnf_argument(source: &Source) -> OsString {
-    match source {
-        Source::File(file) => file.path.clone().into_os_string(),
-        Source::Repository { name, version } => format!("{name}-{version}").into(),
-    }
-}
-
-/// Versions in lines `NAME EPOCH:VERSION-RELEASE`.
-fn repoquery_versions(output: &str, package: &str) -> Vec<String> {
-    let lines = output.lines().filter_map(|line| line.trim().split_once(' '));
-    lines
-        .filter(|(name, _)| *name == package)
-        .map(|(_, version)| without_zero_epoch(version.trim()).to_owned())
-        .collect()
-}
-
-/// Versions in lines `NAME.ARCH [EPOCH:]VERSION-RELEASE REPOSITORY`.
-fn yum_versions(output: &str, package: &str) -> Vec<String> {
-    let lines = output.lines().map(str::split_whitespace);
-    lines
-        .filter_map(|mut fields| match (fields.next(), fields.next(), fields.next()) {
-            (Some(name), Some(version), Some(_))
-                if name.rsplit_once('.').is_some_and(|(name, _)| name == package) =>
-            {
-                Some(without_zero_epoch(version).to_owned())
-            }
-            _ => None,
-        })
-        .collect()
 }
 
 #[cfg(test)]
