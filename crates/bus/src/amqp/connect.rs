@@ -50,12 +50,14 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// Whether the broker is there but slow: a sign that too many are at it already.
+    /// Whether the broker is there but slow: a sign that too many are at it already. (No connection at
+    /// all within the time is more likely a broken network, and is worth frequent tries.)
     pub(super) fn is_overload(&self) -> bool {
         match self {
-            Self::Timeout { .. } | Self::Mute { .. } => true,
+            Self::Mute { .. } => true,
             Self::Resolve { .. }
             | Self::Tcp { .. }
+            | Self::Timeout { .. }
             | Self::Tls { .. }
             | Self::Refused { .. }
             | Self::NoVirtualHost { .. }
@@ -178,7 +180,11 @@ fn uri(settings: &AmqpSettings) -> AMQPUri {
         vhost: settings.virtual_host.clone(),
         query: AMQPQueryString {
             // Without it lapin takes the broker's, and allocates 64 times that: 137 GB for "no limit".
-            frame_max: Some(settings.frame_max.clamp(8192, AmqpSettings::FRAME_MAX_LARGE)),
+            frame_max: Some(
+                settings
+                    .frame_max
+                    .clamp(AmqpSettings::FRAME_MAX_SMALL, AmqpSettings::FRAME_MAX_LARGE),
+            ),
             heartbeat: Some(settings.heartbeat_s()),
             auth_mechanism: Some(mechanism),
             ..AMQPQueryString::default()

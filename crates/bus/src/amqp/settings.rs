@@ -27,8 +27,8 @@ pub struct AmqpSettings {
     pub retry_max: Duration,
     /// Shown in RabbitMQ's list of connections.
     pub connection_name: String,
-    /// Bytes; lapin keeps two buffers of 32 frames, all of which traffic makes resident sooner or later.
-    /// 8192 is the least that every RabbitMQ takes.
+    /// Bytes, at least 8192; lapin keeps two buffers of 32 frames, all of which traffic makes resident
+    /// sooner or later.
     pub frame_max: u32,
     /// How often a live link checks that messages still reach it.
     pub probe_period: Duration,
@@ -37,8 +37,8 @@ pub struct AmqpSettings {
 }
 
 impl AmqpSettings {
-    /// Longest frame of an agent: 1 MiB of buffers in all.
-    pub const FRAME_MAX_SMALL: u32 = 16 * 1024;
+    /// Longest frame of an agent: half a MiB of buffers in all. The least that every RabbitMQ takes.
+    pub const FRAME_MAX_SMALL: u32 = 8 * 1024;
     /// Longest frame of a master, which moves more than it idles: 8 MiB of buffers.
     pub const FRAME_MAX_LARGE: u32 = 128 * 1024;
 

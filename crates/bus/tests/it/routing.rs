@@ -1,11 +1,13 @@
 //! What every end of the bus does alike: in-process and RabbitMQ.
 
 use bus::local::LocalBroker;
-use bus::{Link, PublishError, Queue};
+use bus::{Link, LinkState, PublishError, Queue};
 use harness::rabbitmq::RabbitMq;
 use protocol::topic::{MASTER, SLAVES};
 
-use crate::support::{agent, publish_until_routed, receive, receive_body, settings, wait_until_up};
+use crate::support::{
+    agent, assert_consuming, publish_until_routed, receive, receive_body, settings, wait_for, wait_until_up,
+};
 
 /// Makes links to one broker.
 trait Broker {
@@ -190,4 +192,48 @@ async fn publishes_keep_their_order(broker: &dyn Broker) {
         assert_eq!(receive_body(&mut host).await, n.to_string());
     }
     publishing.await.unwrap();
+}
+
+#[tokio::test]
+async fn an_in_process_broker_that_stops_keeps_what_was_not_acknowledged() {
+    let broker = LocalBroker::new();
+    let mut host = broker.connect(agent("host-a"));
+    let before = wait_until_up(&mut host).await;
+    for body in ["one", "two"] {
+        host.publisher.publish("host-a", body.into()).await.unwrap();
+    }
+    let one = receive(&mut host).await;
+    assert_eq!(one.body, b"one");
+
+    broker.stop();
+    wait_for(&mut host, |state| matches!(state, LinkState::Down { .. })).await;
+    let published = host.publisher.publish("host-a", "lost".into()).await;
+    assert_eq!(published, Err(PublishError::Disconnected));
+
+    broker.start();
+    assert!(wait_until_up(&mut host).await > before);
+    // Too late: the broker has taken it back. What was handed on before the stop comes twice.
+    one.ack();
+    let mut bodies = Vec::new();
+    for _ in 0..3 {
+        bodies.push(receive_body(&mut host).await);
+    }
+    assert_eq!(bodies, ["two", "one", "two"]);
+}
+
+#[tokio::test]
+async fn in_process_too_a_second_agent_of_one_name_is_a_clone_until_the_first_goes() {
+    let broker = LocalBroker::new();
+    let mut first = broker.connect(agent("host-a"));
+    wait_until_up(&mut first).await;
+    let mut second = broker.connect(agent("host-a"));
+    wait_for(&mut second, |state| matches!(state, LinkState::Clone { .. })).await;
+    assert_eq!(
+        second.publisher.publish("host-a", "to the first".into()).await,
+        Ok(())
+    );
+    assert_eq!(receive_body(&mut first).await, "to the first");
+    drop(first);
+    wait_until_up(&mut second).await;
+    assert_consuming(&mut second, "host-a").await;
 }
