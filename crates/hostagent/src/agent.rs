@@ -9,6 +9,7 @@ use protocol::{HostId, Limits};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::converge::{Engine, Interrupts};
+use crate::drift;
 use crate::host::{Facts, Host};
 use crate::host_state::{Board, HostState};
 use crate::inbox::Inbox;
@@ -41,6 +42,7 @@ pub struct Agent {
     reconciler: tokio::task::JoinHandle<()>,
     reporter: tokio::task::JoinHandle<()>,
     inbox: tokio::task::JoinHandle<()>,
+    drift: tokio::task::JoinHandle<()>,
 }
 
 /// Bounded, so that a flood of messages waits in the broker and not in our memory.
@@ -82,6 +84,7 @@ impl Agent {
             stop: reconciler_stops,
         };
 
+        let drift = tokio::spawn(drift::follow(engine.clone(), state.clone(), wake.clone()));
         let reconciler = Reconciler::new(engine.clone(), board, interrupts, wake.clone());
         let reporter = Reporter {
             host_id: host_id.clone(),
@@ -113,6 +116,7 @@ impl Agent {
             reconciler: tokio::spawn(reconciler.run()),
             reporter: tokio::spawn(reporter.run()),
             inbox: tokio::spawn(inbox.run()),
+            drift,
         })
     }
 
@@ -121,6 +125,7 @@ impl Agent {
     pub async fn stop(self) {
         // Nothing new is taken in: what is not acknowledged, the broker keeps.
         self.inbox.abort();
+        self.drift.abort();
         self.stop_reconciler.send_replace(true);
         let _ = self.reconciler.await;
         self.stop_reporter.send_replace(true);
@@ -133,6 +138,7 @@ impl Agent {
             _ = &mut self.reconciler => "reconciler",
             _ = &mut self.reporter => "reporter",
             _ = &mut self.inbox => "inbox",
+            _ = &mut self.drift => "drift",
         }
     }
 }

@@ -8,29 +8,30 @@
 //!
 //! Tasks, all on one thread: the bus's supervisor; [`inbox`] (decode, persist, acknowledge);
 //! [`reconcile`] (the only one that changes the host); [`report`] (the only one that publishes);
-//! [`watch`] (wakes `reconcile` on drift). They meet in three channels: the ledger's `watch` of the
+//! [`drift`] (wakes `reconcile` when [`watch`] sees the host change). They meet in three channels: the ledger's `watch` of the
 //! desired state, the reconciler's `watch` of the host's state, and a wake-up `Notify`.
 //!
 //! The modules stand in the order in which a message passes through them.
 
-pub mod agent;
-pub mod apply;
-pub mod converge;
-pub mod host_state;
+pub mod settings;
+pub mod logging;
 pub mod identity;
+pub mod lock;
+pub mod agent;
 pub mod inbox;
 pub mod ledger;
-pub mod lock;
-pub mod logging;
+pub mod state_file;
+pub mod reconcile;
+pub mod converge;
 pub mod observe;
 pub mod plan;
-pub mod reconcile;
-pub mod report;
-pub mod settings;
 pub mod stage;
-pub mod state_file;
+pub mod apply;
+pub mod host_state;
 pub mod status;
+pub mod report;
 pub mod watch;
+pub mod drift;
 
 pub mod atomic_file;
 pub mod commands;

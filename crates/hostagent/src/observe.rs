@@ -43,6 +43,8 @@ pub struct ObservedApp {
     /// As last desired; tells the order of removals.
     pub rank: Option<Rank>,
     pub contract: ContractKind,
+    /// Files whose change may mean a change of config. Real paths.
+    pub config_files: Vec<PathBuf>,
     /// Each service of the application; `None`: its contract names it, but the host does not have it.
     pub services: BTreeMap<String, Option<ServiceState>>,
     /// Its current config, or why it could not be read.
@@ -186,6 +188,7 @@ impl Observer {
             url: record.and_then(|record| record.url.clone()),
             rank: record.and_then(|record| record.rank),
             contract: contract.kind,
+            config_files: contract.watched_files,
             services,
             config,
             config_unfinished,

@@ -2,6 +2,8 @@
 
 pub mod apply;
 pub mod check_config;
+mod context;
+mod desired_file;
 pub mod id;
 pub mod plan;
 pub mod redact;

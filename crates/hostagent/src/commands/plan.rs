@@ -1,11 +1,90 @@
-//! `hostagent plan FILE`
+//! `hostagent plan FILE`: what would change, and nothing is changed.
 
+use std::fmt::Write;
 use std::path::Path;
 
-use super::Exit;
+use serde_json::Value;
+
+use super::context::Context;
+use super::{Exit, desired_file, print};
+use crate::ledger::Desired;
+use crate::observe::Freshness;
+use crate::plan::{Action, Plan};
 use crate::settings::Settings;
 
 /// Prints what applying `file` would do. [`Exit::NotConverged`] if that is anything at all.
-pub async fn plan(_settings: Settings, _file: &Path, _json: bool) -> anyhow::Result<Exit> {
-    anyhow::bail!("not built yet")
+pub async fn plan(settings: Settings, file: &Path, json: bool) -> anyhow::Result<Exit> {
+    let apps = desired_file::read(file)?;
+    let engine = Context::open(&settings)?.looking_engine()?;
+    let desired = Desired {
+        stated: true,
+        apps,
+        ..Desired::default()
+    };
+    let observed = engine.observe(&desired, Freshness::Full).await?;
+    let plan = engine.plan(&desired, &observed);
+    print(&if json {
+        serde_json::to_string_pretty(&plan)? + "\n"
+    } else {
+        render(&plan)
+    })?;
+    Ok(if plan.is_empty() {
+        Exit::Ok
+    } else {
+        Exit::NotConverged
+    })
+}
+
+/// For people: a line per step, a line per key of a config.
+fn render(plan: &Plan) -> String {
+    let mut text = String::new();
+    for step in &plan.steps {
+        // Writing to a string can't fail.
+        let _ = match &step.action {
+            Action::Configure { changes } => {
+                let _ = writeln!(text, "~ {}: configure", step.app);
+                for change in changes {
+                    let from = change
+                        .from
+                        .as_ref()
+                        .map_or("(not set)".to_owned(), Value::to_string);
+                    let _ = writeln!(
+                        text,
+                        "    {}.{}: {from} -> {}",
+                        change.section, change.key, change.to
+                    );
+                }
+                Ok(())
+            }
+            action => writeln!(text, "{} {}: {action}", sign(action), step.app),
+        };
+    }
+    for fault in &plan.faults {
+        let _ = writeln!(text, "! {}: {}", fault.app, fault.message);
+    }
+    let _ = match (plan.steps.len(), plan.faults.len()) {
+        (0, 0) => writeln!(text, "Nothing to do: the host is as desired."),
+        (steps, 0) => writeln!(text, "{steps} steps."),
+        (steps, faults) => writeln!(
+            text,
+            "{steps} steps; {faults} things that no step can bring about."
+        ),
+    };
+    text
+}
+
+fn sign(action: &Action) -> char {
+    match action {
+        Action::Install(install) if install.from.is_none() => '+',
+        Action::Remove { .. } => '-',
+        Action::Install(_)
+        | Action::Adopt { .. }
+        | Action::StopForRemoval { .. }
+        | Action::Configure { .. }
+        | Action::Enable { .. }
+        | Action::Disable { .. }
+        | Action::Start { .. }
+        | Action::Stop { .. }
+        | Action::RunServices { .. } => '~',
+    }
 }

@@ -26,6 +26,7 @@ fn there(name: &str) -> (AppName, ObservedApp) {
         url: None,
         rank: None,
         contract: ContractKind::Hook,
+        config_files: Vec::new(),
         services: BTreeMap::from([(name.to_owned(), Some(state))]),
         config: Ok(Config::new()),
         config_unfinished: false,

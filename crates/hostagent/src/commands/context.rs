@@ -1,0 +1,69 @@
+//! What every command that looks at the host stands on.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use protocol::HostId;
+
+use crate::converge::Engine;
+use crate::host::{self, Facts, Host};
+use crate::ledger::Ledger;
+use crate::observe::Observer;
+use crate::settings::Settings;
+
+pub struct Context {
+    pub host_id: HostId,
+    pub host: Host,
+    /// A real path.
+    pub state_dir: PathBuf,
+}
+
+impl Context {
+    pub fn open(settings: &Settings) -> Result<Self> {
+        let host_id = super::id::identify(settings)?.host_id;
+        let state_dir = settings.root().join(&settings.hostagent.state_dir);
+        let host = host::open(settings, &state_dir)?;
+        Ok(Self {
+            host_id,
+            host,
+            state_dir,
+        })
+    }
+
+    /// Collects the facts of this host, anew at each call.
+    pub fn facts(&self, settings: &Settings) -> impl Fn() -> Facts + Send + Sync + 'static {
+        let root = settings.root();
+        let family = self.host.packages.family();
+        let init = if host::services::is_systemd(&root) {
+            "systemd"
+        } else {
+            "sysv"
+        };
+        move || host::facts::collect(&root, family, init)
+    }
+
+    /// For commands that change the host or its desired state.
+    pub fn create_state_dir(&self) -> Result<()> {
+        use std::os::unix::fs::DirBuilderExt;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.state_dir)
+            .with_context(|| format!("can't make the state folder {}", self.state_dir.display()))
+    }
+
+    pub fn engine(&self, ledger: Ledger) -> Arc<Engine> {
+        Arc::new(Engine {
+            observer: Observer::new(self.host.clone()),
+            host: self.host.clone(),
+            ledger: Arc::new(ledger),
+        })
+    }
+
+    /// An engine for commands that only look.
+    pub fn looking_engine(&self) -> Result<Arc<Engine>> {
+        let ledger = Ledger::look(&self.state_dir, self.host_id.clone())?;
+        Ok(self.engine(ledger))
+    }
+}

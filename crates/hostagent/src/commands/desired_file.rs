@@ -1,0 +1,24 @@
+//! Reads a desired state that an operator wrote down.
+
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, anyhow};
+use protocol::{Apps, Limits};
+
+/// A `set_config` message or its `data` alone; `-` is standard input.
+pub fn read(file: &Path) -> Result<Apps> {
+    let name = if file == Path::new("-") {
+        "standard input".to_owned()
+    } else {
+        file.display().to_string()
+    };
+    let bytes = if file == Path::new("-") {
+        let mut bytes = Vec::new();
+        std::io::stdin().read_to_end(&mut bytes).map(|_| bytes)
+    } else {
+        std::fs::read(file)
+    }
+    .with_context(|| format!("can't read {name}"))?;
+    protocol::inbound::decode_apps(&bytes, Limits::default()).map_err(|error| anyhow!("{name}: {error}"))
+}
