@@ -8,6 +8,7 @@ use protocol::HostId;
 
 use crate::converge::Engine;
 use crate::host::{self, Facts, Host};
+use crate::identity::Identity;
 use crate::ledger::Ledger;
 use crate::observe::Observer;
 use crate::settings::Settings;
@@ -21,7 +22,10 @@ pub struct Context {
 
 impl Context {
     pub fn open(settings: &Settings) -> Result<Self> {
-        let host_id = super::id::identify(settings)?.host_id;
+        let Identity { host_id, source } = super::id::identify(settings)?;
+        if source.is_doubtful() {
+            tracing::warn!(%host_id, "the host id is the {source}");
+        }
         let state_dir = settings.root().join(&settings.hostagent.state_dir);
         let host = host::open(settings, &state_dir)?;
         Ok(Self {
