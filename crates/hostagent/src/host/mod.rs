@@ -159,7 +159,7 @@ pub trait Services: Send + Sync {
     async fn start(&self, service: &str) -> Result<(), HostError>;
     async fn stop(&self, service: &str) -> Result<(), HostError>;
     async fn restart(&self, service: &str) -> Result<(), HostError>;
-    /// Reloads its configuration without a stop; restarts where it can't.
+    /// Reloads its configuration without a stop; restarts where it can't; leaves a stopped one stopped.
     async fn reload(&self, service: &str) -> Result<(), HostError>;
     async fn enable(&self, service: &str) -> Result<(), HostError>;
     async fn disable(&self, service: &str) -> Result<(), HostError>;

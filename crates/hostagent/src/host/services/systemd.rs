@@ -93,16 +93,18 @@ impl Systemd {
 
     async fn look_once(&self, unit: &str) -> Result<Unit, CallError> {
         let bus = self.bus().await?;
-        let (path, names) = (object_path(unit), (vec![unit],));
-        // On the wire at the same time.
-        let (listed, unit_file_state) = tokio::try_join!(
-            bus.manager("ListUnitsByNames", &names),
-            bus.property(&path, UNIT, "UnitFileState")
+        // By its path: that also loads a unit which nothing refers to. Five small questions on the wire at the
+        // same time: GetAll answers with a hundred properties, and systemd before 230 knows no
+        // ListUnitsByNames.
+        let path = object_path(unit);
+        let text = |name| bus.property::<String>(&path, UNIT, name);
+        let (id, load_state, active_state, sub_state, unit_file_state) = tokio::try_join!(
+            text("Id"),
+            text("LoadState"),
+            text("ActiveState"),
+            text("SubState"),
+            text("UnitFileState")
         )?;
-        let units: Vec<ListedUnit> = read(&listed)?;
-        let Some((id, _, load_state, active_state, sub_state, ..)) = units.into_iter().next() else {
-            return Err(CallError::Unreachable(format!("it lists no {unit}")));
-        };
         Ok(Unit {
             id,
             load_state,
@@ -223,20 +225,6 @@ impl Systemd {
     }
 }
 
-/// Name, description, load, active and sub state, whom it follows, path, job's id, type and path.
-type ListedUnit = (
-    String,
-    String,
-    String,
-    String,
-    String,
-    String,
-    OwnedObjectPath,
-    u32,
-    String,
-    OwnedObjectPath,
-);
-
 /// How `job` ended; `None`: nobody will tell.
 async fn end_of(job: &str, mut ended: UnboundedReceiver<EndedJob>) -> Option<String> {
     loop {
@@ -280,7 +268,7 @@ impl Services for Systemd {
     }
 
     async fn reload(&self, service: &str) -> Result<(), HostError> {
-        self.run_job(service, "reload", "ReloadOrRestartUnit").await
+        self.run_job(service, "reload", "ReloadOrTryRestartUnit").await
     }
 
     async fn enable(&self, service: &str) -> Result<(), HostError> {

@@ -196,6 +196,11 @@ impl Services for SysV {
     }
 
     async fn reload(&self, service: &str) -> Result<(), HostError> {
+        self.existing_script(service)?;
+        if !self.ask_if_running(service).await? {
+            // Where a reload falls back to a restart it would be a start.
+            return Ok(());
+        }
         let output = self.act(service, "reload").await?;
         match output.exit {
             Exit::Code(0) => Ok(()),

@@ -116,6 +116,13 @@ async fn reload_reloads_where_the_unit_can_and_restarts_where_it_cannot() {
         assert_eq!(pid() == before, same_process, "{service}");
     }
     systems.machine.sh("test -e /run/reloaded").unwrap();
+    systems.systemd.stop("app_cannot").await.unwrap();
+    systems.systemd.reload("app_cannot").await.unwrap();
+    assert_eq!(
+        systems.state("app_cannot").await,
+        state(false, Some(false)),
+        "a stopped one stays stopped"
+    );
 }
 
 #[tokio::test]
@@ -346,9 +353,9 @@ async fn looking_is_quick() {
         }
         began.elapsed()
     };
-    let rss = rss_kib();
+    let before = anonymous_kib();
     let connecting = look().await;
-    let rss_after = rss_kib();
+    let after = anonymous_kib();
     systems.systemd.reread_units().await.unwrap();
     let asked = loop {
         // The signals of the reload may still come in while it looks.
@@ -356,7 +363,7 @@ async fn looking_is_quick() {
         let known = look().await;
         if known < Duration::from_millis(2) {
             eprintln!(
-                "20 services: {connecting:?} with connecting, {asked:?} asked, {known:?} known; RSS {rss} -> {rss_after} KiB"
+                "20 services: {connecting:?} with connecting, {asked:?} asked, {known:?} known; anonymous memory {before} -> {after} KiB"
             );
             break asked;
         }
@@ -364,9 +371,9 @@ async fn looking_is_quick() {
     assert!(asked < Duration::from_millis(500), "{asked:?}");
 }
 
-fn rss_kib() -> u64 {
+fn anonymous_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
     line.and_then(|line| line.split_whitespace().next()?.parse().ok())
         .unwrap_or(0)
 }

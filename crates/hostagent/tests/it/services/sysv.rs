@@ -104,18 +104,24 @@ async fn a_service_starts_stops_and_restarts() {
 async fn reload_falls_back_to_restart_only_where_the_script_has_none() {
     let sandbox = Sandbox::new(SCRIPT);
     sandbox.services.reload("app_foo").await.unwrap();
-    assert_eq!(sandbox.calls(), ["reload", "restart", "stop", "start"]);
+    assert_eq!(sandbox.calls(), ["status"], "a stopped service stays stopped");
+    sandbox.services.start("app_foo").await.unwrap();
+    sandbox.services.reload("app_foo").await.unwrap();
+    assert_eq!(
+        sandbox.calls(),
+        ["start", "status", "reload", "restart", "stop", "start"]
+    );
 
     let fails = SCRIPT.replace("*) echo", "reload) echo broken config >&2; exit 1 ;;\n*) echo");
     sandbox.write_script(&fails);
     let error = sandbox.services.reload("app_foo").await.unwrap_err();
     assert_eq!(error.category, Category::Script);
     assert!(error.message.contains("broken config"), "{error}");
-    assert_eq!(sandbox.calls(), ["reload"]);
+    assert_eq!(sandbox.calls(), ["status", "reload"]);
 
     sandbox.write_script(&SCRIPT.replace("*) echo", "reload) ;;\n*) echo"));
     sandbox.services.reload("app_foo").await.unwrap();
-    assert_eq!(sandbox.calls(), ["reload"]);
+    assert_eq!(sandbox.calls(), ["status", "reload"]);
 }
 
 #[tokio::test]
