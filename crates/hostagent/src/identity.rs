@@ -88,7 +88,6 @@ pub fn identify(configured: Option<&str>, sys: &Path, hostname: &str) -> Result<
         value: hostname.to_owned(),
         reason,
     })?;
-    tracing::warn!(%host_id, "this host's id is its {}", IdSource::Hostname);
     let source = IdSource::Hostname;
     Ok(Identity { host_id, source })
 }
