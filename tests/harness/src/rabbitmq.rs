@@ -45,6 +45,7 @@ pub struct Options {
 struct Files {
     folder: PathBuf,
     ports: Ports,
+    options: Options,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -96,6 +97,7 @@ impl RabbitMq {
             Ok(ports) => Files {
                 folder: folder.join("node"),
                 ports,
+                options: Options::default(),
             },
             Err(_) => {
                 let node = folder.join("node");
@@ -256,6 +258,7 @@ impl Files {
         let files = Self {
             folder: folder.to_owned(),
             ports,
+            options,
         };
         let authority = Authority::new("Backbone test CA")?;
         authority.write_certificate(&folder.join("ca.pem"))?;
@@ -334,8 +337,10 @@ impl Files {
 
     fn wait_until_ready(&self) -> Result<()> {
         let until = Instant::now() + START_LIMIT;
-        // The TLS listener is the last to open.
-        for port in [self.ports.amqp, self.ports.amqps] {
+        // The TLS listener is the last of the broker's own to open.
+        let mut ports = vec![self.ports.amqp, self.ports.amqps];
+        ports.extend(self.options.management.then_some(self.ports.management));
+        for port in ports {
             while std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
                 if Instant::now() > until {
                     let log = std::fs::read_to_string(self.folder.join("out.log")).unwrap_or_default();
@@ -411,4 +416,37 @@ fn shared_folder() -> Result<PathBuf> {
     build.hash(&mut hasher);
     let user = std::fs::metadata("/proc/self")?.uid();
     Ok(std::env::temp_dir().join(format!("backbone-rabbitmq-{user}-{:016x}", hasher.finish())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_management_api_answers_where_it_was_asked_for() {
+        let node = RabbitMq::start_with(Options { management: true }).await.unwrap();
+        let mut http = TcpStream::connect((Ipv4Addr::LOCALHOST, node.management_port())).unwrap();
+        let request =
+            "GET /api/whoami HTTP/1.0\r\nHost: localhost\r\nAuthorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\n\r\n";
+        http.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        http.read_to_string(&mut answer).unwrap();
+        assert!(
+            answer.contains(" 200 ") && answer.contains("\"name\":\"guest\""),
+            "{answer}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_node_killed_and_started_again_keeps_its_data() {
+        let node = RabbitMq::start().await.unwrap();
+        let vhost = node.add_vhost().await.unwrap();
+        node.kill9().await.unwrap();
+        assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, node.port())).is_err());
+        node.start_again().await.unwrap();
+        assert!(node.ctl(&["list_vhosts"]).await.unwrap().contains(&vhost));
+    }
 }

@@ -89,15 +89,16 @@ fn log_to(command: &mut Command, files: &Files) -> Result<()> {
 /// Starts the node under a shell that ends it once nobody has held `FOLDER/lease` for some seconds.
 pub(super) fn spawn_leased(files: &Files, folder: &Path) -> Result<()> {
     const SCRIPT: &str = r#"
-        epmd -address 127.0.0.1 -port "$ERL_EPMD_PORT" & epmd=$!
-        "$1" & node=$!
+        epmd -address 127.0.0.1 -port "$ERL_EPMD_PORT" & export epmd=$!
+        "$1" & export node=$!
+        export folder="$2"
         while :; do
-            flock --exclusive "$2/lease" true
+            flock --exclusive "$folder/lease" true
             sleep 5
-            # No user now and none can come before the file is gone: the next one starts a node anew.
-            flock --exclusive --nonblock "$2/lease" rm -f "$2/ports" && break
+            # No user now, and none can come before all is gone: the next one starts a node anew.
+            flock --exclusive --nonblock "$folder/lease" \
+                sh -c 'rm -f "$folder/ports"; kill -9 $node $epmd; rm -rf "$folder/node"' && break
         done
-        kill -9 $node $epmd
     "#;
     let server = files.command("rabbitmq-server")?;
     let mut keeper = Command::new("sh");
