@@ -247,9 +247,8 @@ impl Packages for Rpm {
             return Err(not_usable("it does not begin as one"));
         }
         let format = "%{NAME}\\n%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\n%{ARCH}\\n%{LONGSIZE}\\n%|SOURCERPM?{binary}:{source}|\\n";
-        let rpm = Command::new("rpm").deadline(QUERY_DEADLINE);
-        let rpm = rpm.args([
-            "--query",
+        // On the root's database: rpm looks for keys even here, and makes a database where it finds none.
+        let query = self.query().args([
             "--package",
             "--nomanifest",
             "--noglob",
@@ -257,7 +256,7 @@ impl Packages for Rpm {
             format,
             "--",
         ]);
-        let output = rpm.arg(file).run_any_exit().await.map_err(HostError::from)?;
+        let output = query.arg(file).run_any_exit().await.map_err(HostError::from)?;
         if !output.success() {
             return Err(not_usable(&last_lines(&output.stderr_text())));
         }

@@ -1,0 +1,176 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+use bus::amqp::{AmqpSettings, Login, Secret};
+use clap::Parser;
+use url::Url;
+
+const ABOUT: &str = "\
+Plays a day in the life of three hosts, on this machine: a master and three agents, each with a sandbox \
+folder for its /, real packages (deb, rpm, or both, as this machine has the tools), real services, real \
+messages. Shows each message as it passes, checks after each act what the agents say against what is on \
+the hosts, and ends with a table.
+
+Needs no root, no settings and no network but loopback; leaves nothing behind. Without --broker all of it \
+is one process.";
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 every host ended where it should, 1 it did not, 2 wrong use, 130 interrupted.
+Colours: only on a terminal, and not where NO_COLOR is set.";
+
+#[derive(Debug, Parser)]
+#[command(name = "demo", about = "A day in the life of three hosts.", long_about = ABOUT, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// Play over this RabbitMQ, with the agents as processes of their own:
+    /// amqp://USER:PASSWORD@HOST:PORT/VHOST. The virtual host must not be in use by a fleet: the demo
+    /// speaks to every agent on it, and refuses to start where it finds one's exchange.
+    #[arg(long, value_name = "URL")]
+    pub broker: Option<Broker>,
+    /// The agent's program, for --broker. Not given: `hostagent` beside this program.
+    #[arg(long, value_name = "FILE")]
+    pub hostagent: Option<PathBuf>,
+}
+
+impl Cli {
+    pub fn hostagent(&self) -> Result<PathBuf> {
+        let program = match &self.hostagent {
+            Some(program) => program.clone(),
+            None => std::env::current_exe()?.with_file_name("hostagent"),
+        };
+        // Absolute, since the agents run in another folder.
+        program.canonicalize().with_context(|| {
+            format!(
+                "there is no agent at {}: build it with `cargo build -p hostagent`, or name it with --hostagent",
+                program.display()
+            )
+        })
+    }
+}
+
+/// Where RabbitMQ is, and who we are there.
+#[derive(Debug, Clone)]
+pub struct Broker {
+    pub host: String,
+    pub port: u16,
+    pub username: String,
+    password: Secret,
+    pub virtual_host: String,
+}
+
+impl Broker {
+    pub fn password(&self) -> &str {
+        self.password.reveal()
+    }
+
+    pub fn address(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+
+    pub fn settings(&self) -> AmqpSettings {
+        AmqpSettings {
+            login: Some(Login {
+                username: self.username.clone(),
+                password: self.password.clone(),
+            }),
+            virtual_host: self.virtual_host.clone(),
+            connection_name: "Backbone demo: master".into(),
+            frame_max: AmqpSettings::FRAME_MAX_LARGE,
+            ..AmqpSettings::new(self.host.clone(), self.port)
+        }
+    }
+}
+
+impl FromStr for Broker {
+    type Err = anyhow::Error;
+
+    /// As the RabbitMQ URI specification has it: no path is the virtual host `/`.
+    fn from_str(text: &str) -> Result<Self> {
+        let url = Url::parse(text).context("is no URL; expected amqp://USER:PASSWORD@HOST:PORT/VHOST")?;
+        if url.scheme() != "amqp" {
+            bail!(
+                "begins with {}://, but the demo speaks plain amqp:// only",
+                url.scheme()
+            );
+        }
+        let or = |text: String, default: &str| if text.is_empty() { default.to_owned() } else { text };
+        let path = url.path().strip_prefix('/').unwrap_or("");
+        Ok(Self {
+            host: or(
+                url.host_str().unwrap_or("").trim_matches(['[', ']']).to_owned(),
+                "localhost",
+            ),
+            port: url.port().unwrap_or(5672),
+            username: or(decode(url.username())?, "guest"),
+            password: Secret::new(decode(url.password().unwrap_or("guest"))?),
+            virtual_host: or(decode(path)?, "/"),
+        })
+    }
+}
+
+/// Percent-decoding (RFC 3986, 2.1).
+fn decode(text: &str) -> Result<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digits = [rest.next().unwrap_or(b' '), rest.next().unwrap_or(b' ')];
+        let code = std::str::from_utf8(&digits)
+            .ok()
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(code.context("holds a % that two hex digits do not follow")?);
+    }
+    String::from_utf8(bytes).context("is not UTF-8 once decoded")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broker_urls() {
+        let table = [
+            (
+                "amqp://guest:guest@localhost:5672",
+                "guest guest localhost:5672 /",
+            ),
+            (
+                "amqp://guest:guest@localhost:5672/",
+                "guest guest localhost:5672 /",
+            ),
+            ("amqp://a%40b:p%2Fw@10.0.0.1/demo", "a@b p/w 10.0.0.1:5672 demo"),
+            ("amqp://localhost/%2Fx", "guest guest localhost:5672 /x"),
+        ];
+        for (text, expected) in table {
+            let broker: Broker = text.parse().unwrap();
+            let found = format!(
+                "{} {} {} {}",
+                broker.username,
+                broker.password(),
+                broker.address(),
+                broker.virtual_host
+            );
+            assert_eq!(found, expected, "{text}");
+        }
+        for bad in [
+            "localhost:5672",
+            "amqps://localhost",
+            "http://x",
+            "amqp://a:%zz@x",
+            "",
+        ] {
+            assert!(bad.parse::<Broker>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_not_in_the_debug_output() {
+        let broker: Broker = "amqp://u:hunter2@x".parse().unwrap();
+        assert!(!format!("{broker:?}").contains("hunter2"));
+    }
+}

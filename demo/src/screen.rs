@@ -1,0 +1,302 @@
+//! What is printed: a line per message, aligned, with the time since the start; colours on a terminal.
+
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use protocol::{Apps, State, Status};
+
+use crate::master::Message;
+use crate::state::Apps as Told;
+
+/// Where a summary begins: after time, sender, receiver and word.
+const INDENT: usize = 40;
+/// Widest line where standard output is no terminal, or a very wide one.
+const WIDTH: usize = 120;
+/// Narrower, and the summary would be a column of words.
+const NARROWEST: usize = 72;
+/// Before each column of a table.
+const GAP: usize = 2;
+
+pub struct Screen {
+    started: Instant,
+    colours: bool,
+    width: usize,
+    /// What each host last said, so that a heartbeat that says the same is one quiet word.
+    last_said: Mutex<BTreeMap<String, String>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Colour {
+    Plain,
+    Bold,
+    Dim,
+    Good,
+    Busy,
+    Bad,
+}
+
+impl Colour {
+    /// "Select Graphic Rendition" (ECMA-48, 8.3.117).
+    fn code(self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::Bold => "\x1b[1m",
+            Self::Dim => "\x1b[2m",
+            Self::Good => "\x1b[32m",
+            Self::Busy => "\x1b[33m",
+            Self::Bad => "\x1b[31m",
+        }
+    }
+}
+
+impl Screen {
+    pub fn of_stdout() -> Self {
+        let stdout = io::stdout();
+        let is_terminal = stdout.is_terminal();
+        let width = match is_terminal {
+            true => rustix::termios::tcgetwinsize(&stdout).map_or(0, |size| usize::from(size.ws_col)),
+            false => 0,
+        };
+        Self {
+            started: Instant::now(),
+            colours: is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+            width: match width {
+                0 => WIDTH,
+                width => width.clamp(NARROWEST, WIDTH),
+            },
+            last_said: Mutex::default(),
+        }
+    }
+
+    /// The title of an act, in plain words.
+    pub fn heading(&self, number: usize, title: &str) {
+        self.print("");
+        self.print(&self.paint(Colour::Bold, &format!("{number}. {title}")));
+    }
+
+    pub fn note(&self, text: &str) {
+        for line in wrap(text, self.width - 2) {
+            self.print(&format!("  {line}"));
+        }
+    }
+
+    /// A message from the master.
+    pub fn sent(&self, topic: &str, id: &str, message: &Message) {
+        let (word, summary) = match message {
+            Message::Ping => ("ping", format!("[{id}]")),
+            Message::SetConfig(apps) => ("set_config", format!("[{id}] {}", desired(apps))),
+        };
+        self.event(["master", "->", topic], (word, Colour::Bold), &summary);
+    }
+
+    /// A message from an agent.
+    pub fn status(&self, status: &Status) {
+        let (word, colour) = match status.status {
+            State::Ok => ("ok", Colour::Good),
+            State::Converging => ("converging", Colour::Busy),
+            State::Errors => ("errors", Colour::Bad),
+        };
+        let said = match status.status {
+            State::Ok => Told::told(status).to_string(),
+            State::Converging => status.detail.clone().unwrap_or_default(),
+            State::Errors => {
+                let errors: Vec<String> = status.errors.iter().map(error_text).collect();
+                errors.join("; ")
+            }
+        };
+        let host = status.host_id.as_str();
+        let addresses = [host, "->", "master"];
+        let before = self
+            .last_said
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(host.to_owned(), format!("{word} {said}"));
+        match &status.reply_to {
+            Some(id) => self.event(addresses, (word, colour), &format!("[{id}] {said}")),
+            None if before == Some(format!("{word} {said}")) => {
+                self.event(addresses, (word, Colour::Dim), "(as before)");
+            }
+            None => self.event(addresses, (word, colour), &said),
+        }
+    }
+
+    /// What an agent is at.
+    pub fn doing(&self, host: &str, text: &str) {
+        self.event([host, "", ""], ("", Colour::Plain), text);
+    }
+
+    /// What happens to a host past its agent.
+    pub fn accident(&self, host: &str, text: &str) {
+        self.event([host, "", ""], ("accident", Colour::Bad), text);
+    }
+
+    /// What was found on a host.
+    pub fn found(&self, host: &str, as_wanted: bool, text: &str) {
+        let word = match as_wanted {
+            true => ("as wanted", Colour::Good),
+            false => ("NOT SO", Colour::Bad),
+        };
+        self.event([host, "", ""], word, text);
+    }
+
+    /// Host, wanted, found, verdict. The two in the middle share the width that is there.
+    pub fn table(&self, rows: &[[String; 4]]) {
+        let heads = ["host", "wanted", "found", "verdict"].map(str::to_owned);
+        let widest = |column: usize| {
+            let cells = rows.iter().chain([&heads]);
+            cells.map(|row| row[column].chars().count()).max().unwrap_or(0)
+        };
+        let (host, verdict) = (widest(0), widest(3));
+        let shared = self.width.saturating_sub(host + verdict + 4 * GAP) / 2;
+        let widths = [host, widest(1).min(shared), widest(2).min(shared), verdict];
+        self.print("");
+        for line in table_row(&heads, widths) {
+            self.print(&self.paint(Colour::Bold, &line));
+        }
+        for line in rows.iter().flat_map(|row| table_row(row, widths)) {
+            self.print(&line);
+        }
+    }
+
+    pub fn verdict(&self, good: bool, text: &str) {
+        self.print("");
+        let colour = if good { Colour::Good } else { Colour::Bad };
+        for line in wrap(text, self.width) {
+            self.print(&self.paint(colour, &line));
+        }
+    }
+
+    /// To standard error, whole.
+    pub fn failure(&self, text: &str) {
+        let _ = writeln!(io::stderr(), "demo: {text}");
+    }
+
+    pub fn seconds(&self) -> f32 {
+        self.started.elapsed().as_secs_f32()
+    }
+
+    fn event(&self, [from, arrow, to]: [&str; 3], (word, colour): (&str, Colour), summary: &str) {
+        let time = format!("{:>6.2}", self.seconds());
+        let word = self.paint(colour, &format!("{word:<10}"));
+        let head = format!(
+            "{}  {from:<6} {arrow:<2} {to:<6}  {word}  ",
+            self.paint(Colour::Dim, &time)
+        );
+        // 6 + 2 + 6 + 1 + 2 + 1 + 6 + 2 + 10 + 2 = 38, and two more for the lines that go on.
+        let mut lines = wrap(summary, self.width - INDENT).into_iter();
+        let first = format!("{head}{}", lines.next().unwrap_or_default());
+        self.print(first.trim_end());
+        for line in lines {
+            self.print(&format!("{:INDENT$}{line}", ""));
+        }
+    }
+
+    fn paint(&self, colour: Colour, text: &str) -> String {
+        match self.colours && colour != Colour::Plain {
+            true => format!("{}{text}\x1b[0m", colour.code()),
+            false => text.to_owned(),
+        }
+    }
+
+    fn print(&self, line: &str) {
+        // Whoever closes standard output has read enough; the play goes on for its exit code.
+        let _ = writeln!(io::stdout(), "{line}");
+    }
+}
+
+fn desired(apps: &Apps) -> String {
+    if apps.is_empty() {
+        return "no applications".to_owned();
+    }
+    let app = |(name, spec): (&protocol::AppName, &protocol::AppSpec)| {
+        let mut text = format!("{name} {}", spec.version);
+        if !spec.running {
+            text += " stopped";
+        }
+        let values = spec.config.values().flat_map(|keys| keys.iter());
+        for (key, value) in values {
+            text += &format!(" {key}={value}");
+        }
+        if spec.sha256.is_some() {
+            text += " with its digest";
+        }
+        text
+    };
+    apps.iter().map(app).collect::<Vec<_>>().join(", ")
+}
+
+fn error_text(error: &protocol::ErrorReport) -> String {
+    let app = error.app.as_ref().map_or("", |app| app.as_str());
+    let phase = format!("{:?}", error.phase).to_lowercase();
+    let then = match &error.next_retry {
+        Some(_) => "tried again soon",
+        None => "held until told otherwise",
+    };
+    format!("{app} ({phase}): {} ({then})", error.message)
+}
+
+/// The lines of one row of a table.
+fn table_row(row: &[String; 4], widths: [usize; 4]) -> Vec<String> {
+    let cells: Vec<Vec<String>> = row
+        .iter()
+        .zip(widths)
+        .map(|(cell, width)| wrap(cell, width))
+        .collect();
+    let height = cells.iter().map(Vec::len).max().unwrap_or(0);
+    let line = |number: usize| {
+        let mut line = String::new();
+        for (cell, width) in cells.iter().zip(widths) {
+            let text = cell.get(number).map_or("", String::as_str);
+            line += &format!("{:GAP$}{text:<width$}", "");
+        }
+        line.trim_end().to_owned()
+    };
+    (0..height).map(line).collect()
+}
+
+/// Lines of at most `width` characters, broken at blanks where there are any.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let Some(line) = lines.last_mut() else { break };
+        let longer = line.chars().count() + 1 + word.chars().count();
+        if line.is_empty() {
+            line.push_str(word);
+        } else if longer <= width {
+            line.push(' ');
+            line.push_str(word);
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_summaries_are_broken_at_blanks() {
+        let table: [(&str, &[&str]); 4] = [
+            ("", &[""]),
+            ("one two", &["one two"]),
+            ("one two three", &["one two", "three"]),
+            ("averyveryverylongword x", &["averyveryverylongword", "x"]),
+        ];
+        for (text, expected) in table {
+            assert_eq!(wrap(text, 8), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_row_too_wide_for_the_terminal_goes_on_in_the_next_line() {
+        let row = ["paris", "shop 1.0, cache 1.1", "nothing", "NOT SO"].map(str::to_owned);
+        assert_eq!(
+            table_row(&row, [5, 10, 7, 6]),
+            ["  paris  shop 1.0,   nothing  NOT SO", "         cache 1.1"]
+        );
+    }
+}

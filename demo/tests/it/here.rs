@@ -1,0 +1,60 @@
+//! All in one process.
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::run::Run;
+
+#[test]
+fn the_day_ends_with_every_host_as_wanted() {
+    let (code, text) = Run::start(&[]).end();
+    assert_eq!(code, Some(0), "{text}");
+    for part in [
+        "master -> slaves  set_config  [m2] cache 1.0, shop 1.0",
+        "paris  -> master  ok          [m3] cache 1.0-1 running, shop 1.0-1 running (bonjour)",
+        "master -> cache   set_config  [m4] cache 1.1",
+        "tokyo  -> master  ok          [m5] cache 1.1-1 stopped, shop 1.0-1 running",
+        "lima   -> master  errors      [m6] shop (verify)",
+        "lima              as wanted   cache 1.1-1 running, shop 2.0-1 running",
+        "paris             accident",
+        "tokyo             accident",
+        "lima              accident",
+        "lima   -> master  ok          [m9] no applications",
+        "Every host ended where it should: 9 messages sent",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in:\n{text}");
+    }
+    assert!(!text.contains("NOT SO"), "{text}");
+    assert!(
+        !text.contains('\x1b'),
+        "colours where there is no terminal:\n{text}"
+    );
+}
+
+#[test]
+fn an_interrupted_run_leaves_nothing_behind() {
+    // While packages are built; while services run.
+    for (process, signal) in [("", Signal::INT), ("/bin/shop", Signal::TERM)] {
+        let mut run = Run::start(&[]);
+        run.wait_for_process(process);
+        kill_process(Pid::from_raw(run.id()).unwrap(), signal).unwrap();
+        let (code, text) = run.end();
+        assert_eq!(code, Some(130), "{text}");
+        assert!(text.contains("Interrupted"), "{text}");
+    }
+}
+
+#[test]
+fn help_says_what_it_does() {
+    let (code, text) = Run::start(&["--help"]).end();
+    assert_eq!(code, Some(0), "{text}");
+    for part in ["three hosts", "leaves nothing behind", "--broker", "Exit codes"] {
+        assert!(text.contains(part), "{part:?} is not in:\n{text}");
+    }
+}
+
+#[test]
+fn wrong_use_has_a_code_of_its_own() {
+    let (code, text) = Run::start(&["--broker", "http://localhost"]).end();
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("amqp://"), "{text}");
+}

@@ -1,0 +1,95 @@
+//! Runs the program in a temporary folder of its own, so that whatever it leaves is seen.
+
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub struct Run {
+    child: Option<Child>,
+    temporary: tempfile::TempDir,
+}
+
+impl Run {
+    pub fn start(arguments: &[&str]) -> Self {
+        let temporary = tempfile::tempdir().unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_demo"))
+            .args(arguments)
+            .env("TMPDIR", temporary.path())
+            .env("HOME", temporary.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self {
+            child: Some(child),
+            temporary,
+        }
+    }
+
+    pub fn id(&self) -> i32 {
+        self.child.as_ref().unwrap().id().try_into().unwrap()
+    }
+
+    /// Until a process with `part` in its command line works in its folder.
+    pub fn wait_for_process(&mut self, part: &str) {
+        let until = Instant::now() + Duration::from_secs(60);
+        while !processes_of(self.temporary.path())
+            .iter()
+            .any(|line| line.contains(part))
+        {
+            let child = self.child.as_mut().unwrap();
+            assert!(child.try_wait().unwrap().is_none(), "it has ended already");
+            assert!(Instant::now() < until, "no process {part:?} was started");
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Its exit code and what it printed; asserts that no file and no process is left.
+    pub fn end(mut self) -> (Option<i32>, String) {
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = self.child.take().unwrap().wait_with_output().unwrap();
+        let text = format!(
+            "{}{}",
+            String::from_utf8_lossy(&stdout),
+            String::from_utf8_lossy(&stderr)
+        );
+        assert_eq!(
+            processes_of(self.temporary.path()),
+            [""; 0],
+            "left behind by:\n{text}"
+        );
+        let files: Vec<_> = std::fs::read_dir(self.temporary.path()).unwrap().collect();
+        assert!(files.is_empty(), "{files:?} left behind by:\n{text}");
+        (status.code(), text)
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Command lines of the processes whose environment or arguments name something below `folder`, but for
+/// the demo's own, which only has it as TMPDIR.
+fn processes_of(folder: &Path) -> Vec<String> {
+    let below = format!("{}/", folder.display());
+    let read = |path: String| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
+    let entries = std::fs::read_dir("/proc").unwrap();
+    entries
+        .filter_map(|entry| entry.unwrap().file_name().into_string().ok()?.parse::<u32>().ok())
+        .filter(|number| {
+            read(format!("/proc/{number}/environ")).contains(&below)
+                || read(format!("/proc/{number}/cmdline")).contains(&below)
+        })
+        .map(|number| read(format!("/proc/{number}/cmdline")).replace('\0', " "))
+        .collect()
+}
