@@ -77,9 +77,9 @@ impl ObservedApp {
 /// How much to look at anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freshness {
-    /// Packages and services now; config as last read (for a ping).
+    /// Packages and services now (SysV ones as of a few seconds ago); config as last read (for a ping).
     Light,
-    /// Config and SysV services, which cost a process each, too.
+    /// Config, which costs a process per application, too.
     Full,
 }
 
@@ -164,11 +164,8 @@ impl Observer {
         };
         let mut services = BTreeMap::new();
         for name in self.service_names(app, package, installed, &contract).await? {
-            let state = self
-                .host
-                .services
-                .state(&name, freshness == Freshness::Full)
-                .await?;
+            // Even for a ping: a script's answer that nobody asks for again would hide a dead service.
+            let state = self.host.services.state(&name, true).await?;
             services.insert(name, state);
         }
         let (config, config_read_at) = match contract_error {

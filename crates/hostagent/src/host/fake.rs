@@ -27,6 +27,8 @@ pub struct State {
     pub packages: InstalledPackages,
     pub shipped: BTreeMap<String, BTreeSet<String>>,
     pub services: BTreeMap<String, ServiceState>,
+    /// What was last said of them: said again, as SysV's is, to whoever does not ask for a fresh answer.
+    pub answers: BTreeMap<String, ServiceState>,
     pub configs: BTreeMap<String, Config>,
     /// Packages without hook or manifest.
     pub without_contract: BTreeSet<String>,
@@ -209,6 +211,7 @@ impl FakeHost {
     ) -> Result<(), HostError> {
         self.act(format!("{verb} {service}"))?;
         self.with(|state| {
+            state.answers.remove(service);
             let known = state.services.get_mut(service);
             let known =
                 known.ok_or_else(|| HostError::new(Category::NotFound, format!("no service {service}")))?;
@@ -223,8 +226,14 @@ impl FakeHost {
 
 #[async_trait]
 impl Services for FakeHost {
-    async fn state(&self, service: &str, _fresh: bool) -> Result<Option<ServiceState>, HostError> {
-        Ok(self.with(|state| state.services.get(service).copied()))
+    async fn state(&self, service: &str, fresh: bool) -> Result<Option<ServiceState>, HostError> {
+        Ok(self.with(|state| {
+            let there = state.services.get(service).copied()?;
+            let kept = state.answers.get(service).copied().filter(|_| !fresh);
+            let answer = kept.unwrap_or(there);
+            state.answers.insert(service.to_owned(), answer);
+            Some(answer)
+        }))
     }
     async fn start(&self, service: &str) -> Result<(), HostError> {
         self.set_service("start", service, |state| state.running = true)
@@ -245,6 +254,7 @@ impl Services for FakeHost {
         self.set_service("disable", service, |state| state.enabled = Some(false))
     }
     async fn reread_units(&self) -> Result<(), HostError> {
+        self.with(|state| state.answers.clear());
         Ok(())
     }
     fn services_in(&self, files: &[PathBuf]) -> BTreeSet<String> {
