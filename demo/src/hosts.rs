@@ -31,8 +31,7 @@ pub fn families() -> Result<[Family; 3]> {
         (true, false) => Ok([Family::Deb; 3]),
         (false, true) => Ok([Family::Rpm; 3]),
         (false, false) => bail!(
-            "this machine can build no packages: the demo needs dpkg and dpkg-deb (package dpkg), or rpm and \
-             rpmbuild (package rpm-build; on Debian and Ubuntu: rpm)"
+            "this machine has no package manager that the demo knows: it needs dpkg (with dpkg-deb) or rpm"
         ),
     }
 }

@@ -12,13 +12,14 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 mod example;
+mod rpm_file;
 mod sandbox;
 
 pub use example::example_app;
 pub use sandbox::Sandbox;
 
 /// Any fixed time: the same description gives the same bytes.
-const SOURCE_DATE_EPOCH: &str = "1700000000";
+const SOURCE_DATE_EPOCH: u32 = 1_700_000_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
@@ -41,13 +42,16 @@ impl Family {
     pub fn is_available(self) -> bool {
         let tools: &[&str] = match self {
             Self::Deb => &["dpkg", "dpkg-deb"],
-            Self::Rpm => &["rpm", "rpmbuild"],
+            // Without rpmbuild, packages are built by a library.
+            Self::Rpm => &["rpm"],
         };
-        let folders = ["/usr/bin", "/bin", "/usr/sbin", "/sbin"];
-        tools
-            .iter()
-            .all(|tool| folders.iter().any(|folder| Path::new(folder).join(tool).exists()))
+        tools.iter().all(|tool| is_there(tool))
     }
+}
+
+fn is_there(tool: &str) -> bool {
+    let folders = ["/usr/bin", "/bin", "/usr/sbin", "/sbin"];
+    folders.iter().any(|folder| Path::new(folder).join(tool).exists())
 }
 
 /// When a maintainer script runs.
@@ -189,7 +193,8 @@ impl Package {
         let work = tempfile::tempdir()?;
         match family {
             Family::Deb => self.build_deb(work.path(), &file),
-            Family::Rpm => self.build_rpm(work.path(), &file),
+            Family::Rpm if is_there("rpmbuild") => self.build_rpm(work.path(), &file),
+            Family::Rpm => rpm_file::write(self, &file),
         }
         .with_context(|| format!("building {}", file.display()))?;
         Ok(file)
@@ -246,7 +251,7 @@ impl Package {
             .args(["--build", "--root-owner-group", "-Znone"])
             .arg(work)
             .arg(file)
-            .env("SOURCE_DATE_EPOCH", SOURCE_DATE_EPOCH))
+            .env("SOURCE_DATE_EPOCH", SOURCE_DATE_EPOCH.to_string()))
     }
 
     fn build_rpm(&self, work: &Path, file: &Path) -> Result<()> {
@@ -269,7 +274,7 @@ impl Package {
             .arg("--target")
             .arg(format!("{}-linux", self.arch.as_deref().unwrap_or("noarch")))
             .arg(&spec)
-            .env("SOURCE_DATE_EPOCH", SOURCE_DATE_EPOCH)
+            .env("SOURCE_DATE_EPOCH", SOURCE_DATE_EPOCH.to_string())
             .env("HOME", work))
     }
 
@@ -294,17 +299,14 @@ impl Package {
         }
         spec += "%description\nbuilt by a test\n%install\nmkdir -p %{buildroot}\n";
         spec += &format!("cp -a '{}'/. %{{buildroot}}/\n", payload.display());
-        for (moment, body) in &self.scripts {
-            let (section, first_argument) = match moment {
-                Moment::BeforeInstall => ("pre", "1) ACTION=install;; *) ACTION=upgrade;;"),
-                Moment::AfterInstall => ("post", "1) ACTION=install;; *) ACTION=upgrade;;"),
-                Moment::BeforeRemove => ("preun", "0) ACTION=remove;; *) ACTION=upgrade;;"),
-                Moment::AfterRemove => ("postun", "0) ACTION=remove;; *) ACTION=upgrade;;"),
+        for (moment, script) in self.rpm_scripts() {
+            let section = match moment {
+                Moment::BeforeInstall => "pre",
+                Moment::AfterInstall => "post",
+                Moment::BeforeRemove => "preun",
+                Moment::AfterRemove => "postun",
             };
-            let body = body.replace('%', "%%");
-            spec += &format!(
-                "%{section} -p /bin/sh\nROOT=${{BACKBONE_ROOT:-}}\ncase \"$1\" in {first_argument} esac\n{body}\n"
-            );
+            spec += &format!("%{section} -p /bin/sh\n{}", script.replace('%', "%%"));
         }
         spec += "%files\n%defattr(-,root,root)\n";
         for file in &self.files {
@@ -312,6 +314,17 @@ impl Package {
             spec += &format!("%attr({:o},root,root) {config}{}\n", file.mode, file.path);
         }
         spec
+    }
+
+    fn rpm_scripts(&self) -> impl Iterator<Item = (Moment, String)> {
+        self.scripts.iter().map(|(moment, body)| {
+            let first_argument = match moment {
+                Moment::BeforeInstall | Moment::AfterInstall => "1) ACTION=install;; *) ACTION=upgrade;;",
+                Moment::BeforeRemove | Moment::AfterRemove => "0) ACTION=remove;; *) ACTION=upgrade;;",
+            };
+            let script = format!("ROOT=${{BACKBONE_ROOT:-}}\ncase \"$1\" in {first_argument} esac\n{body}\n");
+            (*moment, script)
+        })
     }
 
     fn write_payload(&self, folder: &Path) -> Result<()> {

@@ -53,15 +53,29 @@ fn hook(sandbox: &Sandbox, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// As [`Package::build`] does where there is no rpmbuild.
+fn build_without_rpmbuild(package: &Package, folder: &Path) -> PathBuf {
+    let file = folder.join(format!("{}_{}.rpm", package.name, package.version));
+    rpm_file::write(package, &file).unwrap();
+    file
+}
+
 #[test]
 fn the_example_runs_takes_config_and_survives_an_upgrade() {
-    let built = tempfile::tempdir().unwrap();
-    for family in Family::ALL {
+    type Build = fn(&Package, &Path) -> PathBuf;
+    let builds: [(Family, Build); 3] = [
+        (Family::Deb, |package, folder| {
+            package.build(Family::Deb, folder).unwrap()
+        }),
+        (Family::Rpm, |package, folder| {
+            package.build(Family::Rpm, folder).unwrap()
+        }),
+        (Family::Rpm, build_without_rpmbuild),
+    ];
+    for (family, build) in builds {
+        let built = tempfile::tempdir().unwrap();
         let sandbox = Sandbox::temporary(family).unwrap();
-        install(
-            &sandbox,
-            &example_app("app", "1.0").build(family, built.path()).unwrap(),
-        );
+        install(&sandbox, &build(&example_app("app", "1.0"), built.path()));
         assert_eq!(sandbox.service("app", "status").unwrap(), 3);
         let _stop = Stop(&sandbox);
         assert_eq!(sandbox.service("app", "start").unwrap(), 0);
@@ -77,10 +91,7 @@ fn the_example_runs_takes_config_and_survives_an_upgrade() {
         assert_eq!(hook(&sandbox, &["--get-config"]).trim_end(), desired);
         wait_for_loaded(&sandbox, "1.0", desired);
 
-        install(
-            &sandbox,
-            &example_app("app", "2.0").build(family, built.path()).unwrap(),
-        );
+        install(&sandbox, &build(&example_app("app", "2.0"), built.path()));
         wait_for_loaded(&sandbox, "2.0", desired);
         assert_eq!(sandbox.service("app", "stop").unwrap(), 0);
         assert_eq!(sandbox.service("app", "status").unwrap(), 3);
@@ -111,4 +122,31 @@ fn the_same_description_gives_the_same_bytes() {
         let build = |folder: &Path| fs::read(package.build(family, folder).unwrap()).unwrap();
         assert!(build(one.path()) == build(two.path()), "{family:?} differs");
     }
+}
+
+#[test]
+fn without_rpmbuild_the_package_says_the_same_of_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let package = example_app("app", "1.0")
+        .release("2.el9")
+        .epoch(2)
+        .arch("x86_64")
+        .depends("other")
+        .conflicts("foe");
+    let format = "%{NAME} %{EPOCHNUM}:%{VERSION}-%{RELEASE} %{ARCH}\n[%{PROVIDES}\n][conflicts %{CONFLICTS}\n]\
+                  [%{FILENAMES} %{FILEMODES:perms} %{FILEFLAGS:fflags} %{FILEUSERNAME} %{FILEMTIMES}\n]";
+    let say = |file: &Path| {
+        let mut query = Command::new("rpm");
+        query.arg("--dbpath").arg(folder.path().join("database"));
+        let output = query.args(["-qp", "--qf", format]).arg(file).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        // The library adds a capability that no package here asks for.
+        let lines = text.lines().filter(|line| *line != "config(app)");
+        let mut lines: Vec<_> = lines.map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let by_rpmbuild = say(&package.build(Family::Rpm, folder.path()).unwrap());
+    assert!(by_rpmbuild.len() > 5, "{by_rpmbuild:?}");
+    assert_eq!(by_rpmbuild, say(&build_without_rpmbuild(&package, folder.path())));
 }
