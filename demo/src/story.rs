@@ -16,7 +16,7 @@ use crate::stage::Set;
 use crate::state::{Apps, Wanted, wanted};
 
 /// How long a process may take to say with what it runs, after its start was reported.
-const SETTLED_WITHIN: Duration = Duration::from_secs(5);
+const SETTLED_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Indices of [`crate::hosts::NAMES`].
