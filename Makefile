@@ -6,7 +6,7 @@ help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1	\2/p' $(MAKEFILE_LIST)
 
 demo: ## a day in the life of three hosts, in one process; BROKER=amqp://... plays it over RabbitMQ
-	@cargo build --quiet -p demo -p hostagent
+	@cargo build -p demo -p hostagent
 	@cargo run --quiet -p demo -- $(if $(BROKER),--broker '$(BROKER)')
 
 test: tools lint ## installs what is missing, then lint and every test

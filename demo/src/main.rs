@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use cli::Cli;
 use leftovers::Workshop;
@@ -60,28 +60,52 @@ enum End {
 }
 
 fn run(cli: &Cli, screen: &Arc<Screen>) -> Result<End> {
-    // Outlives the runtime, whose end waits for threads that still work in the folder.
-    let workshop = Workshop::open()?;
+    // Declared first, so that it is dropped last: the runtime's end waits for threads that work in its folder.
+    let workshop;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let end = runtime.block_on(play(cli, screen, &workshop));
+    let mut interrupts = runtime.block_on(async { Interrupts::listen() })?;
+    workshop = Workshop::open()?;
+    let end = runtime.block_on(play(cli, screen, &workshop, &mut interrupts));
     drop(runtime);
     workshop.close()?;
     end
 }
 
-async fn play(cli: &Cli, screen: &Arc<Screen>, workshop: &Workshop) -> Result<End> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
+/// The signals that ask a program to end.
+struct Interrupts([Signal; 3]);
+
+impl Interrupts {
+    fn listen() -> Result<Self> {
+        Ok(Self([
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+        ]))
+    }
+
+    async fn come(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}
+
+async fn play(
+    cli: &Cli,
+    screen: &Arc<Screen>,
+    workshop: &Workshop,
+    interrupts: &mut Interrupts,
+) -> Result<End> {
     // Outside of the future that a signal drops, so that all of it is ended in order, whatever happens.
     let mut stage = Stage::default();
     let end = tokio::select! {
         verdict = perform(cli, screen, workshop, &mut stage) => verdict.map(End::Played),
-        _ = interrupt.recv() => Ok(End::Interrupted),
-        _ = terminate.recv() => Ok(End::Interrupted),
-        _ = hangup.recv() => Ok(End::Interrupted),
+        () = interrupts.come() => Ok(End::Interrupted),
     };
     if let Ok(End::Interrupted) = &end {
         screen.note("Interrupted: stopping the agents and tidying up.");

@@ -47,11 +47,7 @@ pub async fn play(set: Set<'_>, screen: &Arc<Screen>) -> Result<Verdict> {
     if let Err(error) = &acts {
         screen.failure(&format!("the play stops here: {error:#}"));
     }
-    let all_as_wanted = story.summary().await?;
-    Ok(match acts.is_ok() && all_as_wanted {
-        true => Verdict::AsWanted,
-        false => Verdict::NotAsWanted,
-    })
+    story.summary(acts.is_ok()).await
 }
 
 impl Story<'_> {
@@ -209,8 +205,8 @@ impl Story<'_> {
         self.bring_about(LIMA).await
     }
 
-    /// A last look at all hosts. True: all are as wanted.
-    async fn summary(&mut self) -> Result<bool> {
+    /// A last look at all hosts. `to_the_end`: no act failed.
+    async fn summary(&mut self, to_the_end: bool) -> Result<Verdict> {
         let mut all = true;
         let mut rows = Vec::new();
         for host in [PARIS, TOKYO, LIMA] {
@@ -227,18 +223,21 @@ impl Story<'_> {
         self.screen.table(&rows);
         let (sent, received) = self.set.master.traffic();
         let downloads = self.set.catalogue.downloads();
-        let end = if all {
-            "Every host ended where it should"
-        } else {
-            "Not every host ended where it should"
+        let (verdict, end) = match (all, to_the_end) {
+            (true, true) => (Verdict::AsWanted, "Every host ended where it should"),
+            (true, false) => (
+                Verdict::NotAsWanted,
+                "Every host is as wanted by now, but the play was broken off",
+            ),
+            (false, true | false) => (Verdict::NotAsWanted, "Not every host ended where it should"),
         };
         let seconds = self.screen.seconds();
         let text = format!(
             "{end}: {sent} messages sent, {received} statuses received, packages asked \
              for {downloads} times, {seconds:.1} s."
         );
-        self.screen.verdict(all, &text);
-        Ok(all)
+        self.screen.verdict(verdict == Verdict::AsWanted, &text);
+        Ok(verdict)
     }
 
     fn id(&self, host: usize) -> HostId {

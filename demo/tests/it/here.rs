@@ -1,5 +1,7 @@
 //! All in one process.
 
+use std::os::unix::fs::PermissionsExt;
+
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::run::Run;
@@ -28,6 +30,26 @@ fn the_day_ends_with_every_host_as_wanted() {
         !text.contains('\x1b'),
         "colours where there is no terminal:\n{text}"
     );
+}
+
+#[test]
+fn a_host_that_is_not_as_wanted_is_told_and_fails_the_run() {
+    let mut run = Run::start(&[]);
+    let hook = run.wait_for_file("paris", "opt/pf9/shop/config");
+    let broken = hook.with_extension("broken");
+    std::fs::write(&broken, "#!/bin/sh\nexit 1\n").unwrap();
+    std::fs::set_permissions(&broken, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::rename(&broken, &hook).unwrap();
+    let (code, text) = run.end();
+    assert_eq!(code, Some(1), "{text}");
+    for part in [
+        "paris  -> master  errors",
+        "the play stops here",
+        "Not every host ended",
+        "NOT SO",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in:\n{text}");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Runs the program in a temporary folder of its own, so that whatever it leaves is seen.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,6 +30,20 @@ impl Run {
 
     pub fn id(&self) -> i32 {
         self.child.as_ref().unwrap().id().try_into().unwrap()
+    }
+
+    /// Until `path` is there on the host of that name; its real path.
+    pub fn wait_for_file(&mut self, host: &str, path: &str) -> PathBuf {
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            let folders = std::fs::read_dir(self.temporary.path()).unwrap();
+            let files = folders.map(|folder| folder.unwrap().path().join("hosts").join(host).join(path));
+            if let Some(file) = files.into_iter().find(|file| file.exists()) {
+                return file;
+            }
+            assert!(Instant::now() < until, "{path} did not come to {host}");
+            thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Until a process with `part` in its command line works in its folder.
