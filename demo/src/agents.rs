@@ -79,6 +79,8 @@ impl RunningAgent {
             limits: Limits::default(),
             trusted_users: Vec::new(),
             heartbeat_period: settings.hostagent.heartbeat_period,
+            bake_period: settings.hostagent.bake_period,
+            max_crashes: settings.hostagent.max_converge_attempts,
             collect_facts: Box::new(move || {
                 let (root, name) = &facts_of;
                 let mut facts = facts::collect(root, family, "sysv");

@@ -50,6 +50,7 @@ impl Wanted {
             BTreeMap::from([(self.app.to_owned(), section)])
         });
         AppSpec {
+            requires: Vec::new(),
             version: self.version.to_owned(),
             url: Some(url),
             package: None,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::Link;
+use bus::{Link, LinkState};
 use protocol::{HostId, Limits};
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -13,6 +13,7 @@ use crate::drift;
 use crate::host::{Facts, Host};
 use crate::host_state::{Board, HostState};
 use crate::inbox::Inbox;
+use crate::journal::JournalFile;
 use crate::ledger::Ledger;
 use crate::observe::Observer;
 use crate::reconcile::Reconciler;
@@ -30,6 +31,10 @@ pub struct Parts {
     /// RabbitMQ users that may send `set_config`; empty: any.
     pub trusted_users: Vec<String>,
     pub heartbeat_period: Duration,
+    /// How long a change must hold before it counts as done.
+    pub bake_period: Duration,
+    /// Crashes in one convergence after which it is rolled back.
+    pub max_crashes: u32,
     pub collect_facts: Box<dyn Fn() -> Facts + Send + Sync>,
 }
 
@@ -37,6 +42,8 @@ pub struct Parts {
 pub struct Agent {
     /// How the host stands.
     pub state: watch::Receiver<HostState>,
+    second_chance: Arc<Notify>,
+    link: watch::Receiver<LinkState>,
     stop_reconciler: watch::Sender<bool>,
     stop_reporter: watch::Sender<bool>,
     reconciler: tokio::task::JoinHandle<()>,
@@ -47,6 +54,9 @@ pub struct Agent {
 
 /// Bounded, so that a flood of messages waits in the broker and not in our memory.
 const REQUESTS: usize = 64;
+
+/// How long the agent's end waits for the bus.
+const BUS_END: Duration = Duration::from_secs(3);
 
 impl Agent {
     /// Starts every task; converging to the stored desired state begins at once, broker or not.
@@ -59,6 +69,8 @@ impl Agent {
             limits,
             trusted_users,
             heartbeat_period,
+            bake_period,
+            max_crashes,
             collect_facts,
         } = parts;
         let ledger = Arc::new(Ledger::open(&state_dir, host_id.clone())?);
@@ -72,7 +84,10 @@ impl Agent {
             observer: Observer::new(host.clone()),
             host,
             ledger: ledger.clone(),
+            bake_period,
+            max_crashes,
         });
+        let journal = JournalFile::open(&state_dir)?;
         let (board, announcements) = Board::new(ledger.desired());
         let state = board.subscribe();
         let (stop_reconciler, reconciler_stops) = watch::channel(false);
@@ -85,7 +100,17 @@ impl Agent {
         };
 
         let drift = tokio::spawn(drift::follow(engine.clone(), state.clone(), wake.clone()));
-        let reconciler = Reconciler::new(engine.clone(), board, interrupts, wake.clone());
+        let second_chance = Arc::new(Notify::new());
+        let reconciler = Reconciler::new(
+            engine.clone(),
+            board,
+            journal,
+            interrupts,
+            wake.clone(),
+            second_chance.clone(),
+        );
+        let engine_of_inbox = engine.clone();
+        let topics_of_apps = topics.subscribe();
         let reporter = Reporter {
             host_id: host_id.clone(),
             boot_id: boot_id(),
@@ -94,7 +119,7 @@ impl Agent {
             announcements,
             requests: requests_in,
             publisher,
-            link: link_state,
+            link: link_state.clone(),
             topics,
             wake,
             heartbeat_period,
@@ -103,6 +128,8 @@ impl Agent {
         };
         let inbox = Inbox {
             host_id,
+            topics: topics_of_apps,
+            engine: engine_of_inbox,
             limits,
             trusted_users,
             ledger,
@@ -111,6 +138,8 @@ impl Agent {
         };
         Ok(Self {
             state,
+            second_chance,
+            link: link_state,
             stop_reconciler,
             stop_reporter,
             reconciler: tokio::spawn(reconciler.run()),
@@ -130,6 +159,17 @@ impl Agent {
         let _ = self.reconciler.await;
         self.stop_reporter.send_replace(true);
         let _ = self.reporter.await;
+        // The bus has nobody left to serve: it hands the broker the last acknowledgements and closes.
+        let mut link = self.link;
+        let closed = async { while link.changed().await.is_ok() {} };
+        if tokio::time::timeout(BUS_END, closed).await.is_err() {
+            tracing::debug!("the broker is slow to take leave; messages may be delivered again");
+        }
+    }
+
+    /// Tries again all that failed and is held.
+    pub fn give_second_chance(&self) {
+        self.second_chance.notify_one();
     }
 
     /// Pending while all is well; returns when a task has ended that should not have.

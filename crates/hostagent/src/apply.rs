@@ -3,21 +3,25 @@
 
 use std::collections::BTreeMap;
 
-use protocol::{AppName, AppSpec, Apps, Category, Phase};
+use protocol::{AppName, AppSpec, Apps, Category, ErrorReport, Phase};
+use serde::{Deserialize, Serialize};
 
 use crate::host::{Host, HostError, Source, Transaction};
-use crate::ledger::{Ledger, Record};
+use crate::ledger::{Ledger, Provenance, Record};
 use crate::observe::{Observed, Observer};
 use crate::plan::{Action, Step};
 use crate::stage::Staged;
 use crate::state_file::StateFileError;
 
 /// What went wrong with one application.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     pub phase: Phase,
     pub category: Category,
     pub message: String,
+    /// The application is as it was before.
+    #[serde(default)]
+    pub rolled_back: bool,
 }
 
 impl Failure {
@@ -26,6 +30,22 @@ impl Failure {
             phase,
             category: error.category,
             message: error.message,
+            rolled_back: false,
+        }
+    }
+}
+
+impl Failure {
+    /// As it stands in a status. `app`: `None` where the whole host is meant.
+    pub fn report(&self, app: Option<AppName>, attempt: u32, next_retry: Option<String>) -> ErrorReport {
+        ErrorReport {
+            app,
+            phase: self.phase,
+            category: self.category,
+            message: self.message.clone(),
+            attempt,
+            next_retry,
+            rolled_back: self.rolled_back,
         }
     }
 }
@@ -41,6 +61,7 @@ impl From<StateFileError> for Failure {
             phase: Phase::Check,
             category,
             message: error.to_string(),
+            rolled_back: false,
         }
     }
 }
@@ -73,14 +94,48 @@ pub enum PackagesEnd {
 pub fn record(ledger: &Ledger, desired: &Apps, pairs: &[(&AppName, &str)]) -> Result<(), StateFileError> {
     ledger.change_records(|records| {
         for (app, package) in pairs {
-            let spec = desired.get(*app);
-            let record = Record {
+            let rank = desired.get(*app).and_then(|spec| spec.rank);
+            let known = records.entry((*app).clone()).or_insert_with(|| Record {
                 package: (*package).to_owned(),
-                url: spec.and_then(|spec| spec.url.clone()),
-                sha256: spec.and_then(|spec| spec.sha256.clone()),
-                rank: spec.and_then(|spec| spec.rank),
-            };
-            records.insert((*app).clone(), record);
+                rank,
+                provenance: None,
+            });
+            known.rank = rank;
+        }
+    })
+}
+
+/// Puts on record where what is now installed came from, with its package file kept for a way back.
+pub async fn record_provenance(
+    host: &Host,
+    ledger: &Ledger,
+    installed: &[&Staged],
+) -> Result<(), StateFileError> {
+    let mut provenances = Vec::new();
+    for staged in installed {
+        let file = match &staged.source {
+            Source::File(file) => match host.downloads.keep(&file.path).await {
+                Ok(kept) => Some(kept),
+                Err(error) => {
+                    tracing::warn!(app = %staged.app, %error, "the package file could not be kept for a later rollback");
+                    None
+                }
+            },
+            Source::Repository { .. } => None,
+        };
+        let provenance = Provenance {
+            version: staged.version().to_owned(),
+            url: staged.install.url.clone(),
+            sha256: staged.install.sha256.clone(),
+            file,
+        };
+        provenances.push((&staged.app, provenance));
+    }
+    ledger.change_records(|records| {
+        for (app, provenance) in provenances {
+            if let Some(record) = records.get_mut(app) {
+                record.provenance = Some(provenance);
+            }
         }
     })
 }

@@ -3,16 +3,18 @@
 //! Takes microseconds per message, whatever the host is busy with. A message that can't be made durable
 //! (disk full) is kept, unacknowledged, and tried again; those behind it wait their turn, but pings do not.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bus::Delivery;
 use protocol::status::Rejected;
 use protocol::{AppName, Category, HostId, Inbound, Limits, Phase, SetConfig, inbound, topic};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::converge::Engine;
+use crate::forecast::Forecast;
 use crate::ledger::{AcceptError, Ledger, Scope};
 use crate::report::Request;
 use crate::status::now;
@@ -28,7 +30,11 @@ pub struct Inbox {
     pub limits: Limits,
     /// RabbitMQ users that may send `set_config`; empty: any whom the broker lets publish.
     pub trusted_users: Vec<String>,
+    /// Topics of the applications that are installed. A binding that an earlier run of the agent left may still
+    /// bring messages for others.
+    pub topics: watch::Receiver<BTreeSet<String>>,
     pub ledger: Arc<Ledger>,
+    pub engine: Arc<Engine>,
     pub deliveries: mpsc::Receiver<Delivery>,
     pub requests: mpsc::Sender<Request>,
 }
@@ -62,6 +68,13 @@ impl Inbox {
                 return;
             }
             while let Some(next) = unstored.pop_front() {
+                if let Some(request) = self.refuse_other_plan(&next).await {
+                    next.delivery.ack();
+                    if self.requests.send(request).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
                 let (request, kept) = self.store(next);
                 let failed = kept.is_some();
                 if let Some(kept) = kept {
@@ -87,6 +100,13 @@ impl Inbox {
         unknown: &mut BTreeMap<String, u64>,
     ) -> Option<Request> {
         let scope = self.scope(&delivery.routing_key);
+        if let Some(Scope::App(app)) = &scope
+            && !self.topics.borrow().contains(app.as_str())
+        {
+            tracing::debug!(%app, "a message for an application that is not installed was ignored");
+            delivery.ack();
+            return None;
+        }
         let decoded = inbound::decode(&delivery.body, self.limits);
         let rejected = |reason: String, id: Option<String>| {
             tracing::warn!(
@@ -109,6 +129,10 @@ impl Inbox {
             Ok(Inbound::Ping { id }) => {
                 delivery.ack();
                 Some(Request::Ping { id })
+            }
+            Ok(Inbound::Plan { id, apps }) => {
+                delivery.ack();
+                Some(Request::Plan { id, apps })
             }
             Ok(Inbound::Unknown { opcode, .. }) => {
                 count_unknown(unknown, opcode);
@@ -166,6 +190,41 @@ impl Inbox {
         Some(format!(
             "$: sent by {sender}, who is not among [amqp] trusted_users of this host"
         ))
+    }
+
+    /// Whether a message that is tied to a plan meets another one.
+    async fn refuse_other_plan(&self, unstored: &Unstored) -> Option<Request> {
+        let hash = unstored.message.only_if_plan.as_deref()?;
+        let id = unstored.message.id.clone();
+        let refused = |reason: String| {
+            tracing::warn!("{reason}");
+            let rejected = Rejected {
+                reason,
+                timestamp: now(),
+                id,
+            };
+            Some(Request::Rejected {
+                rejected,
+                phase: Phase::Check,
+                category: Category::Invalid,
+            })
+        };
+        // What is wrong with it otherwise, storing it will tell.
+        let desired = self
+            .ledger
+            .preview(unstored.message.clone(), &unstored.scope)
+            .ok()?;
+        match Forecast::of(&self.engine, &desired.apps).await {
+            Ok(forecast) if forecast.is(hash) => None,
+            Ok(forecast) => refused(format!(
+                "$.only_if_plan: the plan is {} by now, not {hash}: the host has changed since it was made. Nothing was \
+                 done; ask for the plan again",
+                forecast.hash()
+            )),
+            Err(error) => refused(format!(
+                "$.only_if_plan: no plan can be made: {error}. Nothing was done"
+            )),
+        }
     }
 
     /// Gives the message back where it could not be stored for now.

@@ -2,7 +2,7 @@
 //! attempt went. Whoever holds an acknowledged message relies on this module alone.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use protocol::spec::Rank;
@@ -39,13 +39,27 @@ impl Desired {
 pub struct Record {
     /// Its package's name. Once recorded, another name is refused.
     pub package: String,
+    /// As last desired: removals go in reverse.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rank: Option<Rank>,
+    /// Where the installed version came from; absent where the agent only adopted it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub provenance: Option<Provenance>,
+}
+
+/// Where a version of a package came from: true as long as that version is installed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// Full version.
+    pub version: String,
+    /// Absent: from the host's repositories.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub url: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub sha256: Option<String>,
-    /// As last desired: removals go in reverse.
+    /// The package file, kept for a rollback to this version.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub rank: Option<Rank>,
+    pub file: Option<PathBuf>,
 }
 
 pub type Records = BTreeMap<AppName, Record>;
@@ -156,6 +170,11 @@ impl Ledger {
         }
         self.desired.send_replace(next.clone());
         Ok(next)
+    }
+
+    /// What [`Ledger::accept`] would make of `message`. Stores nothing.
+    pub fn preview(&self, message: SetConfig, scope: &Scope) -> Result<Desired, AcceptError> {
+        next_desired(&self.desired(), message, scope, &self.host_id)
     }
 
     pub fn records(&self) -> Arc<Records> {

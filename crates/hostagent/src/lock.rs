@@ -60,6 +60,33 @@ impl Lock {
     }
 }
 
+/// The process that holds the lock of `state_dir`; `None`: nobody does.
+pub fn holder(state_dir: &Path) -> Result<Option<rustix::process::Pid>, LockError> {
+    let path = state_dir.join("lock");
+    let failed = |source| LockError::Io {
+        path: path.clone(),
+        source,
+    };
+    let mut file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            file.read_to_string(&mut text).map_err(failed)?;
+            let number = text
+                .trim()
+                .strip_prefix("process ")
+                .and_then(|number| number.parse().ok());
+            Ok(number.and_then(rustix::process::Pid::from_raw))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,7 +100,9 @@ mod tests {
             error.contains(&format!("process {}", std::process::id())),
             "{error}"
         );
+        assert_eq!(holder(dir.path()).unwrap(), Some(rustix::process::getpid()));
         drop(first);
+        assert_eq!(holder(dir.path()).unwrap(), None);
         Lock::take(dir.path()).unwrap();
     }
 }

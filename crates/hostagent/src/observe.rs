@@ -182,7 +182,7 @@ impl Observer {
             version: installed.version.clone(),
             broken: installed.broken,
             managed,
-            url: record.and_then(|record| record.url.clone()),
+            url: record.and_then(|record| known_url(record, &installed.version)),
             rank: record.and_then(|record| record.rank),
             contract: contract.kind,
             config_files: contract.watched_files,
@@ -245,7 +245,7 @@ impl Observer {
         if contract == ContractKind::None {
             return (Ok(Config::new()), Instant::now());
         }
-        if freshness == Freshness::Light {
+        if freshness != Freshness::Full {
             let cache = self.configs.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(known) = cache.get(app)
                 && known.package == package
@@ -268,6 +268,16 @@ impl Observer {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(app.clone(), known);
         (config, read_at)
+    }
+}
+
+/// The URL that the installed version came from.
+fn known_url(record: &Record, version: &str) -> Option<String> {
+    let provenance = record.provenance.as_ref()?;
+    if provenance.version == version {
+        provenance.url.clone()
+    } else {
+        None
     }
 }
 

@@ -128,6 +128,22 @@ pub enum Stage {
 }
 
 impl Action {
+    /// One word, for machines: the same as `action` in a plan's JSON.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Adopt { .. } => "adopt",
+            Self::StopForRemoval { .. } => "stop_for_removal",
+            Self::Remove { .. } => "remove",
+            Self::Install(_) => "install",
+            Self::Configure { .. } => "configure",
+            Self::Enable { .. } => "enable",
+            Self::Disable { .. } => "disable",
+            Self::Start { .. } => "start",
+            Self::Stop { .. } => "stop",
+            Self::RunServices { .. } => "run_services",
+        }
+    }
+
     pub fn stage(&self) -> Stage {
         match self {
             Self::Adopt { .. } | Self::StopForRemoval { .. } | Self::Remove { .. } | Self::Install(_) => {

@@ -12,19 +12,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bus::{LinkState, Publisher};
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use protocol::status::Rejected;
-use protocol::{Category, ErrorReport, HostId, Phase, Status};
+use protocol::{Apps, Category, ErrorReport, HostId, Phase, PlanAnswer, Status};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::converge::Engine;
+use crate::forecast::{self, Forecast};
 use crate::host::{Facts, HostError};
 use crate::host_state::{Announcement, HostState, Standing};
 use crate::observe::Freshness;
 use crate::status::{self, Particulars};
 
 use looks::{Look, Looking, Looks};
-use outbox::Outbox;
+use outbox::{Outbox, Said};
 
 /// What the inbox wants answered.
 #[derive(Debug)]
@@ -37,6 +41,11 @@ pub enum Request {
     Accepted {
         id: Option<String>,
         serial: u64,
+    },
+    /// What would be done for these applications?
+    Plan {
+        id: Option<String>,
+        apps: Apps,
     },
     /// A message was refused; the state is as it was.
     Rejected {
@@ -80,6 +89,7 @@ impl Reporter {
         };
         let mut outbox = Outbox::default();
         let mut looks = Looks::default();
+        let mut plans = Plans::new();
         let mut heartbeat = first_heartbeat(self.heartbeat_period);
         loop {
             if self.link.borrow().is_up() {
@@ -89,6 +99,8 @@ impl Reporter {
             // lost when an arm is dropped.
             tokio::select! {
                 request = self.requests.recv() => match request {
+                    Some(Request::Plan { id, apps }) if plans.len() < MAX_PLANS => plans.push(self.forecast(id, apps)),
+                    Some(Request::Plan { id, .. }) => outbox.queue(Said::Plan(self.too_many_plans(id))),
                     Some(request) => self.answer(request, &mut memory, &mut outbox, &mut looks),
                     None => return,
                 },
@@ -116,7 +128,8 @@ impl Reporter {
                     }
                     Freshness::Full => self.report_look(look, vec![None], &memory, &mut outbox),
                 },
-                (status, result) = outbox.published() => outbox.settle(status, result),
+                (said, result) = outbox.published() => outbox.settle(said, result),
+                answer = next_plan(&mut plans) => outbox.queue(Said::Plan(answer)),
                 _ = self.stop.changed() => {
                     self.report_announcements(&memory, &mut outbox);
                     outbox.drain(&self.publisher).await;
@@ -129,6 +142,8 @@ impl Reporter {
     fn answer(&mut self, request: Request, memory: &mut Memory, outbox: &mut Outbox, looks: &mut Looks) {
         self.report_announcements(memory, outbox);
         match request {
+            // Taken care of where plans are.
+            Request::Plan { .. } => {}
             Request::Ping { id } => looks.ask_light(id, || self.look(Freshness::Light)),
             Request::Accepted { id, serial } => {
                 let busy = {
@@ -262,6 +277,25 @@ impl Reporter {
         }
     }
 
+    fn forecast(&self, reply_to: Option<String>, apps: Apps) -> BoxFuture<'static, PlanAnswer> {
+        let (engine, host_id) = (self.engine.clone(), self.host_id.clone());
+        Box::pin(async move {
+            match Forecast::of(&engine, &apps).await {
+                Ok(forecast) => forecast.answer(host_id, reply_to),
+                Err(error) => forecast::no_answer(host_id, reply_to, &error),
+            }
+        })
+    }
+
+    fn too_many_plans(&self, reply_to: Option<String>) -> PlanAnswer {
+        let message = format!("{MAX_PLANS} plans are being made already; ask again in a moment");
+        forecast::no_answer(
+            self.host_id.clone(),
+            reply_to,
+            &HostError::new(Category::Host, message),
+        )
+    }
+
     fn status(&self, memory: &Memory, reply_to: Option<String>) -> Status {
         status::build(&self.state.borrow(), &self.particulars(memory, reply_to))
     }
@@ -290,6 +324,20 @@ impl Reporter {
             *bound = topics;
             changed
         });
+    }
+}
+
+/// Answers to `plan` in the making.
+type Plans = FuturesUnordered<BoxFuture<'static, PlanAnswer>>;
+
+/// At most; each looks at the whole host.
+const MAX_PLANS: usize = 4;
+
+/// Pending while there is none.
+async fn next_plan(plans: &mut Plans) -> PlanAnswer {
+    match plans.next().await {
+        Some(answer) => answer,
+        None => std::future::pending().await,
     }
 }
 

@@ -51,7 +51,7 @@ pub async fn stage(
 ) -> StageOutcome {
     let staging = installs
         .iter()
-        .map(|(app, install)| stage_one(host, app, install, cancel));
+        .map(|(app, install)| stage_one(host, app, install, records, cancel));
     let results = futures_util::future::join_all(staging).await;
     let mut outcome = StageOutcome::default();
     for ((app, install), result) in installs.iter().zip(results) {
@@ -76,10 +76,15 @@ async fn stage_one(
     host: &Host,
     app: &AppName,
     install: &Install,
+    records: &Records,
     cancel: &Cancel,
 ) -> Result<Source, Failure> {
+    let expected = install
+        .package
+        .as_deref()
+        .or_else(|| records.get(app).map(|record| record.package.as_str()));
     let Some(url) = &install.url else {
-        let package = install.package.as_deref().unwrap_or(app.as_str());
+        let package = expected.unwrap_or(app.as_str());
         let found = host
             .packages
             .find_in_repositories(package, &install.version)
@@ -109,7 +114,7 @@ async fn stage_one(
             return Err(Failure::new(Phase::Verify, error));
         }
     };
-    if let Err(reason) = verify(&file, install) {
+    if let Err(reason) = verify(&file, install, expected) {
         host.downloads.discard(&path).await;
         let message =
             format!("the package file for {app} is not what was asked: {reason}; nothing was changed");
@@ -122,9 +127,9 @@ async fn stage_one(
 }
 
 /// Whether a package file is the one that was asked for. Pure.
-fn verify(file: &PackageFile, install: &Install) -> Result<(), String> {
-    if let Some(package) = &install.package
-        && *package != file.name
+fn verify(file: &PackageFile, install: &Install, package: Option<&str>) -> Result<(), String> {
+    if let Some(package) = package
+        && package != file.name
     {
         return Err(format!("it holds package {}, expected {package}", file.name));
     }

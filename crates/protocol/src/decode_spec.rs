@@ -2,7 +2,7 @@
 //!
 //! No fault quotes a config value or a URL: either may hold a secret.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
@@ -17,14 +17,37 @@ const MAX_URL_LEN: usize = 4096;
 
 /// Application -> specification, paths from here on.
 pub(crate) fn apps(data: Value) -> Result<Apps, Fault> {
-    object(data)?
+    let apps = object(data)?
         .into_iter()
         .map(|(name, value)| {
             AppName::check(&name).map_err(|error| bad_name("application", &error).under(&name))?;
             let spec = app(value).map_err(|fault| fault.under(&name))?;
             Ok((AppName::from_checked(name), spec))
         })
-        .collect()
+        .collect::<Result<Apps, Fault>>()?;
+    for (name, spec) in &apps {
+        check_requires(name, spec, &apps).map_err(|fault| fault.under("requires").under(name.as_str()))?;
+    }
+    Ok(apps)
+}
+
+/// Each application that is required is another one of the same message. A cycle is no fault: all of it stands or
+/// falls together.
+fn check_requires(name: &AppName, spec: &AppSpec, apps: &Apps) -> Result<(), Fault> {
+    let mut seen = BTreeSet::new();
+    for (index, required) in spec.requires.iter().enumerate() {
+        let reason = if required == name {
+            "is the application itself; others of this message are needed"
+        } else if !apps.contains_key(required) {
+            "is no application of this message; add it, or leave it out here"
+        } else if !seen.insert(required) {
+            "is given twice; an application may stand once in this list"
+        } else {
+            continue;
+        };
+        return Err(Fault::new(reason).under_index(index));
+    }
+    Ok(())
 }
 
 fn bad_name(what: &str, error: &NameError) -> Fault {
@@ -57,6 +80,7 @@ fn app(value: Value) -> Result<AppSpec, Fault> {
         config: optional(fields, "config", config)?.unwrap_or_default(),
         service_states: optional(fields, "service_states", service_states)?,
         rank: optional(fields, "rank", rank)?,
+        requires: optional(fields, "requires", requires)?.unwrap_or_default(),
     })
 }
 
@@ -149,6 +173,21 @@ fn service_states(value: Value) -> Result<BTreeMap<String, bool>, Fault> {
             let state = boolean(state).map_err(|fault| fault.under(&service))?;
             Ok((service, state))
         })
+        .collect()
+}
+
+fn requires(value: Value) -> Result<Vec<AppName>, Fault> {
+    let Value::Array(names) = value else {
+        return Err(wrong_type(&value, "an array of application names"));
+    };
+    let name = |value| match value {
+        Value::String(name) => AppName::new(name).map_err(|error| bad_name("application", &error)),
+        other => Err(wrong_type(&other, "a string")),
+    };
+    names
+        .into_iter()
+        .enumerate()
+        .map(|(index, value)| name(value).map_err(|fault| fault.under_index(index)))
         .collect()
 }
 

@@ -1,4 +1,6 @@
-//! What a host is told: `set_config` and `ping`, decoded into validated types.
+//! What a host is told: `set_config`, `plan` and `ping`, decoded into validated types.
+
+use std::ops::RangeInclusive;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -15,6 +17,12 @@ pub enum Inbound {
     Ping {
         id: Option<String>,
     },
+    /// What would a `set_config` of these applications do? Answered with a
+    /// [`PlanAnswer`](crate::PlanAnswer); changes nothing.
+    Plan {
+        id: Option<String>,
+        apps: Apps,
+    },
     /// Counted and logged once per kind, never fatal.
     Unknown {
         opcode: String,
@@ -28,6 +36,8 @@ pub struct SetConfig {
     pub id: Option<String>,
     /// One lower than the stored one is stale.
     pub generation: Option<u64>,
+    /// Apply only if the plan still has this hash.
+    pub only_if_plan: Option<String>,
     pub apps: Apps,
 }
 
@@ -39,6 +49,7 @@ impl SetConfig {
             data: Some(&self.apps),
             id: self.id.as_deref(),
             generation: self.generation,
+            only_if_plan: self.only_if_plan.as_deref(),
         }
         .encode()
     }
@@ -51,6 +62,19 @@ pub fn encode_ping(id: Option<&str>) -> Vec<u8> {
         data: None,
         id,
         generation: None,
+        only_if_plan: None,
+    }
+    .encode()
+}
+
+/// The bytes of a `plan` to publish: what would a `set_config` of `apps` do?
+pub fn encode_plan(apps: &Apps, id: Option<&str>) -> Vec<u8> {
+    Envelope {
+        opcode: PLAN,
+        data: Some(apps),
+        id,
+        generation: None,
+        only_if_plan: None,
     }
     .encode()
 }
@@ -64,6 +88,8 @@ struct Envelope<'a> {
     id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     generation: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    only_if_plan: Option<&'a str>,
 }
 
 impl Envelope<'_> {
@@ -112,8 +138,11 @@ impl DecodeError {
 
 /// Longest `id` that is taken, in bytes.
 pub const MAX_ID_LEN: usize = 256;
+/// Lengths of a plan's hash that `only_if_plan` takes, in hexadecimal digits: a short one says enough.
+pub const PLAN_HASH_LEN: RangeInclusive<usize> = 6..=64;
 const SET_CONFIG: &str = "set_config";
 const PING: &str = "ping";
+pub(crate) const PLAN: &str = "plan";
 
 /// Decodes one message. It is either valid as a whole, or refused as a whole.
 pub fn decode(body: &[u8], limits: Limits) -> Result<Inbound, DecodeError> {
@@ -159,9 +188,13 @@ fn refused(fault: Fault, body: &[u8], limits: Limits) -> DecodeError {
 fn message(value: Value) -> Result<Inbound, Fault> {
     let mut members = object(value)?;
     let opcode = string(&mut members, "opcode")?
-        .ok_or_else(|| Fault::missing("opcode", "\"set_config\" or \"ping\" is needed"))?;
+        .ok_or_else(|| Fault::missing("opcode", "\"set_config\", \"plan\" or \"ping\" is needed"))?;
     match opcode.as_str() {
         SET_CONFIG => set_config(members).map(Inbound::SetConfig),
+        PLAN => Ok(Inbound::Plan {
+            id: id(&mut members)?,
+            apps: apps(&mut members)?,
+        }),
         PING => Ok(Inbound::Ping {
             id: id(&mut members)?,
         }),
@@ -182,12 +215,36 @@ fn set_config(mut members: Map<String, Value>) -> Result<SetConfig, Fault> {
             })
         })
         .transpose()?;
+    let only_if_plan = string(&mut members, "only_if_plan")?;
+    if let Some(hash) = &only_if_plan {
+        check_plan_hash(hash).map_err(|fault| fault.under("only_if_plan"))?;
+    }
+    Ok(SetConfig {
+        id,
+        generation,
+        only_if_plan,
+        apps: apps(&mut members)?,
+    })
+}
+
+fn apps(members: &mut Map<String, Value>) -> Result<Apps, Fault> {
     // Not `take`: an absent set of applications must not read as the empty one, which removes them all.
     let data = members
         .remove("data")
         .ok_or_else(|| Fault::missing("data", "an object of applications is needed"))?;
-    let apps = decode_spec::apps(data).map_err(|fault| fault.under("data"))?;
-    Ok(SetConfig { id, generation, apps })
+    decode_spec::apps(data).map_err(|fault| fault.under("data"))
+}
+
+fn check_plan_hash(hash: &str) -> Result<(), Fault> {
+    let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    if PLAN_HASH_LEN.contains(&hash.len()) && hash.bytes().all(is_digit) {
+        return Ok(());
+    }
+    Err(Fault::new(format!(
+        "is no hash of a plan; {} to {} lower-case hexadecimal digits are needed",
+        PLAN_HASH_LEN.start(),
+        PLAN_HASH_LEN.end()
+    )))
 }
 
 fn id(members: &mut Map<String, Value>) -> Result<Option<String>, Fault> {

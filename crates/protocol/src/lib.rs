@@ -3,7 +3,7 @@
 //! A message passes through these modules in this order:
 //! bytes -> `json` (strict parsing, with the path of what is wrong, a `fault`) -> [`inbound`] (what a host is
 //! told) -> [`spec`] (what an application should be) -> [`satisfied`] (is it so?) -> [`status`] (what a
-//! host says). [`name`] and [`topic`] hold the identifiers and the routing that they share; [`rest`] what
+//! host says). [`plan`]: what a host says that it would do. [`name`] and [`topic`] hold the identifiers and the routing that they share; [`rest`] what
 //! operators and masters tell each other.
 
 mod decode_spec;
@@ -11,6 +11,7 @@ mod fault;
 pub mod inbound;
 mod json;
 pub mod name;
+pub mod plan;
 pub mod rest;
 pub mod satisfied;
 #[cfg(feature = "schema")]
@@ -19,8 +20,11 @@ pub mod spec;
 pub mod status;
 pub mod topic;
 
-pub use inbound::{DecodeError, Inbound, Limits, SetConfig, decode, decode_apps, decode_config, encode_ping};
+pub use inbound::{
+    DecodeError, Inbound, Limits, SetConfig, decode, decode_apps, decode_config, encode_ping, encode_plan,
+};
 pub use name::{AppName, HostId};
+pub use plan::PlanAnswer;
 pub use satisfied::{app_satisfied, apps_satisfied};
 pub use spec::{AppSpec, Apps, Config};
 pub use status::{AppStatus, Category, ErrorReport, Phase, State, Status};

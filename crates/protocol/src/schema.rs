@@ -9,14 +9,17 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::name::{AppName, HostId};
+use crate::plan::PlanAnswer;
 use crate::spec::{Apps, Rank};
 use crate::status::Status;
 
 /// File name (in docs/schemas) and schema of every message.
-pub fn messages() -> [(&'static str, Schema); 3] {
+pub fn messages() -> [(&'static str, Schema); 5] {
     [
         ("set_config.json", read::<SetConfigMessage>()),
         ("ping.json", read::<PingMessage>()),
+        ("plan.json", read::<PlanMessage>()),
+        ("plan_answer.json", written::<PlanAnswerMessage>()),
         ("status.json", written::<StatusMessage>()),
     ]
 }
@@ -49,6 +52,21 @@ struct SetConfigMessage {
     id: Option<String>,
     /// One lower than the stored one is refused as stale.
     generation: Option<u64>,
+    /// Refused unless the plan still has this hash.
+    #[schemars(regex(pattern = "^[0-9a-f]{6,64}$"))]
+    only_if_plan: Option<String>,
+}
+
+/// Asks what a `set_config` of these applications would do. Changes nothing.
+#[derive(JsonSchema)]
+#[schemars(rename = "plan")]
+#[expect(dead_code, reason = "only its schema is used")]
+struct PlanMessage {
+    opcode: PlanOpcode,
+    data: Apps,
+    /// Echoed as `reply_to` in the answer.
+    #[schemars(regex(pattern = "^[ -~]{0,256}$"))]
+    id: Option<String>,
 }
 
 /// Asks for a status now.
@@ -71,6 +89,15 @@ struct StatusMessage {
     data: Status,
 }
 
+/// What a `set_config` would do.
+#[derive(JsonSchema)]
+#[schemars(rename = "plan")]
+#[expect(dead_code, reason = "only its schema is used")]
+struct PlanAnswerMessage {
+    opcode: PlanOpcode,
+    data: PlanAnswer,
+}
+
 macro_rules! opcode {
     ($name:ident, $word:literal) => {
         struct $name;
@@ -88,6 +115,7 @@ macro_rules! opcode {
     };
 }
 opcode!(SetConfigOpcode, "set_config");
+opcode!(PlanOpcode, "plan");
 opcode!(PingOpcode, "ping");
 opcode!(StatusOpcode, "status");
 

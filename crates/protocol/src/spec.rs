@@ -57,6 +57,10 @@ pub struct AppSpec {
     /// Lower first; removals in reverse; those without a rank last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rank: Option<Rank>,
+    /// Other applications of the same desired state: where one of them fails and is rolled back, so is this.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    #[cfg_attr(feature = "schema", schemars(extend("uniqueItems" = true)))]
+    pub requires: Vec<AppName>,
 }
 
 fn yes() -> bool {

@@ -301,7 +301,7 @@ fn locate(body: &[u8], limits: Limits) -> Result<(), Fault> {
 }
 
 /// serde's message, less the value it quotes between `invalid type:` and `, expected`: it may be a secret.
-fn without_value(error: &serde_json::Error) -> Fault {
+pub(crate) fn without_value(error: &serde_json::Error) -> Fault {
     let message = error.to_string();
     Fault::new(
         match (message.split_once(": "), message.rsplit_once(", expected ")) {

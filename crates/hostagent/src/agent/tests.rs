@@ -1,5 +1,7 @@
 //! The whole agent over a scripted host: what it says, and in which order.
 
+mod transactions;
+
 use std::time::Duration;
 
 use bus::{Delivery, LinkState, Outgoing, Publisher};
@@ -47,6 +49,8 @@ impl Driver {
             limits: Limits::default(),
             trusted_users: Vec::new(),
             heartbeat_period: Duration::from_secs(100_000),
+            bake_period: Duration::from_secs(10),
+            max_crashes: 3,
             collect_facts: Box::new(|| Facts::from([("hostname".into(), json!("h"))])),
         });
         Self {
@@ -78,11 +82,16 @@ impl Driver {
 
     /// The next status's `data`, taken by the master.
     async fn status(&mut self) -> Value {
+        self.said_otherwise("status").await
+    }
+
+    /// The `data` of the next message, which must have this opcode.
+    async fn said_otherwise(&mut self, opcode: &str) -> Value {
         let waited = tokio::time::timeout(Duration::from_secs(20), self.published.recv()).await;
-        let outgoing = waited.expect("a status within 20 s").unwrap();
+        let outgoing = waited.expect("a message within 20 s").unwrap();
         assert_eq!(outgoing.routing_key, "master");
         let message: Value = serde_json::from_slice(&outgoing.body).unwrap();
-        assert_eq!(message["opcode"], "status");
+        assert_eq!(message["opcode"], opcode);
         let _ = outgoing.done.send(Ok(()));
         message["data"].clone()
     }
@@ -141,6 +150,7 @@ async fn a_change_is_converging_then_ok_and_the_same_again_is_ok_at_once() {
         driver.fake.take_log(),
         [
             format!("fetch {url}"),
+            "check +a=1-1".into(),
             "apply +a=1-1".into(),
             "config a".into(),
             "enable a".into(),
@@ -166,7 +176,7 @@ async fn the_empty_desired_state_removes_all_that_is_managed() {
     driver.fake.take_log();
     driver.set_config("m2", json!({})).await;
     assert_eq!(driver.said(2).await, ["converging m2", "ok m2"]);
-    assert_eq!(driver.fake.take_log(), ["stop a", "apply -a"]);
+    assert_eq!(driver.fake.take_log(), ["check -a", "stop a", "apply -a"]);
     assert!(driver.topics.borrow().is_empty());
 }
 
@@ -339,7 +349,8 @@ async fn a_service_that_will_not_stay_up_is_an_error_and_no_loop() {
     assert_eq!(driver.said(1).await, ["converging m1"]);
     let status = driver.status().await;
     assert_eq!(status["errors"][0]["phase"], "health");
-    assert_eq!(status["apps"]["a"]["health"], "failing");
+    assert_eq!(status["errors"][0]["rolled_back"], true);
+    assert_eq!(status["apps"], json!({}));
     driver.quiet().await;
 }
 

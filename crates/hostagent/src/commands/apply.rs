@@ -2,35 +2,49 @@
 
 use std::path::Path;
 
-use protocol::SetConfig;
+use protocol::{Phase, SetConfig};
 use tokio::sync::watch;
 
 use super::context::Context;
 use super::{Exit, desired_file, print};
 use crate::apply::Failures;
 use crate::converge::{End, Interrupts};
+use crate::forecast::Forecast;
 use crate::host_state::Board;
-use crate::ledger::{Ledger, Scope};
+use crate::journal::JournalFile;
+use crate::ledger::{Ledger, Outcome, Scope};
 use crate::lock::Lock;
 use crate::settings::Settings;
 
 /// Stores FILE as the desired state (a daemon that is started later keeps to it), and converges once; nothing
 /// is retried. [`Exit::NotConverged`] if it did not get there.
-pub async fn apply(settings: Settings, file: &Path) -> anyhow::Result<Exit> {
+pub async fn apply(settings: Settings, file: &Path, only_if: Option<&str>) -> anyhow::Result<Exit> {
     let apps = desired_file::read(file)?;
     let context = Context::open(&settings)?;
     context.create_state_dir()?;
     let _lock = Lock::take(&context.state_dir)?;
+    if let Some(hash) = only_if {
+        let forecast = Forecast::of(&*context.looking_engine()?, &apps).await?;
+        if !forecast.is(hash) {
+            anyhow::bail!(
+                "the plan is {} by now, not {hash}: the host has changed since it was made. Nothing was done; look at \
+                 `hostagent plan` again",
+                forecast.hash()
+            );
+        }
+    }
     let ledger = Ledger::open(&context.state_dir, context.host_id.clone())?;
     let desired = ledger.accept(
         SetConfig {
             id: None,
             generation: None,
+            only_if_plan: None,
             apps,
         },
         &Scope::Host,
     )?;
     let engine = context.engine(ledger);
+    let mut journal = JournalFile::open(&context.state_dir)?;
     let (board, _announcements) = Board::new(desired.clone());
     let (_stop, stopped) = watch::channel(false);
     let mut interrupts = Interrupts {
@@ -38,10 +52,22 @@ pub async fn apply(settings: Settings, file: &Path) -> anyhow::Result<Exit> {
         stop: stopped,
     };
     match engine
-        .converge(&desired, &Failures::new(), &mut interrupts, &board)
+        .converge(&desired, &Failures::new(), &mut journal, &mut interrupts, &board)
         .await
     {
         End::Finished(failures) => {
+            // For a daemon that is started later: what failed is held.
+            let errors = failures
+                .iter()
+                .map(|(app, failure)| failure.report(Some(app.clone()), 1, None));
+            engine.ledger.store_outcome(&Outcome {
+                apps: desired.apps.clone(),
+                errors: errors.collect(),
+            })?;
+            let stuck = failures
+                .iter()
+                .filter(|(_, failure)| failure.phase == Phase::Rollback);
+            journal.close_but_for(&stuck.map(|(app, _)| app.clone()).collect::<Vec<_>>())?;
             print(&render(&failures))?;
             Ok(if failures.is_empty() {
                 Exit::Ok

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use protocol::HostId;
@@ -18,6 +19,8 @@ pub struct Context {
     pub host: Host,
     /// A real path.
     pub state_dir: PathBuf,
+    bake_period: Duration,
+    max_crashes: u32,
 }
 
 impl Context {
@@ -32,6 +35,8 @@ impl Context {
             host_id,
             host,
             state_dir,
+            bake_period: settings.hostagent.bake_period,
+            max_crashes: settings.hostagent.max_converge_attempts,
         })
     }
 
@@ -62,6 +67,8 @@ impl Context {
             observer: Observer::new(self.host.clone()),
             host: self.host.clone(),
             ledger: Arc::new(ledger),
+            bake_period: self.bake_period,
+            max_crashes: self.max_crashes,
         })
     }
 

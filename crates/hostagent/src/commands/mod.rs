@@ -5,8 +5,10 @@ pub mod check_config;
 mod context;
 mod desired_file;
 pub mod id;
+pub mod journal;
 pub mod plan;
 pub mod redact;
+pub mod retry;
 pub mod run;
 pub mod status;
 pub mod support_bundle;
@@ -31,7 +33,9 @@ Examples:
   hostagent id -v                                    this host's id, and where it comes from
   hostagent plan desired.json                        what would be done, without doing it
   hostagent apply desired.json                       do it now, without a broker
+  hostagent apply desired.json --only-if 1f2e3d4c5b6a  only if that is still the plan
   hostagent status --json                            what is installed, as the master is told it
+  hostagent retry                                    try again what failed and is held
   hostagent --set hostagent.log_level_name=DEBUG run
 
 Exit codes: 0 ok, 1 failed, 2 usage or settings, 3 not converged";
@@ -83,7 +87,14 @@ enum Command {
     Apply {
         /// Desired state: a set_config message, or only its data.
         file: PathBuf,
+        /// Only if the plan is still the one with this hash, as `plan` printed it.
+        #[arg(long, value_name = "HASH")]
+        only_if: Option<String>,
     },
+    /// Has the running agent try again what failed and is held.
+    Retry,
+    /// Prints what change is under way, and how it would be undone.
+    Journal,
     /// Checks the settings, and prints each with where it comes from. Secrets are not shown.
     CheckConfig,
     /// Writes what is needed to help with a problem into one file. Secrets are left out.
@@ -143,7 +154,9 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
         | Command::Id { .. }
         | Command::Status { .. }
         | Command::Plan { .. }
-        | Command::Apply { .. } => {}
+        | Command::Apply { .. }
+        | Command::Retry
+        | Command::Journal => {}
     }
     let Loaded {
         settings, warnings, ..
@@ -160,7 +173,9 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
         Command::Id { verbose } => id::id(&settings, verbose),
         Command::Status { json } => block_on(status::status(settings, json)),
         Command::Plan { file, json } => block_on(plan::plan(settings, &file, json)),
-        Command::Apply { file } => block_on(apply::apply(settings, &file)),
+        Command::Apply { file, only_if } => block_on(apply::apply(settings, &file, only_if.as_deref())),
+        Command::Retry => retry::retry(&settings),
+        Command::Journal => journal::journal(&settings),
         Command::CheckConfig | Command::SupportBundle { .. } => Ok(Exit::Ok),
     }
 }

@@ -7,38 +7,43 @@ use serde_json::Value;
 
 use super::context::Context;
 use super::{Exit, desired_file, print};
-use crate::ledger::Desired;
-use crate::observe::Freshness;
-use crate::plan::{Action, Plan};
+use crate::forecast::Forecast;
+use crate::plan::Action;
 use crate::settings::Settings;
 
 /// Prints what applying `file` would do. [`Exit::NotConverged`] if that is anything at all.
 pub async fn plan(settings: Settings, file: &Path, json: bool) -> anyhow::Result<Exit> {
     let apps = desired_file::read(file)?;
     let engine = Context::open(&settings)?.looking_engine()?;
-    let desired = Desired {
-        stated: true,
-        apps,
-        ..Desired::default()
-    };
-    let observed = engine.observe(&desired, Freshness::Full).await?;
-    let plan = engine.plan(&desired, &observed);
-    print(&if json {
-        serde_json::to_string_pretty(&plan)? + "\n"
+    let forecast = Forecast::of(&engine, &apps).await?;
+    let text = if json {
+        serde_json::to_string_pretty(&to_json(&forecast)?)? + "\n"
     } else {
-        render(&plan)
-    })?;
-    Ok(if plan.is_empty() {
+        render(&forecast)
+    };
+    print(&text)?;
+    Ok(if forecast.plan.is_empty() {
         Exit::Ok
     } else {
         Exit::NotConverged
     })
 }
 
+/// The plan with its hash, and with each step's way back.
+fn to_json(forecast: &Forecast) -> serde_json::Result<Value> {
+    let mut plan = serde_json::to_value(&forecast.plan)?;
+    plan["hash"] = forecast.hash().into();
+    for (step, undo) in forecast.undo.iter().enumerate() {
+        plan["steps"][step]["undo"] = serde_json::to_value(undo)?;
+    }
+    Ok(plan)
+}
+
 /// For people: a line per step, a line per key of a config.
-fn render(plan: &Plan) -> String {
+fn render(forecast: &Forecast) -> String {
+    let plan = &forecast.plan;
     let mut text = String::new();
-    for step in &plan.steps {
+    for (step, undo) in plan.steps.iter().zip(&forecast.undo) {
         // Writing to a string can't fail.
         let _ = match &step.action {
             Action::Configure { changes } => {
@@ -58,16 +63,21 @@ fn render(plan: &Plan) -> String {
             }
             action => writeln!(text, "{} {}: {action}", sign(action), step.app),
         };
+        let _ = match undo.possible {
+            true => writeln!(text, "    undo: {}", undo.how),
+            false => writeln!(text, "    NO WAY BACK: {}", undo.how),
+        };
     }
     for fault in &plan.faults {
         let _ = writeln!(text, "! {}: {}", fault.app, fault.message);
     }
     let _ = match (plan.steps.len(), plan.faults.len()) {
         (0, 0) => writeln!(text, "Nothing to do: the host is as desired."),
-        (steps, 0) => writeln!(text, "{steps} steps."),
+        (steps, 0) => writeln!(text, "{steps} steps; plan {}.", forecast.hash()),
         (steps, faults) => writeln!(
             text,
-            "{steps} steps; {faults} things that no step can bring about."
+            "{steps} steps; {faults} things that no step can bring about; plan {}.",
+            forecast.hash()
         ),
     };
     text

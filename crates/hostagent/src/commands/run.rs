@@ -19,6 +19,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<Exit> {
     let _lock = Lock::take(&context.state_dir)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    // Sent by `hostagent retry`.
+    let mut retry = signal(SignalKind::user_defined1())?;
 
     tracing::info!(
         host_id = %context.host_id,
@@ -38,15 +40,26 @@ pub async fn run(settings: Settings) -> anyhow::Result<Exit> {
         },
         trusted_users: settings.amqp.trusted_users.clone(),
         heartbeat_period: settings.hostagent.heartbeat_period,
+        bake_period: settings.hostagent.bake_period,
+        max_crashes: settings.hostagent.max_converge_attempts,
         collect_facts: Box::new(collect_facts),
     })
     .context("the agent could not start")?;
 
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: ending at the next safe point"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: ending at the next safe point"),
-        task = agent.failed() => {
-            anyhow::bail!("the {task} task ended unexpectedly; see the log lines before this one")
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => {
+                tracing::info!("SIGTERM: ending at the next safe point");
+                break;
+            }
+            _ = interrupt.recv() => {
+                tracing::info!("SIGINT: ending at the next safe point");
+                break;
+            }
+            _ = retry.recv() => agent.give_second_chance(),
+            task = agent.failed() => {
+                anyhow::bail!("the {task} task ended unexpectedly; see the log lines before this one")
+            }
         }
     }
     agent.stop().await;

@@ -36,6 +36,8 @@ pub struct State {
     pub log: Vec<String>,
     /// Operations that fail, by their line in the log; each fails as often as it stands here.
     pub failures: Vec<(String, HostError)>,
+    /// Transactions that change the packages although they fail.
+    pub half_done: Vec<String>,
     /// Services that end by themselves right after their start.
     pub dying: BTreeSet<String>,
     /// Held while a transaction runs, if a test wants it to take its time.
@@ -152,7 +154,12 @@ impl Packages for FakeHost {
                 .map_err(|_| HostError::new(Category::Host, "gate closed"))?
                 .forget();
         }
-        self.act(format!("apply {}", describe(transaction)))?;
+        let line = format!("apply {}", describe(transaction));
+        let half_done = self.with(|state| state.half_done.contains(&line));
+        let result = self.act(line);
+        if result.is_err() && !half_done {
+            return result;
+        }
         self.with(|state| {
             for name in &transaction.remove {
                 state.packages.remove(name);
@@ -178,6 +185,7 @@ impl Packages for FakeHost {
                     let stopped = ServiceState {
                         running: false,
                         enabled: Some(false),
+                        instance: None,
                     };
                     state.services.entry(service.clone()).or_insert(stopped);
                 }
@@ -186,7 +194,7 @@ impl Packages for FakeHost {
                     .insert(file.name.clone(), services.unwrap_or_default());
             }
         });
-        Ok(())
+        result
     }
 
     async fn shipped_files(&self, package: &str) -> Result<Vec<PathBuf>, HostError> {

@@ -149,6 +149,8 @@ pub struct ServiceState {
     pub running: bool,
     /// Starts at boot; `None`: it can be neither enabled nor disabled (a static unit).
     pub enabled: Option<bool>,
+    /// Changes whenever its main process is started anew; `None`: the init system can't tell.
+    pub instance: Option<u64>,
 }
 
 /// The init system: systemd over D-Bus, or SysV scripts. Service names come without `.service`.
@@ -213,6 +215,15 @@ pub trait AppConfig: Send + Sync {
         let _ = app;
         Ok(false)
     }
+    /// Runs its health checks for `period`; an error as soon as one keeps failing.
+    async fn stays_healthy(
+        &self,
+        _app: &AppName,
+        _package: &str,
+        _period: std::time::Duration,
+    ) -> Result<(), HostError> {
+        Ok(())
+    }
 }
 
 /// What to download.
@@ -232,6 +243,11 @@ pub trait Downloads: Send + Sync {
     async fn fetch(&self, download: &Download, cancel: &Cancel) -> Result<PathBuf, HostError>;
     /// Deletes a file that turned out wrong, so that the next try fetches it anew.
     async fn discard(&self, file: &Path);
+    /// Keeps the present content of a fetched file, whatever is fetched from the same URL later; gives the
+    /// path to find it at. It stays until a call of [`Downloads::protect`] does not name it.
+    async fn keep(&self, file: &Path) -> Result<PathBuf, HostError> {
+        Ok(file.to_owned())
+    }
     /// From now on the cache keeps `files`, however full it gets (those that a rollback needs), and no
     /// longer what was fetched before this call.
     fn protect(&self, _files: &BTreeSet<PathBuf>) {}

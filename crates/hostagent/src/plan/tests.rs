@@ -17,6 +17,7 @@ fn there(name: &str) -> (AppName, ObservedApp) {
     let state = ServiceState {
         running: true,
         enabled: Some(true),
+        instance: None,
     };
     let app = ObservedApp {
         package: name.into(),
@@ -157,6 +158,7 @@ fn services_are_brought_to_running_and_enabled_or_neither() {
                 Some(ServiceState {
                     running: false,
                     enabled: Some(false),
+                    instance: None,
                 }),
             );
         })
@@ -179,6 +181,7 @@ fn services_are_brought_to_running_and_enabled_or_neither() {
             Some(ServiceState {
                 running: true,
                 enabled: None,
+                instance: None,
             }),
         );
     });
@@ -197,6 +200,7 @@ fn services_can_be_told_apart() {
                 Some(ServiceState {
                     running: true,
                     enabled: Some(true),
+                    instance: None,
                 }),
             );
         })

@@ -1,4 +1,4 @@
-//! Statuses on their way out.
+//! Statuses, and answers to `plan`, on their way out.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -6,17 +6,30 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bus::{PublishError, Publisher};
-use protocol::{Status, topic};
+use protocol::{PlanAnswer, Status, topic};
 
-type Publishing = Pin<Box<dyn Future<Output = (Status, Result<(), PublishError>)> + Send>>;
+/// What the agent has to say.
+#[derive(Debug, Clone)]
+pub enum Said {
+    Status(Box<Status>),
+    Plan(PlanAnswer),
+}
+
+impl From<Status> for Said {
+    fn from(status: Status) -> Self {
+        Self::Status(Box::new(status))
+    }
+}
+
+type Publishing = Pin<Box<dyn Future<Output = (Said, Result<(), PublishError>)> + Send>>;
 
 #[derive(Default)]
 pub struct Outbox {
-    waiting: VecDeque<Status>,
+    waiting: VecDeque<Said>,
     /// One at a time, so that statuses arrive in order.
     publishing: Option<Publishing>,
     /// The newest that came back because no master was bound: it goes with the next one.
-    returned: Option<Status>,
+    returned: Option<Said>,
     seq: u64,
 }
 
@@ -28,53 +41,63 @@ const MAX_WAITING: usize = 32;
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 impl Outbox {
-    pub fn queue(&mut self, status: Status) {
+    pub fn queue(&mut self, said: impl Into<Said>) {
         if self.waiting.len() >= MAX_WAITING {
             self.waiting.pop_front();
         }
         self.waiting.extend(self.returned.take());
-        self.waiting.push_back(status);
+        self.waiting.push_back(said.into());
     }
 
     /// After a time without the broker: drops what waits, since the status of the new connection says it
     /// all, and gives the newest message that still waits for its answer.
     pub fn merge_waiting(&mut self) -> Option<String> {
         self.returned = None;
-        self.waiting.drain(..).rev().find_map(|status| status.reply_to)
+        let unanswered = |said| match said {
+            Said::Status(status) => status.reply_to,
+            Said::Plan(_) => None,
+        };
+        self.waiting.drain(..).rev().find_map(unanswered)
     }
 
     pub fn publish_next(&mut self, publisher: &Publisher) {
         if self.publishing.is_some() {
             return;
         }
-        if let Some(mut status) = self.waiting.pop_front() {
-            self.seq += 1;
-            status.seq = self.seq;
+        if let Some(mut said) = self.waiting.pop_front() {
+            let body = match &mut said {
+                Said::Status(status) => {
+                    self.seq += 1;
+                    status.seq = self.seq;
+                    status.encode()
+                }
+                Said::Plan(answer) => answer.encode(),
+            };
             let publisher = publisher.clone();
             self.publishing = Some(Box::pin(async move {
-                let result = publisher.publish(topic::MASTER, status.encode()).await;
-                (status, result)
+                let result = publisher.publish(topic::MASTER, body).await;
+                (said, result)
             }));
         }
     }
 
     /// Pending while nothing is on its way. Cancel-safe: the future stays here.
-    pub async fn published(&mut self) -> (Status, Result<(), PublishError>) {
+    pub async fn published(&mut self) -> (Said, Result<(), PublishError>) {
         match &mut self.publishing {
             Some(publishing) => publishing.await,
             None => std::future::pending().await,
         }
     }
 
-    pub fn settle(&mut self, status: Status, result: Result<(), PublishError>) {
+    pub fn settle(&mut self, said: Said, result: Result<(), PublishError>) {
         self.publishing = None;
         match result {
             Ok(()) => {}
             // Its turn comes with the next connection.
-            Err(PublishError::Disconnected) => self.waiting.push_front(status),
+            Err(PublishError::Disconnected) => self.waiting.push_front(said),
             Err(error @ (PublishError::Unroutable | PublishError::Refused)) => {
                 tracing::warn!(%error, "no master took a status; it goes with the next one");
-                self.returned = Some(status);
+                self.returned = Some(said);
             }
         }
     }
@@ -84,9 +107,9 @@ impl Outbox {
         let all = async {
             while self.publishing.is_some() || !self.waiting.is_empty() {
                 self.publish_next(publisher);
-                let (status, result) = self.published().await;
+                let (said, result) = self.published().await;
                 let disconnected = result == Err(PublishError::Disconnected);
-                self.settle(status, result);
+                self.settle(said, result);
                 if disconnected {
                     return;
                 }

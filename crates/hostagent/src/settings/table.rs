@@ -43,7 +43,7 @@ const TIB: u64 = 1 << 40;
         /// Starts of the agent in the midst of one convergence before it is given up and rolled back.
         max_converge_attempts: u32 = "5", Kind::Count { min: 1, max: 1000 };
         /// How long changed applications must stay healthy before the change counts as done.
-        bake_period: Duration = "10", Kind::Seconds { min: 0, max: 3600 };
+        bake_period: Duration = "30", Kind::Seconds { min: 0, max: 3600 };
         /// Longer messages are refused.
         max_message_size: u64 = "1MiB", Kind::Size { min: KIB, max: 64 * MIB };
         /// Which package manager to use; auto: the one that the host has.

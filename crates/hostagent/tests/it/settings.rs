@@ -74,7 +74,7 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!(settings.hostagent.state_dir, Path::new("/var/lib/hostagent"));
     assert_eq!(settings.hostagent.log_level_name, LogLevel::Info);
     assert_eq!(settings.hostagent.max_converge_attempts, 5);
-    assert_eq!(settings.hostagent.bake_period, Duration::from_secs(10));
+    assert_eq!(settings.hostagent.bake_period, Duration::from_secs(30));
     assert_eq!(settings.hostagent.max_message_size, 1 << 20);
     assert!(!settings.hostagent.allow_file_urls);
     assert_eq!(settings.download.stall_timeout, Duration::from_secs(60));

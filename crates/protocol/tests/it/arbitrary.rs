@@ -1,14 +1,16 @@
 //! Valid values of every message.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
+use protocol::plan::{PlanFault, PlanStep, Undo};
 use protocol::spec::Rank;
 use protocol::status::{AgentInfo, Health, Rejected, ServiceStatus};
 use protocol::{
-    AppName, AppSpec, AppStatus, Apps, Category, Config, ErrorReport, HostId, Phase, SetConfig, State, Status,
+    AppName, AppSpec, AppStatus, Apps, Category, Config, ErrorReport, HostId, Phase, PlanAnswer, SetConfig,
+    State, Status,
 };
 use serde_json::Value;
 
@@ -63,20 +65,80 @@ fn spec() -> impl Strategy<Value = AppSpec> {
                 config,
                 service_states,
                 rank,
+                requires: Vec::new(),
             },
         )
 }
 
 pub fn apps() -> impl Strategy<Value = Apps> {
-    btree_map(app_name(), spec(), 0..4)
+    let required = vec(any::<prop::sample::Index>(), 0..3);
+    btree_map(app_name(), (spec(), required), 0..4).prop_map(|apps| {
+        let names: Vec<AppName> = apps.keys().cloned().collect();
+        let requiring = |(name, (spec, required)): (AppName, (AppSpec, Vec<prop::sample::Index>))| {
+            let required: BTreeSet<&AppName> = required.iter().map(|index| index.get(&names)).collect();
+            let requires = required
+                .into_iter()
+                .filter(|other| **other != name)
+                .cloned()
+                .collect();
+            (name, AppSpec { requires, ..spec })
+        };
+        apps.into_iter().map(requiring).collect()
+    })
 }
 
 pub fn set_config() -> impl Strategy<Value = SetConfig> {
-    (option::of(".{0,60}"), option::of(any::<u64>()), apps()).prop_map(|(id, generation, apps)| SetConfig {
-        id,
-        generation,
-        apps,
-    })
+    let hash = option::of("[0-9a-f]{6,64}");
+    (option::of(".{0,60}"), option::of(any::<u64>()), hash, apps()).prop_map(
+        |(id, generation, only_if_plan, apps)| SetConfig {
+            id,
+            generation,
+            only_if_plan,
+            apps,
+        },
+    )
+}
+
+pub fn plan_answer() -> impl Strategy<Value = PlanAnswer> {
+    let undo = (any::<bool>(), ".{0,8}").prop_map(|(possible, how)| Undo { possible, how });
+    let step = (app_name(), ".{0,8}", any::<String>(), undo).prop_map(|(app, action, text, undo)| PlanStep {
+        app,
+        action,
+        text,
+        undo,
+    });
+    let fault = (
+        app_name(),
+        proptest::sample::select(PHASES),
+        proptest::sample::select(CATEGORIES),
+        any::<String>(),
+    )
+        .prop_map(|(app, phase, category, message)| PlanFault {
+            app,
+            phase,
+            category,
+            message,
+        });
+    (
+        host_id(),
+        option::of(".{0,8}"),
+        "[0-9a-f]{6,64}",
+        vec(step, 0..3),
+        vec(fault, 0..3),
+        option::of(any::<String>()),
+    )
+        .prop_map(|(host_id, reply_to, hash, steps, faults, error)| PlanAnswer {
+            host_id,
+            reply_to,
+            hash,
+            steps,
+            faults,
+            error,
+        })
+}
+
+fn host_id() -> impl Strategy<Value = HostId> {
+    "[0-9A-F:]{1,17}".prop_filter_map("no host id", |id| HostId::new(id).ok())
 }
 
 fn app_status() -> impl Strategy<Value = AppStatus> {
@@ -141,10 +203,9 @@ pub fn status() -> impl Strategy<Value = Status> {
         uptime_s,
         rss_kib,
     });
-    let host = "[0-9A-F:]{1,17}".prop_filter_map("no host id", |id| HostId::new(id).ok());
     (
         (
-            host,
+            host_id(),
             prop_oneof![Just(State::Ok), Just(State::Converging), Just(State::Errors)],
             option::of(".{0,20}"),
         ),
@@ -228,5 +289,6 @@ pub fn plain_spec(version: &str) -> AppSpec {
         config: BTreeMap::new(),
         service_states: None,
         rank: None,
+        requires: Vec::new(),
     }
 }

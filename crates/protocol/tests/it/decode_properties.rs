@@ -2,7 +2,9 @@
 
 use proptest::prelude::*;
 use protocol::satisfied::same_value;
-use protocol::{DecodeError, Inbound, Limits, Status, decode, decode_apps, encode_ping};
+use protocol::{
+    DecodeError, Inbound, Limits, PlanAnswer, Status, decode, decode_apps, encode_ping, encode_plan,
+};
 
 use crate::arbitrary;
 
@@ -23,13 +25,17 @@ fn assert_presentable(error: &DecodeError) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// All three decoders, on one body.
+/// All decoders, on one body.
 fn check_all(body: &[u8]) -> Result<(), TestCaseError> {
     match decode(body, Limits::default()) {
         // What is taken can be said again, and means the same.
         Ok(Inbound::SetConfig(message)) => prop_assert_eq!(
             decode(&message.encode(), Limits::default()),
             Ok(Inbound::SetConfig(message))
+        ),
+        Ok(Inbound::Plan { id, apps }) => prop_assert_eq!(
+            decode(&encode_plan(&apps, id.as_deref()), Limits::default()),
+            Ok(Inbound::Plan { id, apps })
         ),
         Ok(Inbound::Ping { .. } | Inbound::Unknown { .. }) => {}
         Err(error) => assert_presentable(&error)?,
@@ -38,6 +44,9 @@ fn check_all(body: &[u8]) -> Result<(), TestCaseError> {
         assert_presentable(&error)?;
     }
     if let Err(error) = Status::decode(body, Limits::default()) {
+        assert_presentable(&error)?;
+    }
+    if let Err(error) = PlanAnswer::decode(body, Limits::default()) {
         assert_presentable(&error)?;
     }
     Ok(())
@@ -139,6 +148,27 @@ proptest! {
         let mut body = status.encode();
         mutate(&mut body, mutations);
         check_all(&body)?;
+    }
+
+    #[test]
+    fn decoding_a_mutated_plan_answer_never_panics(
+        answer in arbitrary::plan_answer(),
+        mutations in prop::collection::vec(mutation(), 1..5),
+    ) {
+        let mut body = answer.encode();
+        mutate(&mut body, mutations);
+        check_all(&body)?;
+    }
+
+    #[test]
+    fn a_plan_arrives_as_it_was_sent(apps in arbitrary::apps(), id in prop::option::of(".{0,60}")) {
+        let body = encode_plan(&apps, id.as_deref());
+        prop_assert_eq!(decode(&body, Limits::default()), Ok(Inbound::Plan { id, apps }));
+    }
+
+    #[test]
+    fn a_plan_answer_arrives_as_it_was_sent(answer in arbitrary::plan_answer()) {
+        prop_assert_eq!(PlanAnswer::decode(&answer.encode(), Limits::default()), Ok(answer));
     }
 
     #[test]

@@ -236,7 +236,7 @@ fn a_wrong_envelope_is_refused() {
         (
             "{}",
             "$.opcode",
-            "is missing; \"set_config\" or \"ping\" is needed",
+            "is missing; \"set_config\", \"plan\" or \"ping\" is needed",
         ),
         (r#"{"opcode":null}"#, "$.opcode", "is missing"),
         (r#"{"opcode":1}"#, "$.opcode", "is a number; a string is needed"),
@@ -276,9 +276,84 @@ fn a_wrong_envelope_is_refused() {
             "$.generation",
             "is a string; a whole number",
         ),
+        (
+            r#"{"opcode":"set_config","data":{},"only_if_plan":123456}"#,
+            "$.only_if_plan",
+            "is a number; a string is needed",
+        ),
+        // A plan without applications would forecast the removal of them all.
+        (
+            r#"{"opcode":"plan"}"#,
+            "$.data",
+            "is missing; an object of applications is needed",
+        ),
+        (
+            r#"{"opcode":"plan","data":null}"#,
+            "$.data",
+            "is null; an object is needed",
+        ),
+        (
+            r#"{"opcode":"plan","data":{"a":{}}}"#,
+            "$.data.a.version",
+            "is missing",
+        ),
+        (
+            r#"{"opcode":"plan","data":{},"id":7}"#,
+            "$.id",
+            "is a number; a string is needed",
+        ),
     ];
     for (body, path, reason) in table {
         assert_refused(body, path, reason);
+    }
+}
+
+#[test]
+fn what_is_no_hash_of_a_plan_is_refused() {
+    let long = "a".repeat(65);
+    for hash in [
+        "",
+        "abcde",
+        "ABCDEF",
+        "abcdeg",
+        "abc def",
+        "abcdef\\n",
+        "äääää",
+        &long,
+    ] {
+        assert_refused(
+            format!(r#"{{"opcode":"set_config","data":{{}},"only_if_plan":"{hash}"}}"#),
+            "$.only_if_plan",
+            "is no hash of a plan; 6 to 64 lower-case hexadecimal digits are needed",
+        );
+    }
+}
+
+#[test]
+fn wrong_requirements_are_refused() {
+    let table = [
+        (
+            r#""b""#,
+            "",
+            "is a string; an array of application names is needed",
+        ),
+        (r#"{"b":true}"#, "", "is an object; an array"),
+        (r#"["b",1]"#, "[1]", "is a number; a string is needed"),
+        (r#"["b",null]"#, "[1]", "is null; a string is needed"),
+        (
+            r#"["b","../x"]"#,
+            "[1]",
+            "is no valid name for this application: it begins with '.'",
+        ),
+        (r#"["slaves"]"#, "[0]", "reserved"),
+        (r#"["b","a-1"]"#, "[1]", "is the application itself"),
+        (r#"["c","b"]"#, "[0]", "is no application of this message"),
+        (r#"["b","b"]"#, "[1]", "is given twice"),
+    ];
+    for (requires, index, reason) in table {
+        let apps = format!(r#"{{"a-1":{{"version":"1","requires":{requires}}},"b":{{"version":"1"}}}}"#);
+        let path = format!(r#"$.data["a-1"].requires{index}"#);
+        assert_refused(set_config(&apps), &path, reason);
     }
 }
 

@@ -6,6 +6,8 @@ use protocol::spec::Rank;
 use protocol::{AppName, AppSpec, Apps, Inbound, Limits, SetConfig, decode, decode_apps};
 use serde_json::json;
 
+use crate::arbitrary::plain_spec as plain;
+
 fn decoded(body: &str) -> Inbound {
     decode(body.as_bytes(), Limits::default()).unwrap()
 }
@@ -15,19 +17,6 @@ fn only_app(fields: &str) -> AppSpec {
     match decoded(&body) {
         Inbound::SetConfig(message) => message.apps.into_values().next().unwrap(),
         other => panic!("{other:?}"),
-    }
-}
-
-fn plain(version: &str) -> AppSpec {
-    AppSpec {
-        version: version.into(),
-        url: None,
-        package: None,
-        sha256: None,
-        running: true,
-        config: BTreeMap::new(),
-        service_states: None,
-        rank: None,
     }
 }
 
@@ -60,6 +49,7 @@ fn all_fields_are_taken() {
             ]),
             service_states: Some(BTreeMap::from([("b".into(), false), ("getty@tty1".into(), true)])),
             rank: Some(Rank(-2.0)),
+            requires: Vec::new(),
         }
     );
 }
@@ -70,7 +60,7 @@ fn a_version_is_enough_and_null_is_as_good_as_absent() {
     assert_eq!(
         only_app(
             r#""version":"1","url":null,"package":null,"sha256":null,"running":null,"config":null,
-               "service_states":null,"rank":null"#
+               "service_states":null,"rank":null,"requires":null"#
         ),
         plain("1")
     );
@@ -100,6 +90,7 @@ fn unknown_fields_are_ignored_at_every_level() {
         Inbound::SetConfig(SetConfig {
             id: Some("q".into()),
             generation: Some(u64::MAX),
+            only_if_plan: None,
             apps: Apps::from([(AppName::new("app_foo").unwrap(), plain("1"))]),
         })
     );
@@ -112,8 +103,57 @@ fn no_applications_is_a_desired_state_too() {
         Inbound::SetConfig(SetConfig {
             id: None,
             generation: None,
+            only_if_plan: None,
             apps: Apps::new(),
         })
+    );
+}
+
+#[test]
+fn required_applications_keep_their_order_and_may_require_each_other() {
+    let Inbound::SetConfig(message) = decoded(
+        r#"{"opcode":"set_config","data":{
+            "app":{"version":"1","requires":["db","cache"]},
+            "db":{"version":"1","requires":["app"]},
+            "cache":{"version":"1","requires":[]}}}"#,
+    ) else {
+        panic!("no set_config");
+    };
+    let requires = |name: &str| -> Vec<String> {
+        let spec = &message.apps[&AppName::new(name).unwrap()];
+        spec.requires.iter().map(AppName::to_string).collect()
+    };
+    assert_eq!(requires("app"), ["db", "cache"]);
+    assert_eq!(requires("db"), ["app"]);
+    assert_eq!(requires("cache"), [""; 0]);
+}
+
+#[test]
+fn a_set_config_may_be_bound_to_a_plan() {
+    for hash in ["3f9a1c", "0123456789abcdef", &"f".repeat(64)] {
+        let body = format!(r#"{{"opcode":"set_config","data":{{}},"only_if_plan":"{hash}"}}"#);
+        let Inbound::SetConfig(message) = decoded(&body) else {
+            panic!("no set_config");
+        };
+        assert_eq!(message.only_if_plan.as_deref(), Some(hash));
+    }
+}
+
+#[test]
+fn a_plan_takes_what_a_set_config_takes() {
+    assert_eq!(
+        decoded(r#"{"opcode":"plan","id":"q","data":{"app_foo":{"version":"1"}},"later":1}"#),
+        Inbound::Plan {
+            id: Some("q".into()),
+            apps: Apps::from([(AppName::new("app_foo").unwrap(), plain("1"))]),
+        }
+    );
+    assert_eq!(
+        decoded(r#"{"opcode":"plan","data":{}}"#),
+        Inbound::Plan {
+            id: None,
+            apps: Apps::new(),
+        }
     );
 }
 

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use protocol::plan::{PlanFault, PlanStep, Undo};
 use protocol::spec::Rank;
 use protocol::status::{AgentInfo, Health, Rejected, ServiceStatus};
 use protocol::{
     AppName, AppSpec, AppStatus, Apps, Category, Config, ErrorReport, HostId, Inbound, Limits, Phase,
-    SetConfig, State, Status, decode, encode_ping, schema,
+    PlanAnswer, SetConfig, State, Status, decode, encode_ping, encode_plan, schema,
 };
 use serde_json::{Value, json};
 
@@ -68,6 +69,7 @@ fn desired() -> Apps {
                     ("app-foo-worker".into(), false),
                 ])),
                 rank: Some(Rank(10.0)),
+                requires: vec![app("app_bar")],
             },
         ),
     ])
@@ -205,10 +207,74 @@ fn set_config_is_as_published() {
     let message = SetConfig {
         id: Some("req-1".into()),
         generation: Some(7),
+        only_if_plan: Some("3f9a1c0b".into()),
         apps: desired(),
     };
     let file = assert_golden("set_config.json", &message.encode());
     assert_eq!(decode(&file, Limits::default()), Ok(Inbound::SetConfig(message)));
+}
+
+#[test]
+fn plan_is_as_published() {
+    let file = assert_golden("plan.json", &encode_plan(&desired(), Some("req-1")));
+    let id = Some("req-1".into());
+    let apps = desired();
+    assert_eq!(decode(&file, Limits::default()), Ok(Inbound::Plan { id, apps }));
+}
+
+#[test]
+fn the_answer_to_a_plan_is_as_published() {
+    let step = |name: &str, action: &str, text: &str, possible, how: &str| PlanStep {
+        app: app(name),
+        action: action.into(),
+        text: text.into(),
+        undo: Undo {
+            possible,
+            how: how.into(),
+        },
+    };
+    let planned = PlanAnswer {
+        host_id: HostId::new("02:FC:00:00:00:01").unwrap(),
+        reply_to: Some("req-1".into()),
+        hash: "3f9a1c0b".into(),
+        steps: vec![
+            step(
+                "app_old",
+                "remove",
+                "remove app-old 1.0-1",
+                false,
+                "its package file is not in the cache, and no repository offers it",
+            ),
+            step(
+                "app_foo",
+                "install",
+                "upgrade from 1.0.1-1 to 1.0.2-3",
+                true,
+                "app-foo 1.0.1-1 is installed again, from the cache",
+            ),
+        ],
+        faults: vec![PlanFault {
+            app: app("app_bar"),
+            phase: Phase::Service,
+            category: Category::NotFound,
+            message: "app_bar ships no service that could run".into(),
+        }],
+        error: None,
+    };
+    let not_planned = PlanAnswer {
+        hash: String::new(),
+        steps: Vec::new(),
+        faults: Vec::new(),
+        error: Some("the package database could not be read: permission denied".into()),
+        ..planned.clone()
+    };
+    for (name, answer) in [
+        ("plan_answer.json", planned),
+        ("plan_answer_error.json", not_planned),
+    ] {
+        let file = assert_golden(name, &answer.encode());
+        assert_eq!(PlanAnswer::decode(&file, Limits::default()), Ok(answer), "{name}");
+    }
 }
 
 #[test]

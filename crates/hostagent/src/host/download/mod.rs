@@ -6,6 +6,7 @@
 
 mod cache;
 mod client;
+mod kept;
 mod proxy;
 mod retry_after;
 mod stall;
@@ -25,6 +26,7 @@ use tokio::time::Instant;
 
 use self::cache::Cache;
 use self::client::Transfer;
+use self::kept::Kept;
 use self::stall::StallWatch;
 use self::transfer::{Job, Outcome};
 pub use self::url::url_for_family;
@@ -48,6 +50,7 @@ pub struct Downloader {
     allow_file_urls: bool,
     root: Root,
     cache: Arc<Cache>,
+    kept: Kept,
     slots: Arc<Semaphore>,
 }
 
@@ -58,6 +61,7 @@ impl Downloader {
         let folder = root.join(&settings.hostagent.app_cache_dir);
         Self {
             allow_file_urls: settings.hostagent.allow_file_urls,
+            kept: Kept::new(&folder),
             cache: Arc::new(Cache::new(folder, download.max_cache_size)),
             slots: Arc::new(Semaphore::new(download.max_parallel as usize)),
             settings: Arc::new(download),
@@ -115,8 +119,13 @@ impl Downloads for Downloader {
         self.cache.discard(file);
     }
 
+    async fn keep(&self, file: &Path) -> Result<PathBuf, HostError> {
+        self.kept.keep(file)
+    }
+
     fn protect(&self, files: &BTreeSet<PathBuf>) {
         self.cache.protect(files);
+        self.kept.retain(files);
     }
 }
 

@@ -180,7 +180,11 @@ impl Services for SysV {
             }
         };
         let enabled = Some(self.is_enabled(service)?);
-        Ok(Some(ServiceState { running, enabled }))
+        Ok(Some(ServiceState {
+            running,
+            enabled,
+            instance: None,
+        }))
     }
 
     async fn start(&self, service: &str) -> Result<(), HostError> {

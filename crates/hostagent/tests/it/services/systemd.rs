@@ -62,7 +62,11 @@ const WANTED: &str = "WantedBy=multi-user.target";
 const SLEEP: &str = "/bin/sleep infinity";
 
 fn state(running: bool, enabled: Option<bool>) -> Option<ServiceState> {
-    Some(ServiceState { running, enabled })
+    Some(ServiceState {
+        running,
+        enabled,
+        instance: None,
+    })
 }
 
 #[tokio::test]

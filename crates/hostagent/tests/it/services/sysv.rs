@@ -226,6 +226,7 @@ async fn a_removed_script_is_gone_at_once() {
     let stopped = ServiceState {
         running: false,
         enabled: Some(false),
+        instance: None,
     };
     assert_eq!(
         sandbox.services.state("app_foo", false).await.unwrap(),

@@ -55,6 +55,7 @@ impl Unit {
 
     pub(super) fn state(&self) -> ServiceState {
         ServiceState {
+            instance: None,
             running: is_running(&self.active_state, &self.sub_state),
             enabled: is_enabled(&self.unit_file_state),
         }

@@ -218,6 +218,7 @@ mod tests {
     const UP: ServiceState = ServiceState {
         running: true,
         enabled: Some(true),
+        instance: None,
     };
 
     /// A view of `app_foo`, which runs, is watched and was looked at.

@@ -1,0 +1,318 @@
+//! A convergence is a transaction: what fails goes back to what it was.
+
+use crate::apply::Failure;
+use crate::journal::{Before, Entry, Journal, JournalFile};
+use crate::state_file::StateFile;
+use protocol::{Apps, Phase};
+
+use super::*;
+
+fn package_versions(driver: &Driver) -> Vec<String> {
+    driver.fake.with(|s| {
+        s.packages
+            .iter()
+            .map(|(name, p)| format!("{name} {}", p.version))
+            .collect()
+    })
+}
+
+/// An agent with application `a` at 1, configured and running.
+async fn with_a_at_1() -> Driver {
+    let mut driver = started().await;
+    let url = driver.fake.offer("a", "1-1");
+    driver
+        .set_config(
+            "m0",
+            json!({"a": {"version": "1", "url": url, "config": {"s": {"k": "old"}}}}),
+        )
+        .await;
+    assert_eq!(driver.said(2).await, ["converging m0", "ok m0"]);
+    driver.fake.take_log();
+    driver
+}
+
+fn a_at_2(driver: &Driver) -> Value {
+    let url = driver.fake.offer("a", "2-1");
+    json!({"a": {"version": "2", "url": url, "config": {"s": {"k": "new"}}}})
+}
+
+/// Asserts that `a` is at 1 as it was, and held with an error of `phase` that says so.
+fn assert_back_at_1(driver: &Driver, status: &Value, phase: &str) {
+    assert_eq!(status["status"], "errors", "{status}");
+    assert_eq!(status["errors"][0]["phase"], phase, "{status}");
+    assert_eq!(status["errors"][0]["rolled_back"], true, "{status}");
+    assert_eq!(status["errors"][0].get("next_retry"), None, "{status}");
+    assert_eq!(status["apps"]["a"]["package_version"], "1-1");
+    assert_eq!(status["apps"]["a"]["running"], true);
+    assert_eq!(status["apps"]["a"]["config"], json!({"s": {"k": "old"}}));
+    assert_eq!(status["desired_apps"]["a"]["version"], "2");
+    assert_eq!(package_versions(driver), ["a 1-1"]);
+    assert!(!JournalFile::path(driver.state_dir.path()).exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upgrade_whose_script_fails_is_rolled_back_and_held() {
+    let mut driver = with_a_at_1().await;
+    let broken = HostError::new(Category::Script, "a's postinst failed");
+    driver
+        .fake
+        .with(|state| state.failures.push(("apply +a=2-1".into(), broken)));
+    driver
+        .fake
+        .with(|state| state.half_done.push("apply +a=2-1".into()));
+    let apps = a_at_2(&driver);
+    driver.set_config("m1", apps).await;
+    assert_eq!(driver.said(1).await, ["converging m1"]);
+    let status = driver.status().await;
+    assert_back_at_1(&driver, &status, "install");
+    driver.quiet().await;
+    // A good version then goes through.
+    let url = driver.fake.offer("a", "3-1");
+    driver
+        .set_config("m2", json!({"a": {"version": "3", "url": url}}))
+        .await;
+    assert_eq!(driver.said(2).await, ["converging m2", "ok m2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_dies_while_it_is_watched_is_rolled_back() {
+    let mut driver = with_a_at_1().await;
+    let apps = a_at_2(&driver);
+    driver.set_config("m1", apps).await;
+    assert_eq!(driver.said(1).await, ["converging m1"]);
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert_eq!(package_versions(&driver), ["a 2-1"]);
+    driver
+        .fake
+        .with(|state| state.services.get_mut("a").unwrap().running = false);
+    let status = driver.status().await;
+    assert_back_at_1(&driver, &status, "health");
+    driver.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_config_that_is_refused_is_rolled_back() {
+    let mut driver = with_a_at_1().await;
+    let refused = HostError::new(Category::Script, "the hook ended with exit code 1");
+    driver
+        .fake
+        .with(|state| state.failures.push(("config a".into(), refused)));
+    let apps = a_at_2(&driver);
+    driver.set_config("m1", apps).await;
+    assert_eq!(driver.said(1).await, ["converging m1"]);
+    let status = driver.status().await;
+    assert_back_at_1(&driver, &status, "configure");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_good_one_stays_when_the_bad_one_goes_back() {
+    let mut driver = with_a_at_1().await;
+    let mut apps = a_at_2(&driver);
+    apps["b"] = json!({"version": "1", "url": driver.fake.offer("b", "1-1")});
+    let broken = HostError::new(Category::Script, "a's postinst failed");
+    driver.fake.with(|state| {
+        state
+            .failures
+            .push(("apply +a=2-1 +b=1-1".into(), broken.clone()));
+        state.failures.push(("apply +a=2-1".into(), broken));
+    });
+    driver.set_config("m1", apps).await;
+    assert_eq!(driver.said(1).await, ["converging m1"]);
+    let status = driver.status().await;
+    assert_eq!(status["errors"].as_array().unwrap().len(), 1);
+    assert_eq!(status["apps"]["b"]["running"], true);
+    assert_eq!(package_versions(&driver), ["a 1-1", "b 1-1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn applications_that_require_each_other_stand_or_fall_together() {
+    let mut driver = with_a_at_1().await;
+    let mut apps = a_at_2(&driver);
+    apps["b"] = json!({"version": "1", "url": driver.fake.offer("b", "1-1"), "requires": ["a"]});
+    let refused = HostError::new(Category::Script, "the hook ended with exit code 1");
+    driver
+        .fake
+        .with(|state| state.failures.push(("config a".into(), refused)));
+    driver.set_config("m1", apps).await;
+    assert_eq!(driver.said(1).await, ["converging m1"]);
+    let status = driver.status().await;
+    let rolled_back: Vec<bool> = status["errors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| e["rolled_back"].as_bool().unwrap())
+        .collect();
+    assert_eq!(rolled_back, [true, true], "{status}");
+    assert_eq!(package_versions(&driver), ["a 1-1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_check_touches_nothing() {
+    let mut driver = with_a_at_1().await;
+    let full = HostError::new(Category::Dependency, "a needs libx, which is not there");
+    driver
+        .fake
+        .with(|state| state.failures.push(("check +a=2-1".into(), full)));
+    let apps = a_at_2(&driver);
+    driver.set_config("m1", apps).await;
+    assert_eq!(driver.said(1).await, ["converging m1"]);
+    let status = driver.status().await;
+    assert_eq!(status["errors"][0]["phase"], "check");
+    assert_eq!(status["errors"][0]["rolled_back"], false);
+    let log = driver.fake.take_log();
+    assert_eq!(log.len(), 2, "a fetch and a check, nothing else: {log:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_may_ask_for_another_try() {
+    let mut driver = with_a_at_1().await;
+    let refused = HostError::new(Category::Script, "the hook ended with exit code 1");
+    driver
+        .fake
+        .with(|state| state.failures.push(("config a".into(), refused)));
+    let apps = a_at_2(&driver);
+    driver.set_config("m1", apps).await;
+    assert_eq!(driver.said(2).await, ["converging m1", "errors m1"]);
+    driver.agent.as_ref().unwrap().give_second_chance();
+    assert_eq!(driver.said(2).await, ["converging -", "ok -"]);
+    assert_eq!(package_versions(&driver), ["a 2-1"]);
+}
+
+/// Stops the agent, puts `journal` in its place as if it had been killed, and starts another.
+async fn killed_with(mut driver: Driver, journal: Journal) -> Driver {
+    driver.agent.take().unwrap().stop().await;
+    let Driver { fake, state_dir, .. } = driver;
+    StateFile::new(JournalFile::path(state_dir.path()))
+        .store(&journal)
+        .unwrap();
+    Driver::start_with(fake, state_dir)
+}
+
+fn journal_of(desired: &Value, crashes: u32, doomed: Option<Failure>) -> Journal {
+    let desired: Apps = serde_json::from_value(desired.clone()).unwrap();
+    let a = AppName::new("a").unwrap();
+    Journal {
+        desired,
+        crashes,
+        entries: [(
+            a,
+            Entry {
+                before: Before::Absent,
+                doomed,
+            },
+        )]
+        .into(),
+        ..Journal::default()
+    }
+}
+
+async fn last_said(driver: &mut Driver) -> Value {
+    let mut status = driver.status().await;
+    while status["status"] == "converging" {
+        status = driver.status().await;
+    }
+    status
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rollback_that_was_cut_short_is_ended_after_the_restart() {
+    let driver = with_a_at_1().await;
+    let url = "http://fake/a-1-1.deb";
+    let desired = json!({"a": {"version": "1", "url": url, "config": {"s": {"k": "old"}}}});
+    let failure = Failure {
+        phase: Phase::Health,
+        category: Category::Unhealthy,
+        message: "a did not stay up".into(),
+        rolled_back: false,
+    };
+    let mut driver = killed_with(driver, journal_of(&desired, 0, Some(failure))).await;
+    let status = last_said(&mut driver).await;
+    assert_eq!(status["errors"][0]["message"], "a did not stay up");
+    assert_eq!(status["errors"][0]["rolled_back"], true);
+    assert_eq!(package_versions(&driver), [""; 0]);
+    driver.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_convergence_that_was_cut_short_goes_on_and_one_that_kills_the_agent_again_and_again_goes_back() {
+    let driver = with_a_at_1().await;
+    let desired =
+        json!({"a": {"version": "1", "url": "http://fake/a-1-1.deb", "config": {"s": {"k": "old"}}}});
+    let mut driver = killed_with(driver, journal_of(&desired, 1, None)).await;
+    assert_eq!(last_said(&mut driver).await["status"], "ok");
+    assert!(!JournalFile::path(driver.state_dir.path()).exists());
+
+    let mut driver = killed_with(driver, journal_of(&desired, 2, None)).await;
+    let status = last_said(&mut driver).await;
+    assert_eq!(status["errors"][0]["rolled_back"], true);
+    assert!(
+        status["errors"][0]["message"]
+            .as_str()
+            .unwrap()
+            .contains("killed 3 times"),
+        "{status}"
+    );
+    assert_eq!(package_versions(&driver), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_older_desired_state_left_to_be_undone_is_undone_before_the_new_one_begins() {
+    let driver = with_a_at_1().await;
+    let failure = Failure {
+        phase: Phase::Health,
+        category: Category::Unhealthy,
+        message: "a did not stay up".into(),
+        rolled_back: false,
+    };
+    let other = json!({"a": {"version": "7"}});
+    let mut driver = killed_with(driver, journal_of(&other, 0, Some(failure))).await;
+    assert_eq!(last_said(&mut driver).await["status"], "ok");
+    let log = driver.fake.take_log();
+    let position = |line: &str| {
+        log.iter()
+            .position(|l| l == line)
+            .unwrap_or_else(|| panic!("{line} in {log:?}"))
+    };
+    assert!(position("apply -a") < position("apply +a=1-1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_is_answered_and_a_message_can_be_held_to_it() {
+    let mut driver = with_a_at_1().await;
+    let apps = a_at_2(&driver);
+    driver
+        .send_on(HOST, json!({"opcode": "plan", "id": "p1", "data": apps}))
+        .await
+        .await
+        .unwrap();
+    let plan = driver.said_otherwise("plan").await;
+    assert_eq!(plan["reply_to"], "p1");
+    assert_eq!(plan["steps"][0]["action"], "install");
+    assert_eq!(plan["steps"][0]["text"], "upgrade from 1-1 to 2");
+    assert_eq!(plan["steps"][0]["undo"]["possible"], true);
+    assert!(
+        !plan.to_string().contains("new"),
+        "no config value is told: {plan}"
+    );
+    assert_eq!(package_versions(&driver), ["a 1-1"]);
+
+    let held_to =
+        |hash: &str, id: &str| json!({"opcode": "set_config", "id": id, "only_if_plan": hash, "data": apps});
+    driver
+        .send_on(HOST, held_to("0123456789ab", "m1"))
+        .await
+        .await
+        .unwrap();
+    let status = driver.status().await;
+    assert_eq!(status["reply_to"], "m1");
+    assert_eq!(status["errors"][0]["phase"], "check");
+    assert_eq!(package_versions(&driver), ["a 1-1"]);
+
+    driver
+        .send_on(HOST, held_to(plan["hash"].as_str().unwrap(), "m2"))
+        .await
+        .await
+        .unwrap();
+    assert_eq!(driver.said(2).await, ["converging m2", "ok m2"]);
+    assert_eq!(package_versions(&driver), ["a 2-1"]);
+}

@@ -1,0 +1,101 @@
+//! Package files that a rollback may need, kept under names of their own: neither eviction nor a newer
+//! download of the same URL touches them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use protocol::Category;
+
+use crate::host::HostError;
+
+pub struct Kept {
+    folder: PathBuf,
+}
+
+impl Kept {
+    /// A folder inside the cache's, so that keeping a file is a hard link and takes no space.
+    pub fn new(cache_folder: &Path) -> Self {
+        Self {
+            folder: cache_folder.join("kept"),
+        }
+    }
+
+    /// Keeps the content that `file` has now. Keeping it twice gives the same path.
+    pub fn keep(&self, file: &Path) -> Result<PathBuf, HostError> {
+        if file.parent() == Some(&self.folder) {
+            return Ok(file.to_owned());
+        }
+        self.link(file).map_err(|error| {
+            let message = format!(
+                "can't keep {} in {} for a later rollback: {error}",
+                file.display(),
+                self.folder.display()
+            );
+            HostError::new(Category::Host, message)
+        })
+    }
+
+    fn link(&self, file: &Path) -> io::Result<PathBuf> {
+        fs::create_dir_all(&self.folder)?;
+        let name = file
+            .file_name()
+            .ok_or(io::ErrorKind::InvalidInput)?
+            .to_string_lossy()
+            .into_owned();
+        // The inode tells apart what came from one URL at different times.
+        let kept = self.folder.join(format!("{}-{name}", fs::metadata(file)?.ino()));
+        match fs::hard_link(file, &kept) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            // A `file:` URL may lead to another file system.
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                fs::copy(file, &kept)?;
+                fs::File::open(&kept)?.sync_all()?;
+            }
+            other => other?,
+        }
+        fs::File::open(&self.folder)?.sync_all()?;
+        Ok(kept)
+    }
+
+    /// Lets go of all that is not among `files`.
+    pub fn retain(&self, files: &BTreeSet<PathBuf>) {
+        let Ok(listing) = fs::read_dir(&self.folder) else {
+            return;
+        };
+        for path in listing
+            .flatten()
+            .map(|item| item.path())
+            .filter(|path| !files.contains(path))
+        {
+            if let Err(error) = fs::remove_file(&path) {
+                tracing::warn!(file = %path.display(), %error, "a package file that is not needed any more can't be deleted");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_outlives_its_place_in_the_cache() {
+        let cache = tempfile::tempdir().unwrap();
+        let file = cache.path().join("a.deb");
+        let kept = Kept::new(cache.path());
+        fs::write(&file, "version 1").unwrap();
+        let first = kept.keep(&file).unwrap();
+        assert_eq!(kept.keep(&file).unwrap(), first);
+        // A newer download of the same URL is renamed over it.
+        fs::write(cache.path().join("new"), "version 2").unwrap();
+        fs::rename(cache.path().join("new"), &file).unwrap();
+        let second = kept.keep(&file).unwrap();
+        assert_eq!(fs::read(&first).unwrap(), b"version 1");
+        assert_eq!(fs::read(&second).unwrap(), b"version 2");
+        kept.retain(&BTreeSet::from([second.clone()]));
+        assert!(!first.exists() && second.exists());
+    }
+}

@@ -1,0 +1,242 @@
+//! What undo needs, durable before the first change.
+//!
+//! The journal says what to undo, never how far things are: that is observed. It lives from the first
+//! change of a convergence until the outcome is durable, over crashes and restarts of the agent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use protocol::{AppName, Apps, Config};
+use serde::{Deserialize, Serialize};
+
+use crate::apply::Failure;
+use crate::ledger::Record;
+use crate::state_file::{StateFile, StateFileError};
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Journal {
+    /// The desired state that is being applied.
+    pub desired: Apps,
+    /// Starts of the agent that found this journal after a crash. A convergence that keeps killing the agent
+    /// is given up.
+    pub crashes: u32,
+    /// The agent was told to stop, and will go on: no crash.
+    #[serde(default)]
+    pub stopped: bool,
+    pub entries: BTreeMap<AppName, Entry>,
+    /// Applications in the package transaction that is under way. After a crash their packages may look
+    /// installed and not be (rpm enters a package before its last script has run).
+    #[serde(default)]
+    pub in_transaction: BTreeSet<AppName>,
+}
+
+/// One application that is being changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    pub before: Before,
+    /// Set before its rollback begins; from then on there is no way but back.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub doomed: Option<Failure>,
+}
+
+/// What an application was before it was changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Before {
+    Absent,
+    Installed(Box<Snapshot>),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    pub package: String,
+    /// Full version.
+    pub version: String,
+    pub way_back: WayBack,
+    pub record: Option<Record>,
+    pub config: Config,
+    pub services: BTreeMap<String, SavedService>,
+    /// Files that its contract writes config into, as they were.
+    pub files: Vec<SavedFile>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedService {
+    pub running: bool,
+    pub enabled: Option<bool>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedFile {
+    /// A real path.
+    pub path: PathBuf,
+    /// `None`: it was not there.
+    pub content: Option<String>,
+    /// Permission bits.
+    pub mode: u32,
+    /// User and group.
+    pub owner: (u32, u32),
+}
+
+/// Where the previous package comes from, if it must come back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "from")]
+pub enum WayBack {
+    /// The package itself is not changed.
+    NotNeeded,
+    /// Kept from when it was installed.
+    File {
+        path: PathBuf,
+    },
+    /// To be fetched again.
+    Url {
+        url: String,
+        sha256: Option<String>,
+    },
+    /// The host's repositories offer that version.
+    Repository,
+    Nowhere {
+        reason: String,
+    },
+}
+
+impl WayBack {
+    pub fn exists(&self) -> bool {
+        match self {
+            Self::NotNeeded | Self::File { .. } | Self::Url { .. } | Self::Repository => true,
+            Self::Nowhere { .. } => false,
+        }
+    }
+}
+
+/// For people.
+impl std::fmt::Display for WayBack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotNeeded => f.write_str("the package stays"),
+            Self::File { .. } => f.write_str("the previous package is kept on this host"),
+            Self::Url { url, .. } => {
+                write!(
+                    f,
+                    "the previous package would be fetched from {}",
+                    crate::settings::without_credentials(url)
+                )
+            }
+            Self::Repository => f.write_str("the host's repositories offer the previous version"),
+            Self::Nowhere { reason } => write!(f, "not reversible: {reason}"),
+        }
+    }
+}
+
+/// The journal of this host, on disk and in memory.
+pub struct JournalFile {
+    file: StateFile<Journal>,
+    open: Option<Journal>,
+}
+
+impl JournalFile {
+    pub fn path(state_dir: &Path) -> PathBuf {
+        state_dir.join("journal.json")
+    }
+
+    /// Takes up what an earlier run of the agent left; counts a crash if that run did not stop by itself.
+    pub fn open(state_dir: &Path) -> Result<Self, StateFileError> {
+        let file = StateFile::new(Self::path(state_dir));
+        let mut journal: Option<Journal> = file.load()?;
+        if let Some(journal) = &mut journal {
+            journal.crashes += u32::from(!journal.stopped);
+            journal.stopped = false;
+            file.store(journal)?;
+            tracing::warn!(
+                crashes = journal.crashes,
+                applications = ?journal.entries.keys().map(AppName::as_str).collect::<Vec<_>>(),
+                "an earlier run of the agent was interrupted while changing the host; going on"
+            );
+        }
+        Ok(Self { file, open: journal })
+    }
+
+    pub fn get(&self) -> Option<&Journal> {
+        self.open.as_ref()
+    }
+
+    pub fn entry(&self, app: &AppName) -> Option<&Entry> {
+        self.open.as_ref()?.entries.get(app)
+    }
+
+    /// Adds what is not in it yet: the oldest state of each application is the one that was last whole.
+    /// Durable when it returns.
+    pub fn add(&mut self, desired: &Apps, entries: Vec<(AppName, Entry)>) -> Result<(), StateFileError> {
+        let mut journal = self.open.clone().unwrap_or_default();
+        journal.desired.clone_from(desired);
+        for (app, entry) in entries {
+            journal.entries.entry(app).or_insert(entry);
+        }
+        if self.open.as_ref() != Some(&journal) {
+            self.file.store(&journal)?;
+        }
+        self.open = Some(journal);
+        Ok(())
+    }
+
+    /// From now on there is no way for `app` but back. Durable when it returns.
+    pub fn doom(&mut self, app: &AppName, failure: &Failure) -> Result<(), StateFileError> {
+        self.change(|journal| {
+            if let Some(entry) = journal.entries.get_mut(app) {
+                entry.doomed.get_or_insert_with(|| failure.clone());
+            }
+        })
+    }
+
+    /// `app` is back where it was, and a changed desired state is a new chance for it.
+    pub fn forget(&mut self, app: &AppName) -> Result<(), StateFileError> {
+        self.change(|journal| {
+            journal.entries.remove(app);
+        })
+    }
+
+    /// The operator wants all to be tried again: forward, not back.
+    pub fn pardon(&mut self) -> Result<(), StateFileError> {
+        self.change(|journal| {
+            journal.crashes = 0;
+            journal.entries.values_mut().for_each(|entry| entry.doomed = None);
+        })
+    }
+
+    pub fn begin_transaction(&mut self, apps: BTreeSet<AppName>) -> Result<(), StateFileError> {
+        self.change(|journal| journal.in_transaction = apps)
+    }
+
+    pub fn end_transaction(&mut self) -> Result<(), StateFileError> {
+        self.change(|journal| journal.in_transaction.clear())
+    }
+
+    /// The agent is about to end in good order.
+    pub fn note_stop(&mut self) -> Result<(), StateFileError> {
+        self.change(|journal| journal.stopped = true)
+    }
+
+    /// All is done, and the outcome is durable. What could not be brought back keeps its entry.
+    pub fn close_but_for(&mut self, kept: &[AppName]) -> Result<(), StateFileError> {
+        if !kept.is_empty() {
+            return self.change(|journal| journal.entries.retain(|app, _| kept.contains(app)));
+        }
+        if self.open.is_some() {
+            self.file.remove()?;
+            self.open = None;
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Journal)) -> Result<(), StateFileError> {
+        let Some(mut journal) = self.open.clone() else {
+            return Ok(());
+        };
+        change(&mut journal);
+        if self.open.as_ref() != Some(&journal) {
+            self.file.store(&journal)?;
+            self.open = Some(journal);
+        }
+        Ok(())
+    }
+}

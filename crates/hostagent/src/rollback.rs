@@ -1,0 +1,243 @@
+//! Brings an application back to what the journal says it was. Like everything else it is level-triggered: it
+//! looks, does what is missing, and may be killed and begun again at any instant.
+
+use protocol::{AppName, Category, Phase};
+
+use crate::apply::Failure;
+use crate::atomic_file;
+use crate::converge::Engine;
+use crate::host::{HostError, Source, Transaction};
+use crate::journal::{Before, SavedFile, Snapshot, WayBack};
+use crate::ledger::Desired;
+use crate::observe::{Freshness, ObservedApp};
+
+/// Brings `app` back. `Err`: it is not what it was; what stands in the way, and what to do.
+pub async fn roll_back(engine: &Engine, app: &AppName, before: &Before) -> Result<(), Failure> {
+    let result = match before {
+        Before::Absent => remove_again(engine, app).await,
+        Before::Installed(snapshot) => restore(engine, app, snapshot).await,
+    };
+    engine.observer.forget_config(app);
+    result.map_err(|error| {
+        let message = format!("could not be brought back: {}", error.message);
+        Failure {
+            phase: Phase::Rollback,
+            category: error.category,
+            message,
+            rolled_back: false,
+        }
+    })
+}
+
+/// It was not there before.
+async fn remove_again(engine: &Engine, app: &AppName) -> Result<(), HostError> {
+    let Some(there) = observe_app(engine, app).await? else {
+        return Ok(());
+    };
+    for service in there.running_services() {
+        engine.host.services.stop(&service).await?;
+    }
+    let transaction = Transaction {
+        install: Vec::new(),
+        remove: vec![there.package.clone()],
+    };
+    change_package(engine, &transaction).await?;
+    match observe_app(engine, app).await? {
+        None => Ok(()),
+        Some(there) => {
+            let message = format!(
+                "package {} is still installed, at {}",
+                there.package, there.version
+            );
+            Err(HostError::new(Category::Script, message))
+        }
+    }
+}
+
+async fn restore(engine: &Engine, app: &AppName, snapshot: &Snapshot) -> Result<(), HostError> {
+    let mut changed = restore_package(engine, app, snapshot).await?;
+    changed |= restore_files(&snapshot.files)?;
+    changed |= restore_config(engine, app, snapshot).await?;
+    restore_services(engine, app, snapshot, changed).await?;
+    verify(engine, app, snapshot).await
+}
+
+/// True if it had to be changed.
+async fn restore_package(engine: &Engine, app: &AppName, snapshot: &Snapshot) -> Result<bool, HostError> {
+    let there = observe_app(engine, app).await?;
+    if there.is_some_and(|there| there.version == snapshot.version && !there.broken) {
+        return Ok(false);
+    }
+    let source = match &snapshot.way_back {
+        WayBack::File { path } => Source::File(engine.host.packages.inspect(path).await?),
+        WayBack::Repository => Source::Repository {
+            name: snapshot.package.clone(),
+            version: snapshot.version.clone(),
+        },
+        // Fetched before the change began, so this is only met where that was not possible.
+        WayBack::Url { url, .. } => {
+            let message = format!(
+                "the previous package is only to be had from {}",
+                crate::settings::without_credentials(url)
+            );
+            return Err(HostError::new(Category::NotFound, message));
+        }
+        WayBack::Nowhere { reason } => return Err(HostError::new(Category::NotFound, reason.clone())),
+        // Then something else has changed it meanwhile.
+        WayBack::NotNeeded => {
+            let message = format!(
+                "package {} is not at {} any more",
+                snapshot.package, snapshot.version
+            );
+            return Err(HostError::new(Category::NotFound, message));
+        }
+    };
+    let transaction = Transaction {
+        install: vec![source],
+        remove: Vec::new(),
+    };
+    change_package(engine, &transaction).await?;
+    let record = snapshot.record.clone();
+    let kept = engine.ledger.change_records(|records| {
+        if let Some(record) = record {
+            records.insert(app.clone(), record);
+        }
+    });
+    kept.map_err(|error| HostError::new(Category::Host, error.to_string()))?;
+    Ok(true)
+}
+
+/// Waits for the lock, and heals what the failed change left, first.
+async fn change_package(engine: &Engine, transaction: &Transaction) -> Result<(), HostError> {
+    const LOCK_RETRY: std::time::Duration = std::time::Duration::from_secs(2);
+    let packages = &engine.host.packages;
+    let broken = packages.installed().await?.values().any(|package| package.broken);
+    if broken && let Err(error) = packages.heal().await {
+        tracing::warn!(%error, "could not heal half-installed packages before a rollback; it may do so by itself");
+    }
+    loop {
+        match packages.apply(transaction).await {
+            Err(error) if error.category == Category::Locked => tokio::time::sleep(LOCK_RETRY).await,
+            result => {
+                result?;
+                break;
+            }
+        }
+    }
+    engine.host.services.reread_units().await
+}
+
+/// True if any had to be changed.
+fn restore_files(files: &[SavedFile]) -> Result<bool, HostError> {
+    let mut changed = false;
+    for file in files {
+        let failed = |error: std::io::Error| {
+            HostError::new(
+                Category::Host,
+                format!("can't restore {}: {error}", file.path.display()),
+            )
+        };
+        let now = std::fs::read_to_string(&file.path).ok();
+        if now == file.content {
+            continue;
+        }
+        changed = true;
+        match &file.content {
+            Some(content) => {
+                atomic_file::replace_owned(&file.path, content.as_bytes(), file.mode, Some(file.owner))
+                    .map_err(failed)?;
+            }
+            None => std::fs::remove_file(&file.path).map_err(failed)?,
+        }
+    }
+    Ok(changed)
+}
+
+/// What a hook keeps where only it knows. True if it had to be changed.
+async fn restore_config(engine: &Engine, app: &AppName, snapshot: &Snapshot) -> Result<bool, HostError> {
+    engine.observer.forget_config(app);
+    let Some(there) = observe_app(engine, app).await? else {
+        return Ok(false);
+    };
+    let current = there.config.clone()?;
+    if protocol::satisfied::config_satisfied(&snapshot.config, &current) {
+        return Ok(false);
+    }
+    let running = there.running_services();
+    engine
+        .host
+        .app_config
+        .write(app, &snapshot.package, &snapshot.config, &running)
+        .await?;
+    Ok(true)
+}
+
+/// A service that ran while its files were being put back runs with what was there before: restarted.
+async fn restore_services(
+    engine: &Engine,
+    app: &AppName,
+    snapshot: &Snapshot,
+    changed: bool,
+) -> Result<(), HostError> {
+    let services = &engine.host.services;
+    for (name, saved) in &snapshot.services {
+        let Some(now) = services.state(name, true).await? else {
+            let message = format!("service {name} of {app} is gone");
+            return Err(HostError::new(Category::NotFound, message));
+        };
+        match saved.enabled {
+            Some(true) if now.enabled == Some(false) => services.enable(name).await?,
+            Some(false) if now.enabled == Some(true) => services.disable(name).await?,
+            Some(_) | None => {}
+        }
+        match (now.running, saved.running) {
+            (true, true) if changed => services.restart(name).await?,
+            (false, true) => services.start(name).await?,
+            (true, false) => services.stop(name).await?,
+            (true, true) | (false, false) => {}
+        }
+    }
+    Ok(())
+}
+
+async fn verify(engine: &Engine, app: &AppName, snapshot: &Snapshot) -> Result<(), HostError> {
+    let Some(there) = observe_app(engine, app).await? else {
+        return Err(HostError::new(
+            Category::Script,
+            format!("package {} is not there", snapshot.package),
+        ));
+    };
+    if there.version != snapshot.version || there.broken {
+        let state = if there.broken {
+            "half-installed"
+        } else {
+            "installed"
+        };
+        let message = format!(
+            "package {} is {state} at {}, not at {}",
+            there.package, there.version, snapshot.version
+        );
+        return Err(HostError::new(Category::Script, message));
+    }
+    let down = snapshot.services.iter().find(|(name, saved)| {
+        saved.running
+            && !there
+                .services
+                .get(*name)
+                .copied()
+                .flatten()
+                .is_some_and(|state| state.running)
+    });
+    match down {
+        Some((name, _)) => Err(HostError::new(
+            Category::Unhealthy,
+            format!("its service {name} does not stay up"),
+        )),
+        None => Ok(()),
+    }
+}
+
+async fn observe_app(engine: &Engine, app: &AppName) -> Result<Option<ObservedApp>, HostError> {
+    let observed = engine.observe(&Desired::default(), Freshness::Light).await?;
+    Ok(observed.apps.get(app).cloned())
+}
