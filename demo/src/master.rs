@@ -109,6 +109,7 @@ impl Master {
                 only_if_plan: None,
                 id: Some(id.clone()),
                 generation: None,
+                only_if_plan: None,
                 apps: apps.clone(),
             }
             .encode(),

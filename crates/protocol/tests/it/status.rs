@@ -1,6 +1,6 @@
-//! What a master refuses as a status, and what it is told.
+//! What a master refuses as a status or a plan, and what it is told.
 
-use protocol::{Limits, Status};
+use protocol::{Limits, PlanAnswer, Status};
 
 use crate::arbitrary::{CATEGORIES, PHASES};
 
@@ -44,6 +44,31 @@ fn what_is_no_status_is_refused_with_its_path_and_without_its_values() {
     };
     let error = Status::decode(&[b' '; 11], limits).unwrap_err();
     assert_eq!(error.reason, "is 11 bytes long; at most 10 are allowed");
+}
+
+#[test]
+fn what_is_no_plan_is_refused_with_its_path_and_without_its_values() {
+    let table = [
+        ("{", "$", "is not JSON"),
+        (r#"{"opcode":"status","data":{}}"#, "$.opcode", "is not \"plan\""),
+        (r#"{"opcode":"plan"}"#, "$.data", "is missing"),
+        (
+            r#"{"opcode":"plan","data":{"hash":"abcdef","steps":[]}}"#,
+            "$.data",
+            "missing field `host_id`",
+        ),
+        (
+            r#"{"opcode":"plan","data":{"host_id":"h","hash":"abcdef","steps":[{"app":"a","action":"x","text":"hunter2","undo":"hunter2"}]}}"#,
+            "$.data",
+            "invalid type; struct Undo is needed",
+        ),
+    ];
+    for (body, path, reason) in table {
+        let error = PlanAnswer::decode(body.as_bytes(), Limits::default()).unwrap_err();
+        assert_eq!(error.path, path, "{body}: {error}");
+        assert!(error.reason.contains(reason), "{body}: {error}");
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
 }
 
 #[test]
