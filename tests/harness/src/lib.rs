@@ -4,5 +4,6 @@ pub mod certificates;
 pub mod http;
 pub mod machine;
 pub mod packages;
+pub mod postgres;
 pub mod proxy;
 pub mod rabbitmq;

@@ -1,0 +1,246 @@
+//! Who may do what: bearer tokens with roles.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::extract::{FromRequestParts, Request};
+use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use protocol::rest::Role;
+use tokio::time::Instant;
+
+use super::App;
+use super::problem::Refusal;
+use crate::settings::Anonymous;
+use crate::store::{Result, Store, token_digest};
+
+/// What a route asks of its caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing: it tells and changes nothing that matters.
+    Open,
+    Needs(Role),
+}
+
+/// Who is asking.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    /// Of the token; the author of what is done.
+    pub name: String,
+    pub role: Role,
+}
+
+/// Decides who comes in.
+pub struct Gate {
+    anonymous: Anonymous,
+    /// Whether only this machine can ask at all.
+    loopback: bool,
+    recent: Mutex<Recent>,
+}
+
+/// What was read of tokens lately. One that is revoked by another master, or by the command, works no
+/// longer than [`REMEMBERED`].
+#[derive(Default)]
+struct Recent {
+    /// By digest.
+    principals: HashMap<String, (Principal, Instant)>,
+    any_token: Option<(bool, Instant)>,
+}
+
+const REMEMBERED: Duration = Duration::from_secs(2);
+
+impl Gate {
+    pub fn new(anonymous: Anonymous, loopback: bool) -> Self {
+        Self {
+            anonymous,
+            loopback,
+            recent: Mutex::default(),
+        }
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets what was remembered: a token was made or revoked here.
+    pub fn forget(&self) {
+        *self.recent() = Recent::default();
+    }
+
+    async fn bearer(&self, store: &Store, secret: &str) -> Result<Option<Principal>> {
+        let digest = token_digest(secret);
+        let now = Instant::now();
+        {
+            let mut recent = self.recent();
+            recent.principals.retain(|_, (_, until)| *until > now);
+            if let Some((principal, _)) = recent.principals.get(&digest) {
+                return Ok(Some(principal.clone()));
+            }
+        }
+        let Some((name, role)) = store.token_by_digest(&digest).await? else {
+            return Ok(None);
+        };
+        let principal = Principal { name, role };
+        let entry = (principal.clone(), now + REMEMBERED);
+        self.recent().principals.insert(digest, entry);
+        Ok(Some(principal))
+    }
+
+    async fn takes_anonymous(&self, store: &Store) -> Result<bool> {
+        match self.anonymous {
+            _ if !self.loopback => Ok(false),
+            Anonymous::Yes => Ok(true),
+            Anonymous::No => Ok(false),
+            Anonymous::Auto => Ok(!self.any_token(store).await?),
+        }
+    }
+
+    async fn any_token(&self, store: &Store) -> Result<bool> {
+        let now = Instant::now();
+        let known = self.recent().any_token;
+        if let Some((any, until)) = known
+            && until > now
+        {
+            return Ok(any);
+        }
+        let any = store.has_tokens().await?;
+        self.recent().any_token = Some((any, now + REMEMBERED));
+        Ok(any)
+    }
+
+    async fn identify(&self, store: &Store, headers: &HeaderMap) -> std::result::Result<Principal, Refusal> {
+        let unauthorized = |detail: &str| Refusal::of(StatusCode::UNAUTHORIZED).detail(detail);
+        if let Some(value) = headers.get(AUTHORIZATION) {
+            // RFC 6750; the scheme's name has no case.
+            let secret = value
+                .to_str()
+                .ok()
+                .and_then(|value| value.split_once(' '))
+                .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+                .map(|(_, secret)| secret.trim());
+            let Some(secret) = secret else {
+                return Err(unauthorized("Authorization must be: Bearer TOKEN"));
+            };
+            let principal = self.bearer(store, secret).await?;
+            return principal.ok_or_else(|| unauthorized("this token is unknown, revoked or expired"));
+        }
+        if !self.takes_anonymous(store).await? {
+            return Err(unauthorized(
+                "a token is needed: `bbmaster token create NAME` makes one; send Authorization: Bearer TOKEN",
+            ));
+        }
+        if !is_from_this_machine(headers) {
+            return Err(unauthorized(
+                "without a token, the master must be called by localhost, 127.0.0.1 or [::1], and not from a \
+                 foreign web page",
+            ));
+        }
+        Ok(Principal {
+            name: "anonymous".to_owned(),
+            role: Role::Admin,
+        })
+    }
+}
+
+/// Whether a request names this machine, and no web page of another origin sent it: a browser here that
+/// shows someone's page must not act for them (DNS rebinding, cross-site requests).
+fn is_from_this_machine(headers: &HeaderMap) -> bool {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let Some(host) = host else { return false };
+    let origin_fits = match headers.get(ORIGIN).map(|origin| origin.to_str()) {
+        None => true,
+        Some(Ok(origin)) => origin
+            .split_once("://")
+            .is_some_and(|(_, authority)| authority == host),
+        Some(Err(_)) => false,
+    };
+    origin_fits && is_loopback_name(host)
+}
+
+/// `localhost`, or a loopback address, with or without a port.
+fn is_loopback_name(authority: &str) -> bool {
+    let name = match authority.strip_prefix('[') {
+        Some(rest) => rest.split(']').next(),
+        None => authority.split(':').next(),
+    };
+    name.is_some_and(|name| {
+        name.eq_ignore_ascii_case("localhost")
+            || name.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+    })
+}
+
+/// Lets a request pass to its handler, or refuses it.
+pub async fn admit(app: App, access: Access, mut request: Request, next: Next) -> Response {
+    let Access::Needs(role) = access else {
+        return next.run(request).await;
+    };
+    match app.gate.identify(&app.store, request.headers()).await {
+        Err(refusal) => refusal.into_response(),
+        Ok(principal) if principal.role < role => Refusal::of(StatusCode::FORBIDDEN)
+            .detail(format!(
+                "this needs the role {}, and token {} has {}",
+                role.as_str(),
+                principal.name,
+                principal.role.as_str()
+            ))
+            .into_response(),
+        Ok(principal) => {
+            request.extensions_mut().insert(principal);
+            next.run(request).await
+        }
+    }
+}
+
+impl FromRequestParts<App> for Principal {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> std::result::Result<Self, Refusal> {
+        // `admit` has put it there, on every route that is not open.
+        let principal = parts.extensions.get::<Self>().cloned();
+        principal.ok_or_else(|| Refusal::of(StatusCode::UNAUTHORIZED))
+    }
+}
+
+/// A new token's secret: 256 bits from the system, in hex, with a beginning that secret scanners can know.
+pub fn new_secret() -> io::Result<String> {
+    let mut bits = [0u8; 32];
+    File::open("/dev/urandom")?.read_exact(&mut bits)?;
+    let hex: String = bits.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("bbm_{hex}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_by_its_own_name_and_pages() {
+        for (host, origin, expected) in [
+            ("localhost:8082", None, true),
+            ("127.0.0.1:8082", None, true),
+            ("[::1]:8082", None, true),
+            ("[::1]", None, true),
+            ("localhost:8082", Some("http://localhost:8082"), true),
+            ("localhost:8082", Some("http://evil.example"), false),
+            ("localhost:8082", Some("http://localhost:9999"), false),
+            ("localhost:8082", Some("null"), false),
+            ("evil.example:8082", None, false),
+            ("localhost.evil.example", None, false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(HOST, host.parse().unwrap());
+            if let Some(origin) = origin {
+                headers.insert(ORIGIN, origin.parse().unwrap());
+            }
+            assert_eq!(is_from_this_machine(&headers), expected, "{host} {origin:?}");
+        }
+        assert!(!is_from_this_machine(&HeaderMap::new()));
+    }
+}

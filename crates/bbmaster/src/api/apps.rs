@@ -1,0 +1,137 @@
+//! What hosts should run, and what the fleet runs.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::header::{ETAG, IF_MATCH};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use protocol::rest::{AppList, DesiredApps, PlanAnswer, PutQuery, problem};
+use protocol::{Apps, HostId, Limits, decode_apps};
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::App;
+use super::access::Principal;
+use super::extract::{Body, Id, Params};
+use super::ping::publish_failed;
+use super::problem::Refusal;
+use crate::replies::Reply;
+use crate::store::PutError;
+
+pub async fn usage(State(app): State<App>) -> Result<Json<AppList>, Refusal> {
+    Ok(Json(app.store.apps().await?))
+}
+
+fn with_tag(desired: DesiredApps) -> Response {
+    let tag = format!("\"{}\"", desired.generation);
+    ([(ETAG, tag)], Json(desired)).into_response()
+}
+
+pub async fn desired(State(app): State<App>, Id(id): Id) -> Result<Response, Refusal> {
+    match app.store.desired(&id).await? {
+        Some(desired) => Ok(with_tag(desired.into())),
+        // Of a known host nothing may be desired; of any other, nothing is known.
+        None if app.store.labels(&id).await?.is_some() => Ok(with_tag(DesiredApps {
+            apps: Apps::new(),
+            generation: 0,
+            author: None,
+            changed_at: None,
+        })),
+        None => Err(Refusal::no_such_host()),
+    }
+}
+
+/// Bytes that a message has around its applications, and some more.
+const ENVELOPE: usize = 1024;
+
+pub async fn put_desired(
+    State(app): State<App>,
+    Id(id): Id,
+    Params(query): Params<PutQuery>,
+    headers: HeaderMap,
+    principal: Principal,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let agents = Limits::default();
+    let limits = Limits {
+        max_size: agents.max_size - ENVELOPE,
+        ..agents
+    };
+    let apps = decode_apps(&body.0, limits)?;
+    if let Some(app) = apps.keys().find(|app| id.collides_with(app)) {
+        return Err(Refusal::invalid(
+            format!("$[{:?}]", app.as_str()),
+            "is this host's own id; an application needs another name",
+        ));
+    }
+    let if_match = match headers.get(IF_MATCH) {
+        None => None,
+        Some(value) => Some(generations(value.to_str().unwrap_or_default(), &app, &id).await?),
+    };
+    if query.dry_run {
+        return plan(&app, id, &apps).await.map(|plan| Json(plan).into_response());
+    }
+    let put = app
+        .store
+        .put_desired(&id, &apps, if_match.as_deref(), &principal.name);
+    match put.await {
+        Ok(desired) => {
+            app.dispatcher.changed(id);
+            Ok(with_tag(desired.into()))
+        }
+        Err(PutError::GenerationChanged { current }) => Err(generation_changed(current)),
+        Err(PutError::Store(error)) => Err(error.into()),
+    }
+}
+
+fn generation_changed(current: u64) -> Refusal {
+    Refusal::of(StatusCode::PRECONDITION_FAILED)
+        .kind(problem::GENERATION)
+        .path("If-Match")
+        .detail(format!(
+            "the desired state is at generation {current}: someone else has changed it; read it again"
+        ))
+}
+
+/// The generations of an `If-Match` (RFC 9110, section 13.1.1).
+async fn generations(value: &str, app: &App, id: &HostId) -> Result<Vec<u64>, Refusal> {
+    if value.trim() == "*" {
+        // Whatever there is, but there must be something.
+        return match app.store.desired(id).await? {
+            Some(desired) => Ok(vec![desired.generation]),
+            None => Err(generation_changed(0)),
+        };
+    }
+    let tags = value.split(',').map(|tag| {
+        let quoted = tag.trim().strip_prefix('"')?.strip_suffix('"')?;
+        quoted.parse().ok()
+    });
+    tags.collect::<Option<_>>().ok_or_else(|| {
+        Refusal::bad_parameter(
+            "If-Match",
+            "a generation in quotes is needed, as ETag has it: \"3\"",
+        )
+    })
+}
+
+/// Asks the host.
+async fn plan(app: &App, id: HostId, apps: &Apps) -> Result<PlanAnswer, Refusal> {
+    let mut question = app.waiters.ask();
+    let message = json!({ "opcode": "plan", "data": apps, "id": question.id });
+    app.publisher
+        .publish(id.as_str(), message.to_string().into_bytes())
+        .await
+        .map_err(|error| publish_failed(&error))?;
+    match timeout(app.plan_timeout, &mut question.answer).await {
+        Ok(Ok(Reply::Plan(steps))) => Ok(PlanAnswer { host_id: id, steps }),
+        Ok(Ok(Reply::Status(_))) => Err(Refusal::of(StatusCode::NOT_IMPLEMENTED)
+            .kind(problem::UNSUPPORTED)
+            .detail("the host answered, but its agent cannot make plans: it is too old")),
+        Ok(Err(_)) | Err(_) => Err(Refusal::of(StatusCode::GATEWAY_TIMEOUT)
+            .kind(problem::NO_ANSWER)
+            .detail(format!(
+                "the host sent no plan within {} s: it is busy or away, or its agent is too old to make plans",
+                app.plan_timeout.as_secs()
+            ))),
+    }
+}

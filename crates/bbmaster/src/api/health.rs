@@ -1,0 +1,46 @@
+//! How the master itself is.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use protocol::rest::Health;
+
+use super::App;
+use super::problem::Refusal;
+
+pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+pub async fn live() -> Json<Health> {
+    Json(Health { problems: Vec::new() })
+}
+
+/// Without reasons, which may name addresses and users, for everyone may ask: they are in the log.
+pub async fn ready(State(app): State<App>) -> (StatusCode, Json<Health>) {
+    let mut problems = Vec::new();
+    if let Err(error) = app.store.check().await {
+        tracing::warn!("not ready: {error}");
+        problems.push("the database does not answer".to_owned());
+    }
+    if !app.link.borrow().is_up() {
+        problems.push("there is no connection to the broker".to_owned());
+    }
+    let status = match problems.is_empty() {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (status, Json(Health { problems }))
+}
+
+pub async fn metrics(State(app): State<App>) -> Result<Response, Refusal> {
+    let (states, responding) = app.store.count_hosts().await?;
+    for (state, count) in states {
+        app.metrics.set_hosts(state.as_str(), count);
+    }
+    app.metrics
+        .responding
+        .set(responding.try_into().unwrap_or(i64::MAX));
+    app.metrics.broker_up.set(i64::from(app.link.borrow().is_up()));
+    Ok(([(CONTENT_TYPE, OPENMETRICS)], app.metrics.show()).into_response())
+}

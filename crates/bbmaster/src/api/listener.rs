@@ -1,0 +1,111 @@
+//! TLS in front of the API.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::serve::Listener;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+type Connection = (TlsStream<TcpStream>, SocketAddr);
+
+/// Accepts connections whose handshake is done; one that is slow holds up no other.
+pub struct TlsListener {
+    address: SocketAddr,
+    ready: mpsc::Receiver<Connection>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("{file}: {source}")]
+    Pem { file: String, source: pem::Error },
+    #[error("[tls] certfile and keyfile cannot be used: {0}")]
+    Config(#[from] rustls::Error),
+    #[error("the listener has no address: {0}")]
+    Address(#[from] io::Error),
+}
+
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+impl TlsListener {
+    /// Takes over `tcp`, with the certificate chain and key of these PEM files.
+    pub fn start(tcp: TcpListener, certificates: &Path, key: &Path) -> Result<Self, TlsError> {
+        let acceptor = TlsAcceptor::from(Arc::new(config(certificates, key)?));
+        let address = tcp.local_addr()?;
+        let (done, ready) = mpsc::channel(64);
+        tokio::spawn(accept(tcp, acceptor, done));
+        Ok(Self { address, ready })
+    }
+}
+
+fn config(certificates: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
+    let in_file = |file: &Path| {
+        let file = file.display().to_string();
+        move |source| TlsError::Pem { file, source }
+    };
+    let chain = CertificateDer::pem_file_iter(certificates)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(in_file(certificates))?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(in_file(key))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+async fn accept(tcp: TcpListener, acceptor: TlsAcceptor, done: mpsc::Sender<Connection>) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = tcp.accept() => accepted,
+            () = done.closed() => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let handshake = acceptor.accept(stream);
+                let done = done.clone();
+                tokio::spawn(async move {
+                    match timeout(HANDSHAKE, handshake).await {
+                        // Not taken: the master ends.
+                        Ok(Ok(stream)) => drop(done.send((stream, peer)).await),
+                        Ok(Err(error)) => tracing::debug!(%peer, "TLS handshake failed: {error}"),
+                        Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
+                    }
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, as a rule: some will be free again.
+                tracing::warn!("cannot accept a connection: {error}");
+                sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+impl Listener for TlsListener {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> Connection {
+        match self.ready.recv().await {
+            Some(connection) => connection,
+            // The task above ends after this listener only.
+            None => std::future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.address)
+    }
+}

@@ -1,0 +1,233 @@
+//! The OpenAPI document, made from the table of routes and the types of the bodies.
+
+use std::sync::LazyLock;
+
+use axum::Json;
+use protocol::HostId;
+use protocol::rest::{DesiredApps, PlanAnswer, Problem};
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, SchemaGenerator};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::access::Access;
+use super::route::{Route, routes};
+
+/// What a PUT of desired applications answers; for the document only.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub enum DesiredOrPlan {
+    Desired(DesiredApps),
+    Plan(PlanAnswer),
+}
+
+static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
+
+pub async fn serve() -> Json<&'static Value> {
+    Json(&DOCUMENT)
+}
+
+/// Schemas of what is written and of what is read: they differ in what is required, so that each has
+/// definitions of its own.
+struct Schemas {
+    answers: SchemaGenerator,
+    requests: SchemaGenerator,
+}
+
+const ANSWERS: &str = "/components/schemas";
+/// Put in place of the definitions above once all is generated.
+const REQUESTS: &str = "/components/requests";
+
+impl Schemas {
+    fn new() -> Self {
+        let settings = |path: &str| {
+            SchemaSettings::draft2020_12().with(|settings| {
+                settings.definitions_path = path.to_owned().into();
+                settings.meta_schema = None;
+            })
+        };
+        Self {
+            answers: settings(ANSWERS).for_serialize().into_generator(),
+            requests: settings(REQUESTS).for_deserialize().into_generator(),
+        }
+    }
+}
+
+/// OpenAPI 3.1, whose schemas are JSON Schema 2020-12.
+pub fn document() -> Value {
+    let mut schemas = Schemas::new();
+    let problem = json!({
+        "description": "What is wrong, as a problem document (RFC 9457)",
+        "content": { "application/problem+json": { "schema": schemas.answers.subschema_for::<Problem>() } },
+    });
+    let mut paths = Map::new();
+    for route in routes() {
+        let methods = paths.entry(route.path).or_insert_with(|| json!({}));
+        methods[route.method.as_str().to_ascii_lowercase()] = operation(&route, &mut schemas);
+    }
+    let mut definitions = schemas.answers.take_definitions(true);
+    for (name, schema) in schemas.requests.take_definitions(true) {
+        definitions.insert(format!("{name}Request"), schema);
+    }
+    let mut document = json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Backbone master",
+            "description":
+                "A fleet's desired state, stored, sent out and seen. Paths are taken with and without a slash at \
+                 their end.",
+            "version": env!("CARGO_PKG_VERSION"),
+            "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
+        },
+        "paths": paths,
+        "components": {
+            "schemas": definitions,
+            "responses": { "Problem": problem },
+            "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
+        },
+    });
+    name_requests(&mut document);
+    document
+}
+
+/// Turns `#/components/requests/X` into `#/components/schemas/XRequest`.
+fn name_requests(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            for (key, value) in members {
+                match value {
+                    Value::String(target) if key == "$ref" => {
+                        if let Some(name) = target.strip_prefix(&format!("#{REQUESTS}/")) {
+                            *target = format!("#{ANSWERS}/{name}Request");
+                        }
+                    }
+                    value => name_requests(value),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(name_requests),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+fn operation(route: &Route, schemas: &mut Schemas) -> Value {
+    let doc = &route.doc;
+    let mut responses = Map::new();
+    for answer in &doc.answers {
+        let response = responses
+            .entry(answer.status.to_string())
+            .or_insert_with(|| json!({ "description": answer.text }));
+        if !answer.media_type.is_empty() {
+            let schema = answer.schema.map(|schema| schema(&mut schemas.answers));
+            let content = schema.map_or_else(|| json!({}), |schema| json!({ "schema": schema }));
+            response["content"][answer.media_type] = content;
+        }
+    }
+    for status in problems(route) {
+        responses
+            .entry(status.to_string())
+            .or_insert_with(|| json!({ "$ref": "#/components/responses/Problem" }));
+    }
+    let mut operation = json!({
+        "operationId": operation_id(route),
+        "summary": doc.summary,
+        "parameters": parameters(route, &mut schemas.requests),
+        "responses": responses,
+    });
+    if let Access::Needs(role) = route.access {
+        operation["description"] = format!("Needs the role {}.", role.as_str()).into();
+        // Without one, too, on a loopback address (`[bbmaster] allow_anonymous`).
+        operation["security"] = json!([{ "token": [] }, {}]);
+    } else {
+        operation["security"] = json!([]);
+    }
+    if let Some(body) = doc.body {
+        operation["requestBody"] = json!({
+            "required": true,
+            "content": { "application/json": { "schema": body(&mut schemas.requests) } },
+        });
+    }
+    operation
+}
+
+fn problems(route: &Route) -> Vec<u16> {
+    let mut problems: Vec<u16> = route.doc.problems.into();
+    if route.doc.query.is_some() || route.parameters().next().is_some() || !route.doc.headers.is_empty() {
+        problems.push(400);
+    }
+    if let Access::Needs(_) = route.access {
+        // 503: the database or the broker is away.
+        problems.extend([401, 403, 503]);
+    }
+    problems
+}
+
+fn parameters(route: &Route, requests: &mut SchemaGenerator) -> Vec<Value> {
+    let mut parameters: Vec<Value> = route
+        .parameters()
+        .map(|name| {
+            let schema = match name {
+                "id" => requests.subschema_for::<HostId>().to_value(),
+                _ => json!({ "type": "string", "minLength": 1 }),
+            };
+            json!({ "name": name, "in": "path", "required": true, "schema": schema })
+        })
+        .collect();
+    if let Some(query) = route.doc.query {
+        let mut schema = query(requests).to_value();
+        let properties = schema["properties"].take();
+        for (name, schema) in properties.as_object().into_iter().flatten() {
+            parameters.push(query_parameter(name, schema.clone()));
+        }
+    }
+    for (name, description) in route.doc.headers {
+        parameters.push(json!({
+            "name": name, "in": "header", "required": false, "description": description,
+            "schema": { "type": "string" },
+        }));
+    }
+    parameters
+}
+
+fn query_parameter(name: &str, mut schema: Value) -> Value {
+    let mut parameter = json!({ "name": name, "in": "query", "required": false });
+    if let Some(members) = schema.as_object_mut() {
+        members.remove("default");
+        if let Some(description) = members.remove("description") {
+            parameter["description"] = description;
+        }
+        take_out_null(members);
+    }
+    parameter["schema"] = schema;
+    parameter
+}
+
+/// A query has no null: what is not given is left out.
+fn take_out_null(schema: &mut Map<String, Value>) {
+    if let Some(Value::Array(types)) = schema.get_mut("type") {
+        types.retain(|kind| kind != "null");
+        if let [only] = types.as_slice() {
+            let only = only.clone();
+            schema.insert("type".to_owned(), only);
+        }
+    }
+    if let Some(Value::Array(choices)) = schema.get_mut("anyOf") {
+        choices.retain(|choice| choice["type"] != "null");
+        if let [Value::Object(only)] = choices.as_slice() {
+            *schema = only.clone();
+        }
+    }
+}
+
+/// `get_v1_hosts_id_apps`.
+fn operation_id(route: &Route) -> String {
+    let mut id = route.method.as_str().to_ascii_lowercase();
+    for part in route.path.split(|c: char| !c.is_ascii_alphanumeric()) {
+        if !part.is_empty() {
+            id.push('_');
+            id.push_str(part);
+        }
+    }
+    id
+}

@@ -1,0 +1,79 @@
+//! Asking hosts for their status.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use bus::PublishError;
+use protocol::encode_ping;
+use protocol::rest::{PingAnswer, PingQuery, problem};
+use tokio::time::{Instant, timeout};
+
+use super::App;
+use super::extract::{Id, Params};
+use super::problem::Refusal;
+use crate::replies::Reply;
+
+const ASKED: PingAnswer = PingAnswer {
+    round_trip_ms: None,
+    status: None,
+};
+
+/// A message to a host that did not get on its way.
+pub fn publish_failed(error: &PublishError) -> Refusal {
+    match error {
+        PublishError::Unroutable => Refusal::of(StatusCode::CONFLICT)
+            .kind(problem::AWAY)
+            .detail("the host has no queue: it has been away for long, or was never there"),
+        PublishError::Disconnected | PublishError::Refused => Refusal::of(StatusCode::SERVICE_UNAVAILABLE)
+            .kind(problem::NO_BROKER)
+            .detail(format!("the message could not be sent: {error}")),
+    }
+}
+
+pub async fn one(
+    State(app): State<App>,
+    Id(id): Id,
+    Params(query): Params<PingQuery>,
+) -> Result<(StatusCode, Json<PingAnswer>), Refusal> {
+    let wait = query.wait.unwrap_or(5.0);
+    if !(0.0..=60.0).contains(&wait) {
+        return Err(Refusal::bad_parameter("wait", "0 to 60 seconds are allowed"));
+    }
+    let mut question = app.waiters.ask();
+    app.metrics.pings.inc();
+    app.publisher
+        .publish(id.as_str(), encode_ping(Some(&question.id)))
+        .await
+        .map_err(|error| publish_failed(&error))?;
+    let sent = Instant::now();
+    if wait == 0.0 {
+        return Ok((StatusCode::ACCEPTED, Json(ASKED)));
+    }
+    match timeout(Duration::from_secs_f64(wait), &mut question.answer).await {
+        Ok(Ok(Reply::Status(status))) => {
+            let answer = PingAnswer {
+                round_trip_ms: Some(sent.elapsed().as_secs_f64() * 1000.0),
+                status: Some(status),
+            };
+            Ok((StatusCode::OK, Json(answer)))
+        }
+        Ok(Ok(Reply::Plan(_)) | Err(_)) | Err(_) => Err(Refusal::of(StatusCode::GATEWAY_TIMEOUT)
+            .kind(problem::NO_ANSWER)
+            .detail(format!("the host did not answer within {wait} s"))),
+    }
+}
+
+pub async fn all(State(app): State<App>) -> Result<(StatusCode, Json<PingAnswer>), Refusal> {
+    if !app.link.borrow().is_up() {
+        return Err(publish_failed(&PublishError::Disconnected));
+    }
+    let pinger = app.pinger.clone();
+    tokio::spawn(async move {
+        if let Err(error) = pinger.ping_all().await {
+            tracing::warn!("not all hosts could be pinged: {error}");
+        }
+    });
+    Ok((StatusCode::ACCEPTED, Json(ASKED)))
+}

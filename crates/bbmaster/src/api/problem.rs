@@ -1,0 +1,91 @@
+//! Every answer that is not what was asked for: an RFC 9457 problem document.
+
+use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use protocol::DecodeError;
+use protocol::rest::{Problem, problem};
+
+use crate::store::StoreError;
+
+/// A request that is not done, and why.
+#[derive(Debug, Clone)]
+pub struct Refusal(Box<Problem>);
+
+impl Refusal {
+    pub fn of(status: StatusCode) -> Self {
+        Self(Box::new(Problem {
+            kind: "about:blank".to_owned(),
+            title: status.canonical_reason().unwrap_or("Error").to_owned(),
+            status: status.as_u16(),
+            detail: None,
+            path: None,
+        }))
+    }
+
+    pub fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.0.detail = Some(detail.into());
+        self
+    }
+
+    /// One of [`problem`].
+    pub fn kind(mut self, kind: &str) -> Self {
+        self.0.kind = kind.to_owned();
+        self
+    }
+
+    /// JSON path in the body, or the name of a parameter.
+    pub fn path(mut self, path: impl Into<String>) -> Self {
+        self.0.path = Some(path.into());
+        self
+    }
+
+    /// A body that is not valid.
+    pub fn invalid(path: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::of(StatusCode::UNPROCESSABLE_ENTITY)
+            .kind(problem::INVALID)
+            .path(path)
+            .detail(reason)
+    }
+
+    /// A parameter that is not valid.
+    pub fn bad_parameter(name: &str, reason: impl Into<String>) -> Self {
+        Self::of(StatusCode::BAD_REQUEST)
+            .kind(problem::INVALID)
+            .path(name)
+            .detail(reason)
+    }
+
+    pub fn no_such_host() -> Self {
+        Self::of(StatusCode::NOT_FOUND)
+            .detail("no host of this id has reported, and nothing is desired of one")
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        // Strings and a number: this cannot fail.
+        let body = serde_json::to_vec(&self.0).unwrap_or_default();
+        let mut response = (status, body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        tracing::error!("a request failed: {error}");
+        Self::of(StatusCode::SERVICE_UNAVAILABLE).detail("the database failed; the master's log says how")
+    }
+}
+
+impl From<DecodeError> for Refusal {
+    fn from(error: DecodeError) -> Self {
+        Self::invalid(error.path, error.reason)
+    }
+}

@@ -1,0 +1,261 @@
+//! Takes in what hosts say: decodes, writes in batches, acknowledges what is written.
+//!
+//! Two tasks, so that one batch is decoded while the one before it is written; the busier the queue, the
+//! larger the batches, and the fewer commits per status.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bus::Delivery;
+use protocol::rest::HostState;
+use protocol::{HostId, Limits, Status};
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+
+use crate::dispatch::Dispatcher;
+use crate::metrics::Metrics;
+use crate::replies::{Reply, Waiters, Whose};
+use crate::store::{Report, Store, StoreError, now};
+
+/// Which statuses count.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    pub limits: Limits,
+    pub require_user_id: bool,
+    /// The user that a host must be, with `{host_id}` in it; `None`: any.
+    pub host_user: Option<String>,
+}
+
+/// Where what comes in goes.
+#[derive(Clone)]
+pub struct Collector {
+    pub store: Store,
+    pub policy: Policy,
+    pub dispatcher: Dispatcher,
+    pub waiters: Arc<Waiters>,
+    pub metrics: Metrics,
+}
+
+/// Statuses written at once, at most.
+const BATCH: usize = 500;
+
+/// What one message turned out to be.
+enum Incoming {
+    Status(Box<Report>),
+    Reply {
+        id: String,
+        reply: Reply,
+    },
+    /// To be looked at by a person.
+    Bad {
+        reason: String,
+    },
+}
+
+struct Batch {
+    incoming: Vec<(Incoming, Delivery)>,
+}
+
+impl Collector {
+    /// Runs until the link ends.
+    pub async fn run(self, mut deliveries: mpsc::Receiver<Delivery>) {
+        let (batches, written) = mpsc::channel(1);
+        let writer = tokio::spawn(self.clone().write_batches(written));
+        let mut waiting = Vec::with_capacity(BATCH);
+        while deliveries.recv_many(&mut waiting, BATCH).await > 0 {
+            let incoming = waiting
+                .drain(..)
+                .map(|delivery| (self.policy.decode(&delivery), delivery))
+                .collect();
+            if batches.send(Batch { incoming }).await.is_err() {
+                break;
+            }
+        }
+        drop(batches);
+        // What was decoded is written before the end.
+        let _ = writer.await;
+    }
+
+    async fn write_batches(self, mut batches: mpsc::Receiver<Batch>) {
+        while let Some(batch) = batches.recv().await {
+            self.write_batch(batch).await;
+        }
+    }
+
+    async fn write_batch(&self, batch: Batch) {
+        let mut reports = Vec::with_capacity(batch.incoming.len());
+        let mut deliveries = Vec::with_capacity(batch.incoming.len());
+        let mut replies = Vec::new();
+        for (incoming, delivery) in batch.incoming {
+            match incoming {
+                Incoming::Status(report) => {
+                    if let Some(id) = report.status.reply_to.clone() {
+                        let state = HostState::from(report.status.status);
+                        replies.push((id, Reply::Status(state)));
+                    }
+                    reports.push(*report);
+                    deliveries.push(delivery);
+                }
+                Incoming::Reply { id, reply } => {
+                    self.metrics.count_statuses("reply", 1);
+                    replies.push((id, reply));
+                    delivery.ack();
+                }
+                Incoming::Bad { reason } => {
+                    self.quarantine(&delivery, &reason).await;
+                    delivery.ack();
+                }
+            }
+        }
+        if !reports.is_empty() {
+            self.write(&reports, &deliveries).await;
+        }
+        // After the writing: who asked finds what was answered.
+        for (id, reply) in replies {
+            self.pass_on(&id, reply).await;
+        }
+        deliveries.into_iter().for_each(Delivery::ack);
+    }
+
+    /// Writes them all, however long the database is away. What it refuses for itself is set aside.
+    async fn write(&self, reports: &[Report], deliveries: &[Delivery]) {
+        match self.write_patiently(reports).await {
+            Ok(()) => {}
+            Err(refused) if reports.len() == 1 => {
+                for delivery in deliveries {
+                    self.quarantine(delivery, &refused.to_string()).await;
+                }
+            }
+            Err(_) => {
+                for (report, delivery) in reports.iter().zip(deliveries) {
+                    if let Err(refused) = self.write_patiently(std::slice::from_ref(report)).await {
+                        self.quarantine(delivery, &refused.to_string()).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tries until it is written, or refused for what it holds.
+    async fn write_patiently(&self, reports: &[Report]) -> Result<(), StoreError> {
+        let mut pause = Duration::from_millis(100);
+        let started = Instant::now();
+        loop {
+            match self.store.ingest(reports).await {
+                Ok(done) => {
+                    let metrics = &self.metrics;
+                    metrics.batch_seconds.observe(started.elapsed().as_secs_f64());
+                    metrics.batch_size.observe(reports.len() as f64);
+                    metrics.count_statuses("accepted", done.accepted);
+                    metrics.count_statuses("duplicate", done.duplicate);
+                    metrics.count_statuses("late", done.late);
+                    metrics.lost_statuses.inc_by(done.lost);
+                    self.dispatcher.seen(done.seen);
+                    return Ok(());
+                }
+                Err(error) if error.is_about_data() => return Err(error),
+                Err(error) => {
+                    tracing::error!("statuses cannot be written, to be tried again: {error}");
+                    sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(5));
+                }
+            }
+        }
+    }
+
+    async fn quarantine(&self, delivery: &Delivery, reason: &str) {
+        let user = delivery.user_id.as_deref();
+        tracing::warn!(user = user.unwrap_or("-"), "a status is set aside: {reason}");
+        self.metrics.count_statuses("quarantined", 1);
+        if let Err(error) = self.store.quarantine(user, reason, &delivery.body).await {
+            tracing::error!("a status that is not valid could not be kept: {error}");
+        }
+    }
+
+    async fn pass_on(&self, id: &str, reply: Reply) {
+        match self.waiters.whose(id) {
+            Whose::Own => self.waiters.answer(id, reply),
+            Whose::Nobody => {}
+            Whose::Other => {
+                let forwarded = match serde_json::to_string(&reply) {
+                    Ok(body) => self.store.forward_reply(id, &body).await,
+                    Err(error) => Err(error.into()),
+                };
+                if let Err(error) = forwarded {
+                    tracing::warn!("an answer could not be passed on to the master that asked: {error}");
+                }
+            }
+        }
+    }
+}
+
+impl Policy {
+    fn decode(&self, delivery: &Delivery) -> Incoming {
+        let report = match Status::decode(&delivery.body, self.limits) {
+            Ok(status) => self
+                .check_user(&status.host_id, delivery.user_id.as_deref())
+                .and_then(|()| {
+                    let body =
+                        String::from_utf8(delivery.body.clone()).map_err(|_| "is not UTF-8".to_owned())?;
+                    Ok(Report {
+                        status,
+                        body,
+                        received_at: now(),
+                    })
+                }),
+            Err(error) => match self.decode_plan(delivery) {
+                Some(reply) => return reply,
+                None => Err(error.to_string()),
+            },
+        };
+        match report {
+            Ok(report) => Incoming::Status(Box::new(report)),
+            Err(reason) => Incoming::Bad { reason },
+        }
+    }
+
+    fn check_user(&self, host: &HostId, user: Option<&str>) -> Result<(), String> {
+        match (user, &self.host_user) {
+            (None, _) if self.require_user_id || self.host_user.is_some() => Err(format!(
+                "of {host} has no user_id, so nobody vouches for its sender"
+            )),
+            (Some(user), Some(template)) if user != template.replace("{host_id}", host.as_str()) => {
+                Err(format!("of {host} was sent by user {user:?}, who is another"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The answer to a `plan` question: `{"opcode": "plan", "data": {"host_id", "steps"}, "reply_to"}`.
+    fn decode_plan(&self, delivery: &Delivery) -> Option<Incoming> {
+        #[derive(Deserialize)]
+        struct Message {
+            opcode: String,
+            data: Plan,
+            reply_to: String,
+        }
+        #[derive(Deserialize)]
+        struct Plan {
+            host_id: HostId,
+            steps: Vec<Value>,
+        }
+        if delivery.body.len() > self.limits.max_size {
+            return None;
+        }
+        let message: Message = serde_json::from_slice(&delivery.body).ok()?;
+        if message.opcode != "plan" {
+            return None;
+        }
+        Some(
+            match self.check_user(&message.data.host_id, delivery.user_id.as_deref()) {
+                Ok(()) => Incoming::Reply {
+                    id: message.reply_to,
+                    reply: Reply::Plan(message.data.steps),
+                },
+                Err(reason) => Incoming::Bad { reason },
+            },
+        )
+    }
+}

@@ -1,0 +1,239 @@
+//! Sends desired states to the hosts that need them. Level-triggered: on each status and each change, what
+//! is stored now is compared with what the host says now.
+//!
+//! Nothing here is kept over a restart, nor needs to be: the statuses that the first ping brings in begin
+//! it all anew.
+
+mod decide;
+mod ping;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use bus::{LinkState, PublishError, Publisher};
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use protocol::{HostId, SetConfig};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::metrics::Metrics;
+use crate::store::{Seen, Store};
+
+pub use decide::{Decision, Why, decide, message_id, pause_after};
+pub use ping::Pinger;
+
+/// Tells the dispatcher what happened. Cheap to clone.
+#[derive(Clone)]
+pub struct Dispatcher {
+    orders: mpsc::UnboundedSender<Order>,
+}
+
+enum Order {
+    Seen(Vec<Seen>),
+    Changed(HostId),
+}
+
+impl Dispatcher {
+    /// Starts the task; it ends when the last of its dispatchers is dropped.
+    pub fn start(
+        store: Store,
+        publisher: Publisher,
+        link: watch::Receiver<LinkState>,
+        metrics: Metrics,
+    ) -> Self {
+        let (orders, inbox) = mpsc::unbounded_channel();
+        let task = Task {
+            store,
+            publisher,
+            metrics,
+            queue: VecDeque::new(),
+            queued: HashSet::new(),
+            under_way: HashSet::new(),
+            sent: HashMap::new(),
+            undelivered: HashSet::new(),
+        };
+        tokio::spawn(task.run(inbox, link));
+        Self { orders }
+    }
+
+    /// These hosts have reported; of each, something is desired.
+    pub fn seen(&self, hosts: Vec<Seen>) {
+        if !hosts.is_empty() {
+            // The task ends after all who could tell it something.
+            let _ = self.orders.send(Order::Seen(hosts));
+        }
+    }
+
+    /// This host's desired state is a new one.
+    pub fn changed(&self, host: HostId) {
+        let _ = self.orders.send(Order::Changed(host));
+    }
+}
+
+/// What was sent to a host last.
+struct Sent {
+    generation: u64,
+    times: u32,
+    again_from: Instant,
+}
+
+/// How a sending went.
+enum Outcome {
+    Sent {
+        generation: u64,
+    },
+    /// Nothing is desired any more.
+    Nothing,
+    Away,
+    Failed(String),
+}
+
+struct Task {
+    store: Store,
+    publisher: Publisher,
+    metrics: Metrics,
+    /// To be sent to, in turn, each once.
+    queue: VecDeque<HostId>,
+    queued: HashSet<HostId>,
+    under_way: HashSet<HostId>,
+    sent: HashMap<HostId, Sent>,
+    /// Could not be sent for lack of a broker or database: tried again when the link is up anew.
+    undelivered: HashSet<HostId>,
+}
+
+/// What failed for another reason than the link is tried again this often.
+const RETRY_PERIOD: std::time::Duration = std::time::Duration::from_secs(5);
+/// Confirms waited for at a time.
+const PARALLEL: usize = 64;
+
+impl Task {
+    async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Order>, mut link: watch::Receiver<LinkState>) {
+        let mut sending: FuturesUnordered<BoxFuture<'static, (HostId, Outcome)>> = FuturesUnordered::new();
+        let mut link_ended = false;
+        let mut retry = tokio::time::interval(RETRY_PERIOD);
+        retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            while sending.len() < PARALLEL
+                && let Some(host) = self.queue.pop_front()
+            {
+                self.queued.remove(&host);
+                self.under_way.insert(host.clone());
+                sending.push(Box::pin(send(self.store.clone(), self.publisher.clone(), host)));
+            }
+            // All branches only receive: none loses anything when another is taken.
+            tokio::select! {
+                order = inbox.recv() => match order {
+                    Some(Order::Seen(hosts)) => hosts.into_iter().for_each(|seen| self.consider(seen)),
+                    Some(Order::Changed(host)) => {
+                        self.sent.remove(&host);
+                        self.enqueue(host);
+                    }
+                    None => return,
+                },
+                Some((host, outcome)) = sending.next() => self.settle(host, outcome),
+                _ = retry.tick(), if !self.undelivered.is_empty() && link.borrow().is_up() => self.retry_undelivered(),
+                changed = link.changed(), if !link_ended => match changed {
+                    Ok(()) if link.borrow_and_update().is_up() => self.retry_undelivered(),
+                    Ok(()) => {}
+                    Err(_) => link_ended = true,
+                },
+            }
+        }
+    }
+
+    fn enqueue(&mut self, host: HostId) {
+        // One that is being sent to now may be sent something older: it is sent to again after that.
+        if self.queued.insert(host.clone()) && !self.under_way.contains(&host) {
+            self.queue.push_back(host);
+        }
+    }
+
+    fn consider(&mut self, seen: Seen) {
+        match decide(&seen) {
+            Decision::Leave(Why::Satisfied) => {
+                self.sent.remove(&seen.host_id);
+            }
+            Decision::Leave(Why::Ahead) => tracing::warn!(
+                host = %seen.host_id,
+                "has generation {}, and the store only {}: was it restored? The next change of its desired state goes above",
+                seen.reported_generation.unwrap_or_default(),
+                seen.generation,
+            ),
+            Decision::Leave(Why::Converging | Why::Retrying | Why::Rejected) => {}
+            Decision::Send => {
+                let too_soon = self.sent.get(&seen.host_id).is_some_and(|sent| {
+                    sent.generation == seen.generation && Instant::now() < sent.again_from
+                });
+                if !too_soon && !self.under_way.contains(&seen.host_id) {
+                    self.enqueue(seen.host_id);
+                }
+            }
+        }
+    }
+
+    fn settle(&mut self, host: HostId, outcome: Outcome) {
+        self.under_way.remove(&host);
+        if self.queued.contains(&host) {
+            self.queue.push_back(host.clone());
+        }
+        match outcome {
+            Outcome::Sent { generation } => {
+                self.metrics.count_dispatch("sent");
+                let times = match self.sent.get(&host) {
+                    Some(sent) if sent.generation == generation => sent.times.saturating_add(1),
+                    _ => 1,
+                };
+                let sent = Sent {
+                    generation,
+                    times,
+                    again_from: Instant::now() + pause_after(times),
+                };
+                self.sent.insert(host, sent);
+            }
+            Outcome::Nothing => {
+                self.sent.remove(&host);
+            }
+            Outcome::Away => {
+                tracing::debug!(%host, "is away: it is sent its desired state when it reports");
+                self.metrics.count_dispatch("away");
+                self.sent.remove(&host);
+            }
+            Outcome::Failed(reason) => {
+                tracing::warn!(%host, "its desired state could not be sent, to be tried again: {reason}");
+                self.metrics.count_dispatch("failed");
+                self.undelivered.insert(host);
+            }
+        }
+    }
+
+    fn retry_undelivered(&mut self) {
+        for host in std::mem::take(&mut self.undelivered) {
+            self.enqueue(host);
+        }
+    }
+}
+
+async fn send(store: Store, publisher: Publisher, host: HostId) -> (HostId, Outcome) {
+    let outcome = match store.desired(&host).await {
+        Err(error) => Outcome::Failed(error.to_string()),
+        Ok(None) => Outcome::Nothing,
+        Ok(Some(desired)) => {
+            let message = SetConfig {
+                id: Some(message_id(desired.generation)),
+                generation: Some(desired.generation),
+                apps: desired.apps,
+            };
+            match publisher.publish(host.as_str(), message.encode()).await {
+                Ok(()) => Outcome::Sent {
+                    generation: desired.generation,
+                },
+                Err(PublishError::Unroutable) => Outcome::Away,
+                Err(error @ (PublishError::Refused | PublishError::Disconnected)) => {
+                    Outcome::Failed(error.to_string())
+                }
+            }
+        }
+    };
+    (host, outcome)
+}

@@ -1,0 +1,51 @@
+//! Where log lines go: for people on a terminal or in the journal, else as JSON, on standard error.
+
+use std::io::{self, IsTerminal};
+
+use ::settings::LogLevel;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Our own crates; all others speak up from WARN on, whatever the level.
+const OWN_CRATES: [&str; 3] = ["bbmaster", "bus", "protocol"];
+
+/// Sends the log of this process where it belongs, from `level` on. Later calls have no effect.
+pub fn init(level: LogLevel) {
+    let level = match level {
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Warning => LevelFilter::WARN,
+        LogLevel::Error | LogLevel::Critical => LevelFilter::ERROR,
+    };
+    let filter = Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_targets(OWN_CRATES.map(|name| (name, level)));
+    let is_terminal = io::stderr().is_terminal();
+    let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let registry = tracing_subscriber::registry();
+    // An error means that there is a subscriber already, which is as good.
+    let _ = if is_terminal {
+        let lines = lines
+            .compact()
+            .with_target(false)
+            .with_ansi(!no_colour)
+            .with_filter(filter);
+        registry.with(lines).try_init()
+    } else if std::env::var_os("JOURNAL_STREAM").is_some() {
+        // The journal has the time.
+        let lines = lines
+            .compact()
+            .with_target(false)
+            .with_ansi(false)
+            .without_time()
+            .with_filter(filter);
+        registry.with(lines).try_init()
+    } else {
+        let lines = lines.json().flatten_event(true).with_filter(filter);
+        registry.with(lines).try_init()
+    };
+}

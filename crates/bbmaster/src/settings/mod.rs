@@ -1,0 +1,142 @@
+//! The master's settings. How they are read: the crate `settings`. [`table`] lists every key once.
+
+pub mod table;
+
+use std::net::SocketAddr;
+
+use ::settings::{Gathered, Kind, Parse, check_pair, read_password};
+use bus::amqp::{AmqpSettings as Broker, ClientCertificate, Login, Roots, Secret, TlsSettings as BrokerTls};
+use bus::{Queue, amqp};
+
+pub use ::settings::{Loaded as AnyLoaded, SettingsError, Sources, show};
+pub use table::{PROGRAM, Settings};
+
+pub type Loaded = AnyLoaded<Settings>;
+
+/// Who may come without a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Anonymous {
+    /// Anyone, until the first token is made.
+    Auto,
+    Yes,
+    No,
+}
+
+impl Anonymous {
+    pub const NAMES: &'static [&'static str] = &["auto", "true", "false"];
+}
+
+impl Parse for Anonymous {
+    fn parse(raw: &str, kind: &Kind) -> Option<Self> {
+        match raw.to_ascii_lowercase().as_str() {
+            "auto" => Some(Self::Auto),
+            raw => bool::parse(raw, kind).map(|yes| if yes { Self::Yes } else { Self::No }),
+        }
+    }
+}
+
+impl Settings {
+    /// Reads all sources. Errors list everything that is wrong.
+    pub fn load(sources: &Sources) -> Result<Loaded, SettingsError> {
+        let mut gathered = sources.gather(&PROGRAM);
+        let settings = Self::parse(&mut gathered).map(|settings| check(settings, &mut gathered));
+        gathered.finish(settings)
+    }
+
+    /// Where to listen.
+    pub fn listen(&self) -> Option<SocketAddr> {
+        self.bbmaster.listen.parse().ok()
+    }
+
+    /// How to reach the broker.
+    pub fn broker(&self) -> Broker {
+        let Self { amqp, ssl, .. } = self;
+        let tls = !ssl.disable.unwrap_or_else(|| is_this_machine(&amqp.host));
+        let port = amqp.port.unwrap_or(if tls { 5671 } else { 5672 });
+        let client = ssl.certfile.clone().zip(ssl.keyfile.clone());
+        Broker {
+            login: amqp.password.as_ref().map(|password| Login {
+                username: amqp.username.clone(),
+                password: Secret::new(password.expose()),
+            }),
+            virtual_host: amqp.virtual_host.clone(),
+            heartbeat: amqp.amqp_heartbeat_interval,
+            connect_timeout: amqp.connect_timeout,
+            retry_period: amqp.connection_retry_period,
+            connection_name: "bbmaster".to_owned(),
+            frame_max: Broker::FRAME_MAX_LARGE,
+            tls: tls.then(|| BrokerTls {
+                roots: ssl.ca_certs.clone().map_or(Roots::System, Roots::File),
+                client: client.map(|(certificate, key)| ClientCertificate { certificate, key }),
+                server_name: None,
+            }),
+            ..amqp::AmqpSettings::new(&amqp.host, port)
+        }
+    }
+
+    /// What to consume.
+    pub fn queue(&self) -> Queue {
+        let prefetch = u16::try_from(self.amqp.prefetch).unwrap_or(u16::MAX);
+        Queue::of_master(&self.amqp.queue_name, prefetch)
+    }
+}
+
+fn is_this_machine(host: &str) -> bool {
+    host == "localhost"
+        || host
+            .parse()
+            .is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+}
+
+/// What only several keys together can tell.
+fn check(mut settings: Settings, gathered: &mut Gathered) -> Settings {
+    let amqp = &mut settings.amqp;
+    // The default password is no conflict with a file.
+    let from_file = amqp.password_file.is_some();
+    let default = gathered.origin("amqp", "password") == ::settings::Origin::Default;
+    let password = amqp.password.take().filter(|_| !(from_file && default));
+    amqp.password = read_password("amqp", password, amqp.password_file.as_deref(), gathered);
+    check_pair("ssl", &settings.ssl.certfile, &settings.ssl.keyfile, gathered);
+    check_pair("tls", &settings.tls.certfile, &settings.tls.keyfile, gathered);
+    match settings.listen() {
+        None => {
+            let text = format!(
+                "found {:?}, allowed: address:port (127.0.0.1:8082, [::]:8082)",
+                settings.bbmaster.listen
+            );
+            gathered.problem("bbmaster", "listen", &text);
+        }
+        Some(address) if !address.ip().is_loopback() => check_network_access(&settings, gathered),
+        Some(_) => {}
+    }
+    if let Some(url) = &settings.store.url
+        && !["postgres://", "postgresql://"]
+            .iter()
+            .any(|scheme| url.expose().starts_with(scheme))
+    {
+        let text = "found a value that is not shown, allowed: postgres://user:password@host/database";
+        gathered.problem("store", "url", text);
+    }
+    settings
+}
+
+/// Beyond this machine: TLS, or words that say that it is not wanted; and nobody without a token.
+fn check_network_access(settings: &Settings, gathered: &mut Gathered) {
+    let bbmaster = &settings.bbmaster;
+    if settings.tls.certfile.is_none() && !bbmaster.accept_unencrypted_access_from_the_network {
+        let text = format!(
+            "{} is not a loopback address, and there is no [tls] certfile and keyfile: tokens and configs would \
+             cross the network in plain text. Set both; or, to have it so, \
+             accept_unencrypted_access_from_the_network = true",
+            bbmaster.listen
+        );
+        gathered.problem("bbmaster", "listen", &text);
+    }
+    if bbmaster.allow_anonymous == Anonymous::Yes {
+        let text = format!(
+            "true is for loopback addresses only, and listen is {}",
+            bbmaster.listen
+        );
+        gathered.problem("bbmaster", "allow_anonymous", &text);
+    }
+}

@@ -1,0 +1,280 @@
+//! What one more status means for what is known of its host. Pure.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use protocol::Status;
+use protocol::rest::{EventKind, HostState};
+use serde_json::json;
+
+use super::events::NewEvent;
+use super::{clean, signed};
+
+/// What is known of a host, less the last status itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// `None`: has never reported.
+    pub first_seen: Option<i64>,
+    pub last_seen: i64,
+    pub boot_id: String,
+    pub previous_boot_id: String,
+    pub seq: i64,
+    pub lost: i64,
+    pub state: HostState,
+    pub responding: bool,
+    pub apps_digest: i64,
+    pub errors_digest: i64,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self {
+            first_seen: None,
+            last_seen: 0,
+            boot_id: String::new(),
+            previous_boot_id: String::new(),
+            seq: 0,
+            lost: 0,
+            state: HostState::Missing,
+            responding: false,
+            apps_digest: 0,
+            errors_digest: 0,
+        }
+    }
+}
+
+/// How a status stands to those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// So many between this one and the last were lost, or are late.
+    Newer { lost: i64 },
+    /// Seen already.
+    Duplicate,
+    /// Overtaken by a later one.
+    Late,
+}
+
+/// Statuses are ordered by `seq` within a start of the agent; a start replaces the one before it.
+pub fn order(known: &Known, boot_id: &str, seq: i64) -> Order {
+    let never_seen = known.first_seen.is_none();
+    // An agent from before Backbone counts nothing.
+    if never_seen || boot_id.is_empty() {
+        return Order::Newer { lost: 0 };
+    }
+    if boot_id == known.boot_id {
+        return match seq - known.seq {
+            0 => Order::Duplicate,
+            step if step > 0 => Order::Newer { lost: step - 1 },
+            _ => Order::Late,
+        };
+    }
+    match boot_id == known.previous_boot_id {
+        true => Order::Late,
+        false => Order::Newer {
+            lost: (seq - 1).max(0),
+        },
+    }
+}
+
+/// Takes in a status that is newer, and says what happened by it.
+pub fn take(known: &mut Known, status: &Status, lost: i64, received_at: i64) -> Vec<NewEvent> {
+    let state = HostState::from(status.status);
+    let errors_digest = errors_digest(status);
+    let mut events = Vec::new();
+    let mut tell = |kind, message: String, data| {
+        events.push(NewEvent {
+            at: received_at,
+            kind,
+            host_id: Some(status.host_id.as_str().to_owned()),
+            author: None,
+            message,
+            data,
+        });
+    };
+    if known.first_seen.is_none() {
+        let message = format!("reported for the first time: {}", describe(status));
+        tell(EventKind::HostAppeared, message, Some(change(None, status)));
+    } else {
+        if !known.responding {
+            tell(EventKind::HostReturned, "reports again".to_owned(), None);
+        }
+        if state != known.state || errors_digest != known.errors_digest {
+            let message = format!("{} -> {}", known.state.as_str(), describe(status));
+            tell(
+                EventKind::StatusChanged,
+                message,
+                Some(change(Some(known.state), status)),
+            );
+        }
+    }
+    let boot_id = clean(&status.boot_id);
+    if boot_id != known.boot_id {
+        known.previous_boot_id = std::mem::replace(&mut known.boot_id, boot_id);
+    }
+    known.first_seen.get_or_insert(received_at);
+    known.last_seen = received_at.max(known.last_seen);
+    known.seq = signed(status.seq);
+    known.lost = known.lost.saturating_add(lost);
+    known.state = state;
+    known.responding = true;
+    known.errors_digest = errors_digest;
+    events
+}
+
+/// The status in words: state, and the first error.
+fn describe(status: &Status) -> String {
+    let state = HostState::from(status.status).as_str();
+    match first_error(status) {
+        Some(error) => format!("{state}: {error}"),
+        None => state.to_owned(),
+    }
+}
+
+/// `app_foo: message` of the first error.
+pub fn first_error(status: &Status) -> Option<String> {
+    let error = status.errors.first()?;
+    Some(clean(&match &error.app {
+        Some(app) => format!("{app}: {}", error.message),
+        None => error.message.clone(),
+    }))
+}
+
+fn change(from: Option<HostState>, status: &Status) -> serde_json::Value {
+    let mut data = json!({ "to": HostState::from(status.status) });
+    if let Some(from) = from {
+        data["from"] = json!(from);
+    }
+    if !status.errors.is_empty() {
+        data["errors"] = json!(status.errors);
+    }
+    data
+}
+
+/// Changes with what is wrong, not with how often it was tried.
+fn errors_digest(status: &Status) -> i64 {
+    digest(status.errors.iter().map(|error| {
+        let app = error.app.as_ref().map(|app| app.as_str());
+        (app, error.phase, error.category as u8, &error.message)
+    }))
+}
+
+/// Changes with what `host_apps` has of the host.
+pub fn apps_digest(status: &Status) -> i64 {
+    digest(
+        status
+            .apps
+            .iter()
+            .map(|(name, app)| (name.as_str(), app.version.as_str(), app.running, app.health as u8)),
+    )
+}
+
+/// 0 for nothing.
+fn digest<T: Digestible>(items: impl Iterator<Item = T>) -> i64 {
+    // Its keys are fixed: the same in each process.
+    let mut hasher = DefaultHasher::new();
+    let mut count = 0u64;
+    for item in items {
+        item.feed(&mut hasher);
+        count += 1;
+    }
+    match count {
+        0 => 0,
+        _ => hasher.finish().cast_signed(),
+    }
+}
+
+trait Digestible {
+    fn feed(&self, hasher: &mut DefaultHasher);
+}
+
+impl Digestible for (&str, &str, bool, u8) {
+    fn feed(&self, hasher: &mut DefaultHasher) {
+        self.hash(hasher);
+    }
+}
+
+impl Digestible for (Option<&str>, protocol::Phase, u8, &String) {
+    fn feed(&self, hasher: &mut DefaultHasher) {
+        (self.0, self.1 as u8, self.2, self.3).hash(hasher);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(boot_id: &str, seq: i64) -> Known {
+        Known {
+            first_seen: Some(1),
+            boot_id: boot_id.into(),
+            previous_boot_id: "a".into(),
+            seq,
+            state: HostState::Ok,
+            responding: true,
+            ..Known::default()
+        }
+    }
+
+    #[test]
+    fn statuses_are_ordered_by_start_and_seq() {
+        for (boot_id, seq, expected) in [
+            ("b", 6, Order::Newer { lost: 0 }),
+            ("b", 9, Order::Newer { lost: 3 }),
+            ("b", 5, Order::Duplicate),
+            ("b", 4, Order::Late),
+            ("a", 99, Order::Late),
+            ("c", 1, Order::Newer { lost: 0 }),
+            ("c", 3, Order::Newer { lost: 2 }),
+            ("", 0, Order::Newer { lost: 0 }),
+        ] {
+            assert_eq!(order(&known("b", 5), boot_id, seq), expected, "{boot_id} {seq}");
+        }
+        assert_eq!(order(&Known::default(), "b", 7), Order::Newer { lost: 0 });
+    }
+
+    fn status_of(json: serde_json::Value) -> Status {
+        let mut data = json!({"host_id": "h", "status": "ok", "boot_id": "b", "seq": 6});
+        for (key, value) in json.as_object().unwrap() {
+            data[key] = value.clone();
+        }
+        serde_json::from_value(data).unwrap()
+    }
+
+    fn error(message: &str, attempt: u32) -> serde_json::Value {
+        json!([{"app": "foo", "phase": "install", "category": "script", "message": message,
+            "attempt": attempt, "rolled_back": false}])
+    }
+
+    #[test]
+    fn only_what_changes_is_an_event() {
+        let mut host = Known::default();
+        for (status, expected) in [
+            (json!({}), vec!["reported for the first time: ok"]),
+            (json!({}), vec![]),
+            (json!({"status": "converging"}), vec!["ok -> converging"]),
+            (
+                json!({"status": "errors", "errors": error("it broke", 1)}),
+                vec!["converging -> errors: foo: it broke"],
+            ),
+            (
+                json!({"status": "errors", "errors": error("it broke", 2)}),
+                vec![],
+            ),
+            (
+                json!({"status": "errors", "errors": error("it burned", 3)}),
+                vec!["errors -> errors: foo: it burned"],
+            ),
+            (json!({"boot_id": "c", "seq": 1}), vec!["errors -> ok"]),
+        ] {
+            let events = take(&mut host, &status_of(status), 0, 10);
+            let messages: Vec<&str> = events.iter().map(|event| event.message.as_str()).collect();
+            assert_eq!(messages, expected);
+        }
+        assert_eq!(
+            (host.boot_id.as_str(), host.previous_boot_id.as_str()),
+            ("c", "b")
+        );
+        host.responding = false;
+        let events = take(&mut host, &status_of(json!({"boot_id": "c", "seq": 2})), 0, 10);
+        assert_eq!(events[0].kind, EventKind::HostReturned);
+    }
+}

@@ -1,0 +1,26 @@
+-- As for SQLite, but for the ids.
+CREATE TABLE events (
+    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at BIGINT NOT NULL,
+    kind TEXT NOT NULL,
+    host_id TEXT,
+    author TEXT,
+    message TEXT NOT NULL,
+    data TEXT
+);
+CREATE INDEX events_host ON events (host_id, id);
+CREATE INDEX events_at ON events (at);
+
+CREATE TABLE quarantine (
+    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at BIGINT NOT NULL,
+    user_id TEXT,
+    reason TEXT NOT NULL,
+    body TEXT NOT NULL
+);
+
+CREATE TABLE replies (
+    id TEXT NOT NULL PRIMARY KEY,
+    at BIGINT NOT NULL,
+    body TEXT NOT NULL
+);

@@ -1,0 +1,164 @@
+//! As much of an HTTP client as the tests need: one connection per request.
+
+use std::net::SocketAddr;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+
+/// Asks one master.
+#[derive(Clone)]
+pub struct Client {
+    address: SocketAddr,
+    token: Option<String>,
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(header, _)| header == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&self.body)))
+    }
+
+    #[track_caller]
+    pub fn expect(self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{}", String::from_utf8_lossy(&self.body));
+        match self.body.is_empty() {
+            true => Value::Null,
+            false => self.json(),
+        }
+    }
+}
+
+impl Client {
+    pub fn new(address: SocketAddr) -> Self {
+        Self { address, token: None }
+    }
+
+    pub fn with_token(&self, token: &str) -> Self {
+        Self {
+            token: Some(token.to_owned()),
+            ..self.clone()
+        }
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send("GET", path, &[], None).await
+    }
+
+    pub async fn put(&self, path: &str, body: &Value) -> Answer {
+        self.send("PUT", path, &[], Some(body.to_string().as_bytes()))
+            .await
+    }
+
+    pub async fn post(&self, path: &str) -> Answer {
+        self.send("POST", path, &[], None).await
+    }
+
+    pub async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&[u8]>,
+    ) -> Answer {
+        let mut stream = BufReader::new(self.open(method, path, headers, body).await);
+        let (status, headers) = read_head(&mut stream).await;
+        let mut body = Vec::new();
+        stream.read_to_end(&mut body).await.unwrap();
+        Answer {
+            status,
+            headers,
+            body,
+        }
+    }
+
+    async fn open(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&[u8]>,
+    ) -> TcpStream {
+        let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
+        if !headers.iter().any(|(name, _)| *name == "Host") {
+            head.push_str("Host: localhost\r\n");
+        }
+        if let Some(token) = &self.token {
+            head.push_str(&format!("Authorization: Bearer {token}\r\n"));
+        }
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        if let Some(body) = body {
+            if !headers.iter().any(|(name, _)| *name == "Content-Type") {
+                head.push_str("Content-Type: application/json\r\n");
+            }
+            head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+        }
+        head.push_str("\r\n");
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // A refusal may come, and the connection close, before all of a large body is sent.
+        let _ = stream.write_all(body.unwrap_or_default()).await;
+        stream
+    }
+
+    /// Follows events.
+    pub async fn events(&self, path: &str) -> Events {
+        let accept = [("Accept", "text/event-stream")];
+        let mut stream = BufReader::new(self.open("GET", path, &accept, None).await);
+        let (status, _) = read_head(&mut stream).await;
+        assert_eq!(status, 200);
+        Events { stream }
+    }
+}
+
+/// A stream of server-sent events.
+pub struct Events {
+    stream: BufReader<TcpStream>,
+}
+
+impl Events {
+    /// The next event; pieces of the chunked coding and comments are passed over.
+    pub async fn next(&mut self) -> Value {
+        loop {
+            let mut line = String::new();
+            let read = self.stream.read_line(&mut line).await.unwrap();
+            assert!(read > 0, "the stream of events ended");
+            if let Some(data) = line.strip_prefix("data:") {
+                return serde_json::from_str(data).unwrap();
+            }
+        }
+    }
+}
+
+async fn read_head(stream: &mut BufReader<TcpStream>) -> (u16, Vec<(String, String)>) {
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line).await.unwrap();
+        match line.trim_end() {
+            "" => break,
+            line => lines.push(line.to_owned()),
+        }
+    }
+    let status = lines[0].split(' ').nth(1).unwrap().parse().unwrap();
+    let headers = lines[1..]
+        .iter()
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+        .collect();
+    (status, headers)
+}

@@ -1,0 +1,108 @@
+//! What the tests of this binary share: a broker, a store, masters.
+
+use std::time::Duration;
+
+use bbmaster::store::Store;
+use bbmaster::{Config, Master};
+use bus::Queue;
+use bus::local::LocalBroker;
+use harness::postgres::Postgres;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+
+use crate::client::Client;
+
+/// Longest wait for anything.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A database, that outlives masters.
+pub enum Database {
+    Sqlite(TempDir),
+    Postgres(Postgres),
+}
+
+impl Database {
+    pub fn sqlite() -> Self {
+        Self::Sqlite(tempfile::tempdir().unwrap())
+    }
+
+    /// `None`: not installed here, which was said.
+    pub fn postgres() -> Option<Self> {
+        Postgres::start().unwrap().map(Self::Postgres)
+    }
+
+    pub async fn open(&self) -> Store {
+        match self {
+            Self::Sqlite(folder) => Store::open_sqlite(&folder.path().join("bbmaster.db")).await,
+            Self::Postgres(cluster) => Store::open_postgres(&cluster.url(), 10).await,
+        }
+        .unwrap()
+    }
+}
+
+/// Where it all happens.
+pub struct Fleet {
+    pub broker: LocalBroker,
+    pub database: Database,
+}
+
+impl Fleet {
+    pub fn new(database: Database) -> Self {
+        Self {
+            broker: LocalBroker::new(),
+            database,
+        }
+    }
+
+    pub fn sqlite() -> Self {
+        Self::new(Database::sqlite())
+    }
+
+    pub async fn master(&self) -> (Master, Client) {
+        self.master_with(Config::local()).await
+    }
+
+    pub async fn master_with(&self, config: Config) -> (Master, Client) {
+        let link = self.broker.connect(Queue::of_master("bbmaster-q", 500));
+        let store = self.database.open().await;
+        let master = Master::start(config, store, link).await.unwrap();
+        let client = Client::new(master.address());
+        (master, client)
+    }
+}
+
+/// Asks until the answer is as wanted.
+#[track_caller]
+pub fn until<'a>(
+    client: &'a Client,
+    path: &'a str,
+    wanted: impl Fn(&Value) -> bool + 'a,
+) -> impl Future<Output = Value> + 'a {
+    let caller = std::panic::Location::caller();
+    async move {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let answer = client.get(path).await;
+            let json = answer.json();
+            if answer.status == 200 && wanted(&json) {
+                return json;
+            }
+            assert!(Instant::now() < deadline, "{caller}: {path} is still {json:#}");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// Waits until a condition holds that is not in the API.
+#[track_caller]
+pub fn eventually<'a>(what: &'a str, holds: impl Fn() -> bool + 'a) -> impl Future<Output = ()> + 'a {
+    let caller = std::panic::Location::caller();
+    async move {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds() {
+            assert!(Instant::now() < deadline, "{caller}: not so: {what}");
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+}

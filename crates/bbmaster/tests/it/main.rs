@@ -1,0 +1,12 @@
+//! The whole master over an in-process broker, with scripted agents; on SQLite and on PostgreSQL.
+
+// So that clippy takes the helpers of tests for tests.
+#![cfg(test)]
+
+mod access;
+mod agent;
+mod api;
+mod client;
+mod fleet;
+mod openapi;
+mod scenarios;
