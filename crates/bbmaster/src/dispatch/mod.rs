@@ -223,6 +223,7 @@ async fn send(store: Store, publisher: Publisher, host: HostId) -> (HostId, Outc
                 id: Some(message_id(desired.generation)),
                 generation: Some(desired.generation),
                 apps: desired.apps,
+                only_if_plan: None,
             };
             match publisher.publish(host.as_str(), message.encode()).await {
                 Ok(()) => Outcome::Sent {
