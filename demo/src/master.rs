@@ -106,7 +106,6 @@ impl Master {
         let body = match &message {
             Message::Ping => encode_ping(Some(&id)),
             Message::SetConfig(apps) => SetConfig {
-                only_if_plan: None,
                 id: Some(id.clone()),
                 generation: None,
                 only_if_plan: None,

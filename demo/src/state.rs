@@ -50,7 +50,6 @@ impl Wanted {
             BTreeMap::from([(self.app.to_owned(), section)])
         });
         AppSpec {
-            requires: Vec::new(),
             version: self.version.to_owned(),
             url: Some(url),
             package: None,

@@ -139,12 +139,6 @@ impl Inbox {
                 delivery.ack();
                 None
             }
-            // Not answered yet.
-            Ok(Inbound::Plan { .. }) => {
-                count_unknown(unknown, "plan".to_owned());
-                delivery.ack();
-                None
-            }
             Ok(Inbound::SetConfig(message)) => {
                 if let Some(reason) = self.distrust(delivery.user_id.as_deref()) {
                     let request = rejected(reason, message.id);

@@ -87,7 +87,7 @@ impl State {
     fn handle(&mut self, message: Inbound) -> Vec<Vec<u8>> {
         let set = match message {
             Inbound::Ping { id } => return vec![self.status(id.as_deref())],
-            Inbound::Unknown { .. } => return Vec::new(),
+            Inbound::Plan { .. } | Inbound::Unknown { .. } => return Vec::new(),
             Inbound::SetConfig(set) => set,
         };
         self.received.push(set.clone());
