@@ -108,7 +108,6 @@ impl Master {
             Message::SetConfig(apps) => SetConfig {
                 id: Some(id.clone()),
                 generation: None,
-                only_if_plan: None,
                 apps: apps.clone(),
             }
             .encode(),

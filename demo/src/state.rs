@@ -58,7 +58,6 @@ impl Wanted {
             config: config.unwrap_or_default(),
             service_states: None,
             rank: None,
-            requires: Vec::new(),
         }
     }
 

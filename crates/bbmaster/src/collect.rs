@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use bus::Delivery;
 use protocol::rest::HostState;
-use protocol::{HostId, Limits, Status};
-use serde::Deserialize;
-use serde_json::Value;
+use protocol::{HostId, Limits, PlanAnswer, Status};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
@@ -228,31 +226,15 @@ impl Policy {
         }
     }
 
-    /// The answer to a `plan` question: `{"opcode": "plan", "data": {"host_id", "steps"}, "reply_to"}`.
+    /// The answer to a `plan` question; `None`: it is something else.
     fn decode_plan(&self, delivery: &Delivery) -> Option<Incoming> {
-        #[derive(Deserialize)]
-        struct Message {
-            opcode: String,
-            data: Plan,
-            reply_to: String,
-        }
-        #[derive(Deserialize)]
-        struct Plan {
-            host_id: HostId,
-            steps: Vec<Value>,
-        }
-        if delivery.body.len() > self.limits.max_size {
-            return None;
-        }
-        let message: Message = serde_json::from_slice(&delivery.body).ok()?;
-        if message.opcode != "plan" {
-            return None;
-        }
+        let mut plan = PlanAnswer::decode(&delivery.body, self.limits).ok()?;
+        let id = plan.reply_to.take()?;
         Some(
-            match self.check_user(&message.data.host_id, delivery.user_id.as_deref()) {
+            match self.check_user(&plan.host_id, delivery.user_id.as_deref()) {
                 Ok(()) => Incoming::Reply {
-                    id: message.reply_to,
-                    reply: Reply::Plan(message.data.steps),
+                    id,
+                    reply: Reply::Plan(Box::new(plan)),
                 },
                 Err(reason) => Incoming::Bad { reason },
             },

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use protocol::PlanAnswer;
 use protocol::rest::HostState;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use tokio::sync::oneshot;
 
 /// What a host answered.
@@ -14,8 +14,7 @@ use tokio::sync::oneshot;
 #[serde(rename_all = "lowercase")]
 pub enum Reply {
     Status(HostState),
-    /// Steps, as the agent describes them.
-    Plan(Vec<Value>),
+    Plan(Box<PlanAnswer>),
 }
 
 const PREFIX: &str = "ask-";

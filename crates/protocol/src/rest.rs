@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::name::{AppName, HostId};
+pub use crate::plan::PlanAnswer;
 use crate::spec::Apps;
 use crate::status::{AgentInfo, AppStatus, ErrorReport, Rejected, State};
 
@@ -194,15 +195,6 @@ pub struct DesiredApps {
 pub struct PutQuery {
     /// Ask the host what it would do instead: answers [`PlanAnswer`].
     pub dry_run: bool,
-}
-
-/// What a host would do to reach a desired state.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct PlanAnswer {
-    pub host_id: HostId,
-    /// In order, each as the agent describes it; empty: nothing to do.
-    pub steps: Vec<Value>,
 }
 
 /// Query of `POST /v1/hosts/{id}/ping`.

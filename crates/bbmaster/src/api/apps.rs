@@ -6,8 +6,7 @@ use axum::http::header::{ETAG, IF_MATCH};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use protocol::rest::{AppList, DesiredApps, PlanAnswer, PutQuery, problem};
-use protocol::{Apps, HostId, Limits, decode_apps};
-use serde_json::json;
+use protocol::{Apps, HostId, Limits, decode_apps, encode_plan};
 use tokio::time::timeout;
 
 use super::App;
@@ -69,7 +68,9 @@ pub async fn put_desired(
         Some(value) => Some(generations(value.to_str().unwrap_or_default(), &app, &id).await?),
     };
     if query.dry_run {
-        return plan(&app, id, &apps).await.map(|plan| Json(plan).into_response());
+        return plan(&app, &id, &apps)
+            .await
+            .map(|plan| Json(plan).into_response());
     }
     let put = app
         .store
@@ -115,15 +116,14 @@ async fn generations(value: &str, app: &App, id: &HostId) -> Result<Vec<u64>, Re
 }
 
 /// Asks the host.
-async fn plan(app: &App, id: HostId, apps: &Apps) -> Result<PlanAnswer, Refusal> {
+async fn plan(app: &App, id: &HostId, apps: &Apps) -> Result<PlanAnswer, Refusal> {
     let mut question = app.waiters.ask();
-    let message = json!({ "opcode": "plan", "data": apps, "id": question.id });
     app.publisher
-        .publish(id.as_str(), message.to_string().into_bytes())
+        .publish(id.as_str(), encode_plan(apps, Some(&question.id)))
         .await
         .map_err(|error| publish_failed(&error))?;
     match timeout(app.plan_timeout, &mut question.answer).await {
-        Ok(Ok(Reply::Plan(steps))) => Ok(PlanAnswer { host_id: id, steps }),
+        Ok(Ok(Reply::Plan(plan))) => Ok(*plan),
         Ok(Ok(Reply::Status(_))) => Err(Refusal::of(StatusCode::NOT_IMPLEMENTED)
             .kind(problem::UNSUPPORTED)
             .detail("the host answered, but its agent cannot make plans: it is too old")),

@@ -240,8 +240,9 @@ async fn a_dry_run_asks_the_host_and_changes_nothing() {
         let question = plan_question(&mut link).await;
         assert_eq!(question["data"]["foo"]["version"], "1");
         let answer = match kind {
-            "plan" => json!({"opcode": "plan", "reply_to": question["id"],
-                "data": {"host_id": "h1", "steps": [{"install": "foo"}]}}),
+            "plan" => json!({"opcode": "plan", "data": {"host_id": "h1", "reply_to": question["id"],
+                "hash": "3f9a1c0b", "steps": [{"app": "foo", "action": "install", "text": "install 1",
+                "undo": {"possible": true, "how": "it is removed"}}]}}),
             _ => {
                 json!({"opcode": "status", "data": {"host_id": "h1", "status": "ok", "reply_to": question["id"]}})
             }
@@ -252,7 +253,7 @@ async fn a_dry_run_asks_the_host_and_changes_nothing() {
             .unwrap();
         let answer = asked.await.unwrap().expect(status);
         if kind == "plan" {
-            assert_eq!(answer["steps"], json!([{"install": "foo"}]));
+            assert_eq!(answer["steps"][0]["text"], "install 1");
         }
     }
     assert_eq!(client.get("/v1/hosts/h1/apps").await.expect(200)["generation"], 0);
