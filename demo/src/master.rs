@@ -108,6 +108,7 @@ impl Master {
             Message::SetConfig(apps) => SetConfig {
                 id: Some(id.clone()),
                 generation: None,
+                only_if_plan: None,
                 apps: apps.clone(),
             }
             .encode(),

@@ -58,6 +58,7 @@ impl Wanted {
             config: config.unwrap_or_default(),
             service_states: None,
             rank: None,
+            requires: Vec::new(),
         }
     }
 
