@@ -93,17 +93,27 @@ impl Systemd {
 
     async fn look_once(&self, unit: &str) -> Result<Unit, CallError> {
         let bus = self.bus().await?;
-        // By its path: that also loads a unit which nothing refers to. Five small questions on the wire at the
+        // By its path: that also loads a unit which nothing refers to. A few small questions on the wire at the
         // same time: GetAll answers with a hundred properties, and systemd before 230 knows no
         // ListUnitsByNames.
         let path = object_path(unit);
         let text = |name| bus.property::<String>(&path, UNIT, name);
-        let (id, load_state, active_state, sub_state, unit_file_state) = tokio::try_join!(
+        // InvocationID would say the same, but not before systemd 232.
+        let main_started = async {
+            if !unit.ends_with(".service") {
+                // A timer or a socket has no process.
+                return Ok(None);
+            }
+            let property = bus.property::<u64>(&path, SERVICE, "ExecMainStartTimestampMonotonic");
+            Ok(Some(property.await?).filter(|at| *at > 0))
+        };
+        let (id, load_state, active_state, sub_state, unit_file_state, main_started) = tokio::try_join!(
             text("Id"),
             text("LoadState"),
             text("ActiveState"),
             text("SubState"),
-            text("UnitFileState")
+            text("UnitFileState"),
+            main_started
         )?;
         Ok(Unit {
             id,
@@ -111,6 +121,7 @@ impl Systemd {
             active_state,
             sub_state,
             unit_file_state,
+            main_started,
         })
     }
 

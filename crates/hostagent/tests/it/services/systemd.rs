@@ -29,8 +29,22 @@ impl Systems {
         self.systemd.reread_units().await.unwrap();
     }
 
+    async fn instance(&self, service: &str) -> Option<u64> {
+        self.systemd
+            .state(service, false)
+            .await
+            .unwrap()
+            .unwrap()
+            .instance
+    }
+
+    /// Which process it is, a test of its own tells.
     async fn state(&self, service: &str) -> Option<ServiceState> {
-        self.systemd.state(service, false).await.unwrap()
+        let state = self.systemd.state(service, false).await.unwrap()?;
+        Some(ServiceState {
+            instance: None,
+            ..state
+        })
     }
 
     /// What systemctl says, to compare with.
@@ -100,6 +114,47 @@ async fn services_start_stop_and_stay_enabled_over_a_reboot() {
     systemd.stop("app_foo").await.unwrap();
     assert_eq!(systems.state("app_foo").await, state(false, Some(false)));
     assert_eq!(systems.systemctl(&["is-enabled", "app_foo"]), "disabled");
+}
+
+#[tokio::test]
+async fn a_service_that_flaps_between_two_looks_is_another_instance() {
+    if machine::skip("a_service_that_flaps_between_two_looks_is_another_instance") {
+        return;
+    }
+    let systems = Systems::boot();
+    let lines = "Restart=always\nRestartSec=0\nExecReload=/bin/true";
+    systems.add_unit("app_foo", SLEEP, lines, WANTED).await;
+    assert_eq!(systems.instance("app_foo").await, None);
+    systems.systemd.start("app_foo").await.unwrap();
+    let first = systems.instance("app_foo").await;
+    assert!(first.is_some());
+
+    systems.systemd.reload("app_foo").await.unwrap();
+    systems.systemd.reread_units().await.unwrap();
+    assert_eq!(systems.instance("app_foo").await, first, "the same process");
+
+    systems.kill("app_foo");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while systems.instance("app_foo").await == first
+        || systems.state("app_foo").await != state(true, Some(false))
+    {
+        assert!(Instant::now() < deadline, "the new process is not seen");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let second = systems.instance("app_foo").await;
+    systems.systemd.restart("app_foo").await.unwrap();
+    assert_ne!(systems.instance("app_foo").await, second);
+
+    // It has no process at all.
+    let timer = "[Timer]\nOnBootSec=1h\nUnit=app_foo.service\n";
+    systems
+        .machine
+        .write("/usr/lib/systemd/system/app_foo.timer", timer, 0o644)
+        .unwrap();
+    systems.systemd.reread_units().await.unwrap();
+    systems.systemd.start("app_foo.timer").await.unwrap();
+    assert_eq!(systems.state("app_foo.timer").await, state(true, None));
+    assert_eq!(systems.instance("app_foo.timer").await, None);
 }
 
 #[tokio::test]

@@ -39,6 +39,9 @@ pub(super) struct Unit {
     pub(super) active_state: String,
     pub(super) sub_state: String,
     pub(super) unit_file_state: String,
+    /// When its newest main process was started, on the monotonic clock; `None`: none ever was, or systemd can't
+    /// tell which it is.
+    pub(super) main_started: Option<u64>,
 }
 
 impl Unit {
@@ -55,7 +58,7 @@ impl Unit {
 
     pub(super) fn state(&self) -> ServiceState {
         ServiceState {
-            instance: None,
+            instance: self.main_started,
             running: is_running(&self.active_state, &self.sub_state),
             enabled: is_enabled(&self.unit_file_state),
         }
