@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use bus::local::LocalBroker;
-use bus::{Publisher, Queue};
+use bus::{Link, Publisher, Queue};
 use protocol::{Apps, HostId, Inbound, Limits, SetConfig, decode, topic};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -127,7 +127,15 @@ impl Agent {
     /// Connects and says hello.
     pub fn start(broker: &LocalBroker, host: &str, script: Script) -> Self {
         let queue = Queue::of_agent(&HostId::new(host).unwrap(), None);
-        let mut link = broker.connect_as(queue, Some(format!("host-{host}")));
+        Self::start_on(
+            broker.connect_as(queue, Some(format!("host-{host}"))),
+            host,
+            script,
+        )
+    }
+
+    /// The same, on a link of any kind.
+    pub fn start_on(mut link: Link, host: &str, script: Script) -> Self {
         let state = Arc::new(Mutex::new(State {
             host: host.to_owned(),
             script,
@@ -147,7 +155,18 @@ impl Agent {
             let hello = own.lock().unwrap().status(None);
             // Without a master it goes nowhere, as in life: the master pings at its start.
             let _ = link.publisher.publish(topic::MASTER, hello).await;
-            while let Some(delivery) = link.deliveries.recv().await {
+            loop {
+                let delivery = tokio::select! {
+                    delivery = link.deliveries.recv() => delivery,
+                    changed = link.state.changed() => {
+                        if changed.is_ok() && link.state.borrow_and_update().is_up() {
+                            let hello = own.lock().unwrap().status(None);
+                            let _ = link.publisher.publish(topic::MASTER, hello).await;
+                        }
+                        continue;
+                    }
+                };
+                let Some(delivery) = delivery else { return };
                 let message = decode(&delivery.body, Limits::default()).unwrap();
                 delivery.ack();
                 let said = own.lock().unwrap().handle(message);

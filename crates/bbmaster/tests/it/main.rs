@@ -9,4 +9,5 @@ mod api;
 mod client;
 mod fleet;
 mod openapi;
+mod rabbitmq;
 mod scenarios;
