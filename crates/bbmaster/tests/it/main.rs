@@ -11,3 +11,4 @@ mod fleet;
 mod openapi;
 mod rabbitmq;
 mod scenarios;
+mod settings;
