@@ -32,7 +32,7 @@ impl Attempt<'_> {
         observed: &Arc<Observed>,
         interrupts: &mut Interrupts,
     ) -> Result<(), End> {
-        if self.heal_if_needed(observed).await? {
+        if self.heal_if_needed(observed, interrupts).await? {
             return Ok(());
         }
         let cancel = Cancel::default();
@@ -59,23 +59,46 @@ impl Attempt<'_> {
 
     /// What a killed package manager left is healed once per attempt, before anything else is done. True:
     /// look at the host again.
-    async fn heal_if_needed(&mut self, observed: &Observed) -> Result<bool, End> {
+    async fn heal_if_needed(
+        &mut self,
+        observed: &Observed,
+        interrupts: &mut Interrupts,
+    ) -> Result<bool, End> {
         if self.healed || !observed.packages.values().any(|package| package.broken) {
             return Ok(false);
         }
-        self.healed = true;
         self.converging(None, "healing half-installed packages");
-        tracing::warn!("healing half-installed packages");
         match self.engine.host.packages.heal().await {
-            Ok(()) => {}
+            Ok(()) => {
+                tracing::warn!("half-installed packages were healed, as far as the package manager can")
+            }
+            // Not a leftover, then, but somebody's work in progress: perhaps that of a package manager which
+            // an earlier run of the agent started.
             Err(error) if error.category == Category::Locked => {
-                return Err(stuck(Failure::new(Phase::Install, error)));
+                self.wait_for_lock(&error, interrupts).await?;
+                self.passes_begin_anew();
+                return Ok(true);
             }
             // The package that can't be healed will fail by its own name.
             Err(error) => tracing::warn!(%error, "could not heal half-installed packages"),
         }
+        self.healed = true;
         self.passes_begin_anew();
         Ok(true)
+    }
+
+    /// Until it is worth another try; `Err`: interrupted.
+    async fn wait_for_lock(&self, error: &HostError, interrupts: &mut Interrupts) -> Result<(), End> {
+        self.converging(None, format!("waiting for the package lock: {}", error.message));
+        // The only two things that end this wait: the next try, and an interrupt.
+        tokio::select! {
+            () = tokio::time::sleep(LOCK_RETRY) => {}
+            () = interrupts.wait(self.desired) => {}
+        }
+        match interrupts.pending(self.desired) {
+            Some(end) => Err(end),
+            None => Ok(()),
+        }
     }
 
     /// Downloads and verifies; what fails drops out, with what it was to replace left as it is.
@@ -205,17 +228,7 @@ impl Attempt<'_> {
             self.converging(None, detail.clone());
             match apply::change_packages(&self.engine.host, work).await {
                 PackagesEnd::Done(failures) => break failures,
-                PackagesEnd::Locked(error) => {
-                    self.converging(None, format!("waiting for the package lock: {}", error.message));
-                    // The only two things that end this wait: the next try, and an interrupt.
-                    tokio::select! {
-                        () = tokio::time::sleep(LOCK_RETRY) => {}
-                        () = interrupts.wait(self.desired) => {}
-                    }
-                    if let Some(end) = interrupts.pending(self.desired) {
-                        return Err(end);
-                    }
-                }
+                PackagesEnd::Locked(error) => self.wait_for_lock(&error, interrupts).await?,
             }
         };
         self.journal.end_transaction().map_err(stuck)?;
