@@ -59,6 +59,7 @@ pub async fn bake(
                 }
             }
             now = looks.tick() => {
+                engine.host.services.forget_answers();
                 let seen = engine.observe(desired, Freshness::Light).await?;
                 for app in apps.iter().filter(|app| !failures.contains_key(*app)).cloned().collect::<Vec<_>>() {
                     if let Some(failure) = fallen(desired, &app, observed, &seen, now - begin) {

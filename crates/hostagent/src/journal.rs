@@ -37,6 +37,9 @@ pub struct Entry {
     /// Set before its rollback begins; from then on there is no way but back.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub doomed: Option<Failure>,
+    /// Services that still ran the old version were started anew.
+    #[serde(default)]
+    pub restarted: bool,
 }
 
 /// What an application was before it was changed.
@@ -64,6 +67,9 @@ pub struct Snapshot {
 pub struct SavedService {
     pub running: bool,
     pub enabled: Option<bool>,
+    /// Of the process that ran then ([`crate::host::ServiceState::instance`]).
+    #[serde(default)]
+    pub instance: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -200,6 +206,14 @@ impl JournalFile {
         self.change(|journal| {
             journal.crashes = 0;
             journal.entries.values_mut().for_each(|entry| entry.doomed = None);
+        })
+    }
+
+    pub fn note_restarted(&mut self, app: &AppName) -> Result<(), StateFileError> {
+        self.change(|journal| {
+            if let Some(entry) = journal.entries.get_mut(app) {
+                entry.restarted = true;
+            }
         })
     }
 

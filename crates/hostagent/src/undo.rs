@@ -34,7 +34,14 @@ pub async fn entries(
                 snapshot(host, observed, records, app, package_changes, cancel).await?,
             )),
         };
-        entries.push((app.clone(), Entry { before, doomed: None }));
+        entries.push((
+            app.clone(),
+            Entry {
+                before,
+                doomed: None,
+                restarted: false,
+            },
+        ));
     }
     Ok(entries)
 }
@@ -65,6 +72,7 @@ async fn snapshot(
             SavedService {
                 running: state.running,
                 enabled: state.enabled,
+                instance: state.instance,
             },
         ))
     });

@@ -10,7 +10,7 @@ use super::{End, Engine, Interrupts, stuck, together};
 use crate::apply::{self, Failure, Failures};
 use crate::host::{Cancel, Family};
 use crate::host_state::{Board, Standing};
-use crate::journal::JournalFile;
+use crate::journal::{Before, JournalFile};
 use crate::ledger::Desired;
 use crate::observe::{Freshness, Observed};
 use crate::plan::{Plan, Stage, Step};
@@ -85,6 +85,7 @@ impl<'a> Attempt<'a> {
                 Some((stage, steps)) if self.give_up_on_the_stubborn(stage, &steps, &observed) => None,
                 Some((Stage::Packages, steps)) => self.change_packages(&steps, &observed, interrupts).await,
                 Some((Stage::Settle, steps)) => self.settle(&steps, &observed, interrupts).await,
+                None if self.restart_outdated(&observed).await => None,
                 None => match self.bake(&observed, interrupts).await {
                     Baked::Some => None,
                     Baked::NothingLeft => Some(End::Finished(std::mem::take(&mut self.failures))),
@@ -341,6 +342,53 @@ impl<'a> Attempt<'a> {
             }
         }
         None
+    }
+
+    /// A package that was changed and did not restart its services itself has left the old version running.
+    /// True if any service was started anew: look again.
+    async fn restart_outdated(&mut self, observed: &Arc<Observed>) -> bool {
+        let mut restarted = false;
+        for (app, services) in self.outdated(observed) {
+            for service in services {
+                restarted = true;
+                self.converging(Some(observed), format!("{app}: restart {service}"));
+                tracing::info!(%app, "restart {service}, which still runs the previous version");
+                if let Err(error) = self.engine.host.services.restart(&service).await {
+                    self.fail(&app, Failure::new(Phase::Service, error));
+                }
+            }
+            // If this is not kept, a crash costs one more restart.
+            if let Err(error) = self.journal.note_restarted(&app) {
+                tracing::warn!(%error, "the journal could not be brought up to date");
+            }
+        }
+        restarted
+    }
+
+    /// Services that ran before their package was changed, and still do, in the same process as far as the init
+    /// system can tell.
+    fn outdated(&self, observed: &Observed) -> Vec<(AppName, Vec<String>)> {
+        let entries = self
+            .journal
+            .get()
+            .into_iter()
+            .flat_map(|journal| &journal.entries);
+        let changed = entries.filter_map(|(app, entry)| match &entry.before {
+            Before::Installed(before) if !entry.restarted && !self.failures.contains_key(app) => {
+                let there = observed.apps.get(app)?;
+                (there.version != before.version).then_some((app, before, there))
+            }
+            Before::Installed(_) | Before::Absent => None,
+        });
+        changed
+            .map(|(app, before, there)| {
+                let same = before.services.iter().filter(|(name, then)| {
+                    let now = there.services.get(*name).copied().flatten();
+                    then.running && now.is_some_and(|now| now.running && now.instance == then.instance)
+                });
+                (app.clone(), same.map(|(name, _)| name.clone()).collect())
+            })
+            .collect()
     }
 
     /// Watches all that was changed and not yet baked.

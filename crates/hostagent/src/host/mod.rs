@@ -158,6 +158,8 @@ pub struct ServiceState {
 pub trait Services: Send + Sync {
     /// `None`: there is no such service. `fresh`: do not answer from a cache of SysV answers.
     async fn state(&self, service: &str, fresh: bool) -> Result<Option<ServiceState>, HostError>;
+    /// The next answers come from the services themselves, however young the last ones are.
+    fn forget_answers(&self) {}
     async fn start(&self, service: &str) -> Result<(), HostError>;
     async fn stop(&self, service: &str) -> Result<(), HostError>;
     async fn restart(&self, service: &str) -> Result<(), HostError>;

@@ -30,6 +30,8 @@ pub struct Outbox {
     publishing: Option<Publishing>,
     /// The newest that came back because no master was bound: it goes with the next one.
     returned: Option<Said>,
+    /// Known, and logged once, until a master is there again.
+    without_master: bool,
     seq: u64,
 }
 
@@ -92,11 +94,18 @@ impl Outbox {
     pub fn settle(&mut self, said: Said, result: Result<(), PublishError>) {
         self.publishing = None;
         match result {
+            Ok(()) if self.without_master => {
+                tracing::info!("a master takes statuses again");
+                self.without_master = false;
+            }
             Ok(()) => {}
             // Its turn comes with the next connection.
             Err(PublishError::Disconnected) => self.waiting.push_front(said),
             Err(error @ (PublishError::Unroutable | PublishError::Refused)) => {
-                tracing::warn!(%error, "no master took a status; it goes with the next one");
+                if !self.without_master {
+                    tracing::warn!(%error, "no master takes statuses; they go with the next ones");
+                    self.without_master = true;
+                }
                 self.returned = Some(said);
             }
         }

@@ -316,3 +316,18 @@ async fn a_plan_is_answered_and_a_message_can_be_held_to_it() {
     assert_eq!(driver.said(2).await, ["converging m2", "ok m2"]);
     assert_eq!(package_versions(&driver), ["a 2-1"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_still_runs_the_old_version_is_started_anew_once() {
+    let mut driver = with_a_at_1().await;
+    let apps = a_at_2(&driver);
+    driver.set_config("m1", apps).await;
+    assert_eq!(driver.said(2).await, ["converging m1", "ok m1"]);
+    let restarts = driver
+        .fake
+        .take_log()
+        .into_iter()
+        .filter(|line| line == "restart a")
+        .count();
+    assert_eq!(restarts, 1);
+}

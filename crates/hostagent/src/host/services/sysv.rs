@@ -187,6 +187,10 @@ impl Services for SysV {
         }))
     }
 
+    fn forget_answers(&self) {
+        self.answers().clear();
+    }
+
     async fn start(&self, service: &str) -> Result<(), HostError> {
         self.act_and_expect_success(service, "start").await
     }
