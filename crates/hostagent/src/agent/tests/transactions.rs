@@ -199,6 +199,7 @@ fn journal_of(desired: &Value, crashes: u32, doomed: Option<Failure>) -> Journal
             Entry {
                 before: Before::Absent,
                 doomed,
+                restarted: false,
             },
         )]
         .into(),

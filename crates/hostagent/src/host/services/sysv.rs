@@ -188,7 +188,7 @@ impl Services for SysV {
     }
 
     fn forget_answers(&self) {
-        self.answers().clear();
+        self.lock().clear();
     }
 
     async fn start(&self, service: &str) -> Result<(), HostError> {
