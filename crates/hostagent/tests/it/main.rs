@@ -6,7 +6,7 @@
 mod app_config;
 mod commands;
 mod download;
-mod engine;
+mod clock;
 mod packages;
 mod services;
 mod settings;
