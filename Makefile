@@ -2,6 +2,9 @@
 
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
 
+# Tests that could not be run here write their reasons here.
+SKIPS := $(CURDIR)/target/skips
+
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1	\2/p' $(MAKEFILE_LIST)
 
@@ -10,7 +13,10 @@ demo: ## a day in the life of three hosts, in one process; BROKER=amqp://... pla
 	@cargo run --quiet -p demo -- $(if $(BROKER),--broker '$(BROKER)')
 
 test: tools lint ## installs what is missing, then lint and every test
-	cargo nextest run --workspace --no-fail-fast
+	@rm -f $(SKIPS)
+	BACKBONE_SKIPS=$(SKIPS) cargo nextest run --workspace --no-fail-fast
+	@if [ -s $(SKIPS) ]; then sort -u $(SKIPS); echo "$$(sort -u $(SKIPS) | wc -l) skipped, each with its reason"; \
+	else echo "0 skipped"; fi
 
 lint: tools ## formatting, clippy, licences and sources of dependencies
 	cargo fmt --check

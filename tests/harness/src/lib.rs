@@ -7,3 +7,4 @@ pub mod packages;
 pub mod postgres;
 pub mod proxy;
 pub mod rabbitmq;
+pub mod skip;

@@ -42,7 +42,7 @@ pub fn skip_reason() -> Option<String> {
 pub fn skip(name: &str) -> bool {
     let reason = skip_reason();
     if let Some(reason) = &reason {
-        eprintln!("SKIP {name}: {reason}");
+        crate::skip::skipped(name, reason);
     }
     reason.is_some()
 }

@@ -27,7 +27,10 @@ impl Postgres {
     /// A new cluster; `None`, with a word on standard error, where PostgreSQL is not installed.
     pub fn start() -> Result<Option<Self>> {
         let Some(programs) = programs() else {
-            eprintln!("SKIP: no PostgreSQL server here (package postgresql)");
+            crate::skip::skipped(
+                "tests on PostgreSQL",
+                "no PostgreSQL server here (package postgresql)",
+            );
             return Ok(None);
         };
         let folder = tempfile::Builder::new().prefix("backbone-postgres-").tempdir()?;
