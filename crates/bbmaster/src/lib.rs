@@ -26,6 +26,7 @@ pub mod dispatch;
 pub mod api;
 pub mod metrics;
 
+pub mod broker_setup;
 pub mod commands;
 mod logging;
 pub mod master;

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod broker_setup;
 mod run;
 mod token;
 
@@ -19,6 +20,7 @@ Examples:
   bbmaster                                           run the master
   bbmaster check-config                              what is set, and where
   bbmaster token create alice --role operator        let someone in
+  bbmaster broker-setup --dry-run                    what RabbitMQ lacks
   bbmaster openapi                                   the REST API's description
   bbmaster --set amqp.host=rabbit.example.net run
 
@@ -51,6 +53,9 @@ enum Command {
     /// Makes, lists and revokes API tokens, in the database itself.
     #[command(subcommand)]
     Token(token::Token),
+    /// Makes in RabbitMQ what masters and hosts need: vhost, exchange, queues, users, least permissions.
+    /// Can be run again: what is as it should be is left alone.
+    BrokerSetup(broker_setup::BrokerSetup),
     /// Checks the settings, and prints each with where it comes from. Secrets are not shown.
     CheckConfig,
     /// Prints the description of the REST API (OpenAPI 3.1).
@@ -94,6 +99,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run => runtime.block_on(run::run(settings)),
         Command::Token(command) => runtime.block_on(token::execute(command, settings)),
+        Command::BrokerSetup(command) => broker_setup::execute(&command, settings),
         Command::CheckConfig => print(&show::effective(&PROGRAM, &loaded)),
         Command::Openapi => Ok(ExitCode::SUCCESS),
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 /// Asks one master.
@@ -62,6 +62,29 @@ impl Client {
             .await
     }
 
+    /// `None`: there was no master to answer, or it went away before it did.
+    pub async fn try_put(&self, path: &str, body: &Value) -> Option<Answer> {
+        let body = body.to_string();
+        let mut stream = TcpStream::connect(self.address).await.ok()?;
+        let head = self.head("PUT", path, &[], Some(body.as_bytes()));
+        stream.write_all(head.as_bytes()).await.ok()?;
+        stream.write_all(body.as_bytes()).await.ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.ok()?;
+        if !answer.windows(4).any(|bytes| bytes == b"\r\n\r\n") {
+            return None;
+        }
+        let mut rest = BufReader::new(answer.as_slice());
+        let (status, headers) = read_head(&mut rest).await;
+        let mut body = Vec::new();
+        rest.read_to_end(&mut body).await.ok()?;
+        Some(Answer {
+            status,
+            headers,
+            body,
+        })
+    }
+
     pub async fn post(&self, path: &str) -> Answer {
         self.send("POST", path, &[], None).await
     }
@@ -84,13 +107,7 @@ impl Client {
         }
     }
 
-    async fn open(
-        &self,
-        method: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: Option<&[u8]>,
-    ) -> TcpStream {
+    fn head(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> String {
         let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
         if !headers.iter().any(|(name, _)| *name == "Host") {
             head.push_str("Host: localhost\r\n");
@@ -108,6 +125,17 @@ impl Client {
             head.push_str(&format!("Content-Length: {}\r\n", body.len()));
         }
         head.push_str("\r\n");
+        head
+    }
+
+    async fn open(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&[u8]>,
+    ) -> TcpStream {
+        let head = self.head(method, path, headers, body);
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.write_all(head.as_bytes()).await.unwrap();
         // A refusal may come, and the connection close, before all of a large body is sent.
@@ -144,7 +172,7 @@ impl Events {
     }
 }
 
-async fn read_head(stream: &mut BufReader<TcpStream>) -> (u16, Vec<(String, String)>) {
+async fn read_head(stream: &mut (impl AsyncBufRead + Unpin)) -> (u16, Vec<(String, String)>) {
     let mut lines = Vec::new();
     loop {
         let mut line = String::new();

@@ -6,8 +6,10 @@
 mod access;
 mod agent;
 mod api;
+mod broker_setup;
 mod client;
 mod fleet;
+mod kills;
 mod openapi;
 mod rabbitmq;
 mod scenarios;

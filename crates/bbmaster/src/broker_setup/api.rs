@@ -1,0 +1,158 @@
+//! RabbitMQ's management API over HTTP.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::Value;
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::{Agent, http};
+use url::Url;
+
+use super::wanted::{Item, Method};
+
+/// An administrator of the broker.
+#[derive(Clone)]
+pub struct Login {
+    pub user: String,
+    pub password: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    #[error("{0:?} is no http or https URL of a management API (http://rabbit.example.net:15672)")]
+    Url(String),
+    #[error("{url}: {source}")]
+    Http { url: String, source: Box<ureq::Error> },
+    #[error("{url} answered {status}: {reason}")]
+    Refused {
+        url: String,
+        status: u16,
+        reason: String,
+    },
+    #[error("the certificates in {file} cannot be used: {reason}")]
+    Certificates { file: String, reason: String },
+}
+
+/// One broker's API.
+pub struct Api {
+    base: Url,
+    authorization: String,
+    agent: Agent,
+}
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Api {
+    /// `authorities`: PEM file of those that may vouch for an https server; else the host's own do.
+    pub fn new(base: &str, login: &Login, authorities: Option<&Path>) -> Result<Self, ApiError> {
+        let base = Url::parse(base)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+            .ok_or_else(|| ApiError::Url(base.to_owned()))?;
+        let mut config = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(PATIENCE));
+        if base.scheme() == "https" {
+            config = config.tls_config(tls(authorities)?);
+        }
+        let pair = format!("{}:{}", login.user, login.password);
+        Ok(Self {
+            base,
+            authorization: format!("Basic {}", BASE64_STANDARD.encode(pair)),
+            agent: config.build().new_agent(),
+        })
+    }
+
+    fn url(&self, path: &[String]) -> String {
+        let mut url = self.base.clone();
+        // It has a host, so it has segments.
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().push("api").extend(path);
+        }
+        url.to_string()
+    }
+
+    /// `None`: there is no such thing.
+    pub fn get(&self, path: &[String]) -> Result<Option<Value>, ApiError> {
+        let url = self.url(path);
+        let request = self.agent.get(&url).header("Authorization", &self.authorization);
+        let (status, body) = read(&url, request.call())?;
+        match status {
+            200 => Ok(Some(serde_json::from_str(&body).unwrap_or(Value::Null))),
+            404 => Ok(None),
+            _ => Err(refused(url, status, &body)),
+        }
+    }
+
+    pub fn send(&self, item: &Item) -> Result<(), ApiError> {
+        let url = self.url(&item.path);
+        let request = match item.method {
+            Method::Put => self.agent.put(&url),
+            Method::Post => self.agent.post(&url),
+        };
+        let request = request
+            .header("Authorization", &self.authorization)
+            .header("Content-Type", "application/json");
+        let (status, body) = read(&url, request.send(item.body.to_string()))?;
+        match status {
+            200..=299 => Ok(()),
+            _ => Err(refused(url, status, &body)),
+        }
+    }
+}
+
+fn read(
+    url: &str,
+    response: Result<http::Response<ureq::Body>, ureq::Error>,
+) -> Result<(u16, String), ApiError> {
+    let failed = |source| ApiError::Http {
+        url: url.to_owned(),
+        source: Box::new(source),
+    };
+    let mut response = response.map_err(failed)?;
+    let body = response.body_mut().read_to_string().map_err(failed)?;
+    Ok((response.status().as_u16(), body))
+}
+
+fn refused(url: String, status: u16, body: &str) -> ApiError {
+    let told: Option<Value> = serde_json::from_str(body).ok();
+    let reason = match told.as_ref().and_then(|told| told["reason"].as_str()) {
+        Some(reason) => reason.to_owned(),
+        None if status == 401 => "the login is wrong, or its user may not use the management API".to_owned(),
+        None => "no reason given".to_owned(),
+    };
+    ApiError::Refused { url, status, reason }
+}
+
+fn tls(authorities: Option<&Path>) -> Result<TlsConfig, ApiError> {
+    let roots = match authorities {
+        Some(file) => certificates_of(file)?,
+        None => rustls_native_certs::load_native_certs()
+            .certs
+            .iter()
+            .map(|der| Certificate::from_der(der).to_owned())
+            .collect(),
+    };
+    Ok(TlsConfig::builder()
+        .root_certs(RootCerts::new_with_certs(&roots))
+        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .build())
+}
+
+fn certificates_of(file: &Path) -> Result<Vec<Certificate<'static>>, ApiError> {
+    let failed = |reason: String| ApiError::Certificates {
+        file: file.display().to_string(),
+        reason,
+    };
+    let pem = std::fs::read(file).map_err(|error| failed(error.to_string()))?;
+    parse_pem(&pem)
+        .filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(Ok(certificate)),
+            Ok(_) => None,
+            Err(error) => Some(Err(failed(error.to_string()))),
+        })
+        .collect()
+}

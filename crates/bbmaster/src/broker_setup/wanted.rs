@@ -1,0 +1,275 @@
+//! What there should be, as values. Pure.
+
+use protocol::{HostId, topic};
+use serde_json::{Value, json};
+
+/// One thing in RabbitMQ.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Item {
+    /// In words.
+    pub what: String,
+    /// Segments below `/api`, not yet encoded.
+    pub path: Vec<String>,
+    pub method: Method,
+    pub body: Value,
+    /// Its properties cannot be changed once it is there.
+    pub is_fixed: bool,
+    /// That it is there is enough: a password cannot be compared, a queue's type is its operator's choice.
+    pub may_differ: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    Put,
+    /// To a collection (bindings, topic permissions), of which the wanted one is a member.
+    Post,
+}
+
+impl Item {
+    /// Whether what was found has all that is wanted.
+    pub fn is_satisfied_by(&self, found: &Value) -> bool {
+        match found {
+            Value::Array(members) => members.iter().any(|member| has_all(member, &self.body)),
+            found => self.may_differ || has_all(found, &self.body),
+        }
+    }
+}
+
+/// Every key of `wanted` is the same in `found`.
+fn has_all(found: &Value, wanted: &Value) -> bool {
+    wanted
+        .as_object()
+        .is_some_and(|wanted| wanted.iter().all(|(key, value)| found.get(key) == Some(value)))
+}
+
+/// What things are called here, and the secrets of new users.
+#[derive(Debug, Clone)]
+pub struct Names {
+    pub vhost: String,
+    /// The user that masters log in as.
+    pub master: String,
+    pub master_password: Option<String>,
+    pub master_queue: String,
+    /// Whether a new master queue is replicated over the nodes of a cluster.
+    pub quorum: bool,
+    /// The user of a host, with `{host_id}` in it.
+    pub host_user: String,
+    /// Names of applications that hosts may bind; none: any name.
+    pub apps: Vec<String>,
+}
+
+impl Names {
+    pub fn host_user(&self, host: &HostId) -> String {
+        self.host_user.replace("{host_id}", host.as_str())
+    }
+}
+
+/// Nothing matches it.
+const NOTHING: &str = "^$";
+
+fn put(what: String, path: &[&str], body: Value) -> Item {
+    Item {
+        what,
+        path: path.iter().map(|segment| (*segment).to_owned()).collect(),
+        method: Method::Put,
+        body,
+        is_fixed: false,
+        may_differ: false,
+    }
+}
+
+/// All items, in the order in which they can be made. `hosts` with the password that each gets if it is new.
+pub fn wanted(names: &Names, hosts: &[(HostId, String)]) -> Vec<Item> {
+    let mut items = for_masters(names);
+    for (host, password) in hosts {
+        items.extend(for_host(names, host, password));
+    }
+    items
+}
+
+fn for_masters(names: &Names) -> Vec<Item> {
+    let Names { vhost, master, .. } = names;
+    let queue = &names.master_queue;
+    let exact = [topic::EXCHANGE, queue].map(escape).join("|");
+    let kind = if names.quorum { "quorum" } else { "classic" };
+    let mut items = vec![
+        put(format!("virtual host {vhost}"), &["vhosts", vhost], json!({})),
+        Item {
+            is_fixed: true,
+            ..put(
+                format!("topic exchange {}", topic::EXCHANGE),
+                &["exchanges", vhost, topic::EXCHANGE],
+                json!({ "type": "topic", "durable": true }),
+            )
+        },
+        Item {
+            may_differ: true,
+            ..put(
+                format!("queue {queue}"),
+                &["queues", vhost, queue],
+                json!({ "durable": true, "arguments": { "x-queue-type": kind } }),
+            )
+        },
+        Item {
+            method: Method::Post,
+            ..put(
+                format!("binding of {queue} to {}", topic::MASTER),
+                &["bindings", vhost, "e", topic::EXCHANGE, "q", queue],
+                json!({ "routing_key": topic::MASTER }),
+            )
+        },
+    ];
+    if let Some(password) = &names.master_password {
+        items.push(user(master, password));
+    }
+    items.push(permissions(
+        vhost,
+        master,
+        &format!("^{}$", escape(queue)),
+        &format!("^({exact})$"),
+    ));
+    items.push(topic_permissions(
+        vhost,
+        master,
+        ".*",
+        &format!("^{}$", topic::MASTER),
+    ));
+    items
+}
+
+fn for_host(names: &Names, host: &HostId, password: &str) -> Vec<Item> {
+    let vhost = &names.vhost;
+    let name = names.host_user(host);
+    let queue = topic::agent_queue(host);
+    let own = [topic::EXCHANGE, queue.as_str()].map(escape).join("|");
+    let id = escape(host.as_str());
+    let apps = match names.apps.is_empty() {
+        true => "[A-Za-z0-9][A-Za-z0-9+._-]{0,127}".to_owned(),
+        false => names
+            .apps
+            .iter()
+            .map(|app| escape(app))
+            .collect::<Vec<_>>()
+            .join("|"),
+    };
+    vec![
+        // Not by the host: who may declare queues could declare another host's before it does.
+        Item {
+            may_differ: true,
+            ..put(
+                format!("queue {queue}"),
+                &["queues", vhost, &queue],
+                json!({ "durable": true, "arguments": { "x-expires": 24 * 60 * 60 * 1000 } }),
+            )
+        },
+        user(&name, password),
+        // To bind its queue it writes to the queue and reads from the exchange.
+        permissions(vhost, &name, NOTHING, &format!("^({own})$")),
+        // Its own key: the probe by which it sees that it is still heard. An application's name that could be
+        // mistaken for the masters' key is none.
+        topic_permissions(
+            vhost,
+            &name,
+            &format!("^({}|{id})$", topic::MASTER),
+            &format!("^(?!{}$)({}|{id}|{apps})$", topic::MASTER, topic::SLAVES),
+        ),
+    ]
+}
+
+fn user(name: &str, password: &str) -> Item {
+    Item {
+        may_differ: true,
+        ..put(
+            format!("user {name}"),
+            &["users", name],
+            json!({ "password": password, "tags": "" }),
+        )
+    }
+}
+
+fn permissions(vhost: &str, user: &str, configure: &str, use_of: &str) -> Item {
+    put(
+        format!("permissions of {user}"),
+        &["permissions", vhost, user],
+        json!({ "configure": configure, "write": use_of, "read": use_of }),
+    )
+}
+
+fn topic_permissions(vhost: &str, user: &str, write: &str, read: &str) -> Item {
+    put(
+        format!("topic permissions of {user}"),
+        &["topic-permissions", vhost, user],
+        json!({ "exchange": topic::EXCHANGE, "write": write, "read": read }),
+    )
+}
+
+/// For a regular expression (PCRE): the text and nothing else.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        if !c.is_ascii_alphanumeric() && c != '_' {
+            escaped.push('\\');
+        }
+        escaped.push(c);
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_may_use_its_own_and_nothing_else() {
+        let names = Names {
+            vhost: "/".into(),
+            master: "bbmaster".into(),
+            master_password: None,
+            master_queue: "bbmaster-q".into(),
+            quorum: false,
+            host_user: "host-{host_id}".into(),
+            apps: vec!["app_foo".into(), "a+b".into()],
+        };
+        let host = HostId::new("02:FC.1").unwrap();
+        let items = for_host(&names, &host, "secret");
+        let by_path = |first: &str| items.iter().find(|item| item.path[0] == first).unwrap();
+        assert_eq!(by_path("users").path, ["users", "host-02:FC.1"]);
+        assert_eq!(
+            by_path("permissions").body,
+            json!({"configure": "^$", "write": r"^(pf9\-bbone|bbslave\-q\-02\:FC\.1)$",
+                "read": r"^(pf9\-bbone|bbslave\-q\-02\:FC\.1)$"})
+        );
+        assert_eq!(
+            by_path("topic-permissions").body,
+            json!({"exchange": "pf9-bbone", "write": r"^(master|02\:FC\.1)$",
+                "read": r"^(?!master$)(slaves|02\:FC\.1|app_foo|a\+b)$"})
+        );
+    }
+
+    #[test]
+    fn an_item_is_satisfied_by_more_than_it_asks_for() {
+        let exchange = &wanted(
+            &Names {
+                vhost: "v".into(),
+                master: "m".into(),
+                master_password: None,
+                master_queue: "q".into(),
+                quorum: true,
+                host_user: String::new(),
+                apps: vec![],
+            },
+            &[],
+        )[1];
+        for (found, expected) in [
+            (
+                json!({"type": "topic", "durable": true, "name": "pf9-bbone"}),
+                true,
+            ),
+            (json!({"type": "direct", "durable": true}), false),
+            (json!([{"type": "x"}, {"type": "topic", "durable": true}]), true),
+            (json!([]), false),
+        ] {
+            assert_eq!(exchange.is_satisfied_by(&found), expected, "{found}");
+        }
+    }
+}

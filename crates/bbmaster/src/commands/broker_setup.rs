@@ -1,0 +1,136 @@
+//! `bbmaster broker-setup`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use protocol::HostId;
+
+use super::{FAILED, print};
+use crate::api::new_secret;
+use crate::broker_setup::{Api, Item, Login, Names, Outcome, ensure, wanted};
+use crate::settings::Settings;
+
+#[derive(Debug, Args)]
+pub struct BrokerSetup {
+    /// RabbitMQ's management API.
+    #[arg(long, value_name = "URL", default_value = "http://localhost:15672")]
+    management: String,
+    /// An administrator of RabbitMQ.
+    #[arg(long, value_name = "USER", default_value = "guest")]
+    admin: String,
+    /// File that holds the administrator's password. Not given: the variable BBMASTER_ADMIN_PASSWORD is
+    /// looked at, else it is `guest`.
+    #[arg(long, value_name = "FILE")]
+    admin_password_file: Option<PathBuf>,
+    /// PEM file of the authorities that may vouch for an https management API.
+    #[arg(long, value_name = "FILE")]
+    management_ca: Option<PathBuf>,
+    /// A host to make a user and a queue for; may be given several times.
+    #[arg(long = "host", value_name = "HOST_ID")]
+    hosts: Vec<String>,
+    /// An application whose topic hosts may bind; may be given several times. Not given: any name.
+    #[arg(long = "app", value_name = "NAME")]
+    apps: Vec<String>,
+    /// Make the masters' queue a quorum queue, which a cluster's nodes replicate.
+    #[arg(long)]
+    quorum: bool,
+    /// Only say what would be done.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub fn execute(command: &BrokerSetup, settings: &Settings) -> anyhow::Result<ExitCode> {
+    let password = match &command.admin_password_file {
+        Some(file) => std::fs::read_to_string(file)
+            .with_context(|| format!("cannot read {}", file.display()))?
+            .trim_end()
+            .to_owned(),
+        None => std::env::var("BBMASTER_ADMIN_PASSWORD").unwrap_or_else(|_| "guest".to_owned()),
+    };
+    let login = Login {
+        user: command.admin.clone(),
+        password,
+    };
+    let api = Api::new(&command.management, &login, command.management_ca.as_deref())?;
+    let names = names(command, settings)?;
+    let hosts = command
+        .hosts
+        .iter()
+        .map(|id| {
+            let id = HostId::new(id.clone()).with_context(|| format!("--host {id:?}"))?;
+            Ok((id, new_secret().context("no random bits for a password")?))
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let mut conflicts = false;
+    for item in wanted(&names, &hosts) {
+        let outcome = ensure(&api, &item, command.dry_run)?;
+        print(&format!("{}\n", describe(&item, outcome)))?;
+        if outcome == Outcome::Made
+            && let Some((host, password)) = hosts
+                .iter()
+                .find(|(host, _)| is_user(&item, &names.host_user(host)))
+        {
+            print(&format!(
+                "            {host}: [amqp] username = {}, password = {password} (shown this once)\n",
+                names.host_user(host)
+            ))?;
+        }
+        conflicts |= outcome == Outcome::Conflict;
+    }
+    Ok(match conflicts {
+        true => ExitCode::from(FAILED),
+        false => ExitCode::SUCCESS,
+    })
+}
+
+fn names(command: &BrokerSetup, settings: &Settings) -> anyhow::Result<Names> {
+    for app in &command.apps {
+        protocol::AppName::new(app.clone()).with_context(|| format!("--app {app:?}"))?;
+    }
+    let amqp = &settings.amqp;
+    if amqp.username == command.admin {
+        bail!(
+            "[amqp] username is {:?}, the administrator: what masters need would become all that it may. Set \
+             [amqp] username and password to what a user for masters is to have",
+            amqp.username
+        );
+    }
+    let host_user = amqp
+        .host_user
+        .clone()
+        .unwrap_or_else(|| "host-{host_id}".to_owned());
+    if !command.hosts.is_empty() && !host_user.contains("{host_id}") {
+        bail!("[amqp] host_user holds no {{host_id}}: all hosts would have one user");
+    }
+    Ok(Names {
+        vhost: amqp.virtual_host.clone(),
+        master: amqp.username.clone(),
+        master_password: amqp
+            .password
+            .as_ref()
+            .map(|password| password.expose().to_owned()),
+        master_queue: amqp.queue_name.clone(),
+        quorum: command.quorum,
+        host_user,
+        apps: command.apps.clone(),
+    })
+}
+
+fn is_user(item: &Item, name: &str) -> bool {
+    item.path.first().is_some_and(|kind| kind == "users") && item.path.get(1).is_some_and(|user| user == name)
+}
+
+fn describe(item: &Item, outcome: Outcome) -> String {
+    let what = &item.what;
+    match outcome {
+        Outcome::Kept => format!("as it is    {what}"),
+        Outcome::Made => format!("made        {what}"),
+        Outcome::WouldMake => format!("would make  {what}"),
+        Outcome::Conflict => format!(
+            "CONFLICT    {what}: it is there in another way; delete it while masters and agents are stopped, and \
+             run this again"
+        ),
+    }
+}

@@ -1,0 +1,158 @@
+//! `broker-setup` against RabbitMQ's management API: what it makes is enough for masters and hosts, and no
+//! more than that.
+
+use std::time::Duration;
+
+use bbmaster::broker_setup::{Api, Item, Login, Names, Outcome, ensure, wanted};
+use bbmaster::{Config, Master};
+use bus::amqp::{self, AmqpSettings, Secret};
+use bus::{LinkState, PublishError, Queue};
+use harness::rabbitmq::{Options, RabbitMq};
+use protocol::HostId;
+use serde_json::json;
+
+use crate::agent::{Agent, Script};
+use crate::client::Client;
+use crate::fleet::{Database, until};
+
+fn names() -> Names {
+    Names {
+        vhost: "backbone".into(),
+        master: "bbmaster".into(),
+        master_password: Some("of the master".into()),
+        master_queue: "bbmaster-q".into(),
+        quorum: false,
+        host_user: "host-{host_id}".into(),
+        apps: Vec::new(),
+    }
+}
+
+fn login(node: &RabbitMq, user: &str, password: &str) -> AmqpSettings {
+    AmqpSettings {
+        login: Some(amqp::Login {
+            username: user.into(),
+            password: Secret::new(password),
+        }),
+        virtual_host: "backbone".into(),
+        retry_period: Duration::from_millis(300),
+        ..AmqpSettings::new("127.0.0.1", node.port())
+    }
+}
+
+fn run(base: &str, items: &[Item], dry_run: bool) -> Vec<Outcome> {
+    let guest = Login {
+        user: RabbitMq::USER.into(),
+        password: RabbitMq::PASSWORD.into(),
+    };
+    let api = Api::new(base, &guest, None).unwrap();
+    items
+        .iter()
+        .map(|item| ensure(&api, item, dry_run).unwrap())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_makes_enough_and_no_more() {
+    let node = RabbitMq::start_with(Options { management: true }).await.unwrap();
+    let base = format!("http://127.0.0.1:{}", node.management_port());
+    let hosts = ["02:FC:00:00:00:01", "02:FC:00:00:00:02"].map(|id| HostId::new(id).unwrap());
+    let with_passwords = hosts.clone().map(|host| {
+        let password = format!("of {host}");
+        (host, password)
+    });
+    let items = wanted(&names(), &with_passwords);
+    let all = |outcome| vec![outcome; items.len()];
+    assert_eq!(run(&base, &items, true), all(Outcome::WouldMake));
+    assert_eq!(run(&base, &items, false), all(Outcome::Made));
+    assert_eq!(run(&base, &items, false), all(Outcome::Kept));
+    assert_eq!(run(&base, &items, true), all(Outcome::Kept));
+
+    // It works: a master and a host, each as its own user.
+    let database = Database::sqlite();
+    let link = amqp::connect(
+        login(&node, "bbmaster", "of the master"),
+        Queue::of_master("bbmaster-q", 100),
+    );
+    let config = Config {
+        policy: bbmaster::collect::Policy {
+            require_user_id: true,
+            host_user: Some(names().host_user),
+            ..Config::local().policy
+        },
+        ..Config::local()
+    };
+    let master = Master::start(config, database.open().await, link).await.unwrap();
+    let client = Client::new(master.address());
+    let [one, two] = &hosts;
+    let as_one = || login(&node, &names().host_user(one), &format!("of {one}"));
+    let agent = Agent::start_on(
+        amqp::connect(as_one(), Queue::of_agent(one, None)),
+        one.as_str(),
+        Script::Converges,
+    );
+    let path = format!("/v1/hosts/{one}");
+    client
+        .put(&format!("{path}/apps"), &json!({"foo": {"version": "1"}}))
+        .await
+        .expect(200);
+    until(&client, &path, |host| host["satisfied"] == true).await;
+    drop(agent);
+
+    // Nothing of another host's, nor of the masters', is to be had.
+    let mut link = amqp::connect(as_one(), Queue::of_agent(one, None));
+    link.state.wait_for(LinkState::is_up).await.unwrap();
+    for key in [two.as_str(), "slaves", "foo"] {
+        let sent = link.publisher.publish(key, b"{}".to_vec()).await;
+        assert!(
+            matches!(sent, Err(PublishError::Refused | PublishError::Disconnected)),
+            "{key}: {sent:?}"
+        );
+        link.state.wait_for(LinkState::is_up).await.unwrap();
+    }
+    for queue in [
+        Queue::of_agent(two, None),
+        Queue::of_master("bbmaster-q", 1),
+        Queue {
+            topics: [two.as_str().to_owned()].into(),
+            ..Queue::of_agent(one, None)
+        },
+        Queue {
+            topics: ["master".to_owned()].into(),
+            ..Queue::of_agent(one, None)
+        },
+    ] {
+        let mut link = amqp::connect(as_one(), queue.clone());
+        let state = link
+            .state
+            .wait_for(|state| {
+                *state
+                    != LinkState::Down {
+                        reason: String::new(),
+                    }
+            })
+            .await
+            .unwrap()
+            .clone();
+        assert!(matches!(state, LinkState::Down { .. }), "{queue:?}: {state:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exchange_of_another_type_is_a_conflict() {
+    let node = RabbitMq::start_with(Options { management: true }).await.unwrap();
+    let base = format!("http://127.0.0.1:{}", node.management_port());
+    let names = Names {
+        vhost: "/".into(),
+        ..names()
+    };
+    let mut agent = amqp::connect(
+        AmqpSettings {
+            virtual_host: "/".into(),
+            ..login(&node, RabbitMq::USER, RabbitMq::PASSWORD)
+        },
+        Queue::of_agent(&HostId::new("h1").unwrap(), None),
+    );
+    agent.state.wait_for(LinkState::is_up).await.unwrap();
+    let items = wanted(&names, &[]);
+    assert_eq!(run(&base, &items[..2], false), [Outcome::Kept, Outcome::Conflict]);
+}
