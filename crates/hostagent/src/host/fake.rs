@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use protocol::{AppName, Category, Config};
@@ -38,6 +39,8 @@ pub struct State {
     pub failures: Vec<(String, HostError)>,
     /// Transactions that change the packages although they fail.
     pub half_done: Vec<String>,
+    /// Applications whose health checks fail.
+    pub unhealthy: BTreeSet<String>,
     /// Services that end by themselves right after their start.
     pub dying: BTreeSet<String>,
     /// Held while a transaction runs, if a test wants it to take its time.
@@ -308,6 +311,22 @@ impl AppConfig for FakeHost {
             }
         });
         Ok(())
+    }
+
+    async fn stays_healthy(&self, app: &AppName, package: &str, period: Duration) -> Result<(), HostError> {
+        self.is_healthy(app, package).await?;
+        tokio::time::sleep(period).await;
+        self.is_healthy(app, package).await
+    }
+
+    async fn is_healthy(&self, app: &AppName, _package: &str) -> Result<(), HostError> {
+        match self.with(|state| state.unhealthy.contains(app.as_str())) {
+            true => Err(HostError::new(
+                Category::Unhealthy,
+                format!("the health check of {app} failed"),
+            )),
+            false => Ok(()),
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use protocol::{AppName, Category, Config};
@@ -16,6 +17,7 @@ pub mod download;
 pub mod facts;
 #[cfg(test)]
 pub mod fake;
+pub mod health;
 mod open;
 pub mod packages;
 pub mod root;
@@ -217,13 +219,15 @@ pub trait AppConfig: Send + Sync {
         let _ = app;
         Ok(false)
     }
-    /// Runs its health checks for `period`; an error as soon as one keeps failing.
-    async fn stays_healthy(
-        &self,
-        _app: &AppName,
-        _package: &str,
-        _period: std::time::Duration,
-    ) -> Result<(), HostError> {
+    /// Runs its health checks for `period`, or until each has passed after it; [`Category::Unhealthy`] as soon as one
+    /// keeps failing. Without checks (hooks have none) it is well at once. Cancel-safe.
+    async fn stays_healthy(&self, app: &AppName, package: &str, period: Duration) -> Result<(), HostError> {
+        let _ = (app, package, period);
+        Ok(())
+    }
+    /// Makes each of its health checks once. Cancel-safe.
+    async fn is_healthy(&self, app: &AppName, package: &str) -> Result<(), HostError> {
+        let _ = (app, package);
         Ok(())
     }
 }

@@ -14,6 +14,7 @@ use hostagent::host::{AppConfig, HostError, Root, ServiceState, Services};
 use protocol::{AppName, Category, Config};
 use serde_json::Value;
 
+mod health;
 mod hook;
 mod kill;
 mod manifest;

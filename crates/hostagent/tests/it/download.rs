@@ -417,7 +417,7 @@ async fn other_schemes_are_refused_and_file_unless_allowed() {
 }
 
 /// A server certificate for `localhost`, as a PEM file in `folder`.
-fn certificate(folder: &Path) -> (Arc<rustls::ServerConfig>, String) {
+pub fn certificate(folder: &Path) -> (Arc<rustls::ServerConfig>, String) {
     let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let pem = folder.join("ca.pem");
     fs::write(&pem, issued.cert.pem()).unwrap();

@@ -178,7 +178,8 @@ fn first_unsatisfied(desired: &Config, current: &Config) -> Option<String> {
     })
 }
 
-fn said_to_operator(stderr: &[u8]) -> Option<String> {
+/// Those lines of what a program said on stderr that it marks as meant for the operator.
+pub fn said_to_operator(stderr: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(stderr);
     let lines: Vec<&str> = text
         .lines()

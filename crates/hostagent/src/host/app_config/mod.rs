@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use protocol::name::check_plain_name;
 use protocol::{AppName, Category, Config};
 
-use super::{AppConfig, Contract, ContractKind, HostError, Root, Services};
+use super::{AppConfig, Contract, ContractKind, HostError, Root, Services, health};
 use crate::atomic_file;
 
 mod files;
@@ -23,7 +23,8 @@ mod paths;
 
 use hook::Hook;
 use manifest::{Manifest, OnChange};
-use paths::{Stamp, check_trust, exists, find, look, read_capped, resolve};
+use paths::{Stamp, exists, look, read_capped, resolve};
+pub(super) use paths::{check_trust, find};
 
 /// Where hooks are: `HOOKS/<app>/config`.
 const HOOKS: &str = "/opt/pf9";
@@ -318,6 +319,20 @@ impl AppConfig for Contracts {
 
     async fn unfinished(&self, app: &AppName) -> Result<bool, HostError> {
         self.is_unfinished(app)
+    }
+
+    async fn stays_healthy(&self, app: &AppName, package: &str, period: Duration) -> Result<(), HostError> {
+        match self.manifest(app, package)? {
+            Some(manifest) => health::stays_healthy(&self.root, app, &manifest.health, period).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn is_healthy(&self, app: &AppName, package: &str) -> Result<(), HostError> {
+        match self.manifest(app, package)? {
+            Some(manifest) => health::is_healthy(&self.root, app, &manifest.health).await,
+            None => Ok(()),
+        }
     }
 }
 

@@ -135,6 +135,14 @@ impl<'a> Client<'a> {
     }
 }
 
+/// TLS with the roots that this host trusts, and nothing of `[download]`.
+pub fn host_tls() -> Result<TlsConfig, HostError> {
+    Ok(TlsConfig::builder()
+        .root_certs(RootCerts::new_with_certs(&host_certificates()?))
+        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .build())
+}
+
 fn tls_config(settings: &DownloadSettings) -> Result<TlsConfig, HostError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let roots = match &settings.ca_certs {
@@ -224,7 +232,7 @@ fn pem_error(path: &Path, reason: &str) -> HostError {
 }
 
 /// Why a request failed, without the URL: it may hold credentials, and the caller names it.
-fn describe(error: ureq::Error) -> String {
+pub fn describe(error: ureq::Error) -> String {
     match error {
         ureq::Error::BadUri(_) => "the URL is not valid for a request".to_owned(),
         ureq::Error::Timeout(phase) => format!("timed out ({phase})"),
