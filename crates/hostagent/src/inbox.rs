@@ -108,23 +108,25 @@ impl Inbox {
             return None;
         }
         let decoded = inbound::decode(&delivery.body, self.limits);
-        let rejected = |reason: String, id: Option<String>| {
+        let refuse = |reason: String, id: Option<String>| {
             tracing::warn!(
                 topic = delivery.routing_key,
                 reason,
                 "a message was refused; nothing was changed"
             );
-            let rejected = Rejected {
-                reason,
-                timestamp: now(),
-                id,
-            };
-            Some(Request::Rejected {
-                rejected,
-                phase: Phase::Decode,
-                category: Category::Invalid,
-            })
+            Some(refusal(reason, id, Phase::Decode, Category::Invalid))
         };
+        let distrust = match &decoded {
+            Ok(Inbound::SetConfig(SetConfig { id, .. }) | Inbound::Plan { id, .. }) => self
+                .distrust(delivery.user_id.as_deref())
+                .map(|reason| (reason, id.clone())),
+            Ok(Inbound::Ping { .. } | Inbound::Unknown { .. }) | Err(_) => None,
+        };
+        if let Some((reason, id)) = distrust {
+            let request = refuse(reason, id);
+            delivery.ack();
+            return request;
+        }
         match decoded {
             Ok(Inbound::Ping { id }) => {
                 delivery.ack();
@@ -140,17 +142,12 @@ impl Inbox {
                 None
             }
             Ok(Inbound::SetConfig(message)) => {
-                if let Some(reason) = self.distrust(delivery.user_id.as_deref()) {
-                    let request = rejected(reason, message.id);
-                    delivery.ack();
-                    return request;
-                }
                 let Some(scope) = scope else {
                     let reason = format!(
                         "$: routing key {:?} is no topic of this host",
                         delivery.routing_key
                     );
-                    let request = rejected(reason, message.id);
+                    let request = refuse(reason, message.id);
                     delivery.ack();
                     return request;
                 };
@@ -163,7 +160,7 @@ impl Inbox {
                 None
             }
             Err(error) => {
-                let request = rejected(error.to_string(), error.id);
+                let request = refuse(error.to_string(), error.id);
                 delivery.ack();
                 request
             }
@@ -196,18 +193,9 @@ impl Inbox {
     async fn refuse_other_plan(&self, unstored: &Unstored) -> Option<Request> {
         let hash = unstored.message.only_if_plan.as_deref()?;
         let id = unstored.message.id.clone();
-        let refused = |reason: String| {
+        let refuse = |reason: String| {
             tracing::warn!("{reason}");
-            let rejected = Rejected {
-                reason,
-                timestamp: now(),
-                id,
-            };
-            Some(Request::Rejected {
-                rejected,
-                phase: Phase::Check,
-                category: Category::Invalid,
-            })
+            Some(refusal(reason, id, Phase::Check, Category::Invalid))
         };
         // What is wrong with it otherwise, storing it will tell.
         let desired = self
@@ -216,12 +204,12 @@ impl Inbox {
             .ok()?;
         match Forecast::of(&self.engine, &desired.apps).await {
             Ok(forecast) if forecast.is(hash) => None,
-            Ok(forecast) => refused(format!(
+            Ok(forecast) => refuse(format!(
                 "$.only_if_plan: the plan is {} by now, not {hash}: the host has changed since it was made. Nothing was \
                  done; ask for the plan again",
                 forecast.hash()
             )),
-            Err(error) => refused(format!(
+            Err(error) => refuse(format!(
                 "$.only_if_plan: no plan can be made: {error}. Nothing was done"
             )),
         }
@@ -270,30 +258,14 @@ impl Inbox {
                     return (None, kept);
                 }
                 tracing::error!("{reason}");
-                let rejected = Rejected {
-                    reason,
-                    timestamp: now(),
-                    id,
-                };
-                (
-                    Some(Request::Rejected {
-                        rejected,
-                        phase: Phase::Check,
-                        category,
-                    }),
-                    kept,
-                )
+                (Some(refusal(reason, id, Phase::Check, category)), kept)
             }
             Err(error @ AcceptError::Stale { .. }) => {
                 delivery.ack();
                 tracing::warn!("{error}");
                 (
                     Some(Request::Stale {
-                        rejected: Rejected {
-                            reason: error.to_string(),
-                            timestamp: now(),
-                            id,
-                        },
+                        rejected: rejected(error.to_string(), id),
                     }),
                     None,
                 )
@@ -305,21 +277,29 @@ impl Inbox {
             ) => {
                 delivery.ack();
                 tracing::warn!("{error}");
-                let rejected = Rejected {
-                    reason: error.to_string(),
-                    timestamp: now(),
-                    id,
-                };
                 (
-                    Some(Request::Rejected {
-                        rejected,
-                        phase: Phase::Decode,
-                        category: Category::Invalid,
-                    }),
+                    Some(refusal(error.to_string(), id, Phase::Decode, Category::Invalid)),
                     None,
                 )
             }
         }
+    }
+}
+
+fn rejected(reason: String, id: Option<String>) -> Rejected {
+    Rejected {
+        reason,
+        timestamp: now(),
+        id,
+    }
+}
+
+/// Has the reporter answer a message that was refused.
+fn refusal(reason: String, id: Option<String>, phase: Phase, category: Category) -> Request {
+    Request::Rejected {
+        rejected: rejected(reason, id),
+        phase,
+        category,
     }
 }
 
