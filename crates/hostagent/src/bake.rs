@@ -19,16 +19,14 @@ use crate::observe::{Freshness, Observed, ObservedApp};
 /// Between two looks at the services.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Whether there is anything to watch in `app`.
-pub fn needs_baking(engine: &Engine, desired: &Desired, app: &AppName, there: &ObservedApp) -> bool {
-    let wanted = desired
-        .apps
-        .get(app)
-        .is_some_and(|spec| there.services.keys().any(|name| spec.wants_service(name)));
-    wanted && !engine.bake_period.is_zero()
+/// Whether `app` has a service that is to run.
+fn runs(desired: &Desired, app: &AppName, there: &ObservedApp) -> bool {
+    let spec = desired.apps.get(app);
+    spec.is_some_and(|spec| there.services.keys().any(|name| spec.wants_service(name)))
 }
 
-/// Watches `apps`, as they are in `observed`, for the bake period. Cancel-safe: it changes nothing.
+/// Watches `apps`, as they are in `observed`, for the bake period: their services, and their health checks.
+/// What has neither is not waited for. Cancel-safe: it changes nothing.
 pub async fn bake(
     engine: &Engine,
     desired: &Desired,
@@ -48,8 +46,19 @@ pub async fn bake(
         })
         .collect();
     let begin = Instant::now();
-    let end = begin + engine.bake_period;
+    let any_runs = apps.iter().any(|app| {
+        observed
+            .apps
+            .get(app)
+            .is_some_and(|there| runs(desired, app, there))
+    });
+    let end = if any_runs {
+        begin + engine.bake_period
+    } else {
+        begin
+    };
     let mut looks = tokio::time::interval_at(begin + LOOK.min(engine.bake_period), LOOK);
+    let mut seen_at = begin;
     loop {
         // Both arms only wait.
         tokio::select! {
@@ -66,12 +75,11 @@ pub async fn bake(
                         failures.insert(app, failure);
                     }
                 }
-                if now >= end && checks.is_empty() {
-                    return Ok(failures);
-                }
+                seen_at = now;
             }
         }
-        if failures.len() == apps.len() {
+        let over = checks.is_empty() && seen_at >= end;
+        if over || failures.len() == apps.len() {
             return Ok(failures);
         }
     }

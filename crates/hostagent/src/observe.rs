@@ -51,6 +51,8 @@ pub struct ObservedApp {
     pub config: Result<Config, HostError>,
     /// An earlier change was cut short: services may still run with the old config.
     pub config_unfinished: bool,
+    /// Its health checks passed when they were last run (at the last full look), or it has none.
+    pub healthy: bool,
     /// When `config` was read.
     pub config_read_at: Instant,
 }
@@ -88,6 +90,8 @@ pub struct Observer {
     host: Host,
     configs: Mutex<BTreeMap<AppName, CachedConfig>>,
     package_services: Mutex<BTreeMap<String, PackageServices>>,
+    /// Applications whose health checks failed at the last full look.
+    sick: Mutex<BTreeSet<AppName>>,
 }
 
 struct CachedConfig {
@@ -112,6 +116,7 @@ impl Observer {
             host,
             configs: Mutex::default(),
             package_services: Mutex::default(),
+            sick: Mutex::default(),
         }
     }
 
@@ -168,6 +173,7 @@ impl Observer {
             let state = self.host.services.state(&name, true).await?;
             services.insert(name, state);
         }
+        let healthy = self.healthy(app, package, freshness).await;
         let (config, config_read_at) = match contract_error {
             Some(error) => (Err(error), Instant::now()),
             None => {
@@ -189,6 +195,7 @@ impl Observer {
             services,
             config,
             config_unfinished,
+            healthy,
             config_read_at,
         })
     }
@@ -232,6 +239,29 @@ impl Observer {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(package.to_owned(), known);
         Ok(services)
+    }
+
+    async fn healthy(&self, app: &AppName, package: &str, freshness: Freshness) -> bool {
+        let checked = match freshness {
+            Freshness::Light => None,
+            Freshness::Full => Some(self.host.app_config.is_healthy(app, package).await),
+        };
+        let mut sick = self.sick.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(result) = checked {
+            let known = sick.contains(app);
+            let healthy_now = result.is_ok();
+            match result {
+                Ok(()) if known => tracing::info!(%app, "health checks pass again"),
+                Err(error) if !known => tracing::warn!(%app, "a health check fails: {error}"),
+                Ok(()) | Err(_) => {}
+            }
+            if healthy_now {
+                sick.remove(app)
+            } else {
+                sick.insert(app.clone())
+            };
+        }
+        !sick.contains(app)
     }
 
     async fn config(

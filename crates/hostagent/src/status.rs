@@ -93,7 +93,7 @@ fn app_status(spec: Option<&AppSpec>, there: &ObservedApp) -> AppStatus {
 }
 
 fn health(spec: Option<&AppSpec>, there: &ObservedApp) -> Health {
-    if there.broken || there.config.is_err() {
+    if there.broken || there.config.is_err() || !there.healthy {
         return Health::Failing;
     }
     let mut wanted = there

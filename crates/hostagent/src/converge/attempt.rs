@@ -402,13 +402,10 @@ impl<'a> Attempt<'a> {
             .filter(|app| {
                 !self.failures.contains_key(*app) && !self.baked.contains(*app) && !self.held.contains(*app)
             })
-            .filter(|app| {
-                let there = observed.apps.get(*app);
-                there.is_some_and(|there| bake::needs_baking(self.engine, self.desired, app, there))
-            })
+            .filter(|app| self.desired.apps.contains_key(*app) && observed.apps.contains_key(*app))
             .cloned()
             .collect();
-        if apps.is_empty() {
+        if apps.is_empty() || self.engine.bake_period.is_zero() {
             return Baked::NothingLeft;
         }
         let names: Vec<&str> = apps.iter().map(AppName::as_str).collect();

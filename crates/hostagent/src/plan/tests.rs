@@ -31,6 +31,7 @@ fn there(name: &str) -> (AppName, ObservedApp) {
         services: BTreeMap::from([(name.to_owned(), Some(state))]),
         config: Ok(Config::new()),
         config_unfinished: false,
+        healthy: true,
         config_read_at: Instant::now(),
     };
     (AppName::new(name).unwrap(), app)
