@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::name::{AppName, HostId};
@@ -403,9 +404,27 @@ pub struct NewToken {
     pub name: String,
     pub role: Role,
     /// Seconds until it is worth nothing; absent: for good.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 3_155_760_000u64)))]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        default,
+        deserialize_with = "whole_number"
+    )]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "Option<u64>", range(min = 1, max = 3_155_760_000u64))
+    )]
     pub expires_in: Option<u64>,
+}
+
+/// `420.0` is a whole number, too, for JSON and its schemas.
+fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    /// Up to here, doubles hold every whole number.
+    const LARGEST: f64 = 9_007_199_254_740_992.0;
+    match Option::<f64>::deserialize(deserializer)? {
+        None => Ok(None),
+        Some(number) if number.fract() == 0.0 && (0.0..=LARGEST).contains(&number) => Ok(Some(number as u64)),
+        Some(_) => Err(D::Error::custom("a whole number, not below 0, is needed")),
+    }
 }
 
 /// Answer to `POST /v1/tokens/`: the one time that the secret is shown. Sent as `Authorization: Bearer SECRET`.

@@ -24,15 +24,28 @@ pub async fn events(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let limit = limit(query.limit)?;
+    let last_id = last_event_id(&headers)?;
     let wants_stream = headers
         .get(ACCEPT)
         .and_then(|accept| accept.to_str().ok())
         .is_some_and(|accept| accept.contains("text/event-stream"));
     if wants_stream {
-        return Ok(live(app, query, &headers));
+        return Ok(live(app, query, last_id));
     }
     Ok(Json(app.store.events(&query, limit).await?).into_response())
 }
+
+/// Where a client that was cut off wants to go on.
+fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
+    let Some(id) = headers.get(LAST_EVENT_ID) else {
+        return Ok(None);
+    };
+    let id = id.to_str().ok().and_then(|id| id.parse().ok());
+    id.map(Some)
+        .ok_or_else(|| Refusal::bad_parameter(LAST_EVENT_ID, "the id of an event, a number, is needed"))
+}
+
+const LAST_EVENT_ID: &str = "Last-Event-ID";
 
 /// One listener: it reads from the store at its own pace, so that it misses nothing however slow it is.
 struct Follower {
@@ -73,11 +86,8 @@ impl Drop for Follower {
     }
 }
 
-fn live(app: App, mut query: EventQuery, headers: &HeaderMap) -> Response {
+fn live(app: App, mut query: EventQuery, last_id: Option<u64>) -> Response {
     let newest = app.store.watch_events();
-    let last_id = headers
-        .get("last-event-id")
-        .and_then(|id| id.to_str().ok()?.parse().ok());
     // What a client sends when it reconnects goes before what it asked for at first.
     let after = last_id.or(query.after).unwrap_or(*newest.borrow());
     query.after = Some(after);

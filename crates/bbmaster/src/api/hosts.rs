@@ -52,7 +52,7 @@ pub async fn put_labels(
     Ok(Json(labels))
 }
 
-const MAX_LABELS: usize = 64;
+pub(super) const MAX_LABELS: usize = 64;
 const MAX_NAME: usize = 63;
 const MAX_VALUE: usize = 255;
 
@@ -76,8 +76,9 @@ fn check_labels(labels: &Labels) -> Result<(), Refusal> {
             return Err(Refusal::invalid("$", reason));
         }
         // A filter has them in a list with commas.
-        if value.len() > MAX_VALUE || value.contains(|c: char| c.is_control() || c == ',') {
-            let reason = format!("up to {MAX_VALUE} bytes without commas and control characters are allowed");
+        if value.chars().count() > MAX_VALUE || value.contains(|c: char| c.is_control() || c == ',') {
+            let reason =
+                format!("up to {MAX_VALUE} characters without commas and control characters are allowed");
             return Err(Refusal::invalid(format!("$[{name:?}]"), reason));
         }
     }

@@ -1,16 +1,18 @@
 //! The OpenAPI document, made from the table of routes and the types of the bodies.
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use axum::Json;
 use protocol::HostId;
 use protocol::rest::{DesiredApps, PlanAnswer, Problem};
 use schemars::generate::SchemaSettings;
-use schemars::{JsonSchema, SchemaGenerator};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::access::Access;
+use super::hosts::MAX_LABELS;
 use super::route::{Route, routes};
 
 /// What a PUT of desired applications answers; for the document only.
@@ -21,6 +23,29 @@ pub enum DesiredOrPlan {
     Desired(DesiredApps),
     Plan(PlanAnswer),
 }
+
+/// Labels as they are taken; for the document only.
+pub struct LabelsBody;
+
+impl JsonSchema for LabelsBody {
+    fn schema_name() -> Cow<'static, str> {
+        "Labels".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "object",
+            "maxProperties": MAX_LABELS,
+            "propertyNames": { "pattern": LABEL_NAME },
+            "additionalProperties": { "type": "string", "pattern": LABEL_VALUE },
+        })
+    }
+}
+
+const LABEL_NAME: &str = "^[A-Za-z0-9][A-Za-z0-9+._/-]{0,62}$";
+const LABEL_VALUE: &str = r"^[^\u0000-\u001f\u007f-\u009f,]{0,255}$";
+/// What is looked for is text without NUL.
+const QUERY_TEXT: &str = r"^[^\u0000]*$";
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
 
@@ -181,10 +206,10 @@ fn parameters(route: &Route, requests: &mut SchemaGenerator) -> Vec<Value> {
             parameters.push(query_parameter(name, schema.clone()));
         }
     }
-    for (name, description) in route.doc.headers {
+    for (name, description, pattern) in route.doc.headers {
         parameters.push(json!({
             "name": name, "in": "header", "required": false, "description": description,
-            "schema": { "type": "string" },
+            "schema": { "type": "string", "pattern": pattern },
         }));
     }
     parameters
@@ -198,6 +223,9 @@ fn query_parameter(name: &str, mut schema: Value) -> Value {
             parameter["description"] = description;
         }
         take_out_null(members);
+        if members.get("type").is_some_and(|kind| kind == "string") && members.len() == 1 {
+            members.insert("pattern".to_owned(), QUERY_TEXT.into());
+        }
     }
     parameter["schema"] = schema;
     parameter

@@ -30,8 +30,8 @@ pub struct Doc {
     pub summary: &'static str,
     pub query: Option<SchemaOf>,
     pub body: Option<SchemaOf>,
-    /// Name and description.
-    pub headers: &'static [(&'static str, &'static str)],
+    /// Name, description and pattern.
+    pub headers: &'static [(&'static str, &'static str, &'static str)],
     pub answers: Vec<Answer>,
     /// Statuses of problem documents beside those that every route may give.
     pub problems: &'static [u16],
@@ -83,7 +83,7 @@ impl Doc {
         self
     }
 
-    fn headers(mut self, headers: &'static [(&'static str, &'static str)]) -> Self {
+    fn headers(mut self, headers: &'static [(&'static str, &'static str, &'static str)]) -> Self {
         self.headers = headers;
         self
     }
@@ -141,7 +141,11 @@ fn of_hosts() -> Vec<Route> {
          gets it when it appears",
     )
     .query::<PutQuery>()
-    .headers(&[("If-Match", "Generation that is to be replaced, in quotes: \"3\"")])
+    .headers(&[(
+        "If-Match",
+        "Generation that is to be replaced, in quotes: \"3\"",
+        r#"^(\*|"[0-9]{1,19}"(, ?"[0-9]{1,19}"){0,15})$"#,
+    )])
     .body::<Apps>()
     .answer::<openapi::DesiredOrPlan>(200, "As it is stored now; with dry_run, what the host would do")
     .problems(&[409, 412, 413, 415, 422, 501, 504]);
@@ -213,7 +217,7 @@ fn of_hosts() -> Vec<Route> {
             OPERATOR,
             put(hosts::put_labels),
             Doc::new("Replace a host's labels")
-                .body::<Labels>()
+                .body::<openapi::LabelsBody>()
                 .answer::<Labels>(200, "All of them")
                 .problems(&[413, 415, 422]),
         ),
@@ -259,7 +263,7 @@ fn of_the_fleet() -> Vec<Route> {
                  text/event-stream, live",
             )
             .query::<EventQuery>()
-            .headers(&[("Last-Event-ID", "Where a stream goes on")])
+            .headers(&[("Last-Event-ID", "Where a stream goes on", "^[0-9]{1,19}$")])
             .answer::<EventList>(200, "A page, or a stream")
             .raw(200, "text/event-stream", "One event each, its data as in a page"),
         ),

@@ -195,6 +195,9 @@ async fn what_is_wrong_is_said_with_its_place() {
             "{what}: {problem}"
         );
     }
+    let cut_off = [("Last-Event-ID", "soon")];
+    let answer = client.send("GET", "/v1/events", &cut_off, None).await;
+    assert_eq!(answer.expect(400)["path"], "Last-Event-ID");
     let text = [("Content-Type", "text/plain")];
     let answer = client
         .send("PUT", "/v1/hosts/h1/labels", &text, Some(b"{}"))
