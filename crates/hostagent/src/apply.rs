@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use protocol::{AppName, AppSpec, Apps, Category, ErrorReport, Phase};
 use serde::{Deserialize, Serialize};
 
-use crate::host::{Host, HostError, Source, Transaction};
+use crate::host::{Family, Host, HostError, Source, Transaction};
 use crate::ledger::{Ledger, Provenance, Record};
 use crate::observe::{Observed, Observer};
 use crate::plan::{Action, Step};
@@ -224,8 +224,12 @@ async fn change_packages_one_by_one(
     Ok(())
 }
 
-/// Whether the joint attempt got this far already.
+/// Whether the joint attempt got this far already. Of an installation rpm's database does not tell: a package
+/// whose last script failed is entered like any other.
 async fn is_done(host: &Host, transaction: &Transaction) -> bool {
+    if host.packages.family() == Family::Rpm && !transaction.install.is_empty() {
+        return false;
+    }
     let Ok(packages) = host.packages.installed().await else {
         return false;
     };
