@@ -6,7 +6,7 @@ use protocol::{AppName, Category, Phase};
 use crate::apply::Failure;
 use crate::atomic_file;
 use crate::converge::Engine;
-use crate::host::{HostError, Source, Transaction};
+use crate::host::{HostError, Packages, Source, Transaction};
 use crate::journal::{Before, SavedFile, Snapshot, WayBack};
 use crate::ledger::Desired;
 use crate::observe::{Freshness, ObservedApp};
@@ -107,24 +107,33 @@ async fn restore_package(engine: &Engine, app: &AppName, snapshot: &Snapshot) ->
     Ok(true)
 }
 
-/// Waits for the lock, and heals what the failed change left, first.
+/// What the failed change left half-installed is healed only where it stands in the way: to heal is to run
+/// those scripts again that have just failed, or hung until their deadline.
 async fn change_package(engine: &Engine, transaction: &Transaction) -> Result<(), HostError> {
-    const LOCK_RETRY: std::time::Duration = std::time::Duration::from_secs(2);
-    let packages = &engine.host.packages;
-    let broken = packages.installed().await?.values().any(|package| package.broken);
-    if broken && let Err(error) = packages.heal().await {
-        tracing::warn!(%error, "could not heal half-installed packages before a rollback; it may do so by itself");
-    }
-    loop {
-        match packages.apply(transaction).await {
-            Err(error) if error.category == Category::Locked => tokio::time::sleep(LOCK_RETRY).await,
-            result => {
-                result?;
-                break;
+    let packages = &*engine.host.packages;
+    match apply_with_lock(packages, transaction).await {
+        Ok(()) => {}
+        Err(error) if error.category == Category::Timeout => return Err(error),
+        Err(error) => {
+            tracing::warn!(%error, "the way back is blocked; healing half-installed packages, then trying again");
+            if let Err(error) = packages.heal().await {
+                tracing::warn!(%error, "could not heal half-installed packages");
             }
+            apply_with_lock(packages, transaction).await?;
         }
     }
     engine.host.services.reread_units().await
+}
+
+/// Waits as long as somebody else holds the package manager's lock.
+async fn apply_with_lock(packages: &dyn Packages, transaction: &Transaction) -> Result<(), HostError> {
+    const LOCK_RETRY: std::time::Duration = std::time::Duration::from_secs(2);
+    loop {
+        match packages.apply(transaction).await {
+            Err(error) if error.category == Category::Locked => tokio::time::sleep(LOCK_RETRY).await,
+            result => return result,
+        }
+    }
 }
 
 /// True if any had to be changed.
@@ -159,11 +168,13 @@ async fn restore_config(engine: &Engine, app: &AppName, snapshot: &Snapshot) -> 
     let Some(there) = observe_app(engine, app).await? else {
         return Ok(false);
     };
-    let current = there.config.clone()?;
-    if protocol::satisfied::config_satisfied(&snapshot.config, &current) {
+    let running = there.running_services();
+    // What can't be read now may be just what the failed change has done to it; keys that it added go
+    // where the hook replaces the whole.
+    let is_as_it_was = there.config.is_ok_and(|current| current == snapshot.config);
+    if is_as_it_was || snapshot.config.is_empty() {
         return Ok(false);
     }
-    let running = there.running_services();
     engine
         .host
         .app_config
