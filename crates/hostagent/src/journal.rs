@@ -201,6 +201,15 @@ impl JournalFile {
         })
     }
 
+    /// `app` may go forward again, from where it was left.
+    pub fn reprieve(&mut self, app: &AppName) -> Result<(), StateFileError> {
+        self.change(|journal| {
+            if let Some(entry) = journal.entries.get_mut(app) {
+                entry.doomed = None;
+            }
+        })
+    }
+
     /// The operator wants all to be tried again: forward, not back.
     pub fn pardon(&mut self) -> Result<(), StateFileError> {
         self.change(|journal| {

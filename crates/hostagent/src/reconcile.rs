@@ -131,8 +131,14 @@ impl Reconciler {
         let mut plan = self.engine.plan(desired, &observed);
         plan.steps.retain(|step| !held.contains_key(&step.app));
         plan.faults.retain(|fault| !held.contains_key(&fault.app));
-        if plan.is_empty() && self.journal.get().is_none() {
+        // What could not be brought back is held with its entry in the journal, and waits with it.
+        let unfinished = self
+            .journal
+            .get()
+            .is_some_and(|journal| journal.entries.keys().any(|app| !held.contains_key(app)));
+        if plan.is_empty() && !unfinished {
             self.settle_answer(desired, &observed, reply_to);
+            self.close_journal();
             return Next::Wait;
         }
         if !matches!(self.board.standing(), Standing::Converging { .. }) || reply_to.is_some() {
@@ -175,7 +181,7 @@ impl Reconciler {
         self.answered = desired.serial;
         self.board.note(desired, Some(observed), standing);
         if changed || asked {
-            self.board.announce(reply_to);
+            self.announce(desired, reply_to);
         }
     }
 
@@ -189,9 +195,7 @@ impl Reconciler {
         self.schedule_retry(transient);
         self.errors.replace(failures, self.retry_time());
         self.errors.persist(desired, &self.engine);
-        if let Err(error) = self.journal.close_but_for(&self.errors.not_brought_back()) {
-            tracing::warn!(%error, "the journal could not be closed; it is gone through again");
-        }
+        self.close_journal();
         let observed = match self.engine.observe(desired, Freshness::Light).await {
             Ok(observed) => observed,
             Err(error) => {
@@ -203,8 +207,22 @@ impl Reconciler {
         }
         self.answered = desired.serial;
         self.board.note(desired, Some(&observed), self.errors.standing());
-        self.board.announce(reply_to);
+        self.announce(desired, reply_to);
         Next::Wait
+    }
+
+    /// That the host is as was desired before the newest message is news only to whoever waits for it: to all
+    /// others it would look as if the newest was reached.
+    fn announce(&self, desired: &Desired, reply_to: Option<String>) {
+        if reply_to.is_some() || self.interrupts.desired.borrow().same_state(desired) {
+            self.board.announce(reply_to);
+        }
+    }
+
+    fn close_journal(&mut self) {
+        if let Err(error) = self.journal.close_but_for(&self.errors.not_brought_back()) {
+            tracing::warn!(%error, "the journal could not be closed; it is gone through again");
+        }
     }
 
     fn stuck(&mut self, desired: &Arc<Desired>, failure: Failure, reply_to: Option<String>) -> Next {

@@ -296,6 +296,13 @@ impl<'a> Attempt<'a> {
                     rolled_back: true,
                     ..failure
                 },
+                // There is no way back, and by now something else is desired: that may be the way out.
+                Err(obstacle) if self.stale.remove(&app) => {
+                    tracing::warn!(%app, "{}; going on to what is desired now", obstacle.message);
+                    self.failures.remove(&app);
+                    self.journal.reprieve(&app).map_err(stuck)?;
+                    continue;
+                }
                 Err(obstacle) => {
                     tracing::error!(%app, "{}", obstacle.message);
                     let message = format!("{}. And the application {}", failure.message, obstacle.message);
