@@ -16,11 +16,12 @@ use crate::settings::Settings;
 pub async fn run(settings: Settings) -> anyhow::Result<Exit> {
     let context = Context::open(&settings)?;
     context.create_state_dir()?;
-    let _lock = Lock::take(&context.state_dir)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     // Sent by `hostagent retry`.
     let mut retry = signal(SignalKind::user_defined1())?;
+    // After them: whoever finds this process in the lock may signal it.
+    let _lock = Lock::take(&context.state_dir)?;
 
     tracing::info!(
         host_id = %context.host_id,
