@@ -18,6 +18,7 @@ use crate::host::command::{Command, Overflow, last_lines};
 use crate::host::{Family, HostError, InstalledPackages, PackageFile, Packages, Root, Source, Transaction};
 
 mod apt;
+mod archive;
 mod database;
 
 use apt::{madison_versions, unasked_removals};
@@ -219,6 +220,12 @@ impl Packages for Deb {
 
     async fn inspect(&self, file: &Path) -> Result<PackageFile, HostError> {
         check_path(file)?;
+        archive::check_whole(file).map_err(|why| {
+            HostError::new(
+                Category::Verification,
+                format!("{} is no Debian package: {why}", file.display()),
+            )
+        })?;
         let format = "${Package}\n${Version}\n${Architecture}\n${Installed-Size}\n";
         let dpkg_deb = Command::new("dpkg-deb")
             .arg(format!("--showformat={format}"))
