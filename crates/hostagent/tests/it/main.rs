@@ -10,3 +10,4 @@ mod clock;
 mod packages;
 mod services;
 mod settings;
+mod transactions;
