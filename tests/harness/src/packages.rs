@@ -156,6 +156,12 @@ impl Package {
         self
     }
 
+    /// Does not ship what was described before for that path.
+    pub fn without_file(mut self, path: &str) -> Self {
+        self.files.retain(|other| other.path != path);
+        self
+    }
+
     pub fn provides(mut self, name: &str) -> Self {
         self.provides.push(name.into());
         self
