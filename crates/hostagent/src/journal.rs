@@ -107,6 +107,14 @@ pub enum WayBack {
 }
 
 impl WayBack {
+    /// Whether a package file is at hand or to be had that could be installed again.
+    pub fn is_package(&self) -> bool {
+        match self {
+            Self::File { .. } | Self::Repository => true,
+            Self::NotNeeded | Self::Url { .. } | Self::Nowhere { .. } => false,
+        }
+    }
+
     pub fn exists(&self) -> bool {
         match self {
             Self::NotNeeded | Self::File { .. } | Self::Url { .. } | Self::Repository => true,

@@ -228,7 +228,11 @@ impl Observer {
                 return Ok(known.services.clone());
             }
         }
-        let files = self.host.packages.shipped_files(package).await?;
+        let files = match self.host.packages.shipped_files(package).await {
+            // Killed while it was being unpacked, it may have no list of files; it must be seen to be healed.
+            Err(_) if installed.broken => return Ok(BTreeSet::new()),
+            files => files?,
+        };
         let services = self.host.services.services_in(&files);
         let known = PackageServices {
             version: installed.version.clone(),

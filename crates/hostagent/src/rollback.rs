@@ -6,7 +6,7 @@ use protocol::{AppName, Category, Phase};
 use crate::apply::Failure;
 use crate::atomic_file;
 use crate::converge::Engine;
-use crate::host::{HostError, Packages, Source, Transaction};
+use crate::host::{Family, HostError, Packages, Source, Transaction};
 use crate::journal::{Before, SavedFile, Snapshot, WayBack};
 use crate::ledger::Desired;
 use crate::observe::{Freshness, ObservedApp};
@@ -65,7 +65,10 @@ async fn restore(engine: &Engine, app: &AppName, snapshot: &Snapshot) -> Result<
 /// True if it had to be changed.
 async fn restore_package(engine: &Engine, app: &AppName, snapshot: &Snapshot) -> Result<bool, HostError> {
     let there = observe_app(engine, app).await?;
-    if there.is_some_and(|there| there.version == snapshot.version && !there.broken) {
+    // rpm enters what it does to a package when it has done it: files of another version may be there under
+    // the old entry, or none.
+    let may_deceive = engine.host.packages.family() == Family::Rpm && snapshot.way_back.is_package();
+    if !may_deceive && there.is_some_and(|there| there.version == snapshot.version && !there.broken) {
         return Ok(false);
     }
     let source = match &snapshot.way_back {

@@ -14,7 +14,7 @@ use super::runs::{ask, run, run_in_turn};
 use super::{
     ROOT_VARIABLE, check_name, check_path, check_words, describe, newest_satisfying, no_repositories,
 };
-use crate::host::command::{Command, Overflow, last_lines};
+use crate::host::command::{Command, Exit, Overflow, last_lines};
 use crate::host::{Family, HostError, InstalledPackages, PackageFile, Packages, Root, Source, Transaction};
 
 mod apt;
@@ -238,6 +238,12 @@ impl Packages for Deb {
                 format!("{} is no Debian package: {why}", file.display()),
             )
         };
+        if let Exit::Signal(_) = output.exit {
+            return Err(HostError::new(
+                Category::Host,
+                dpkg_deb.failure(&output).to_string(),
+            ));
+        }
         if !output.success() {
             return Err(not_usable(&last_lines(&output.stderr_text())));
         }

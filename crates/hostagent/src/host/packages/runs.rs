@@ -4,7 +4,7 @@ use protocol::Category;
 
 use super::messages;
 use crate::host::HostError;
-use crate::host::command::{Command, CommandError, Output};
+use crate::host::command::{Command, CommandError, Exit, Output};
 
 /// What a query prints. Its failure is no package's fault, and may pass: [`Category::Host`].
 pub(super) async fn ask(query: &Command) -> Result<String, HostError> {
@@ -26,6 +26,13 @@ pub(super) async fn run(command: Command, doing: &str) -> Result<Output, HostErr
         ),
         other => HostError::from(other),
     })?;
+    if let Exit::Signal(signal) = output.exit {
+        let message = format!(
+            "{doing} failed: the package manager was killed by signal {signal}. Look at the system's log for what killed \
+             it (the OOM killer, an operator)"
+        );
+        return Err(HostError::new(Category::Host, message));
+    }
     let (stdout, stderr) = (output.stdout_text(), output.stderr_text());
     // rpm ends with exit code 0 although a script that runs after the change has failed.
     if output.success() && !messages::tells_of_failed_script(&stderr) {
