@@ -18,6 +18,10 @@ test: tools lint ## installs what is missing, then lint and every test
 	@if [ -s $(SKIPS) ]; then sort -u $(SKIPS); echo "$$(sort -u $(SKIPS) | wc -l) skipped, each with its reason"; \
 	else echo "0 skipped"; fi
 
+test-long: tools ## the sweeps in full: a fault at every system call of the agent and of the package managers; ends by itself
+	SWEEP=all RUST_BACKTRACE=0 cargo nextest run -p hostagent --test it --no-fail-fast \
+		--success-output final --no-tests fail sweep::
+
 lint: tools ## formatting, clippy, licences and sources of dependencies
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
@@ -26,5 +30,5 @@ lint: tools ## formatting, clippy, licences and sources of dependencies
 tools:
 	@scripts/install-test-tools
 
-.PHONY: help demo test lint tools
+.PHONY: help demo test test-long lint tools
 .DEFAULT_GOAL := help

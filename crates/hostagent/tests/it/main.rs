@@ -10,4 +10,5 @@ mod clock;
 mod packages;
 mod services;
 mod settings;
+mod sweep;
 mod transactions;
