@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use protocol::{AppName, Apps, Config};
 use serde::{Deserialize, Serialize};
 
-use crate::apply::Failure;
+use crate::apply::{Failure, Failures};
 use crate::ledger::Record;
 use crate::state_file::{StateFile, StateFileError};
 
@@ -238,8 +238,16 @@ impl JournalFile {
         self.change(|journal| journal.in_transaction = apps)
     }
 
-    pub fn end_transaction(&mut self) -> Result<(), StateFileError> {
-        self.change(|journal| journal.in_transaction.clear())
+    /// `failed`: for these there is no way but back, as [`Self::doom`] says.
+    pub fn end_transaction(&mut self, failed: &Failures) -> Result<(), StateFileError> {
+        self.change(|journal| {
+            journal.in_transaction.clear();
+            for (app, failure) in failed {
+                if let Some(entry) = journal.entries.get_mut(app) {
+                    entry.doomed.get_or_insert_with(|| failure.clone());
+                }
+            }
+        })
     }
 
     /// The agent is about to end in good order.

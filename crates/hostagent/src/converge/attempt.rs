@@ -267,19 +267,19 @@ impl<'a> Attempt<'a> {
         self.journal.add(&self.desired.apps, entries).map_err(stuck)
     }
 
+    /// What failed after it was changed.
+    pub(super) fn to_be_rolled_back(&self) -> Failures {
+        let failed = self.failures.iter();
+        failed
+            .filter(|(app, _)| self.journal.entry(app).is_some())
+            .filter(|(app, _)| !self.rolled_back.contains(*app) && !self.held.contains(*app))
+            .map(|(app, failure)| (app.clone(), failure.clone()))
+            .collect()
+    }
+
     /// Brings back every application that failed after it was changed.
     async fn roll_back_failed(&mut self) -> Result<(), End> {
-        let due: Vec<AppName> = self
-            .failures
-            .keys()
-            .filter(|app| self.journal.entry(app).is_some())
-            .filter(|app| !self.rolled_back.contains(*app) && !self.held.contains(*app))
-            .cloned()
-            .collect();
-        for app in due {
-            let Some(failure) = self.failures.get(&app).cloned() else {
-                continue;
-            };
+        for (app, failure) in self.to_be_rolled_back() {
             self.journal.doom(&app, &failure).map_err(stuck)?;
             let Some(entry) = self.journal.entry(&app).cloned() else {
                 continue;

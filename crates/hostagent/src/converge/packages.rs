@@ -231,16 +231,18 @@ impl Attempt<'_> {
                 PackagesEnd::Locked(error) => self.wait_for_lock(&error, interrupts).await?,
             }
         };
-        self.journal.end_transaction().map_err(stuck)?;
         let installed: Vec<&stage::Staged> = work
             .installs
             .iter()
             .filter(|staged| !failures.contains_key(&staged.app))
             .collect();
-        let recorded = apply::record_provenance(&self.engine.host, &self.engine.ledger, &installed).await;
         for (app, failure) in failures {
             self.fail(&app, failure);
         }
+        // In one step: killed between the two, the agent would take a failed package for a good one.
+        let doomed = self.to_be_rolled_back();
+        self.journal.end_transaction(&doomed).map_err(stuck)?;
+        let recorded = apply::record_provenance(&self.engine.host, &self.engine.ledger, &installed).await;
         recorded.map_err(stuck)?;
         if let Err(error) = self.engine.host.services.reread_units().await {
             tracing::warn!(%error, "the init system could not read its units again");

@@ -128,6 +128,12 @@ pub(super) fn tells_of_failed_script(text: &str) -> bool {
     })
 }
 
+/// Whether rpm says that it can't make a temporary file. It names them by the second in which it was started, so
+/// it trips over those of a run that was killed in the same second.
+pub(super) fn tells_of_twin_transaction(text: &str) -> bool {
+    text.contains("unpacking of archive failed on file ") && text.contains(": cpio: open failed")
+}
+
 /// The failure that a package manager reports with `stderr` (and, where scripts write there, `stdout`).
 pub(super) fn diagnose(doing: &str, stdout: &str, stderr: &str) -> HostError {
     if is_locked(stderr) {

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use protocol::Category;
 
 use super::cache::{Cache, Stamp};
+use super::messages;
 use super::runs::{ask, run, run_in_turn};
 use super::{
     ROOT_VARIABLE, check_name, check_path, check_words, describe, newest_satisfying, no_repositories,
@@ -373,7 +374,14 @@ impl Packages for Rpm {
         if by_rpm {
             let files = local_files(&transaction)?;
             let install = (!files.is_empty()).then(|| self.rpm_install(&[], files));
-            run_in_turn(removal, install, &doing).await?;
+            match run_in_turn(removal.clone(), install.clone(), &doing).await {
+                Err(error) if messages::tells_of_twin_transaction(&error.message) => {
+                    tracing::warn!(%error, "rpm met what a run killed in this very second has left; trying again in the next");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    run_in_turn(removal, install, &doing).await?;
+                }
+                result => result?,
+            }
         } else {
             if let Some(removal) = removal {
                 run(removal, &doing).await?;

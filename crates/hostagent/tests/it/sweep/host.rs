@@ -267,7 +267,14 @@ impl SweptHost {
                 other => Err(format!("not removed: {other:?}")),
             };
         };
-        if packages != [format!("web ii {}-1", web.version)] {
+        // `ri`: whole; that it was asked to go stays noted when it did not.
+        if ![
+            format!("web ii {}-1", web.version),
+            format!("web ri {}-1", web.version),
+        ]
+        .iter()
+        .any(|whole| packages == [whole.as_str()])
+        {
             return Err(format!("packages are {packages:?}, not web {}", web.version));
         }
         let version = fs::read_to_string(self.root().join("opt/web/version")).unwrap_or_default();
