@@ -8,6 +8,7 @@ use std::time::Instant;
 use harness::packages::Family;
 
 mod agent;
+mod disk_full;
 mod host;
 mod package_manager;
 mod strace;

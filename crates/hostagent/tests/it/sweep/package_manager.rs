@@ -110,7 +110,7 @@ fn sweep(family: Family) {
             host::said(&output)
         );
         let points: Vec<Point> = (1..)
-            .map_while(|run| Some(strace::points(&shim.log(run)?, run)))
+            .map_while(|run| Some(strace::points(&shim.log(run)?, run, |_| true)))
             .flatten()
             .collect();
         assert!(points.len() > 10, "{points:?}");

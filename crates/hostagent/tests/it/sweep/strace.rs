@@ -1,6 +1,6 @@
 //! Faults by `strace -e inject`, at the nth call of a kind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
@@ -28,6 +28,7 @@ fn strace(log: &Path, calls: &str) -> Vec<String> {
         "-b",
         "execve",
         "-q",
+        "-y",
         "-s",
         "0",
         "-o",
@@ -53,9 +54,11 @@ pub fn inject(log: &Path, point: &Point, fault: &str) -> Vec<String> {
     words
 }
 
-/// Every point that a recorded run has passed: strace counts the calls of each thread by name.
-pub fn points(log: &str, run: usize) -> Vec<Point> {
+/// Every point that a recorded run has passed, of those that `matter` by their line in the log. strace counts the
+/// calls of each thread by name.
+pub fn points(log: &str, run: usize, matters: impl Fn(&str) -> bool) -> Vec<Point> {
     let mut of_thread: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    let mut found: BTreeSet<(&str, usize)> = BTreeSet::new();
     for line in log.lines() {
         let (thread, rest) = match line.split_once(' ') {
             Some((thread, rest)) if thread.bytes().all(|byte| byte.is_ascii_digit()) => {
@@ -66,32 +69,33 @@ pub fn points(log: &str, run: usize) -> Vec<Point> {
         let Some((call, _)) = rest.split_once('(') else {
             continue;
         };
-        if call
+        if !call
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
         {
-            *of_thread.entry((call, thread)).or_default() += 1;
+            continue;
+        }
+        let count = of_thread.entry((call, thread)).or_default();
+        *count += 1;
+        if matters(rest) {
+            found.insert((call, *count));
         }
     }
-    let mut most: BTreeMap<&str, usize> = BTreeMap::new();
-    for ((call, _), count) in of_thread {
-        let most = most.entry(call).or_default();
-        *most = count.max(*most);
-    }
-    let points = most.into_iter().flat_map(|(call, count)| {
-        (1..=count).map(move |nth| Point {
-            run,
-            call: call.to_owned(),
-            nth,
-        })
+    let points = found.into_iter().map(|(call, nth)| Point {
+        run,
+        call: call.to_owned(),
+        nth,
     });
     points.collect()
 }
 
 #[test]
 fn points_are_counted_per_thread() {
-    let log = "10 write(1, 0) = 3\n11 write(1, 0) = 3\n10 write(1, 0 <unfinished ...>\n10 <... write resumed>) = 3\n\
+    let log = "10 write(1, 0) = 3\n11 write(1, 0) = 3\n10 write(1<pipe>, 0) = 3\n10 write(1, 0 <unfinished ...>\n10 <... write resumed>) = 3\n\
                11 fsync(3) = 0\n10 +++ exited with 0 +++\n";
-    let found: Vec<String> = points(log, 1).iter().map(Point::to_string).collect();
-    assert_eq!(found, ["run 1, fsync 1", "run 1, write 1", "run 1, write 2"]);
+    let found: Vec<String> = points(log, 1, |line| !line.contains("pipe"))
+        .iter()
+        .map(Point::to_string)
+        .collect();
+    assert_eq!(found, ["run 1, fsync 1", "run 1, write 1", "run 1, write 3"]);
 }
