@@ -231,6 +231,8 @@ impl Observer {
         let files = match self.host.packages.shipped_files(package).await {
             // Killed while it was being unpacked, it may have no list of files; it must be seen to be healed.
             Err(_) if installed.broken => return Ok(BTreeSet::new()),
+            // Gone meanwhile: a package manager that a killed agent has started is still at work.
+            Err(error) if error.category == protocol::Category::NotFound => return Ok(BTreeSet::new()),
             files => files?,
         };
         let services = self.host.services.services_in(&files);
