@@ -35,7 +35,7 @@ pub struct Reconciler {
     second_chance: Arc<Notify>,
     errors: ErrorBook,
     /// The newest accepted message that has had its final answer.
-    answered: u64,
+    answered: Option<u64>,
     retry: Option<Retry>,
     backoff: Backoff,
 }
@@ -62,7 +62,9 @@ impl Reconciler {
             wake,
             second_chance,
             errors: ErrorBook::default(),
-            answered: 0,
+            // Whether the stored message had its final answer before the agent last ended, nobody knows: it gets
+            // one (again).
+            answered: None,
             retry: None,
             backoff: Backoff::new(RETRY_BASE, RETRY_CAP),
         }
@@ -116,7 +118,7 @@ impl Reconciler {
             self.retry = None;
             self.backoff.reset();
         }
-        let reply_to = if desired.serial == self.answered {
+        let reply_to = if self.answered == Some(desired.serial) {
             None
         } else {
             desired.id.clone()
@@ -177,8 +179,8 @@ impl Reconciler {
         self.errors.forget_settled(desired, observed, &self.engine);
         let standing = self.errors.standing();
         let changed = standing != self.board.standing();
-        let asked = desired.serial != self.answered;
-        self.answered = desired.serial;
+        let asked = self.answered != Some(desired.serial);
+        self.answered = Some(desired.serial);
         self.board.note(desired, Some(observed), standing);
         if changed || asked {
             self.announce(desired, reply_to);
@@ -205,7 +207,7 @@ impl Reconciler {
         if let Standing::Ok = self.errors.standing() {
             tracing::info!("converged");
         }
-        self.answered = desired.serial;
+        self.answered = Some(desired.serial);
         self.board.note(desired, Some(&observed), self.errors.standing());
         self.announce(desired, reply_to);
         Next::Wait
@@ -231,7 +233,7 @@ impl Reconciler {
         let report = failure.report(None, self.errors.next_host_attempt(), self.retry_time());
         let mut errors = self.errors.reports();
         errors.insert(0, report);
-        self.answered = desired.serial;
+        self.answered = Some(desired.serial);
         self.board.note(desired, None, Standing::Errors(errors));
         self.board.announce(reply_to);
         Next::Wait
