@@ -98,6 +98,7 @@ pub fn record(ledger: &Ledger, desired: &Apps, pairs: &[(&AppName, &str)]) -> Re
             let known = records.entry((*app).clone()).or_insert_with(|| Record {
                 package: (*package).to_owned(),
                 rank,
+                arriving: None,
                 provenance: None,
             });
             known.rank = rank;
@@ -105,14 +106,15 @@ pub fn record(ledger: &Ledger, desired: &Apps, pairs: &[(&AppName, &str)]) -> Re
     })
 }
 
-/// Puts on record where what is now installed came from, with its package file kept for a way back.
+/// Puts on record where what is about to be installed comes from, with its package file kept for a way
+/// back. Before the package manager starts: it may end its work after the agent was killed.
 pub async fn record_provenance(
     host: &Host,
     ledger: &Ledger,
-    installed: &[&Staged],
+    arriving: &[Staged],
 ) -> Result<(), StateFileError> {
     let mut provenances = Vec::new();
-    for staged in installed {
+    for staged in arriving {
         let file = match &staged.source {
             Source::File(file) => match host.downloads.keep(&file.path).await {
                 Ok(kept) => Some(kept),
@@ -129,12 +131,14 @@ pub async fn record_provenance(
             sha256: staged.install.sha256.clone(),
             file,
         };
-        provenances.push((&staged.app, provenance));
+        provenances.push((staged, provenance));
     }
     ledger.change_records(|records| {
-        for (app, provenance) in provenances {
-            if let Some(record) = records.get_mut(app) {
-                record.provenance = Some(provenance);
+        for (staged, provenance) in provenances {
+            if let Some(record) = records.get_mut(&staged.app) {
+                let there = staged.install.from.as_deref();
+                record.provenance = there.and_then(|version| record.provenance_of(version)).cloned();
+                record.arriving = Some(provenance);
             }
         }
     })

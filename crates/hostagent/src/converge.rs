@@ -131,9 +131,12 @@ impl Engine {
             })
             .map_err(|error| HostError::new(Category::Host, error.to_string()))?;
         let records = self.ledger.records();
-        let installed = records
-            .values()
-            .filter_map(|record| record.provenance.as_ref()?.file.clone());
+        let installed = records.values().filter_map(|record| {
+            record
+                .provenance_of(&packages.get(&record.package)?.version)?
+                .file
+                .clone()
+        });
         let entries = journal
             .get()
             .into_iter()

@@ -42,9 +42,20 @@ pub struct Record {
     /// As last desired: removals go in reverse.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub rank: Option<Rank>,
-    /// Where the installed version came from; absent where the agent only adopted it.
+    /// Where the newest version came from that the agent installed, or was about to.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub arriving: Option<Provenance>,
+    /// The same of the version that was there before.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub provenance: Option<Provenance>,
+}
+
+impl Record {
+    /// Where `version`, which is installed, came from; `None` where the agent only adopted it.
+    pub fn provenance_of(&self, version: &str) -> Option<&Provenance> {
+        let both = [&self.arriving, &self.provenance].into_iter().flatten();
+        both.into_iter().find(|provenance| provenance.version == version)
+    }
 }
 
 /// Where a version of a package came from: true as long as that version is installed.

@@ -177,7 +177,7 @@ impl Observer {
         let (config, config_read_at) = match contract_error {
             Some(error) => (Err(error), Instant::now()),
             None => {
-                self.config(app, package, &installed.version, contract.kind, freshness)
+                self.config(app, package, installed, contract.kind, freshness)
                     .await
             }
         };
@@ -188,7 +188,7 @@ impl Observer {
             version: installed.version.clone(),
             broken: installed.broken,
             managed,
-            url: record.and_then(|record| known_url(record, &installed.version)),
+            url: record.and_then(|record| record.provenance_of(&installed.version)?.url.clone()),
             rank: record.and_then(|record| record.rank),
             contract: contract.kind,
             config_files: contract.watched_files,
@@ -229,11 +229,16 @@ impl Observer {
             }
         }
         let files = match self.host.packages.shipped_files(package).await {
-            // Killed while it was being unpacked, it may have no list of files; it must be seen to be healed.
-            Err(_) if installed.broken => return Ok(BTreeSet::new()),
+            Ok(files) => files,
+            // Being unpacked right now, or never got further: dpkg lists its files when they are there. It will
+            // be healed; meanwhile the host can be looked at, and reported.
+            Err(error) if installed.broken => {
+                tracing::debug!(package, %error, "half-installed: its services are not known");
+                return Ok(BTreeSet::new());
+            }
             // Gone meanwhile: a package manager that a killed agent has started is still at work.
             Err(error) if error.category == protocol::Category::NotFound => return Ok(BTreeSet::new()),
-            files => files?,
+            Err(error) => return Err(error),
         };
         let services = self.host.services.services_in(&files);
         let known = PackageServices {
@@ -274,7 +279,7 @@ impl Observer {
         &self,
         app: &AppName,
         package: &str,
-        version: &str,
+        installed: &InstalledPackage,
         contract: ContractKind,
         freshness: Freshness,
     ) -> (Result<Config, HostError>, Instant) {
@@ -285,7 +290,7 @@ impl Observer {
             let cache = self.configs.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(known) = cache.get(app)
                 && known.package == package
-                && known.version == version
+                && known.version == installed.version
                 && (known.config.is_ok() || known.read_at.elapsed() < FAILED_CONFIG_AGE)
             {
                 return (known.config.clone(), known.read_at);
@@ -293,9 +298,13 @@ impl Observer {
         }
         let config = self.host.app_config.read(app, package).await;
         let read_at = Instant::now();
+        if installed.broken {
+            // Perhaps its files are being put in place right now: says nothing of what will be there.
+            return (config, read_at);
+        }
         let known = CachedConfig {
             package: package.to_owned(),
-            version: version.to_owned(),
+            version: installed.version.clone(),
             config: config.clone(),
             read_at,
         };
@@ -304,16 +313,6 @@ impl Observer {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(app.clone(), known);
         (config, read_at)
-    }
-}
-
-/// The URL that the installed version came from.
-fn known_url(record: &Record, version: &str) -> Option<String> {
-    let provenance = record.provenance.as_ref()?;
-    if provenance.version == version {
-        provenance.url.clone()
-    } else {
-        None
     }
 }
 

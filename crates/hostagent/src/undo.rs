@@ -95,8 +95,7 @@ pub async fn way_back(
     package: &str,
     version: &str,
 ) -> WayBack {
-    let provenance = records.get(app).and_then(|record| record.provenance.as_ref());
-    let provenance = provenance.filter(|provenance| provenance.version == version);
+    let provenance = records.get(app).and_then(|record| record.provenance_of(version));
     if let Some(path) = provenance.and_then(|provenance| provenance.file.clone())
         && is_package(host, &path, package, version).await
     {

@@ -222,6 +222,9 @@ impl Attempt<'_> {
     async fn transact(&mut self, work: &PackageWork, interrupts: &mut Interrupts) -> Result<(), End> {
         let detail = describe(work);
         tracing::info!("{detail}");
+        apply::record_provenance(&self.engine.host, &self.engine.ledger, &work.installs)
+            .await
+            .map_err(stuck)?;
         let apps = work.installs.iter().map(|staged| staged.app.clone()).collect();
         self.journal.begin_transaction(apps).map_err(stuck)?;
         let failures = loop {
@@ -231,19 +234,12 @@ impl Attempt<'_> {
                 PackagesEnd::Locked(error) => self.wait_for_lock(&error, interrupts).await?,
             }
         };
-        let installed: Vec<&stage::Staged> = work
-            .installs
-            .iter()
-            .filter(|staged| !failures.contains_key(&staged.app))
-            .collect();
         for (app, failure) in failures {
             self.fail(&app, failure);
         }
         // In one step: killed between the two, the agent would take a failed package for a good one.
         let doomed = self.to_be_rolled_back();
         self.journal.end_transaction(&doomed).map_err(stuck)?;
-        let recorded = apply::record_provenance(&self.engine.host, &self.engine.ledger, &installed).await;
-        recorded.map_err(stuck)?;
         if let Err(error) = self.engine.host.services.reread_units().await {
             tracing::warn!(%error, "the init system could not read its units again");
         }
