@@ -1,6 +1,7 @@
 //! What tests and the demo stand on: a private RabbitMQ node, packages built on the spot, an HTTP file
 //! server, a TCP proxy that misbehaves.
 pub mod certificates;
+pub mod driver;
 pub mod http;
 pub mod machine;
 pub mod packages;

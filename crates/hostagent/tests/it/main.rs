@@ -4,10 +4,13 @@
 #![cfg(test)]
 
 mod app_config;
-mod commands;
-mod download;
 mod clock;
+mod commands;
+mod crash;
+mod download;
+mod idle;
 mod packages;
+mod scenarios;
 mod services;
 mod settings;
 mod sweep;
