@@ -213,10 +213,10 @@ impl Reconciler {
         Next::Wait
     }
 
-    /// That the host is as was desired before the newest message is news only to whoever waits for it: to all
-    /// others it would look as if the newest was reached.
+    /// How the host stands with what was desired before the newest message is no news any more: it would look
+    /// as if the newest was reached. Whoever waits for an older one hears of the newest.
     fn announce(&self, desired: &Desired, reply_to: Option<String>) {
-        if reply_to.is_some() || self.interrupts.desired.borrow().same_state(desired) {
+        if self.interrupts.desired.borrow().same_state(desired) {
             self.board.announce(reply_to);
         }
     }
