@@ -92,7 +92,8 @@ impl Reporter {
         let mut plans = Plans::new();
         let mut heartbeat = first_heartbeat(self.heartbeat_period);
         loop {
-            if self.link.borrow().is_up() {
+            // A clone can't consume, but it can say so.
+            if !matches!(*self.link.borrow(), LinkState::Down { .. }) {
                 outbox.publish_next(&self.publisher);
             }
             // Each arm waits on a channel or a timer, or on a future that lives in `looks` or `outbox`: nothing is

@@ -527,3 +527,35 @@ async fn an_application_and_its_package_may_have_different_names() {
     );
     let _ = AppName::new("app_foo").unwrap();
 }
+
+/// FAULTS row 13, the agent's side.
+#[tokio::test(start_paused = true)]
+async fn a_clone_is_reported_as_errors_of_phase_connect() {
+    let mut driver = started().await;
+    let reason = "another consumer holds the queue of this host".to_owned();
+    driver.link.send_replace(LinkState::Clone { reason });
+    let status = driver.status().await;
+    assert_eq!(status["status"], "errors", "{status}");
+    assert_eq!(status["errors"][0]["phase"], "connect");
+    assert_eq!(status["errors"][0]["category"], "conflict");
+    // Its twin goes, and all is well.
+    driver.link.send_replace(LinkState::Up { epoch: 2 });
+    assert_eq!(driver.said(1).await, ["ok -"]);
+}
+
+/// FAULTS row 6, the agent's side: what waited for the broker is merged into the status of the new connection.
+#[tokio::test(start_paused = true)]
+async fn what_waited_for_the_broker_is_merged_into_one_status_that_answers_the_newest() {
+    let mut driver = started().await;
+    driver.link.send_replace(LinkState::Down {
+        reason: "away".into(),
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for id in ["p1", "p2", "p3"] {
+        driver.send_on(HOST, json!({"opcode": "ping", "id": id})).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    driver.link.send_replace(LinkState::Up { epoch: 2 });
+    assert_eq!(driver.said(1).await, ["ok p3"]);
+    driver.quiet().await;
+}
