@@ -4,6 +4,8 @@ export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
 
 # Tests that could not be run here write their reasons here.
 SKIPS := $(CURDIR)/target/skips
+# What the sweeps count.
+COUNTS := $(CURDIR)/target/sweep-counts
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1	\2/p' $(MAKEFILE_LIST)
@@ -19,8 +21,12 @@ test: tools lint ## installs what is missing, then lint and every test
 	else echo "0 skipped"; fi
 
 test-long: tools ## the sweeps in full: a fault at every system call of the agent and of the package managers; ends by itself
-	SWEEP=all RUST_BACKTRACE=0 cargo nextest run -p hostagent --test it --no-fail-fast \
-		--success-output final --no-tests fail sweep::
+	@rm -f $(COUNTS)
+	SWEEP=all SWEEP_COUNTS=$(COUNTS) RUST_BACKTRACE=0 cargo nextest run --profile long -p hostagent --test it \
+		--no-fail-fast --success-output final --no-tests fail sweep:: ; ended=$$?; \
+	awk '{ hit[$$1] += $$2; missed[$$1] += $$3; wrong[$$1] += $$4; if ($$5 > slowest[$$1]) slowest[$$1] = $$5 } \
+		END { for (fault in hit) printf "%s: %d points hit, %d not reached, %d wrong, slowest recovery %.1f s\n", \
+		fault, hit[fault], missed[fault], wrong[fault], slowest[fault] }' $(COUNTS); exit $$ended
 
 lint: tools ## formatting, clippy, licences and sources of dependencies
 	cargo fmt --check

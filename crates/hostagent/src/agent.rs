@@ -8,8 +8,9 @@ use bus::{Link, LinkState};
 use protocol::{HostId, Limits};
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::converge::{Engine, Interrupts};
+use crate::converge::Interrupts;
 use crate::drift;
+use crate::engine::Engine;
 use crate::host::{Facts, Host};
 use crate::host_state::{Board, HostState};
 use crate::inbox::Inbox;

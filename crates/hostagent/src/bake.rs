@@ -10,8 +10,8 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use protocol::{AppName, Category, Phase};
 use tokio::time::Instant;
 
-use crate::apply::{Failure, Failures};
-use crate::converge::Engine;
+use crate::engine::Engine;
+use crate::failure::{Failure, Failures};
 use crate::host::{HostError, ServiceState};
 use crate::ledger::Desired;
 use crate::observe::{Freshness, Observed, ObservedApp};

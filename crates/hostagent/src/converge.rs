@@ -5,36 +5,25 @@
 //! planned again. What undo needs is in the journal before the first change.
 
 mod attempt;
+mod fallback;
 mod packages;
+mod settle;
 mod together;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
-use protocol::{AppName, Category};
+use protocol::Category;
 use tokio::sync::watch;
 
-use crate::apply::{Failure, Failures};
-use crate::host::{Host, HostError};
+use crate::engine::Engine;
+use crate::failure::{Failure, Failures};
+use crate::host::HostError;
 use crate::host_state::Board;
 use crate::journal::{Before, JournalFile, WayBack};
-use crate::ledger::{Desired, Ledger};
-use crate::observe::{Freshness, Observed, Observer};
-use crate::plan::{self, Plan};
+use crate::ledger::Desired;
 
 use attempt::Attempt;
-
-/// What converges: the host's facilities, and the agent's memory of what it did.
-pub struct Engine {
-    pub host: Host,
-    pub observer: Observer,
-    pub ledger: Arc<Ledger>,
-    /// How long a change must hold before it counts as done; zero: not at all.
-    pub bake_period: Duration,
-    /// Crashes in one convergence after which it is rolled back.
-    pub max_crashes: u32,
-}
 
 /// How an attempt ended.
 #[derive(Debug)]
@@ -81,85 +70,62 @@ impl Interrupts {
     }
 }
 
-impl Engine {
-    pub async fn observe(&self, desired: &Desired, freshness: Freshness) -> Result<Arc<Observed>, HostError> {
-        let observed = self
-            .observer
-            .observe(&desired.apps, &self.ledger.records(), freshness)
-            .await?;
-        Ok(Arc::new(observed))
+/// Brings the host to `desired`. `held`: applications that are not to be touched in this attempt. The journal stays open: close it when
+/// the outcome is durable.
+pub async fn converge(
+    engine: &Engine,
+    desired: &Arc<Desired>,
+    held: &Failures,
+    journal: &mut JournalFile,
+    interrupts: &mut Interrupts,
+    board: &Board,
+) -> End {
+    let end = Attempt::new(engine, desired, held, journal, board)
+        .run(interrupts)
+        .await;
+    if let Err(error) = tidy(engine, desired, journal).await {
+        tracing::warn!(%error, "could not bring the records of installed applications up to date");
     }
+    end
+}
 
-    /// What there is to do; nothing, as long as nothing was ever desired.
-    pub fn plan(&self, desired: &Desired, observed: &Observed) -> Plan {
-        if !desired.stated {
-            return Plan::default();
-        }
-        plan::plan(&desired.apps, observed, self.host.packages.family())
-    }
-
-    /// `held`: applications that are not to be touched in this attempt. The journal stays open: close it when
-    /// the outcome is durable.
-    pub async fn converge(
-        &self,
-        desired: &Arc<Desired>,
-        held: &Failures,
-        journal: &mut JournalFile,
-        interrupts: &mut Interrupts,
-        board: &Board,
-    ) -> End {
-        let end = Attempt::new(self, desired, held, journal, board)
-            .run(interrupts)
-            .await;
-        if let Err(error) = self.tidy(desired, journal).await {
-            tracing::warn!(%error, "could not bring the records of installed applications up to date");
-        }
-        end
-    }
-
-    /// An application that is neither desired nor installed is nobody's business any more; one that is
-    /// desired goes, when it goes, by its newest rank. Package files that no way back needs are let go.
-    async fn tidy(&self, desired: &Desired, journal: &JournalFile) -> Result<(), HostError> {
-        let packages = self.host.packages.installed().await?;
-        self.ledger
-            .change_records(|records| {
-                records.retain(|app, record| {
-                    let spec = desired.apps.get(app);
-                    record.rank = spec.map_or(record.rank, |spec| spec.rank);
-                    spec.is_some() || packages.contains_key(&record.package)
-                });
-            })
-            .map_err(|error| HostError::new(Category::Host, error.to_string()))?;
-        let records = self.ledger.records();
-        let installed = records.values().filter_map(|record| {
-            record
-                .provenance_of(&packages.get(&record.package)?.version)?
-                .file
-                .clone()
-        });
-        let entries = journal
-            .get()
-            .into_iter()
-            .flat_map(|journal| journal.entries.values());
-        let ways_back = entries.filter_map(|entry| match &entry.before {
-            Before::Installed(snapshot) => match &snapshot.way_back {
-                WayBack::File { path } => Some(path.clone()),
-                WayBack::NotNeeded | WayBack::Url { .. } | WayBack::Repository | WayBack::Nowhere { .. } => {
-                    None
-                }
-            },
-            Before::Absent => None,
-        });
-        self.host
-            .downloads
-            .protect(&installed.chain(ways_back).collect::<BTreeSet<_>>());
-        Ok(())
-    }
-
-    /// Applications that stand or fall with `app`, itself left out.
-    pub fn together_with(&self, desired: &Desired, app: &AppName) -> BTreeSet<AppName> {
-        together::with(&desired.apps, app)
-    }
+/// An application that is neither desired nor installed is nobody's business any more; one that is
+/// desired goes, when it goes, by its newest rank. Package files that no way back needs are let go.
+async fn tidy(engine: &Engine, desired: &Desired, journal: &JournalFile) -> Result<(), HostError> {
+    let packages = engine.host.packages.installed().await?;
+    engine
+        .ledger
+        .change_records(|records| {
+            records.retain(|app, record| {
+                let spec = desired.apps.get(app);
+                record.rank = spec.map_or(record.rank, |spec| spec.rank);
+                spec.is_some() || packages.contains_key(&record.package)
+            });
+        })
+        .map_err(|error| HostError::new(Category::Host, error.to_string()))?;
+    let records = engine.ledger.records();
+    let installed = records.values().filter_map(|record| {
+        record
+            .provenance_of(&packages.get(&record.package)?.version)?
+            .file
+            .clone()
+    });
+    let entries = journal
+        .get()
+        .into_iter()
+        .flat_map(|journal| journal.entries.values());
+    let ways_back = entries.filter_map(|entry| match &entry.before {
+        Before::Installed(snapshot) => match &snapshot.way_back {
+            WayBack::File { path } => Some(path.clone()),
+            WayBack::NotNeeded | WayBack::Url { .. } | WayBack::Repository | WayBack::Nowhere { .. } => None,
+        },
+        Before::Absent => None,
+    });
+    engine
+        .host
+        .downloads
+        .protect(&installed.chain(ways_back).collect::<BTreeSet<_>>());
+    Ok(())
 }
 
 /// The failure of the whole attempt for want of `what`.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Notify, watch};
 
-use crate::converge::Engine;
+use crate::engine::Engine;
 use crate::host_state::HostState;
 use crate::watch::{Drift, Watch};
 

@@ -5,7 +5,7 @@ use protocol::plan::{PlanFault, PlanStep, Undo};
 use protocol::{AppName, Apps, HostId, PlanAnswer};
 use sha2::{Digest, Sha256};
 
-use crate::converge::Engine;
+use crate::engine::Engine;
 use crate::host::HostError;
 use crate::journal::WayBack;
 use crate::ledger::{Desired, Records};

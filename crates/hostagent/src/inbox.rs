@@ -13,7 +13,7 @@ use protocol::{AppName, Category, HostId, Inbound, Limits, Phase, SetConfig, inb
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::converge::Engine;
+use crate::engine::Engine;
 use crate::forecast::Forecast;
 use crate::ledger::{AcceptError, Ledger, Scope};
 use crate::report::Request;

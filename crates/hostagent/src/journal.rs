@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use protocol::{AppName, Apps, Config};
 use serde::{Deserialize, Serialize};
 
-use crate::apply::{Failure, Failures};
+use crate::failure::{Failure, Failures};
 use crate::ledger::Record;
 use crate::state_file::{StateFile, StateFileError};
 

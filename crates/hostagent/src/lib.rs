@@ -21,6 +21,8 @@ pub mod agent;
 pub mod inbox;
 pub mod ledger;
 pub mod state_file;
+pub mod failure;
+pub mod engine;
 pub mod reconcile;
 pub mod converge;
 pub mod observe;

@@ -11,8 +11,9 @@ use protocol::Phase;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::apply::{Failure, Failures};
-use crate::converge::{End, Engine, Interrupts};
+use crate::converge::{self, End, Interrupts};
+use crate::engine::Engine;
+use crate::failure::{Failure, Failures};
 use crate::host_state::{Board, Standing};
 use crate::journal::JournalFile;
 use crate::ledger::Desired;
@@ -156,16 +157,15 @@ impl Reconciler {
         if !self.errors.is_retrying() {
             self.board.announce(reply_to.clone());
         }
-        match self
-            .engine
-            .converge(
-                desired,
-                &held,
-                &mut self.journal,
-                &mut self.interrupts,
-                &self.board,
-            )
-            .await
+        match converge::converge(
+            &self.engine,
+            desired,
+            &held,
+            &mut self.journal,
+            &mut self.interrupts,
+            &self.board,
+        )
+        .await
         {
             End::Finished(failures) => self.finished(desired, failures, reply_to).await,
             End::Superseded => Next::Again,

@@ -20,7 +20,7 @@ use protocol::{Apps, Category, ErrorReport, HostId, Phase, PlanAnswer, Status};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
-use crate::converge::Engine;
+use crate::engine::Engine;
 use crate::forecast::{self, Forecast};
 use crate::host::{Facts, HostError};
 use crate::host_state::{Announcement, HostState, Standing};

@@ -3,9 +3,9 @@
 
 use protocol::{AppName, Category, Phase};
 
-use crate::apply::Failure;
 use crate::atomic_file;
-use crate::converge::Engine;
+use crate::engine::Engine;
+use crate::failure::Failure;
 use crate::host::{Family, HostError, Packages, Source, Transaction};
 use crate::journal::{Before, SavedFile, Snapshot, WayBack};
 use crate::ledger::Desired;

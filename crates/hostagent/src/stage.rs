@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use protocol::satisfied::version_satisfied;
 use protocol::{AppName, Category, Phase};
 
-use crate::apply::Failure;
+use crate::failure::Failure;
 use crate::host::{Cancel, Download, Host, HostError, PackageFile, Source};
 use crate::ledger::Records;
 use crate::plan::Install;

@@ -7,8 +7,8 @@ use tokio::sync::watch;
 
 use super::context::Context;
 use super::{Exit, desired_file, print};
-use crate::apply::Failures;
-use crate::converge::{End, Interrupts};
+use crate::converge::{self, End, Interrupts};
+use crate::failure::Failures;
 use crate::forecast::Forecast;
 use crate::host_state::Board;
 use crate::journal::JournalFile;
@@ -51,9 +51,15 @@ pub async fn apply(settings: Settings, file: &Path, only_if: Option<&str>) -> an
         desired: engine.ledger.subscribe(),
         stop: stopped,
     };
-    match engine
-        .converge(&desired, &Failures::new(), &mut journal, &mut interrupts, &board)
-        .await
+    match converge::converge(
+        &engine,
+        &desired,
+        &Failures::new(),
+        &mut journal,
+        &mut interrupts,
+        &board,
+    )
+    .await
     {
         End::Finished(failures) => {
             // For a daemon that is started later: what failed is held.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use protocol::HostId;
 
-use crate::converge::Engine;
+use crate::engine::Engine;
 use crate::host::{self, Facts, Host};
 use crate::identity::Identity;
 use crate::ledger::Ledger;

@@ -6,15 +6,16 @@ use std::sync::Arc;
 
 use protocol::{AppName, Category, Phase};
 
-use super::{End, Engine, Interrupts, stuck, together};
-use crate::apply::{self, Failure, Failures};
+use super::{End, Interrupts, stuck, together};
+use crate::engine::Engine;
+use crate::failure::{Failure, Failures};
 use crate::host::{Cancel, Family};
 use crate::host_state::{Board, Standing};
-use crate::journal::{Before, JournalFile};
+use crate::journal::JournalFile;
 use crate::ledger::Desired;
 use crate::observe::{Freshness, Observed};
 use crate::plan::{Plan, Stage, Step};
-use crate::{bake, rollback, undo};
+use crate::{bake, undo};
 
 pub(super) struct Attempt<'a> {
     pub(super) engine: &'a Engine,
@@ -23,11 +24,11 @@ pub(super) struct Attempt<'a> {
     pub(super) journal: &'a mut JournalFile,
     pub(super) failures: Failures,
     /// Applications that failed in an earlier attempt, and are left alone in this one.
-    held: BTreeSet<AppName>,
+    pub(super) held: BTreeSet<AppName>,
     /// What an attempt for another desired state has left to be rolled back.
-    stale: BTreeSet<AppName>,
+    pub(super) stale: BTreeSet<AppName>,
     /// What is back where it was, in this attempt.
-    rolled_back: BTreeSet<AppName>,
+    pub(super) rolled_back: BTreeSet<AppName>,
     baked: BTreeSet<AppName>,
     passes: BTreeMap<(AppName, Stage), u32>,
     pub(super) healed: bool,
@@ -96,46 +97,6 @@ impl<'a> Attempt<'a> {
                 return self.interrupted(end);
             }
         }
-    }
-
-    /// What an earlier run of the agent, or an attempt that was superseded, has left.
-    fn take_up_journal(&mut self) -> Result<(), End> {
-        let Some(journal) = self.journal.get() else {
-            return Ok(());
-        };
-        let same = journal.desired == self.desired.apps;
-        let crashes = journal.crashes;
-        let doomed: Vec<(AppName, Option<Failure>)> = journal
-            .entries
-            .iter()
-            .map(|(app, entry)| (app.clone(), entry.doomed.clone()))
-            .collect();
-        for (app, failure) in doomed {
-            match failure {
-                Some(failure) if !self.held.contains(&app) => {
-                    if !same {
-                        self.stale.insert(app.clone());
-                    }
-                    self.failures.insert(app, failure);
-                }
-                None if same && crashes >= self.engine.max_crashes => {
-                    let message = format!(
-                        "the agent was killed {crashes} times while changing {app}; it is given up. Look at the system's \
-                         log for what killed it (the OOM killer, a watchdog), then change the desired state or say \
-                         `hostagent retry`"
-                    );
-                    let failure = Failure {
-                        phase: Phase::Install,
-                        category: Category::Timeout,
-                        message,
-                        rolled_back: false,
-                    };
-                    self.fail(&app, failure);
-                }
-                Some(_) | None => {}
-            }
-        }
-        Ok(())
     }
 
     /// What was in a transaction when the agent was killed may only look installed: rpm enters a package
@@ -265,137 +226,6 @@ impl<'a> Attempt<'a> {
             .await
             .map_err(|error| stuck(Failure::new(Phase::Check, error)))?;
         self.journal.add(&self.desired.apps, entries).map_err(stuck)
-    }
-
-    /// What failed after it was changed.
-    pub(super) fn to_be_rolled_back(&self) -> Failures {
-        let failed = self.failures.iter();
-        failed
-            .filter(|(app, _)| self.journal.entry(app).is_some())
-            .filter(|(app, _)| !self.rolled_back.contains(*app) && !self.held.contains(*app))
-            .map(|(app, failure)| (app.clone(), failure.clone()))
-            .collect()
-    }
-
-    /// Brings back every application that failed after it was changed.
-    async fn roll_back_failed(&mut self) -> Result<(), End> {
-        for (app, failure) in self.to_be_rolled_back() {
-            self.journal.doom(&app, &failure).map_err(stuck)?;
-            let Some(entry) = self.journal.entry(&app).cloned() else {
-                continue;
-            };
-            self.converging(None, format!("rolling back {app}"));
-            tracing::warn!(%app, "rolling back");
-            let failure = match rollback::roll_back(self.engine, &app, &entry.before).await {
-                Ok(()) if self.stale.remove(&app) => {
-                    self.failures.remove(&app);
-                    self.journal.forget(&app).map_err(stuck)?;
-                    continue;
-                }
-                Ok(()) => Failure {
-                    rolled_back: true,
-                    ..failure
-                },
-                // There is no way back, and by now something else is desired: that may be the way out.
-                Err(obstacle) if self.stale.remove(&app) => {
-                    tracing::warn!(%app, "{}; going on to what is desired now", obstacle.message);
-                    self.failures.remove(&app);
-                    self.journal.reprieve(&app).map_err(stuck)?;
-                    continue;
-                }
-                Err(obstacle) => {
-                    tracing::error!(%app, "{}", obstacle.message);
-                    let message = format!("{}. And the application {}", failure.message, obstacle.message);
-                    Failure {
-                        phase: Phase::Rollback,
-                        category: obstacle.category,
-                        message,
-                        rolled_back: false,
-                    }
-                }
-            };
-            self.failures.insert(app.clone(), failure);
-            self.rolled_back.insert(app);
-        }
-        Ok(())
-    }
-
-    /// Config and services. An application whose step fails is left where it is; the others go on.
-    async fn settle(
-        &mut self,
-        steps: &[&Step],
-        observed: &Arc<Observed>,
-        interrupts: &Interrupts,
-    ) -> Option<End> {
-        if let Err(end) = self.journal(steps, observed, &Cancel::default()).await {
-            return Some(end);
-        }
-        for step in steps {
-            if let Some(end) = interrupts.pending(self.desired) {
-                return Some(end);
-            }
-            let Some(spec) = self.desired.apps.get(&step.app) else {
-                continue;
-            };
-            if self.failures.contains_key(&step.app) {
-                continue;
-            }
-            self.converging(Some(observed), format!("{}: {}", step.app, step.action));
-            tracing::info!(app = %step.app, "{}", step.action);
-            let engine = self.engine;
-            let settled = apply::settle_step(&engine.host, &engine.observer, observed, spec, step).await;
-            if let Err(failure) = settled {
-                self.fail(&step.app, failure);
-            }
-        }
-        None
-    }
-
-    /// A package that was changed and did not restart its services itself has left the old version running.
-    /// True if any service was started anew: look again.
-    async fn restart_outdated(&mut self, observed: &Arc<Observed>) -> bool {
-        let mut restarted = false;
-        for (app, services) in self.outdated(observed) {
-            for service in services {
-                restarted = true;
-                self.converging(Some(observed), format!("{app}: restart {service}"));
-                tracing::info!(%app, "restart {service}, which still runs the previous version");
-                if let Err(error) = self.engine.host.services.restart(&service).await {
-                    self.fail(&app, Failure::new(Phase::Service, error));
-                }
-            }
-            // If this is not kept, a crash costs one more restart.
-            if let Err(error) = self.journal.note_restarted(&app) {
-                tracing::warn!(%error, "the journal could not be brought up to date");
-            }
-        }
-        restarted
-    }
-
-    /// Services that ran before their package was changed, and still do, in the same process as far as the init
-    /// system can tell.
-    fn outdated(&self, observed: &Observed) -> Vec<(AppName, Vec<String>)> {
-        let entries = self
-            .journal
-            .get()
-            .into_iter()
-            .flat_map(|journal| &journal.entries);
-        let changed = entries.filter_map(|(app, entry)| match &entry.before {
-            Before::Installed(before) if !entry.restarted && !self.failures.contains_key(app) => {
-                let there = observed.apps.get(app)?;
-                (there.version != before.version).then_some((app, before, there))
-            }
-            Before::Installed(_) | Before::Absent => None,
-        });
-        changed
-            .map(|(app, before, there)| {
-                let same = before.services.iter().filter(|(name, then)| {
-                    let now = there.services.get(*name).copied().flatten();
-                    then.running && now.is_some_and(|now| now.running && now.instance == then.instance)
-                });
-                (app.clone(), same.map(|(name, _)| name.clone()).collect())
-            })
-            .collect()
     }
 
     /// Watches all that was changed and not yet baked.

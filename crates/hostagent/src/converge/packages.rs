@@ -7,7 +7,8 @@ use protocol::{AppName, Category, Phase};
 
 use super::attempt::Attempt;
 use super::{End, Interrupts, stuck};
-use crate::apply::{self, Failure, PackageWork, PackagesEnd, Removal};
+use crate::apply::{self, PackageWork, PackagesEnd, Removal};
+use crate::failure::Failure;
 use crate::host::{Cancel, HostError, Transaction};
 use crate::observe::Observed;
 use crate::plan::{Action, Step};

@@ -1,11 +1,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_json::json;
+use protocol::{Category, Config};
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::*;
-use crate::host::ServiceState;
+use crate::host::{ContractKind, ServiceState};
 
 /// The `data` of a `set_config`, its applications' versions given as `1`.
 fn desired(data: Value) -> Apps {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use protocol::{AppName, Apps, ErrorReport, Phase};
 
-use crate::apply::{Failure, Failures};
-use crate::converge::Engine;
+use crate::engine::Engine;
+use crate::failure::{Failure, Failures};
 use crate::host_state::Standing;
 use crate::ledger::{Desired, Outcome};
 use crate::observe::Observed;

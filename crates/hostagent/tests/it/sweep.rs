@@ -1,16 +1,27 @@
-//! The real agent, killed, starved of disk space and robbed of its memory at every point that matters, while it
-//! changes a sandbox host with the real dpkg or the real rpm.
+//! The real agent, killed and starved of disk space at every point that matters, while it changes a sandbox host
+//! with the real dpkg or the real rpm.
 //!
 //! `make test` takes a sample of the points, always the same; `make test-long` (`SWEEP=all`) takes them all.
 
-use std::time::Instant;
+use std::fmt;
+use std::io::Write;
+use std::time::{Duration, Instant};
 
 use harness::packages::Family;
+
+/// A test for each case on each package manager.
+macro_rules! for_each_case {
+    ($test:ident: $($name:ident $case:ident),*) => {
+        mod dpkg { $( #[test] fn $name() { super::$test(super::Family::Deb, super::Case::$case) } )* }
+        mod rpm { $( #[test] fn $name() { super::$test(super::Family::Rpm, super::Case::$case) } )* }
+    };
+}
 
 mod agent;
 mod disk_full;
 mod host;
 mod package_manager;
+mod shim;
 mod strace;
 
 use host::{Case, SweptHost};
@@ -33,71 +44,93 @@ fn choose(points: Vec<Point>, sample: usize) -> Vec<Point> {
         .collect()
 }
 
-/// What a sweep found; printed, so that the long run shows its counts.
-struct Tally {
-    name: String,
-    began: Instant,
-    hit: usize,
-    missed: usize,
-    wrong: Vec<String>,
+/// What is done to a process at a point.
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    Kill,
+    DiskFull,
 }
 
-impl Tally {
-    fn new(name: impl Into<String>) -> Self {
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kill => "kill",
+            Self::DiskFull => "ENOSPC",
+        })
+    }
+}
+
+/// How a point ended that went well.
+struct Outcome {
+    /// The fault was reached.
+    hit: bool,
+    /// How long the agent took after its restart.
+    recovery: Duration,
+}
+
+impl Outcome {
+    fn missed() -> Self {
         Self {
-            name: name.into(),
-            began: Instant::now(),
-            hit: 0,
-            missed: 0,
-            wrong: Vec::new(),
+            hit: false,
+            recovery: Duration::ZERO,
         }
     }
+}
 
-    /// The outcome of one case: whether each fault was reached, or what went wrong.
-    fn case(&mut self, case: Case, outcomes: impl Iterator<Item = (Point, Result<bool, String>)>) {
-        let began = Instant::now();
-        let (mut hit, mut missed) = (0, 0);
-        for (point, outcome) in outcomes {
-            match outcome {
-                Ok(true) => hit += 1,
-                Ok(false) => missed += 1,
-                Err(problem) => {
-                    hit += 1;
-                    let problem = format!("{case:?}, {point}: {problem}");
-                    println!("WRONG {problem}");
-                    self.wrong.push(problem);
-                }
+/// Injects the fault at each point, says what was found, and fails if anything went wrong, or too few of the points
+/// were reached to mean anything.
+fn sweep(
+    fault: Fault,
+    victim: &str,
+    host: &SweptHost,
+    points: Vec<Point>,
+    sample: usize,
+    inject: impl Fn(&Point) -> Result<Outcome, String>,
+) {
+    let began = Instant::now();
+    let (mut hit, mut missed, mut slowest) = (0, 0, Duration::ZERO);
+    let mut wrong = Vec::new();
+    for point in choose(points, sample) {
+        match inject(&point) {
+            Ok(outcome) => {
+                hit += usize::from(outcome.hit);
+                missed += usize::from(!outcome.hit);
+                slowest = slowest.max(outcome.recovery);
+            }
+            Err(problem) => {
+                hit += 1;
+                let problem = format!("{point}: {problem}");
+                println!("WRONG {problem}");
+                wrong.push(problem);
             }
         }
-        let seconds = began.elapsed().as_secs_f64();
-        println!(
-            "{}, {case:?}: {hit} hit, {missed} not reached, {seconds:.1} s",
-            self.name
-        );
-        self.hit += hit;
-        self.missed += missed;
     }
+    let name = format!("{fault} {victim}, {:?}, {:?}", host.family, host.case);
+    println!(
+        "{name}: {hit} hit, {missed} not reached, {} wrong, slowest recovery {:.1} s, {:.0} s in all",
+        wrong.len(),
+        slowest.as_secs_f64(),
+        began.elapsed().as_secs_f64()
+    );
+    add_to_counts(&format!(
+        "{fault} {hit} {missed} {} {:.1}",
+        wrong.len(),
+        slowest.as_secs_f64()
+    ));
+    assert!(
+        wrong.is_empty(),
+        "{name}: {} of {hit}:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+    assert!(hit > 4 * missed, "{name}: only {hit} hit, {missed} not reached");
+}
 
-    /// Fails if anything went wrong, or too few of the points were reached to mean anything.
-    fn conclude(self) {
-        let Self {
-            name,
-            hit,
-            missed,
-            wrong,
-            began,
-        } = self;
-        println!(
-            "{name}: {hit} hit, {missed} not reached, {} wrong, {:.0} s",
-            wrong.len(),
-            began.elapsed().as_secs_f64()
-        );
-        assert!(
-            wrong.is_empty(),
-            "{} of {hit}:\n{}",
-            wrong.len(),
-            wrong.join("\n")
-        );
-        assert!(hit > 4 * missed, "{name}: only {hit} hit, {missed} not reached");
-    }
+/// Each test is a process of its own: `make test-long` adds up what they write here.
+fn add_to_counts(line: &str) {
+    let Some(path) = std::env::var_os("SWEEP_COUNTS") else {
+        return;
+    };
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+    writeln!(file.unwrap(), "{line}").unwrap();
 }

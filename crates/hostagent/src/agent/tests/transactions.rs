@@ -1,6 +1,6 @@
 //! A convergence is a transaction: what fails goes back to what it was.
 
-use crate::apply::Failure;
+use crate::failure::Failure;
 use crate::journal::{Before, Entry, Journal, JournalFile};
 use crate::state_file::StateFile;
 use protocol::{Apps, Phase};

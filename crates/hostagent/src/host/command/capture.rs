@@ -2,7 +2,8 @@
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::{End, Overflow};
+use super::Overflow;
+use super::supervise::End;
 
 /// One stream of a child, up to a cap.
 pub(super) struct Capture {

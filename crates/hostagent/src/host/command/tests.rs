@@ -1,7 +1,10 @@
 //! Real children that misbehave.
 
+use std::time::Instant;
+
 use rustix::process::{Pid, Signal};
 
+use super::outcome::EXCERPT_BYTES;
 use super::*;
 
 fn shell(script: &str) -> Command {

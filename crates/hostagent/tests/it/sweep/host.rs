@@ -32,14 +32,6 @@ struct Web {
 }
 
 impl Case {
-    pub const ALL: [Self; 5] = [
-        Self::Install,
-        Self::Upgrade,
-        Self::Reconfigure,
-        Self::Remove,
-        Self::Rollback,
-    ];
-
     fn before(self) -> Option<Web> {
         (self != Self::Install).then_some(Web {
             version: "1.0",
@@ -160,6 +152,16 @@ impl SweptHost {
             .unwrap()
     }
 
+    /// A run without a fault.
+    pub fn assert_undisturbed(&self, output: &Output) {
+        assert_eq!(
+            output.status.code(),
+            Some(self.case.exit_code()),
+            "{}",
+            said(output)
+        );
+    }
+
     /// Ends the processes that work on this host; `which` is told the program's name.
     pub fn end_processes(&self, which: impl Fn(&str) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -222,7 +224,7 @@ impl SweptHost {
     }
 
     /// After a fault: the agent is started again, and everything must be as it should.
-    pub fn restart_and_check(&self) -> Result<(), String> {
+    pub fn restart_and_check(&self) -> Result<Duration, String> {
         self.check_desired_state()?;
         let began = Instant::now();
         let output = self.apply(&[]);
@@ -241,7 +243,7 @@ impl SweptHost {
         }
         match self.state_dir().join("journal.json").exists() {
             true => Err(context("the journal is still there".into())),
-            false => Ok(()),
+            false => Ok(elapsed),
         }
     }
 
@@ -277,9 +279,11 @@ impl SweptHost {
         {
             return Err(format!("packages are {packages:?}, not web {}", web.version));
         }
-        let version = fs::read_to_string(self.root().join("opt/web/version")).unwrap_or_default();
-        if version != web.version {
-            return Err(format!("the files are those of {version:?}"));
+        for (path, content) in shipped(web.version) {
+            let found = fs::read_to_string(self.root().join(&path[1..])).unwrap_or_default();
+            if found != content {
+                return Err(format!("{path} is not that of {}: {found:?}", web.version));
+            }
         }
         let config = fs::read_to_string(self.root().join("etc/web/web.ini")).unwrap_or_default();
         if !config.contains(&format!("greeting = {}\n", web.greeting)) {
@@ -335,12 +339,22 @@ impl Drop for SweptHost {
     }
 }
 
+/// The files of the package that nobody changes.
+fn shipped(version: &str) -> [(&'static str, String); 3] {
+    [
+        ("/opt/web/version", version.to_owned()),
+        ("/usr/share/hostagent/apps/web.toml", MANIFEST.to_owned()),
+        ("/etc/init.d/web", SERVICE.replace("@VERSION@", version)),
+    ]
+}
+
 fn web(version: &str) -> Package {
-    let package = Package::new("web", version)
+    let package = shipped(version)
+        .into_iter()
+        .fold(Package::new("web", version), |package, (path, content)| {
+            package.file(path, 0o755, content)
+        })
         .provides("pf9app")
-        .file("/opt/web/version", 0o644, version)
-        .file("/usr/share/hostagent/apps/web.toml", 0o644, MANIFEST)
-        .file("/etc/init.d/web", 0o755, SERVICE.replace("@VERSION@", version))
         .conffile("/etc/web/web.ini", "# kept\n[s]\ngreeting = shipped\n")
         .script(
             Moment::BeforeRemove,

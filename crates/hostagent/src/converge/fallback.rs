@@ -1,0 +1,103 @@
+//! What goes back: after a failure, and after a crash.
+
+use protocol::{AppName, Category, Phase};
+
+use super::attempt::Attempt;
+use super::{End, stuck};
+use crate::failure::{Failure, Failures};
+use crate::rollback;
+
+impl Attempt<'_> {
+    /// What an earlier run of the agent, or an attempt that was superseded, has left.
+    pub(super) fn take_up_journal(&mut self) -> Result<(), End> {
+        let Some(journal) = self.journal.get() else {
+            return Ok(());
+        };
+        let same = journal.desired == self.desired.apps;
+        let crashes = journal.crashes;
+        let doomed: Vec<(AppName, Option<Failure>)> = journal
+            .entries
+            .iter()
+            .map(|(app, entry)| (app.clone(), entry.doomed.clone()))
+            .collect();
+        for (app, failure) in doomed {
+            match failure {
+                Some(failure) if !self.held.contains(&app) => {
+                    if !same {
+                        self.stale.insert(app.clone());
+                    }
+                    self.failures.insert(app, failure);
+                }
+                None if same && crashes >= self.engine.max_crashes => {
+                    let message = format!(
+                        "the agent was killed {crashes} times while changing {app}; it is given up. Look at the system's \
+                         log for what killed it (the OOM killer, a watchdog), then change the desired state or say \
+                         `hostagent retry`"
+                    );
+                    let failure = Failure {
+                        phase: Phase::Install,
+                        category: Category::Timeout,
+                        message,
+                        rolled_back: false,
+                    };
+                    self.fail(&app, failure);
+                }
+                Some(_) | None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What failed after it was changed.
+    pub(super) fn to_be_rolled_back(&self) -> Failures {
+        let failed = self.failures.iter();
+        failed
+            .filter(|(app, _)| self.journal.entry(app).is_some())
+            .filter(|(app, _)| !self.rolled_back.contains(*app) && !self.held.contains(*app))
+            .map(|(app, failure)| (app.clone(), failure.clone()))
+            .collect()
+    }
+
+    /// Brings back every application that failed after it was changed.
+    pub(super) async fn roll_back_failed(&mut self) -> Result<(), End> {
+        for (app, failure) in self.to_be_rolled_back() {
+            self.journal.doom(&app, &failure).map_err(stuck)?;
+            let Some(entry) = self.journal.entry(&app).cloned() else {
+                continue;
+            };
+            self.converging(None, format!("rolling back {app}"));
+            tracing::warn!(%app, "rolling back");
+            let failure = match rollback::roll_back(self.engine, &app, &entry.before).await {
+                Ok(()) if self.stale.remove(&app) => {
+                    self.failures.remove(&app);
+                    self.journal.forget(&app).map_err(stuck)?;
+                    continue;
+                }
+                Ok(()) => Failure {
+                    rolled_back: true,
+                    ..failure
+                },
+                // There is no way back, and by now something else is desired: that may be the way out.
+                Err(obstacle) if self.stale.remove(&app) => {
+                    tracing::warn!(%app, "{}; going on to what is desired now", obstacle.message);
+                    self.failures.remove(&app);
+                    self.journal.reprieve(&app).map_err(stuck)?;
+                    continue;
+                }
+                Err(obstacle) => {
+                    tracing::error!(%app, "{}", obstacle.message);
+                    let message = format!("{}. And the application {}", failure.message, obstacle.message);
+                    Failure {
+                        phase: Phase::Rollback,
+                        category: obstacle.category,
+                        message,
+                        rolled_back: false,
+                    }
+                }
+            };
+            self.failures.insert(app.clone(), failure);
+            self.rolled_back.insert(app);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,38 @@
+//! What the parts of a convergence work with: the host, what is known of it, and the agent's own memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::host::{Host, HostError};
+use crate::ledger::{Desired, Ledger};
+use crate::observe::{Freshness, Observed, Observer};
+use crate::plan::{self, Plan};
+
+/// What converges: the host's facilities, and the agent's memory of what it did.
+pub struct Engine {
+    pub host: Host,
+    pub observer: Observer,
+    pub ledger: Arc<Ledger>,
+    /// How long a change must hold before it counts as done; zero: not at all.
+    pub bake_period: Duration,
+    /// Crashes in one convergence after which it is rolled back.
+    pub max_crashes: u32,
+}
+
+impl Engine {
+    pub async fn observe(&self, desired: &Desired, freshness: Freshness) -> Result<Arc<Observed>, HostError> {
+        let observed = self
+            .observer
+            .observe(&desired.apps, &self.ledger.records(), freshness)
+            .await?;
+        Ok(Arc::new(observed))
+    }
+
+    /// What there is to do; nothing, as long as nothing was ever desired.
+    pub fn plan(&self, desired: &Desired, observed: &Observed) -> Plan {
+        if !desired.stated {
+            return Plan::default();
+        }
+        plan::plan(&desired.apps, observed, self.host.packages.family())
+    }
+}
