@@ -235,9 +235,14 @@ fn apps(members: &mut Map<String, Value>) -> Result<Apps, Fault> {
     decode_spec::apps(data).map_err(|fault| fault.under("data"))
 }
 
-fn check_plan_hash(hash: &str) -> Result<(), Fault> {
+/// Whether `only_if_plan` may be this.
+pub fn is_plan_hash(hash: &str) -> bool {
     let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-    if PLAN_HASH_LEN.contains(&hash.len()) && hash.bytes().all(is_digit) {
+    PLAN_HASH_LEN.contains(&hash.len()) && hash.bytes().all(is_digit)
+}
+
+fn check_plan_hash(hash: &str) -> Result<(), Fault> {
+    if is_plan_hash(hash) {
         return Ok(());
     }
     Err(Fault::new(format!(

@@ -22,6 +22,7 @@ pub mod topic;
 
 pub use inbound::{
     DecodeError, Inbound, Limits, SetConfig, decode, decode_apps, decode_config, encode_ping, encode_plan,
+    is_plan_hash,
 };
 pub use name::{AppName, HostId};
 pub use plan::PlanAnswer;

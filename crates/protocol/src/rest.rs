@@ -187,15 +187,24 @@ pub struct DesiredApps {
     pub author: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub changed_at: Option<String>,
+    /// The host takes it only if its plan has this hash; see [`PutQuery`].
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub only_if_plan: Option<String>,
 }
 
 /// Query of `PUT /v1/hosts/{id}/apps`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct PutQuery {
     /// Ask the host what it would do instead: answers [`PlanAnswer`].
     pub dry_run: bool,
+    /// Hash of a plan, as `dry_run` answers it. The host takes the desired state only if its plan is still that
+    /// one; else it says so in its `errors` (phase `check`) and `last_rejected`, and changes nothing. Not used
+    /// with `dry_run`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^[0-9a-f]{6,64}$")))]
+    pub only_if_plan: Option<String>,
 }
 
 /// Query of `POST /v1/hosts/{id}/ping`.

@@ -6,7 +6,7 @@ use axum::http::header::{ETAG, IF_MATCH};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use protocol::rest::{AppList, DesiredApps, PlanAnswer, PutQuery, problem};
-use protocol::{Apps, HostId, Limits, decode_apps, encode_plan};
+use protocol::{Apps, HostId, Limits, decode_apps, encode_plan, is_plan_hash};
 use tokio::time::timeout;
 
 use super::App;
@@ -15,7 +15,7 @@ use super::extract::{Body, Id, Params};
 use super::ping::publish_failed;
 use super::problem::Refusal;
 use crate::replies::Reply;
-use crate::store::PutError;
+use crate::store::{NewDesired, PutError};
 
 pub async fn usage(State(app): State<App>) -> Result<Json<AppList>, Refusal> {
     Ok(Json(app.store.apps().await?))
@@ -35,6 +35,7 @@ pub async fn desired(State(app): State<App>, Id(id): Id) -> Result<Response, Ref
             generation: 0,
             author: None,
             changed_at: None,
+            only_if_plan: None,
         })),
         None => Err(Refusal::no_such_host()),
     }
@@ -67,15 +68,26 @@ pub async fn put_desired(
         None => None,
         Some(value) => Some(generations(value.to_str().unwrap_or_default(), &app, &id).await?),
     };
+    if let Some(hash) = &query.only_if_plan
+        && !is_plan_hash(hash)
+    {
+        return Err(Refusal::bad_parameter(
+            "only_if_plan",
+            "a plan's hash is needed, as ?dry_run=true answers it: 6 to 64 hexadecimal digits",
+        ));
+    }
     if query.dry_run {
         return plan(&app, &id, &apps)
             .await
             .map(|plan| Json(plan).into_response());
     }
-    let put = app
-        .store
-        .put_desired(&id, &apps, if_match.as_deref(), &principal.name);
-    match put.await {
+    let new = NewDesired {
+        apps: &apps,
+        only_if_plan: query.only_if_plan.as_deref(),
+        if_match: if_match.as_deref(),
+        author: &principal.name,
+    };
+    match app.store.put_desired(&id, new).await {
         Ok(desired) => {
             app.dispatcher.changed(id);
             Ok(with_tag(desired.into()))

@@ -223,7 +223,8 @@ async fn send(store: Store, publisher: Publisher, host: HostId) -> (HostId, Outc
                 id: Some(message_id(desired.generation)),
                 generation: Some(desired.generation),
                 apps: desired.apps,
-                only_if_plan: None,
+                // Once taken it holds: what the host has lost of it since is no part of that plan.
+                only_if_plan: desired.only_if_plan.filter(|_| !desired.is_taken),
             };
             match publisher.publish(host.as_str(), message.encode()).await {
                 Ok(()) => Outcome::Sent {

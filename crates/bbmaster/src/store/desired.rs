@@ -18,6 +18,20 @@ pub struct Desired {
     pub generation: u64,
     pub author: String,
     pub changed_at: i64,
+    /// The host is to take it only if its plan has this hash.
+    pub only_if_plan: Option<String>,
+    /// The host has taken this generation: its plan was the right one, and no other is asked for any more.
+    pub is_taken: bool,
+}
+
+/// What is to become a host's desired state.
+#[derive(Debug, Clone, Copy)]
+pub struct NewDesired<'a> {
+    pub apps: &'a Apps,
+    pub only_if_plan: Option<&'a str>,
+    /// Nothing is changed unless the stored one is at one of these generations.
+    pub if_match: Option<&'a [u64]>,
+    pub author: &'a str,
 }
 
 impl From<Desired> for DesiredApps {
@@ -27,6 +41,7 @@ impl From<Desired> for DesiredApps {
             generation: desired.generation,
             author: Some(desired.author),
             changed_at: Some(show_time(desired.changed_at)),
+            only_if_plan: desired.only_if_plan,
         }
     }
 }
@@ -51,15 +66,21 @@ pub(super) fn parse(apps: &str) -> Result<Apps> {
 }
 
 fn desired(row: &impl Columns) -> Result<Desired> {
+    let generation = unsigned(row.number(0)?);
     Ok(Desired {
-        generation: unsigned(row.number(0)?),
+        generation,
         apps: parse(&row.text(1)?)?,
         author: row.text(2)?,
         changed_at: row.number(3)?,
+        only_if_plan: row.text_or_null(4)?,
+        is_taken: row
+            .number_or_null(5)?
+            .is_some_and(|reported| unsigned(reported) >= generation),
     })
 }
 
-const BY_HOST: &str = "SELECT generation, apps, author, changed_at FROM desired WHERE host_id = $1";
+const BY_HOST: &str = "SELECT d.generation, d.apps, d.author, d.changed_at, d.only_if_plan, h.reported_generation \
+     FROM desired d LEFT JOIN hosts h ON h.host_id = d.host_id WHERE d.host_id = $1";
 
 impl Store {
     pub async fn desired(&self, host: &HostId) -> Result<Option<Desired>> {
@@ -69,15 +90,20 @@ impl Store {
         })
     }
 
-    /// Sets a host's desired state, if it is still at one of the generations `if_match`. A host that was
-    /// never seen gets a row. Setting what is set already changes nothing, the generation neither.
+    /// Sets a host's desired state. A host that was never seen gets a row. Setting what is set already changes
+    /// nothing, the generation neither; the same tied to another plan, or to none any more, is a new one: the
+    /// host may have refused the first.
     pub async fn put_desired(
         &self,
         host: &HostId,
-        apps: &Apps,
-        if_match: Option<&[u64]>,
-        author: &str,
+        new: NewDesired<'_>,
     ) -> std::result::Result<Desired, PutError> {
+        let NewDesired {
+            apps,
+            only_if_plan,
+            if_match,
+            author,
+        } = new;
         let text = serde_json::to_string(apps).map_err(StoreError::from)?;
         let lock = if self.is_postgres() { " FOR UPDATE" } else { "" };
         let stored = writing!(self, tx => {
@@ -101,7 +127,8 @@ impl Store {
             if if_match.is_some_and(|wanted| !wanted.contains(&current)) {
                 return Err(PutError::GenerationChanged { current });
             }
-            if let Some(before) = before && before.apps == *apps {
+            let only_if_plan = only_if_plan.map(str::to_owned);
+            if let Some(before) = before && before.apps == *apps && before.only_if_plan == only_if_plan {
                 return Ok(before);
             }
             let stored = Desired {
@@ -110,17 +137,21 @@ impl Store {
                 generation: current.max(reported).saturating_add(1),
                 author: author.to_owned(),
                 changed_at: now(),
+                only_if_plan,
+                is_taken: false,
             };
             sqlx::query(
-                "INSERT INTO desired (host_id, generation, apps, author, changed_at) VALUES ($1, $2, $3, $4, $5) \
+                "INSERT INTO desired (host_id, generation, apps, author, changed_at, only_if_plan) \
+                 VALUES ($1, $2, $3, $4, $5, $6) \
                  ON CONFLICT (host_id) DO UPDATE SET generation = excluded.generation, apps = excluded.apps, \
-                 author = excluded.author, changed_at = excluded.changed_at",
+                 author = excluded.author, changed_at = excluded.changed_at, only_if_plan = excluded.only_if_plan",
             )
             .bind(host.as_str())
             .bind(signed(stored.generation))
             .bind(&text)
             .bind(author)
             .bind(stored.changed_at)
+            .bind(stored.only_if_plan.as_deref())
             .execute(&mut *tx)
             .await?;
             let satisfied = status.is_some_and(|status| apps_satisfied(apps, &status.apps));
@@ -170,12 +201,18 @@ fn changed(host: &HostId, stored: &Desired) -> NewEvent {
         true => "nothing".to_owned(),
         false => list.join(", "),
     };
+    let mut data = json!({ "generation": stored.generation, "apps": versions });
+    let mut message = format!("desired state is now generation {}: {list}", stored.generation);
+    if let Some(hash) = &stored.only_if_plan {
+        data["only_if_plan"] = hash.as_str().into();
+        message.push_str(&format!(", if the host's plan is still {hash}"));
+    }
     NewEvent {
         at: stored.changed_at,
         kind: EventKind::DesiredChanged,
         host_id: Some(host.as_str().to_owned()),
         author: Some(stored.author.clone()),
-        message: format!("desired state is now generation {}: {list}", stored.generation),
-        data: Some(json!({ "generation": stored.generation, "apps": versions })),
+        message,
+        data: Some(data),
     }
 }

@@ -26,7 +26,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{PgPool, SqlSafeStr, SqlitePool};
 use tokio::sync::watch;
 
-pub use desired::{Desired, PutError};
+pub use desired::{Desired, NewDesired, PutError};
 pub use ingest::{Ingested, Report, Seen};
 pub use tokens::{TokenError, digest as token_digest};
 
@@ -110,6 +110,7 @@ pub(crate) use {reading, writing};
 const FIRST: &str = include_str!("migrations/0001_first.sql");
 const SECOND_SQLITE: &str = include_str!("migrations/0002_sqlite.sql");
 const SECOND_POSTGRES: &str = include_str!("migrations/0002_postgres.sql");
+const THIRD: &str = include_str!("migrations/0003_plans.sql");
 
 fn migrator(second: &'static str) -> Migrator {
     let migration = |version, name: &'static str, sql: &'static str| {
@@ -121,7 +122,11 @@ fn migrator(second: &'static str) -> Migrator {
             false,
         )
     };
-    Migrator::with_migrations(vec![migration(1, "first", FIRST), migration(2, "events", second)])
+    Migrator::with_migrations(vec![
+        migration(1, "first", FIRST),
+        migration(2, "events", second),
+        migration(3, "plans", THIRD),
+    ])
 }
 
 impl Store {

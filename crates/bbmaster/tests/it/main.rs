@@ -11,6 +11,8 @@ mod client;
 mod fleet;
 mod kills;
 mod openapi;
+mod plans;
 mod rabbitmq;
+mod real;
 mod scenarios;
 mod settings;
