@@ -10,9 +10,9 @@ COUNTS := $(CURDIR)/target/sweep-counts
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1	\2/p' $(MAKEFILE_LIST)
 
-demo: ## a day in the life of three hosts, in one process; BROKER=amqp://... plays it over RabbitMQ
-	@cargo build -p demo -p hostagent
-	@cargo run --quiet -p demo -- $(if $(BROKER),--broker '$(BROKER)')
+demo: ## a day in the life of three hosts, in one process; BROKER=amqp://... plays it over RabbitMQ, KEEP=1 stays up
+	@cargo build -p demo -p hostagent $(if $(KEEP),$(patsubst crates/%,-p %,$(wildcard crates/bbctl)))
+	@cargo run --quiet -p demo -- $(if $(BROKER),--broker '$(BROKER)') $(if $(KEEP),--keep)
 
 test: tools lint ## installs what is missing, then lint and every test
 	@rm -f $(SKIPS)

@@ -19,11 +19,13 @@ use tokio::time::timeout;
 
 use crate::cli::Broker;
 use crate::hosts::DemoHost;
+use crate::witness::WITNESS_QUEUE;
 
 const EXPIRES_MS: i32 = 60_000;
 /// For all that is asked of the broker at one time.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What the master of the play consumes.
 pub const MASTER_QUEUE: &str = "backbone-demo-master";
 
 /// What is the demo's on the broker.
@@ -35,7 +37,7 @@ pub struct OwnTopology {
 impl OwnTopology {
     /// Declares nothing yet. Fails where the exchange exists already: it is somebody else's.
     pub async fn find_room(broker: &Broker, hosts: &[DemoHost]) -> Result<Self> {
-        let mut queues = vec![MASTER_QUEUE.to_owned()];
+        let mut queues = vec![MASTER_QUEUE.to_owned(), WITNESS_QUEUE.to_owned()];
         queues.extend(hosts.iter().map(|host| agent_queue(&host.id)));
         let own = Self {
             broker: broker.clone(),

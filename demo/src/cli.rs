@@ -9,7 +9,7 @@ use clap::Parser;
 use url::Url;
 
 const ABOUT: &str = "\
-Plays a day in the life of three hosts, on this machine: a master and three agents, each with a sandbox \
+Plays a day in the life of three hosts, on this machine: bbmaster and three agents, each with a sandbox \
 folder for its /, real packages (deb, rpm, or both, as this machine has the tools), real services, real \
 messages. Shows each message as it passes, checks after each act what the agents say against what is on \
 the hosts, and ends with a table.
@@ -19,6 +19,7 @@ is one process.";
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 every host ended where it should, 1 it did not, 2 wrong use, 130 interrupted.
+With --keep, Ctrl-C after the play is its end, and no interruption.
 Colours: only on a terminal, and not where NO_COLOR is set.";
 
 #[derive(Debug, Parser)]
@@ -29,6 +30,10 @@ pub struct Cli {
     /// speaks to every agent on it, and refuses to start where it finds one's exchange.
     #[arg(long, value_name = "URL")]
     pub broker: Option<Broker>,
+    /// Stay when the play is over, so that you can look at the master's page and give orders of your own,
+    /// until Ctrl-C.
+    #[arg(long)]
+    pub keep: bool,
     /// The agent's program, for --broker. Not given: `hostagent` beside this program.
     #[arg(long, value_name = "FILE")]
     pub hostagent: Option<PathBuf>,
@@ -48,6 +53,13 @@ impl Cli {
             )
         })
     }
+}
+
+/// Another program of the same build.
+pub fn beside_this(program: &str) -> Result<PathBuf> {
+    let path = std::env::current_exe()?.with_file_name(program);
+    path.canonicalize()
+        .with_context(|| format!("there is no {}", path.display()))
 }
 
 /// Where RabbitMQ is, and who we are there.
@@ -76,7 +88,7 @@ impl Broker {
                 password: self.password.clone(),
             }),
             virtual_host: self.virtual_host.clone(),
-            connection_name: "Backbone demo: master".into(),
+            connection_name: "Backbone demo".into(),
             frame_max: AmqpSettings::FRAME_MAX_LARGE,
             ..AmqpSettings::new(self.host.clone(), self.port)
         }

@@ -1,16 +1,18 @@
 //! `make demo`: a day in the life of three hosts, on this machine, without privileges.
 //!
 //! ```text
-//! story --set_config, ping--> master --bus--> three agents --dpkg, rpm, scripts--> three sandboxes
+//! story --REST (operator)--> bbmaster --bus--> three agents --dpkg, rpm, scripts--> three sandboxes
 //!   |                           |<--status--bus--|                                      |
-//!   |  compares: what is wanted (state), what the statuses tell (master), what is there (hosts)
+//!   |                               witness: hears all of the bus                       |
+//!   |  compares: what is wanted (state), what the statuses tell (witness), what the master knows of it
+//!   |  (operator), what is there (hosts)
 //! ```
 //!
 //! The modules, in the order in which a run passes through them: [`cli`] (what is asked for),
 //! [`leftovers`] (the one folder of all that the run makes, and its end), [`catalogue`] (packages, built
 //! and served), [`hosts`] (sandboxes, and what is found in them), [`broker`] (RabbitMQ, where it is asked
-//! for), [`agents`] (tasks of this process, or processes), [`stage`] (all of that together), [`master`],
-//! [`story`] (the acts), [`state`] (wanted and found, in one type), [`screen`] (what is printed).
+//! for), [`witness`] (what goes over the bus), [`agents`] (tasks of this process, or processes), [`operator`]
+//! (the master's API), [`stage`] (all of that together), [`story`] (the acts), [`state`] (wanted and found, in one type), [`screen`] (what is printed).
 
 mod agents;
 mod broker;
@@ -18,11 +20,12 @@ mod catalogue;
 mod cli;
 mod hosts;
 mod leftovers;
-mod master;
+mod operator;
 mod screen;
 mod stage;
 mod state;
 mod story;
+mod witness;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -31,7 +34,7 @@ use anyhow::Result;
 use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use cli::Cli;
+use cli::{Cli, beside_this};
 use leftovers::Workshop;
 use screen::Screen;
 use stage::Stage;
@@ -107,6 +110,11 @@ async fn play(
         verdict = perform(cli, screen, workshop, &mut stage) => verdict.map(End::Played),
         () = interrupts.come() => Ok(End::Interrupted),
     };
+    if let Ok(End::Played(_)) = &end
+        && cli.keep
+    {
+        interrupts.come().await;
+    }
     if let Ok(End::Interrupted) = &end {
         screen.note("Interrupted: stopping the agents and tidying up.");
     }
@@ -116,5 +124,10 @@ async fn play(
 
 async fn perform(cli: &Cli, screen: &Arc<Screen>, workshop: &Workshop, stage: &mut Stage) -> Result<Verdict> {
     let set = stage.set_up(cli, screen, workshop.folder()).await?;
-    story::play(set, screen).await
+    let url = set.operator.url().to_owned();
+    let verdict = story::play(set, screen).await?;
+    if cli.keep {
+        screen.invite(&url, beside_this("bbctl").is_ok());
+    }
+    Ok(verdict)
 }

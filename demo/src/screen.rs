@@ -5,9 +5,8 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use protocol::{Apps, State, Status};
+use protocol::{Apps, HostId, Inbound, PlanAnswer, State, Status};
 
-use crate::master::Message;
 use crate::state::Apps as Told;
 
 /// Where a summary begins: after time, sender, receiver and word.
@@ -82,13 +81,48 @@ impl Screen {
         }
     }
 
+    /// A ping of the operator, and how long it took.
+    pub fn pinged(&self, host: &HostId, milliseconds: f64) {
+        let text = format!("{host} has answered after {milliseconds:.0} ms");
+        self.event(["you", "->", "master"], ("ping", Colour::Bold), &text);
+    }
+
+    /// The operator sets what a host is to run.
+    pub fn put(&self, host: &HostId, apps: &Apps, only_if_plan: Option<&str>) {
+        let tied = only_if_plan.map_or(String::new(), |hash| format!(", if the plan is still {hash}"));
+        let text = format!("/v1/hosts/{host}/apps: {}{tied}", desired(apps));
+        self.event(["you", "->", "master"], ("PUT", Colour::Bold), &text);
+    }
+
     /// A message from the master.
-    pub fn sent(&self, topic: &str, id: &str, message: &Message) {
+    pub fn sent(&self, topic: &str, message: &Inbound) {
+        let bracketed = |id: &Option<String>| id.as_ref().map(|id| format!("[{id}] ")).unwrap_or_default();
         let (word, summary) = match message {
-            Message::Ping => ("ping", format!("[{id}]")),
-            Message::SetConfig(apps) => ("set_config", format!("[{id}] {}", desired(apps))),
+            // The id of a question is long, and of no use to a reader.
+            Inbound::Ping { .. } => ("ping", String::new()),
+            Inbound::Plan { apps, .. } => ("plan", desired(apps)),
+            Inbound::SetConfig(set) => (
+                "set_config",
+                format!("{}{}", bracketed(&set.id), desired(&set.apps)),
+            ),
+            Inbound::Unknown { opcode, .. } => (opcode.as_str(), String::new()),
         };
         self.event(["master", "->", topic], (word, Colour::Bold), &summary);
+    }
+
+    /// What an agent would do.
+    pub fn plan(&self, plan: &PlanAnswer) {
+        let steps = plan
+            .steps
+            .iter()
+            .map(|step| format!("{}: {}", step.app, step.text));
+        let steps: Vec<String> = steps.collect();
+        let text = format!("[{}] {}", plan.hash, steps.join("; "));
+        self.event(
+            [plan.host_id.as_str(), "->", "master"],
+            ("plan", Colour::Good),
+            &text,
+        );
     }
 
     /// A message from an agent.
@@ -114,6 +148,8 @@ impl Screen {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(host.to_owned(), format!("{word} {said}"));
         match &status.reply_to {
+            // Of a question: see above.
+            Some(id) if id.starts_with("ask-") => self.event(addresses, (word, colour), &said),
             Some(id) => self.event(addresses, (word, colour), &format!("[{id}] {said}")),
             None if before == Some(format!("{word} {said}")) => {
                 self.event(addresses, (word, Colour::Dim), "(as before)");
@@ -166,6 +202,31 @@ impl Screen {
         for line in wrap(text, self.width) {
             self.print(&self.paint(colour, &line));
         }
+    }
+
+    /// What can be done now that the play is over and the master stays.
+    pub fn invite(&self, url: &str, with_bbctl: bool) {
+        self.print("");
+        self.print(&self.paint(Colour::Bold, &format!("The fleet stays up. Its page: {url}/")));
+        let mut commands = vec![format!("curl {url}/v1/hosts/")];
+        if with_bbctl {
+            commands.push(format!("export BBCTL_URL={url} PATH=target/debug:$PATH"));
+            commands.extend(
+                [
+                    "hosts",
+                    "get paris",
+                    "ping tokyo",
+                    "edit tokyo",
+                    "events",
+                    "watch",
+                ]
+                .map(|command| format!("bbctl {command}")),
+            );
+        }
+        for command in commands {
+            self.print(&format!("  {command}"));
+        }
+        self.note("Ctrl-C stops master and agents and tidies up.");
     }
 
     /// To standard error, whole.

@@ -4,27 +4,33 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use bbmaster::store::Store;
+use bbmaster::{Config, Master};
 use bus::local::LocalBroker;
-use bus::{Link, Queue, amqp};
+use bus::{Link, LinkState, Queue, amqp};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
 use crate::agents::RunningAgent;
 use crate::broker::{MASTER_QUEUE, OwnTopology};
 use crate::catalogue::Catalogue;
-use crate::cli::Cli;
+use crate::cli::{Broker, Cli};
 use crate::hosts::{self, DemoHost, NAMES};
-use crate::master::Master;
+use crate::operator::Operator;
 use crate::screen::Screen;
+use crate::witness::{self, Witness};
 
-/// Unacknowledged statuses that the master may have; it takes each at once.
-const PREFETCH: u16 = 64;
+/// Unacknowledged statuses that the master may have.
+const PREFETCH: u16 = 500;
 
 /// What has to be ended in order, as far as it was set up.
 #[derive(Default)]
 pub struct Stage {
     agents: Vec<RunningAgent>,
-    master: Option<Master>,
+    master: Option<(Master, watch::Receiver<LinkState>)>,
+    witness: Option<Witness>,
     topology: Option<OwnTopology>,
 }
 
@@ -32,7 +38,8 @@ pub struct Stage {
 pub struct Set<'a> {
     pub hosts: Arc<Vec<DemoHost>>,
     pub catalogue: Catalogue,
-    pub master: &'a mut Master,
+    pub operator: Operator,
+    pub witness: &'a mut Witness,
 }
 
 impl Stage {
@@ -63,11 +70,8 @@ impl Stage {
         screen.note(&format!("Packages are served at {}", catalogue.address()));
 
         let local = LocalBroker::new();
-        let master_link: Link = match &cli.broker {
-            None => {
-                screen.note("Bus: inside this process.");
-                local.connect(Queue::of_master(MASTER_QUEUE, PREFETCH))
-            }
+        match &cli.broker {
+            None => screen.note("Bus: inside this process."),
             Some(broker) => {
                 screen.note(&format!(
                     "Bus: RabbitMQ at {}, virtual host {}; each agent is a process of its own.",
@@ -77,12 +81,22 @@ impl Stage {
                 let topology = OwnTopology::find_room(broker, &hosts).await?;
                 // Kept first: an interrupt may leave half of it declared.
                 self.topology.insert(topology).declare().await?;
-                amqp::connect(broker.settings(), Queue::of_master(MASTER_QUEUE, PREFETCH))
             }
-        };
-        let mut master = Master::start(master_link, screen.clone());
-        master.wait_until_connected().await?;
-        let master = self.master.insert(master);
+        }
+        let connect = |queue: Queue| connect(cli.broker.as_ref(), &local, queue);
+        // Before the others, so that it misses nothing.
+        let witness = Witness::start(connect(witness::queue(&hosts)), screen.clone());
+        let witness = self.witness.insert(witness);
+        witness.wait_until_connected().await?;
+        let link = connect(Queue::of_master(MASTER_QUEUE, PREFETCH));
+        let link_state = link.state.clone();
+        let master = start_master(cli, link, folder).await?;
+        let operator = Operator::new(master.address());
+        self.master = Some((master, link_state));
+        screen.note(&format!(
+            "Master: bbmaster, its database in a temporary folder; page and API at {}/",
+            operator.url()
+        ));
         for host in &hosts {
             let agent = match (&cli.broker, &program) {
                 (Some(broker), Some(program)) => RunningAgent::start_process(host, program, broker, screen)?,
@@ -93,7 +107,8 @@ impl Stage {
         Ok(Set {
             hosts: Arc::new(hosts),
             catalogue,
-            master,
+            operator,
+            witness,
         })
     }
 
@@ -108,8 +123,13 @@ impl Stage {
         for stopped in stopping {
             let _ = stopped.await;
         }
-        if let Some(master) = self.master.take() {
-            master.stop().await;
+        if let Some((master, mut link)) = self.master.take() {
+            master.end().await;
+            // Only then: as long as it is there, it makes its queue anew.
+            witness::ended(&mut link).await;
+        }
+        if let Some(witness) = self.witness.take() {
+            witness.stop().await;
         }
         if let Some(topology) = self.topology.take()
             && let Err(error) = topology.delete().await
@@ -117,4 +137,25 @@ impl Stage {
             eprintln!("demo: {error:#}; what is left there deletes itself within minutes");
         }
     }
+}
+
+fn connect(broker: Option<&Broker>, local: &LocalBroker, queue: Queue) -> Link {
+    match broker {
+        None => local.connect(queue),
+        Some(broker) => amqp::connect(broker.settings(), queue),
+    }
+}
+
+/// The real one, as it is without settings, but for its database.
+async fn start_master(cli: &Cli, link: Link, folder: &Path) -> Result<Master> {
+    let store = Store::open_sqlite(&folder.join("bbmaster.db")).await?;
+    let mut config = Config::local();
+    // Where bbctl looks for it, unless someone else is there; a run that ends by itself needs no fixed address.
+    let usual = ([127, 0, 0, 1], 8082).into();
+    if cli.keep && TcpListener::bind(usual).await.is_ok() {
+        config.listen = usual;
+    }
+    Master::start(config, store, link)
+        .await
+        .context("the master cannot start")
 }

@@ -1,16 +1,16 @@
 //! The acts. Each one says what is wanted, waits for the agents' answers, and then looks for itself: what
-//! the statuses tell and what is on the hosts must both be what is wanted.
+//! the statuses tell, what the master knows and what is on the hosts must all be what is wanted.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use protocol::{AppName, Apps as DesiredApps, HostId, State, topic};
+use protocol::rest::HostState;
+use protocol::{AppName, Apps as DesiredApps, HostId, State};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
 use crate::hosts::DemoHost;
-use crate::master::Message;
 use crate::screen::Screen;
 use crate::stage::Set;
 use crate::state::{Apps, Wanted, wanted};
@@ -33,7 +33,7 @@ pub enum Verdict {
 struct Story<'a> {
     set: Set<'a>,
     screen: Arc<Screen>,
-    /// By host: the master's book.
+    /// By host: the operator's book.
     wanted: [Vec<Wanted>; 3],
 }
 
@@ -55,7 +55,7 @@ impl Story<'_> {
         self.roll_call().await?;
         self.install_everywhere().await?;
         self.reconfigure_paris().await?;
-        self.upgrade_cache_by_its_topic().await?;
+        self.upgrade_cache_as_planned().await?;
         self.stop_cache_in_tokyo().await?;
         self.refuse_a_tampered_package_in_lima().await?;
         self.repair_three_accidents().await?;
@@ -67,21 +67,21 @@ impl Story<'_> {
             .heading(1, "Morning: three empty hosts report for work, and answer a ping");
         let ids = self.ids();
         for id in &ids {
-            self.set.master.first_ok(id).await?;
+            self.set.witness.first_ok(id).await?;
         }
-        let ping = self.set.master.tell(topic::SLAVES, Message::Ping, &ids).await?;
-        self.expect_ok(&ids, &ping).await
+        for (host, id) in ids.iter().enumerate() {
+            let milliseconds = self.set.operator.ping(id).await?;
+            self.screen.pinged(id, milliseconds);
+            self.check(host, State::Ok).await?;
+        }
+        Ok(())
     }
 
     async fn install_everywhere(&mut self) -> Result<()> {
-        self.screen
-            .heading(2, "Two applications for everyone, by one message to all");
+        self.screen.heading(2, "Two applications for everyone");
         let both = vec![wanted("shop", "1.0"), wanted("cache", "1.0")];
         self.wanted = [both.clone(), both.clone(), both.clone()];
-        let message = self.set_config(&both)?;
-        let ids = self.ids();
-        let sent = self.set.master.tell(topic::SLAVES, message, &ids).await?;
-        self.expect_ok(&ids, &sent).await
+        self.bring_all_about().await
     }
 
     async fn reconfigure_paris(&mut self) -> Result<()> {
@@ -99,19 +99,32 @@ impl Story<'_> {
         Ok(())
     }
 
-    async fn upgrade_cache_by_its_topic(&mut self) -> Result<()> {
+    async fn upgrade_cache_as_planned(&mut self) -> Result<()> {
         self.screen.heading(
             4,
-            "cache 1.1 is out: one message on the topic `cache` upgrades it wherever it is installed",
+            "cache 1.1 is out: each host says what it would do, and is told to do that and nothing else",
         );
         let upgraded = wanted("cache", "1.1");
         for host in [PARIS, TOKYO, LIMA] {
             self.want(host, upgraded);
         }
-        let message = self.set_config(&[upgraded])?;
-        let ids = self.ids();
-        let sent = self.set.master.tell("cache", message, &ids).await?;
-        self.expect_ok(&ids, &sent).await
+        let mut sent = Vec::new();
+        for (host, id) in self.ids().into_iter().enumerate() {
+            let apps = self.desired(&self.wanted[host])?;
+            let plan = self.set.operator.plan(&id, &apps).await?;
+            let [step] = &plan.steps[..] else {
+                bail!(
+                    "{id} would take {} steps to upgrade cache, and not one",
+                    plan.steps.len()
+                )
+            };
+            ensure!(step.app.as_str() == "cache", "{id} would change {}", step.app);
+            sent.push(self.set(host, apps, Some(&plan.hash)).await?);
+        }
+        for (host, sent) in sent.iter().enumerate() {
+            self.expect_ok(host, sent).await?;
+        }
+        Ok(())
     }
 
     async fn stop_cache_in_tokyo(&mut self) -> Result<()> {
@@ -138,11 +151,9 @@ impl Story<'_> {
             spec.sha256 = Some(digest.clone());
             spec.url = Some(tampered);
         });
-        let message = Message::SetConfig(apps.clone());
-        let ids = [lima.clone()];
-        let sent = self.set.master.tell(lima.as_str(), message, &ids).await?;
-        self.set.master.outcome(&lima, &sent, State::Errors).await?;
-        // Still as before: it is not in the master's book yet.
+        let sent = self.set(LIMA, apps.clone(), None).await?;
+        self.set.witness.outcome(&lima, &sent, State::Errors).await?;
+        // Still as before: it is not in the book yet.
         self.check(LIMA, State::Errors).await?;
         ensure!(
             before.is_some() && self.set.hosts[LIMA].process_of("shop") == before,
@@ -154,12 +165,8 @@ impl Story<'_> {
         let url = self.set.catalogue.url("shop", "2.0");
         change(&mut apps, "shop", |spec| spec.url = Some(url));
         self.want(LIMA, upgraded);
-        let sent = self
-            .set
-            .master
-            .tell(lima.as_str(), Message::SetConfig(apps), &ids)
-            .await?;
-        self.expect_ok(&ids, &sent).await
+        let sent = self.set(LIMA, apps, None).await?;
+        self.expect_ok(LIMA, &sent).await
     }
 
     async fn repair_three_accidents(&mut self) -> Result<()> {
@@ -167,7 +174,7 @@ impl Story<'_> {
             7,
             "Three accidents, of which nobody tells the master: each agent finds and repairs its own",
         );
-        let mark = self.set.master.mark();
+        let mark = self.set.witness.mark();
         let [paris, tokyo, lima] = &self.set.hosts[..] else {
             bail!("three hosts are needed")
         };
@@ -184,7 +191,7 @@ impl Story<'_> {
         self.screen.accident(lima.name, "cache is killed with signal 9");
         lima.kill("cache")?;
         for id in self.ids() {
-            self.set.master.repaired(&id, mark).await?;
+            self.set.witness.repaired(&id, mark).await?;
         }
         for host in [PARIS, TOKYO, LIMA] {
             self.check(host, State::Ok).await?;
@@ -221,7 +228,8 @@ impl Story<'_> {
             rows.push([name, expected.to_string(), found, verdict.to_owned()]);
         }
         self.screen.table(&rows);
-        let (sent, received) = self.set.master.traffic();
+        let (sent, received) = self.set.witness.traffic();
+        let changes = self.set.operator.changes();
         let downloads = self.set.catalogue.downloads();
         let (verdict, end) = match (all, to_the_end) {
             (true, true) => (Verdict::AsWanted, "Every host ended where it should"),
@@ -233,8 +241,8 @@ impl Story<'_> {
         };
         let seconds = self.screen.seconds();
         let text = format!(
-            "{end}: {sent} messages sent, {received} statuses received, packages asked \
-             for {downloads} times, {seconds:.1} s."
+            "{end}: {changes} changes asked for, {sent} messages sent, {received} statuses received, packages \
+             asked for {downloads} times, {seconds:.1} s."
         );
         self.screen.verdict(verdict == Verdict::AsWanted, &text);
         Ok(verdict)
@@ -263,39 +271,60 @@ impl Story<'_> {
         apps.iter().map(entry).collect()
     }
 
-    fn set_config(&self, apps: &[Wanted]) -> Result<Message> {
-        Ok(Message::SetConfig(self.desired(apps)?))
+    /// Has the master bring `host` to `apps`; the `id` of its message.
+    async fn set(&mut self, host: usize, apps: DesiredApps, only_if_plan: Option<&str>) -> Result<String> {
+        let id = self.id(host);
+        self.screen.put(&id, &apps, only_if_plan);
+        self.set.operator.set(&id, &apps, only_if_plan).await
     }
 
-    /// Sends `host` what stands in its book.
+    /// Sets for `host` what stands in its book.
     async fn bring_about(&mut self, host: usize) -> Result<()> {
-        let message = self.set_config(&self.wanted[host])?;
-        let ids = [self.id(host)];
-        let sent = self.set.master.tell(ids[0].as_str(), message, &ids).await?;
-        self.expect_ok(&ids, &sent).await
+        let apps = self.desired(&self.wanted[host])?;
+        let sent = self.set(host, apps, None).await?;
+        self.expect_ok(host, &sent).await
     }
 
-    async fn expect_ok(&mut self, ids: &[HostId], sent: &str) -> Result<()> {
-        for id in ids {
-            self.set.master.outcome(id, sent, State::Ok).await?;
+    /// The same for all, side by side.
+    async fn bring_all_about(&mut self) -> Result<()> {
+        let mut sent = Vec::new();
+        for host in [PARIS, TOKYO, LIMA] {
+            let apps = self.desired(&self.wanted[host])?;
+            sent.push(self.set(host, apps, None).await?);
         }
-        let hosts = (0..self.set.hosts.len()).filter(|host| ids.contains(&self.set.hosts[*host].id));
-        for host in hosts.collect::<Vec<_>>() {
-            self.check(host, State::Ok).await?;
+        for (host, sent) in sent.iter().enumerate() {
+            self.expect_ok(host, sent).await?;
         }
         Ok(())
     }
 
-    /// Whether `host` is as its book says: by its newest status, and by a look at it.
+    async fn expect_ok(&mut self, host: usize, sent: &str) -> Result<()> {
+        let id = self.id(host);
+        self.set.witness.outcome(&id, sent, State::Ok).await?;
+        self.check(host, State::Ok).await
+    }
+
+    /// Whether `host` is as its book says: by its newest status, by what the master knows, and by a look at it.
     async fn check(&self, host: usize, state: State) -> Result<()> {
         let expected = Apps::wanted(&self.wanted[host]);
         let DemoHost { name, id, .. } = &self.set.hosts[host];
-        let told = self.set.master.told_by(id);
+        let told = self.set.witness.told_by(id);
         if told != Some((state, expected.clone())) {
             let told = told.map(|(_, told)| told).unwrap_or_default();
             self.screen.found(name, false, &format!("it says: {told}"));
             bail!("{name} reports \"{told}\", wanted is \"{expected}\"");
         }
+        let satisfied = state == State::Ok;
+        let is_known = |host: &protocol::rest::Host| {
+            (host.status, host.satisfied) == (HostState::from(state), satisfied)
+        };
+        let known = self.set.operator.host(id, is_known).await?;
+        ensure!(
+            is_known(&known),
+            "the master has {name} as {:?}, and satisfied: {}",
+            known.status,
+            known.satisfied
+        );
         let until = Instant::now() + SETTLED_WITHIN;
         let found = loop {
             let found = look(&self.set.hosts, host).await;

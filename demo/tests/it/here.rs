@@ -1,5 +1,7 @@
 //! All in one process.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -11,17 +13,23 @@ fn the_day_ends_with_every_host_as_wanted() {
     let (code, text) = Run::start(&[]).end();
     assert_eq!(code, Some(0), "{text}");
     for part in [
-        "master -> slaves  set_config  [m2] cache 1.0, shop 1.0",
-        "paris  -> master  ok          [m3] cache 1.0-1 running, shop 1.0-1 running (bonjour)",
-        "master -> cache   set_config  [m4] cache 1.1",
-        "tokyo  -> master  ok          [m5] cache 1.1-1 stopped, shop 1.0-1 running",
-        "lima   -> master  errors      [m6] shop (verify)",
+        "Master: bbmaster, its database in a temporary folder; page and API at http://127.0.0.1:",
+        "you    -> master  ping        tokyo has answered after",
+        "you    -> master  PUT         /v1/hosts/lima/apps: cache 1.0, shop 1.0",
+        "master -> lima    set_config  [desired-1] cache 1.0, shop 1.0",
+        "paris  -> master  ok          [desired-2] cache 1.0-1 running, shop 1.0-1 running (bonjour)",
+        "master -> tokyo   plan        cache 1.1, shop 1.0",
+        "] cache: upgrade from 1.0-1 to 1.1",
+        "you    -> master  PUT         /v1/hosts/tokyo/apps: cache 1.1, shop 1.0, if the plan is still ",
+        "master -> tokyo   set_config  [desired-2] cache 1.1, shop 1.0",
+        "tokyo  -> master  ok          [desired-3] cache 1.1-1 stopped, shop 1.0-1 running",
+        "lima   -> master  errors      [desired-3] shop (verify)",
         "lima              as wanted   cache 1.1-1 running, shop 2.0-1 running",
         "paris             accident",
         "tokyo             accident",
         "lima              accident",
-        "lima   -> master  ok          [m9] no applications",
-        "Every host ended where it should: 9 messages sent",
+        "lima   -> master  ok          [desired-5] no applications",
+        "Every host ended where it should: 12 changes asked for",
     ] {
         assert!(text.contains(part), "{part:?} is not in:\n{text}");
     }
@@ -63,6 +71,27 @@ fn an_interrupted_run_leaves_nothing_behind() {
         assert_eq!(code, Some(130), "{text}");
         assert!(text.contains("Interrupted"), "{text}");
     }
+}
+
+#[test]
+fn kept_up_it_answers_until_it_is_told_to_end() {
+    let mut run = Run::start(&["--keep"]);
+    let text = run.wait_for_text("Ctrl-C stops");
+    let (_, url) = text.split_once("Its page: ").unwrap();
+    let address = url.split('/').nth(2).unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    let request = format!("GET /v1/hosts/ids/ HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains(r#"["lima","paris","tokyo"]"#), "{answer}");
+    assert!(
+        text.contains(&format!("curl http://{address}/v1/hosts/")),
+        "{text}"
+    );
+    kill_process(Pid::from_raw(run.id()).unwrap(), Signal::INT).unwrap();
+    let (code, text) = run.end();
+    assert_eq!(code, Some(0), "{text}");
 }
 
 #[test]

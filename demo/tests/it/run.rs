@@ -1,35 +1,58 @@
 //! Runs the program in a temporary folder of its own, so that whatever it leaves is seen.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 pub struct Run {
     child: Option<Child>,
     temporary: tempfile::TempDir,
+    /// Of both streams.
+    output: tempfile::NamedTempFile,
 }
 
 impl Run {
     pub fn start(arguments: &[&str]) -> Self {
         let temporary = tempfile::tempdir().unwrap();
+        let output = tempfile::NamedTempFile::new().unwrap();
+        let append = || File::options().append(true).open(output.path()).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_demo"))
             .args(arguments)
             .env("TMPDIR", temporary.path())
             .env("HOME", temporary.path())
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdout(append())
+            .stderr(append())
             .spawn()
             .unwrap();
         Self {
             child: Some(child),
             temporary,
+            output,
         }
     }
 
     pub fn id(&self) -> i32 {
         self.child.as_ref().unwrap().id().try_into().unwrap()
+    }
+
+    /// Until it has printed `part`; all that it has printed.
+    pub fn wait_for_text(&mut self, part: &str) -> String {
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            let text = self.text();
+            if text.contains(part) {
+                return text;
+            }
+            assert!(Instant::now() < until, "{part:?} was not printed:\n{text}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn text(&self) -> String {
+        std::fs::read_to_string(self.output.path()).unwrap()
     }
 
     /// Until `path` is there on the host of that name; its real path.
@@ -62,16 +85,8 @@ impl Run {
 
     /// Its exit code and what it printed; asserts that no file and no process is left.
     pub fn end(mut self) -> (Option<i32>, String) {
-        let Output {
-            status,
-            stdout,
-            stderr,
-        } = self.child.take().unwrap().wait_with_output().unwrap();
-        let text = format!(
-            "{}{}",
-            String::from_utf8_lossy(&stdout),
-            String::from_utf8_lossy(&stderr)
-        );
+        let status = self.child.take().unwrap().wait().unwrap();
+        let text = self.text();
         assert_eq!(
             processes_of(self.temporary.path()),
             [""; 0],

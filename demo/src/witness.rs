@@ -1,50 +1,89 @@
-//! The master of the play: sends what the story says, shows what the agents answer, and waits for it.
+//! Listens in on the bus: shows every message that master and agents send each other, and waits for what
+//! the story expects of the agents.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
-use bus::{Link, LinkState, Publisher};
-use protocol::{Apps, HostId, Limits, SetConfig, State, Status, encode_ping};
+use anyhow::{Context, Result, bail};
+use bus::{Delivery, Link, LinkState, Queue};
+use protocol::{HostId, Limits, PlanAnswer, State, Status, topic};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
+use crate::hosts::DemoHost;
 use crate::screen::Screen;
 use crate::state::Apps as Told;
 
 /// For anything that a host is asked to do.
 const PATIENCE: Duration = Duration::from_secs(40);
-/// For the first word of an answer; then the message is sent again.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-const TRIES: u32 = 5;
-/// Between two tries to publish on a topic that no agent has bound yet.
-const ROUTE_RETRY: Duration = Duration::from_millis(50);
 /// For the last acknowledgements.
 const END: Duration = Duration::from_secs(2);
+/// Messages that it may have at a time; it takes each at once.
+const PREFETCH: u16 = 64;
 
-pub struct Master {
-    publisher: Publisher,
+pub const WITNESS_QUEUE: &str = "backbone-demo-witness";
+
+pub struct Witness {
     link: watch::Receiver<LinkState>,
-    /// Every status, in the order of arrival.
-    statuses: watch::Receiver<Vec<Status>>,
+    seen: watch::Receiver<Seen>,
     listening: JoinHandle<()>,
     stop: watch::Sender<bool>,
-    screen: Arc<Screen>,
-    sent: u32,
 }
 
-/// What is sent.
-pub enum Message {
-    Ping,
-    SetConfig(Apps),
+/// What went over the bus.
+#[derive(Default)]
+struct Seen {
+    /// Every status, in the order of arrival.
+    statuses: Vec<Status>,
+    /// Messages of the master.
+    sent: u32,
 }
 
 /// A place in the row of statuses: what came before it does not count.
 #[derive(Debug, Clone, Copy)]
 pub struct Mark(usize);
 
-impl Master {
+/// What master and agents send each other: all that these topics carry.
+pub fn queue(hosts: &[DemoHost]) -> Queue {
+    let mut topics: BTreeSet<String> = hosts.iter().map(|host| host.id.to_string()).collect();
+    topics.extend([topic::MASTER, topic::SLAVES].map(str::to_owned));
+    Queue {
+        topics,
+        ..Queue::of_master(WITNESS_QUEUE, PREFETCH)
+    }
+}
+
+fn take_down(delivery: &Delivery, seen: &watch::Sender<Seen>, screen: &Screen) {
+    let body = &delivery.body;
+    if body.is_empty() {
+        // An agent's link probes itself.
+        return;
+    }
+    if delivery.routing_key != topic::MASTER {
+        match protocol::decode(body, Limits::default()) {
+            Ok(message) => {
+                seen.send_modify(|seen| seen.sent += 1);
+                screen.sent(&delivery.routing_key, &message);
+            }
+            Err(error) => screen.failure(&format!("a message of the master that is none: {error}")),
+        }
+        return;
+    }
+    match Status::decode(body, Limits::default()) {
+        Ok(status) => {
+            screen.status(&status);
+            seen.send_modify(|seen| seen.statuses.push(status));
+        }
+        Err(error) => match PlanAnswer::decode(body, Limits::default()) {
+            Ok(plan) => screen.plan(&plan),
+            Err(_) => screen.failure(&format!("a status that is none: {error}")),
+        },
+    }
+}
+
+impl Witness {
     pub fn start(link: Link, screen: Arc<Screen>) -> Self {
         let Link {
             mut deliveries,
@@ -52,36 +91,26 @@ impl Master {
             topics,
             state,
         } = link;
-        let (statuses_in, statuses) = watch::channel(Vec::new());
+        let (seen_in, seen) = watch::channel(Seen::default());
         let (stop, mut stopped) = watch::channel(false);
-        let shown_by = screen.clone();
         let listening = tokio::spawn(async move {
-            // Held: dropping it would end the link.
-            let _topics = topics;
+            // Held: dropping them would end the link.
+            let _held = (publisher, topics);
             loop {
                 let delivery = tokio::select! {
                     delivery = deliveries.recv() => delivery,
                     _ = stopped.changed() => None,
                 };
                 let Some(delivery) = delivery else { return };
-                match Status::decode(&delivery.body, Limits::default()) {
-                    Ok(status) => {
-                        shown_by.status(&status);
-                        statuses_in.send_modify(|all: &mut Vec<Status>| all.push(status));
-                    }
-                    Err(error) => shown_by.failure(&format!("a status that is none: {error}")),
-                }
+                take_down(&delivery, &seen_in, &screen);
                 delivery.ack();
             }
         });
         Self {
-            publisher,
             link: state,
-            statuses,
+            seen,
             listening,
             stop,
-            screen,
-            sent: 0,
         }
     }
 
@@ -91,56 +120,15 @@ impl Master {
         }
         match &*self.link.borrow() {
             LinkState::Down { reason } | LinkState::Clone { reason } => {
-                bail!("the master has no connection to the bus after {PATIENCE:?}: {reason}")
+                bail!("the witness has no connection to the bus after {PATIENCE:?}: {reason}")
             }
             LinkState::Up { .. } => Ok(()),
         }
     }
 
-    /// Sends to `topic` until each of `hosts` has begun to answer: an agent binds the topic of an
-    /// application shortly after it has reported it. A message that comes twice changes nothing.
-    /// Returns the message's id.
-    pub async fn tell(&mut self, topic: &str, message: Message, hosts: &[HostId]) -> Result<String> {
-        self.sent += 1;
-        let id = format!("m{}", self.sent);
-        let body = match &message {
-            Message::Ping => encode_ping(Some(&id)),
-            Message::SetConfig(apps) => SetConfig {
-                id: Some(id.clone()),
-                generation: None,
-                only_if_plan: None,
-                apps: apps.clone(),
-            }
-            .encode(),
-        };
-        for _ in 0..TRIES {
-            self.screen.sent(topic, &id, &message);
-            self.publish(topic, &body).await?;
-            let answered = self.wait(Mark(0), ANSWER_WITHIN, |statuses| {
-                let answers = |host: &&HostId| statuses.iter().any(|status| is_answer(status, host, &id));
-                (hosts.iter().filter(answers).count() == hosts.len()).then_some(())
-            });
-            if answered.await.is_some() {
-                return Ok(id);
-            }
-        }
-        bail!("not every host answered {id} on topic {topic:?}")
-    }
-
-    async fn publish(&self, topic: &str, body: &[u8]) -> Result<()> {
-        let until = Instant::now() + ANSWER_WITHIN;
-        loop {
-            match self.publisher.publish(topic, body.to_vec()).await {
-                Ok(()) => return Ok(()),
-                Err(_) if Instant::now() < until => sleep(ROUTE_RETRY).await,
-                Err(error) => return Err(anyhow!(error)).context(format!("publishing on topic {topic:?}")),
-            }
-        }
-    }
-
     /// From now on.
     pub fn mark(&self) -> Mark {
-        Mark(self.statuses.borrow().len())
+        Mark(self.seen.borrow().statuses.len())
     }
 
     /// The first `ok` of `host`: it has looked at itself.
@@ -209,8 +197,8 @@ impl Master {
         find: impl Fn(&[Status]) -> Option<T>,
     ) -> Option<T> {
         let mut found = None;
-        let waiting = self.statuses.wait_for(|statuses| {
-            found = find(statuses.get(from..).unwrap_or_default());
+        let waiting = self.seen.wait_for(|seen| {
+            found = find(seen.statuses.get(from..).unwrap_or_default());
             found.is_some()
         });
         let _ = timeout(patience, waiting).await;
@@ -219,26 +207,31 @@ impl Master {
 
     /// The newest status of `host`, as its applications.
     pub fn told_by(&self, host: &HostId) -> Option<(State, Told)> {
-        let statuses = self.statuses.borrow();
-        let newest = statuses.iter().rev().find(|status| status.host_id == *host)?;
+        let seen = self.seen.borrow();
+        let newest = seen
+            .statuses
+            .iter()
+            .rev()
+            .find(|status| status.host_id == *host)?;
         Some((newest.status, Told::told(newest)))
     }
 
-    /// Messages sent and statuses received.
+    /// Messages of the master, and statuses.
     pub fn traffic(&self) -> (u32, usize) {
-        (self.sent, self.statuses.borrow().len())
+        let seen = self.seen.borrow();
+        (seen.sent, seen.statuses.len())
     }
 
     /// Takes its leave of the broker.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
         let _ = self.listening.await;
-        // The other end goes when all is flushed.
-        let flushed = async { while self.link.changed().await.is_ok() {} };
-        let _ = timeout(END, flushed).await;
+        ended(&mut self.link).await;
     }
 }
 
-fn is_answer(status: &Status, host: &HostId, id: &str) -> bool {
-    status.host_id == *host && status.reply_to.as_deref() == Some(id)
+/// Waits, for a moment, until the other end of a link that was let go of has flushed and gone.
+pub async fn ended(link: &mut watch::Receiver<LinkState>) {
+    let flushed = async { while link.changed().await.is_ok() {} };
+    let _ = timeout(END, flushed).await;
 }
