@@ -28,6 +28,11 @@ test-long: tools ## the sweeps in full: a fault at every system call of the agen
 		END { for (fault in hit) printf "%s: %d points hit, %d not reached, %d wrong, slowest recovery %.1f s\n", \
 		fault, hit[fault], missed[fault], wrong[fault], slowest[fault] }' $(COUNTS); exit $$ended
 
+bench: tools ## agent and master beside limits and peers, in release builds; ONLY='ping ingest' runs some, `make bench ONLY=--list` names them
+	@# One by one: built together, the agent would get the features that only the others ask for.
+	@for crate in hostagent bbmaster bench; do cargo build --release -p $$crate || exit; done
+	@target/release/bench $(ONLY)
+
 lint: tools ## formatting, clippy, licences and sources of dependencies
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
@@ -36,5 +41,5 @@ lint: tools ## formatting, clippy, licences and sources of dependencies
 tools:
 	@scripts/install-test-tools
 
-.PHONY: help demo test test-long lint tools
+.PHONY: help demo test test-long bench lint tools
 .DEFAULT_GOAL := help

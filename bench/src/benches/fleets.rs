@@ -1,0 +1,321 @@
+//! Large fleets, multiplexed over a few connections, and one master on SQLite.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bus::Queue;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use protocol::{Apps, SetConfig};
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::fleet::{Fleet, Plan, Script, Wiring};
+use crate::http::Client;
+use crate::measure::{Row, Sample, Target, quantile};
+use crate::process::{self, Programs};
+use crate::stage::{Master, QueueWatch, Stage, metric};
+
+const MANY: usize = 10_000;
+const ALL: usize = 100_000;
+const CONNECTIONS: usize = 8;
+const LIMIT: Duration = Duration::from_secs(180);
+
+fn plan(stage: &Stage, hosts: usize) -> Plan {
+    let connections = CONNECTIONS;
+    Plan::new(stage.master_amqp(), hosts, Wiring::Shared { connections })
+}
+
+/// Waits until so many hosts are known; what is sampled meanwhile is up to `look`.
+async fn seen(client: &mut Client, hosts: usize) -> Result<()> {
+    let until = Instant::now() + LIMIT;
+    loop {
+        let accepted = Master::accepted(client).await?;
+        if accepted >= hosts as u64 {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < until,
+            "{accepted} of {hosts} hosts were seen within {LIMIT:?}"
+        );
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+pub async fn heartbeats(programs: &Programs) -> Result<Vec<Row>> {
+    const WINDOW: Duration = Duration::from_secs(30);
+    let stage = Stage::new(programs).await?;
+    let master = stage.master("master").await?;
+    let mut client = master.client().await?;
+    let mut plan = plan(&stage, MANY);
+    plan.reachable = false;
+    plan.script.heartbeat = Some(Duration::from_secs(60));
+    let fleet = Fleet::start(plan).await?;
+    seen(&mut client, MANY).await?;
+    // The first ping, to all of them, is answered by none that is not reachable; what is left is settled by now.
+    sleep(Duration::from_secs(5)).await;
+    let id = master.process.id();
+    let (cpu, accepted, since) = (
+        process::cpu(id)?,
+        Master::accepted(&mut client).await?,
+        Instant::now(),
+    );
+    sleep(WINDOW).await;
+    let used = process::cpu(id)? - cpu;
+    let seconds = since.elapsed().as_secs_f64();
+    let rate = (Master::accepted(&mut client).await? - accepted) as f64 / seconds;
+    ensure!(
+        rate > 100.0,
+        "10,000 hosts at 60 s are 167 statuses a second, but {rate:.0} came: {:?}",
+        fleet.counts()
+    );
+    let memory = process::memory(id)?;
+    let what = "master: 10,000 hosts at a heartbeat of 60 s, processor";
+    Ok(vec![
+        Row::new(
+            "heartbeats",
+            what,
+            "% of a core",
+            Sample::one(100.0 * used / seconds),
+        )
+        .target(Target::FigureAtMost(10.0))
+        .note(format!("over {seconds:.0} s, {rate:.0} statuses a second came")),
+        Row::new(
+            "heartbeats",
+            "master: 10,000 hosts, resident memory",
+            "MiB",
+            Sample::one(memory.resident),
+        ),
+    ])
+}
+
+fn apps(version: u32) -> Value {
+    json!({"app_0": {"version": format!("2.0.{version}"), "url": "http://repo.example.net/app_0.rpm",
+        "config": {"DEFAULT": {"port": 8158, "workers": 4}}}})
+}
+
+pub async fn dispatch(programs: &Programs) -> Result<Vec<Row>> {
+    const ROUNDS: u32 = 3;
+    let stage = Stage::new(programs).await?;
+    let master = stage.master("master").await?;
+    let mut client = master.client().await?;
+    let mut fleet = Fleet::start(plan(&stage, MANY)).await?;
+    fleet.all_up(LIMIT).await?;
+    seen(&mut client, MANY).await?;
+    fleet
+        .until("the first ping of the master", LIMIT, |counts| {
+            counts.statuses >= MANY as u64
+        })
+        .await?;
+    let mut rounds = Vec::new();
+    let mut puts = Vec::new();
+    for round in 1..=ROUNDS {
+        fleet.rest(LIMIT).await?;
+        let bare = publish_bare(&stage, &fleet, round).await?;
+        fleet.rest(LIMIT).await?;
+        let before = fleet.counts().set_configs;
+        let started = Instant::now();
+        put_all(&master, &apps(round)).await?;
+        puts.push(MANY as f64 / started.elapsed().as_secs_f64());
+        let sent = fleet.until("all are sent their desired state", LIMIT, |now| {
+            now.set_configs >= before + MANY as u64
+        });
+        sent.await?;
+        rounds.push((MANY as f64 / started.elapsed().as_secs_f64(), bare));
+    }
+    let what = "master: desired states put by REST, stored and delivered, 10,000 hosts";
+    let row = Row::beside("dispatch", what, "/s", "bare publisher, confirmed", &rounds);
+    let row = row.context("rounds were made")?.target(Target::RatioAtLeast(0.5)).note(format!(
+        "from the first PUT to the last host's receiving it, one PUT per host over 64 connections, each durable before its \
+         answer; PUTs alone: {:.0}/s",
+        Sample::of(puts).map_or(0.0, |puts| puts.median)
+    ));
+    Ok(vec![row])
+}
+
+/// The same messages to the same hosts by nothing but a publisher, confirmed; a second.
+async fn publish_bare(stage: &Stage, fleet: &Fleet, round: u32) -> Result<f64> {
+    let link = stage.link(Queue::of_master("bare", 1)).await?;
+    let apps: Apps = serde_json::from_value(apps(round))?;
+    // A generation that is stale to no host, and leaves room for the master's.
+    let message = SetConfig {
+        id: Some("bare".to_owned()),
+        generation: Some(0),
+        only_if_plan: None,
+        apps,
+    };
+    let body = message.encode();
+    let before = fleet.counts().set_configs;
+    let started = Instant::now();
+    let mut under_way = FuturesUnordered::new();
+    for number in 0..MANY {
+        let key = format!("SIM-{number:06}");
+        let (publisher, body) = (link.publisher.clone(), body.clone());
+        under_way.push(async move { publisher.publish(&key, body).await });
+        while under_way.len() >= 512 {
+            under_way.next().await.context("one is under way")??;
+        }
+    }
+    while let Some(published) = under_way.next().await {
+        published?;
+    }
+    let rate = MANY as f64 / started.elapsed().as_secs_f64();
+    let got = fleet.until("all are told", LIMIT, |now| {
+        now.set_configs >= before + MANY as u64
+    });
+    got.await?;
+    Ok(rate)
+}
+
+async fn put_all(master: &Master, apps: &Value) -> Result<()> {
+    const CLIENTS: usize = 64;
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..CLIENTS {
+        let (address, apps) = (master.address, apps.clone());
+        clients.spawn(async move {
+            let mut connection = Client::connect(address).await?;
+            for number in (client..MANY).step_by(CLIENTS) {
+                let answer = connection
+                    .put(&format!("/v1/hosts/SIM-{number:06}/apps"), &apps)
+                    .await?;
+                ensure!(answer.status == 200, "a PUT was answered with {}", answer.status);
+            }
+            Ok(())
+        });
+    }
+    while let Some(done) = clients.join_next().await {
+        done??;
+    }
+    Ok(())
+}
+
+pub async fn announce(programs: &Programs) -> Result<Vec<Row>> {
+    let stage = Stage::new(programs).await?;
+    let master = stage.master("master").await?;
+    let mut client = master.client().await?;
+    let mut plan = plan(&stage, ALL);
+    plan.reachable = false;
+    plan.announce = false;
+    plan.script = Script {
+        applications: 2,
+        ..Script::default()
+    };
+    let mut fleet = Fleet::start(plan).await?;
+    fleet.all_up(LIMIT).await?;
+    let empty = process::memory(master.process.id())?.resident;
+    let first = absorb(&stage, &master, &mut client, &fleet).await?;
+    let again = absorb(&stage, &master, &mut client, &fleet).await?;
+    let mut rows = Vec::new();
+    for (which, absorbed) in [
+        ("100,000 hosts for the first time", first),
+        ("100,000 hosts again, after a restart of all", again),
+    ] {
+        let row = |what: &str, unit, figure| {
+            Row::new("announce", format!("{which}: {what}"), unit, Sample::one(figure))
+        };
+        rows.push(row("until all are seen", "s", absorbed.seconds));
+        rows.push(row(
+            "queue at its deepest",
+            "messages",
+            f64::from(absorbed.deepest),
+        ));
+        rows.push(
+            row("most of the master's memory", "MiB", absorbed.peak)
+                .target(Target::FigureAtMost(512.0))
+                .note(format!(
+                    "an empty master: {empty:.0} MiB; the fleet published at {:.0}/s",
+                    absorbed.published
+                )),
+        );
+    }
+    rows.extend(pages(&mut client).await?);
+    Ok(rows)
+}
+
+struct Absorbed {
+    seconds: f64,
+    deepest: u32,
+    peak: f64,
+    published: f64,
+}
+
+/// All agents start anew at once: from then until the master has stored a status of each.
+async fn absorb(stage: &Stage, master: &Master, client: &mut Client, fleet: &Fleet) -> Result<Absorbed> {
+    let queue = QueueWatch::beside(stage).await?;
+    let (before, said) = (Master::accepted(client).await?, fleet.counts().statuses);
+    let started = Instant::now();
+    fleet.restart_all();
+    let (mut deepest, mut peak) = (0, 0.0f64);
+    let mut published = None;
+    loop {
+        deepest = deepest.max(queue.look().await?.0);
+        peak = peak.max(process::memory(master.process.id())?.resident);
+        let seconds = started.elapsed().as_secs_f64();
+        if published.is_none() && fleet.counts().statuses >= said + ALL as u64 {
+            published = Some(ALL as f64 / seconds);
+        }
+        if Master::accepted(client).await? >= before + ALL as u64 {
+            let published = published.unwrap_or(ALL as f64 / seconds);
+            return Ok(Absorbed {
+                seconds,
+                deepest,
+                peak,
+                published,
+            });
+        }
+        ensure!(
+            started.elapsed() < LIMIT,
+            "not all were seen within {LIMIT:?}: {:?}",
+            fleet.counts()
+        );
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Pages of 100,000 hosts.
+async fn pages(client: &mut Client) -> Result<Vec<Row>> {
+    const TIMES: usize = 200;
+    let total = metric(client, "bbmaster_hosts_responding").await.unwrap_or(0);
+    let mut rows = Vec::new();
+    for (what, query) in [
+        ("first page of 100", "limit=100"),
+        ("by status", "status=ok&limit=100"),
+        (
+            "by application and version",
+            "application=app_0&version=1.0.2-3&limit=100",
+        ),
+        ("by text that one host has", "text=sim-077777&limit=100"),
+    ] {
+        let path = format!("/v1/hosts?{query}");
+        let mut times = Vec::new();
+        for _ in 0..TIMES {
+            let started = Instant::now();
+            let answer = client.get(&path).await?;
+            times.push(started.elapsed().as_secs_f64() * 1e3);
+            ensure!(
+                answer.status == 200,
+                "{path}: {}: {}",
+                answer.status,
+                String::from_utf8_lossy(&answer.body)
+            );
+            // One that takes seconds is known after some.
+            if times.iter().sum::<f64>() > 15_000.0 {
+                break;
+            }
+        }
+        times.sort_unstable_by(f64::total_cmp);
+        let p99 = quantile(&times, 0.99).context("times were taken")?;
+        let median = quantile(&times, 0.5).context("times were taken")?;
+        let row = Row::new(
+            "announce",
+            format!("REST, 100,000 hosts: {what}, p99"),
+            "ms",
+            Sample::one(p99),
+        );
+        rows.push(row.target(Target::FigureAtMost(50.0)).note(format!(
+            "p50 {median:.2} ms, {} requests in turn; {total} hosts respond",
+            times.len()
+        )));
+    }
+    Ok(rows)
+}

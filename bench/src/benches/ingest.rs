@@ -1,0 +1,111 @@
+//! How fast the master stores statuses, beside a consumer of the same queue that only acknowledges.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use tokio::time::sleep;
+
+use crate::fleet::{Fleet, Plan, Wiring};
+use crate::measure::{Row, Target};
+use crate::peers;
+use crate::process::Programs;
+use crate::stage::{Master, PATIENCE, QueueWatch, Stage};
+
+const HOSTS: usize = 2000;
+const EACH: u64 = 20;
+const ALL: u64 = HOSTS as u64 * EACH;
+const ROUNDS: usize = 3;
+
+pub async fn run(programs: &Programs) -> Result<Vec<Row>> {
+    let stage = Stage::new(programs).await?;
+    let queue = QueueWatch::declare(&stage).await?;
+    let mut fleet = fleet(&stage).await?;
+    fleet.all_up(PATIENCE).await?;
+    // The hosts' first statuses make rows and events; what is measured is what comes every minute.
+    fleet.report_all();
+    drain_by_master(&stage, HOSTS as u64).await?;
+    let mut rounds = Vec::new();
+    let mut batches = String::new();
+    for _ in 0..ROUNDS {
+        let filled = fill(&fleet, &queue).await?;
+        let null = peers::drain_rate(&stage, filled).await?;
+        queue
+            .until(|messages, consumers| messages == 0 && consumers == 0)
+            .await?;
+        let filled = fill(&fleet, &queue).await?;
+        let (rate, size) = drain_by_master(&stage, filled).await?;
+        batches = format!("{size:.0} statuses per transaction");
+        rounds.push((rate, null));
+        queue
+            .until(|messages, consumers| messages == 0 && consumers == 0)
+            .await?;
+    }
+    let row = Row::beside(
+        "ingest",
+        "master: statuses stored",
+        "/s",
+        "null consumer",
+        &rounds,
+    );
+    let row = row.map(|row| {
+        row.target(Target::RatioAtLeast(0.7)).note(format!(
+            "SQLite, synchronous=FULL, each status of 1.5 kB acknowledged after its commit; {batches}. The null consumer is \
+             lapin on one thread, prefetch 2000, an acknowledgement each"
+        ))
+    });
+    Ok(row.into_iter().collect())
+}
+
+async fn fleet(stage: &Stage) -> Result<Fleet> {
+    let mut plan = Plan::new(stage.master_amqp(), HOSTS, Wiring::Shared { connections: 2 });
+    plan.reachable = false;
+    plan.announce = false;
+    Fleet::start(plan).await
+}
+
+/// Puts [`ALL`] statuses into the master's queue, which nobody consumes; how many are in it then, with
+/// answers to the last master's ping.
+async fn fill(fleet: &Fleet, queue: &QueueWatch) -> Result<u64> {
+    let before = fleet.counts();
+    for _ in 0..EACH {
+        fleet.report_all();
+    }
+    let filled = fleet.until("the queue is filled", PATIENCE, |now| {
+        now.statuses >= before.statuses + ALL
+    });
+    filled.await?;
+    fleet.rest(PATIENCE).await?;
+    ensure!(
+        fleet.counts().unroutable == before.unroutable,
+        "statuses found no queue"
+    );
+    queue.until(|messages, _| u64::from(messages) >= ALL).await?;
+    Ok(queue.look().await?.0.into())
+}
+
+/// Statuses a second, from the first that is stored to the last; and how many went into one transaction.
+async fn drain_by_master(stage: &Stage, count: u64) -> Result<(f64, f64)> {
+    let master = stage.master("master").await?;
+    let mut client = master.client().await?;
+    let until = Instant::now() + PATIENCE;
+    let mut first = None;
+    let rate = loop {
+        let accepted = Master::accepted(&mut client).await?;
+        let (from, since) = *first.get_or_insert((accepted, Instant::now()));
+        if from == 0 {
+            first = None;
+        }
+        if accepted >= count {
+            break (accepted - from) as f64 / since.elapsed().as_secs_f64();
+        }
+        ensure!(
+            Instant::now() < until,
+            "{accepted} of {count} statuses: {}",
+            master.process.log()
+        );
+        sleep(Duration::from_millis(5)).await;
+    };
+    let batches = crate::stage::metric(&mut client, "bbmaster_batch_size_count").await?;
+    master.process.end().await?;
+    Ok((rate, count as f64 / batches.max(1) as f64))
+}

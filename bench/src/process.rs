@@ -1,0 +1,191 @@
+//! Programs under measurement: started, watched through /proc, ended.
+
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// A child process with its log; killed when dropped.
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// With a clean environment, as a unit would start it. What it prints goes to `log`.
+    pub fn start(program: &Path, arguments: &[String], log: &Path) -> Result<Self> {
+        let file = File::options().create(true).append(true).open(log)?;
+        let child = Command::new(program)
+            .args(arguments)
+            .env_clear()
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("starting {}: is it built?", program.display()))?;
+        Ok(Self {
+            child,
+            log: log.to_owned(),
+        })
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits for a line of its log that holds `text`; the rest of that line.
+    pub async fn says(&mut self, text: &str, limit: Duration) -> Result<String> {
+        let until = Instant::now() + limit;
+        loop {
+            let log = self.log();
+            if let Some((_, rest)) = log.split_once(text) {
+                let line = rest.lines().next().unwrap_or_default();
+                if rest.len() > line.len() {
+                    return Ok(line.to_owned());
+                }
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("ended with {status}: {log}");
+            }
+            ensure!(
+                Instant::now() < until,
+                "does not say {text:?} within {limit:?}: {log}"
+            );
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub async fn end(mut self) -> Result<()> {
+        let id = i32::try_from(self.child.id())
+            .ok()
+            .and_then(rustix::process::Pid::from_raw);
+        if let Some(id) = id {
+            rustix::process::kill_process(id, rustix::process::Signal::TERM)?;
+        }
+        let until = Instant::now() + Duration::from_secs(20);
+        while self.child.try_wait()?.is_none() {
+            ensure!(Instant::now() < until, "does not end on SIGTERM: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Memory of a process, in MiB.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Memory {
+    pub resident: f64,
+    pub anonymous: f64,
+    pub files: f64,
+    /// Most that was ever resident.
+    pub peak: f64,
+}
+
+pub fn memory(process: u32) -> Result<Memory> {
+    let path = format!("/proc/{process}/status");
+    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+    let mib = |name: &str| -> Result<f64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        let kib: f64 = number.with_context(|| format!("no {name} in {path}"))?.parse()?;
+        Ok(kib / 1024.0)
+    };
+    Ok(Memory {
+        resident: mib("VmRSS:")?,
+        anonymous: mib("RssAnon:")?,
+        files: mib("RssFile:")?,
+        peak: mib("VmHWM:")?,
+    })
+}
+
+/// Processor time that all threads of a process that are still there have used, in seconds: to the
+/// nanosecond, where /proc/PID/stat counts in hundredths of a second.
+pub fn cpu(process: u32) -> Result<f64> {
+    let mut nanoseconds = 0u64;
+    for task in fs::read_dir(format!("/proc/{process}/task"))? {
+        // A thread may end while this looks.
+        let text = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
+        nanoseconds += text
+            .split_whitespace()
+            .next()
+            .and_then(|n| n.parse::<u64>().ok())
+            .unwrap_or(0);
+    }
+    Ok(nanoseconds as f64 / 1e9)
+}
+
+/// Processor time of a process by /proc/PID/stat, ended threads included, in seconds.
+pub fn cpu_total(process: u32) -> Result<f64> {
+    let text = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    let after_name = text
+        .rsplit_once(')')
+        .map(|(_, rest)| rest)
+        .context("no stat line")?;
+    let fields: Vec<&str> = after_name.split_whitespace().collect();
+    let ticks = |field: usize| {
+        fields
+            .get(field)
+            .and_then(|n| n.parse::<f64>().ok())
+            .context("no time")
+    };
+    let per_second = rustix::param::clock_ticks_per_second() as f64;
+    Ok((ticks(11)? + ticks(12)?) / per_second)
+}
+
+/// Where the programs are that were built with this one.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    folder: PathBuf,
+}
+
+impl Programs {
+    pub fn new(folder: Option<PathBuf>) -> Result<Self> {
+        let own = std::env::current_exe()?;
+        let folder = match folder {
+            Some(folder) => folder,
+            None => own.parent().context("this program is in no folder")?.to_owned(),
+        };
+        Ok(Self { folder })
+    }
+
+    pub fn get(&self, name: &str) -> Result<PathBuf> {
+        let path = self.folder.join(name);
+        ensure!(
+            path.is_file(),
+            "no {}: build it (cargo build --release -p {name}), or name its folder by --programs",
+            path.display()
+        );
+        Ok(path)
+    }
+}
+
+/// The port of `listening on http://ADDRESS`.
+pub fn address(url: &str) -> Result<SocketAddr> {
+    // In a log of JSON lines, a quote ends it.
+    let address = url
+        .trim_start_matches("http://")
+        .split('"')
+        .next()
+        .unwrap_or_default()
+        .trim();
+    address.parse().with_context(|| format!("{url:?} is no address"))
+}

@@ -1,0 +1,188 @@
+//! What the benchmarks are played on: a private broker, masters on SQLite, links of the bench's own.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bus::amqp::{self, AmqpSettings, Login, Secret};
+use bus::{Link, LinkState, Queue};
+use harness::rabbitmq::RabbitMq;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::http::Client;
+use crate::process::{self, Process, Programs};
+
+/// For anything that is no measurement.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Of the master, and of what is measured beside it.
+pub const PREFETCH: u16 = 2000;
+pub const MASTER_QUEUE: &str = "bbmaster-q";
+
+/// One benchmark's own broker and folder: nothing is left of it.
+pub struct Stage {
+    pub broker: RabbitMq,
+    pub programs: Programs,
+    folder: TempDir,
+}
+
+impl Stage {
+    pub async fn new(programs: &Programs) -> Result<Self> {
+        Ok(Self {
+            broker: RabbitMq::start().await?,
+            programs: programs.clone(),
+            folder: TempDir::with_prefix("backbone-bench-")?,
+        })
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// As agents have it.
+    pub fn agent_amqp(&self) -> AmqpSettings {
+        AmqpSettings {
+            login: Some(Login {
+                username: RabbitMq::USER.into(),
+                password: Secret::new(RabbitMq::PASSWORD),
+            }),
+            ..AmqpSettings::new("127.0.0.1", self.broker.port())
+        }
+    }
+
+    /// As masters have it.
+    pub fn master_amqp(&self) -> AmqpSettings {
+        AmqpSettings {
+            frame_max: AmqpSettings::FRAME_MAX_LARGE,
+            ..self.agent_amqp()
+        }
+    }
+
+    /// A link of the bench's own in the master's place, consuming.
+    pub async fn link(&self, queue: Queue) -> Result<Link> {
+        let mut link = amqp::connect(self.master_amqp(), queue);
+        timeout(PATIENCE, link.state.wait_for(LinkState::is_up))
+            .await
+            .context("the broker does not let the bench in")??;
+        Ok(link)
+    }
+
+    pub async fn raw(&self) -> Result<lapin::Connection> {
+        raw_connection(self.broker.port()).await
+    }
+
+    /// The real master. Its database is in `folder`, and stays when it ends.
+    pub async fn master(&self, folder: &str) -> Result<Master> {
+        Master::start(self, &self.path(folder)).await
+    }
+}
+
+pub async fn raw_connection(port: u16) -> Result<lapin::Connection> {
+    let (user, password) = (RabbitMq::USER, RabbitMq::PASSWORD);
+    let url = format!("amqp://{user}:{password}@127.0.0.1:{port}/%2F?frame_max=131072&heartbeat=60");
+    Ok(lapin::Connection::connect(&url, lapin::ConnectionProperties::default()).await?)
+}
+
+/// The master's queue, seen from beside.
+pub struct QueueWatch {
+    channel: lapin::Channel,
+    _connection: lapin::Connection,
+}
+
+impl QueueWatch {
+    /// Makes the queue, and sees to its binding, as the master would.
+    pub async fn declare(stage: &Stage) -> Result<Self> {
+        drop(stage.link(Queue::of_master(MASTER_QUEUE, 1)).await?);
+        let watch = Self::beside(stage).await?;
+        watch.until(|_, consumers| consumers == 0).await?;
+        Ok(watch)
+    }
+
+    /// Of the queue that is there.
+    pub async fn beside(stage: &Stage) -> Result<Self> {
+        let connection = stage.raw().await?;
+        Ok(Self {
+            channel: connection.create_channel().await?,
+            _connection: connection,
+        })
+    }
+
+    /// Messages that nobody has been handed yet, and consumers.
+    pub async fn look(&self) -> Result<(u32, u32)> {
+        let passive = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let queue = self
+            .channel
+            .queue_declare(MASTER_QUEUE.into(), passive, FieldTable::default())
+            .await?;
+        Ok((queue.message_count(), queue.consumer_count()))
+    }
+
+    pub async fn until(&self, wanted: impl Fn(u32, u32) -> bool) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let (messages, consumers) = self.look().await?;
+            if wanted(messages, consumers) {
+                return Ok(());
+            }
+            anyhow::ensure!(
+                Instant::now() < until,
+                "the master's queue stays at {messages} messages, {consumers} consumers"
+            );
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// `bbmaster run` on SQLite.
+pub struct Master {
+    pub process: Process,
+    pub address: SocketAddr,
+}
+
+impl Master {
+    async fn start(stage: &Stage, folder: &Path) -> Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let mut arguments: Vec<String> = ["run", "--config", "/dev/null"].map(str::to_owned).into();
+        let mut set =
+            |key: &str, value: &str| arguments.extend(["--set".to_owned(), format!("{key}={value}")]);
+        set("bbmaster.listen", "127.0.0.1:0");
+        set("bbmaster.state_dir", &folder.to_string_lossy());
+        set("amqp.host", "127.0.0.1");
+        set("amqp.port", &stage.broker.port().to_string());
+        set("amqp.queue_name", MASTER_QUEUE);
+        set("amqp.prefetch", &PREFETCH.to_string());
+        let log = folder.join("log");
+        let _ = std::fs::remove_file(&log);
+        let mut process = Process::start(&stage.programs.get("bbmaster")?, &arguments, &log)?;
+        let url = process
+            .says("listening on ", PATIENCE)
+            .await
+            .context("the master")?;
+        let address = process::address(&url)?;
+        Ok(Self { process, address })
+    }
+
+    pub async fn client(&self) -> Result<Client> {
+        Client::connect(self.address).await
+    }
+
+    /// Statuses that are stored, since its start.
+    pub async fn accepted(client: &mut Client) -> Result<u64> {
+        metric(client, "bbmaster_statuses_total{result=\"accepted\"}").await
+    }
+}
+
+/// One number of `/metrics`; 0 where it is not there yet.
+pub async fn metric(client: &mut Client, name: &str) -> Result<u64> {
+    let text = String::from_utf8(client.get("/metrics").await?.body)?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    Ok(line
+        .and_then(|number| number.trim().parse::<f64>().ok())
+        .unwrap_or(0.0) as u64)
+}
