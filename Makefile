@@ -29,8 +29,9 @@ test-long: tools ## the sweeps in full: a fault at every system call of the agen
 		fault, hit[fault], missed[fault], wrong[fault], slowest[fault] }' $(COUNTS); exit $$ended
 
 bench: tools ## agent and master beside limits and peers, in release builds; ONLY='ping ingest' runs some, `make bench ONLY=--list` names them
-	@# One by one: built together, the agent would get the features that only the others ask for.
-	@for crate in hostagent bbmaster bench; do cargo build --release -p $$crate || exit; done
+	@# The agent by itself: built together with the others, it would get the features that only they ask for.
+	@cargo build --release -p hostagent
+	@cargo build --release -p bbmaster -p bench
 	@target/release/bench $(ONLY)
 
 lint: tools ## formatting, clippy, licences and sources of dependencies
