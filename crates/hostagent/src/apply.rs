@@ -24,11 +24,54 @@ pub struct Removal {
     pub package: String,
 }
 
+impl PackageWork {
+    /// What is left when those that failed are left alone.
+    fn without(&self, failures: &Failures) -> Self {
+        let open = |app: &AppName| !failures.contains_key(app);
+        let removals = self.removals.iter().filter(|removal| open(&removal.app));
+        let installs = self.installs.iter().filter(|staged| open(&staged.app));
+        Self {
+            removals: removals.cloned().collect(),
+            installs: installs.cloned().collect(),
+        }
+    }
+
+    fn whole(&self) -> Transaction {
+        Transaction {
+            install: self.installs.iter().map(|staged| staged.source.clone()).collect(),
+            remove: self
+                .removals
+                .iter()
+                .map(|removal| removal.package.clone())
+                .collect(),
+        }
+    }
+
+    /// By application: the phase in which it would fail, its package, and a transaction for it alone.
+    fn one_by_one(&self) -> impl Iterator<Item = (&AppName, Phase, &str, Transaction)> {
+        let removals = self.removals.iter().map(|removal| {
+            let transaction = Transaction {
+                install: Vec::new(),
+                remove: vec![removal.package.clone()],
+            };
+            (&removal.app, Phase::Remove, &*removal.package, transaction)
+        });
+        let installs = self.installs.iter().map(|staged| {
+            let transaction = Transaction {
+                install: vec![staged.source.clone()],
+                remove: Vec::new(),
+            };
+            (&staged.app, Phase::Install, staged.package(), transaction)
+        });
+        removals.chain(installs)
+    }
+}
+
 /// How a run of the package manager ended.
 #[derive(Debug)]
 pub enum PackagesEnd {
-    Done(Failures),
-    /// Someone else holds the package manager's lock; nothing was done.
+    Done,
+    /// Someone else holds the package manager's lock; what neither is done nor has failed is still to do.
     Locked(HostError),
 }
 
@@ -99,61 +142,54 @@ pub async fn stop_for_removal(host: &Host, steps: &[&Step]) {
 }
 
 /// All packages in one transaction; if that fails, application by application, so that one bad one does
-/// not hold back the others.
-pub async fn change_packages(host: &Host, work: &PackageWork) -> PackagesEnd {
-    let whole = Transaction {
-        install: work.installs.iter().map(|staged| staged.source.clone()).collect(),
-        remove: work
-            .removals
-            .iter()
-            .map(|removal| removal.package.clone())
-            .collect(),
-    };
-    let error = match host.packages.apply(&whole).await {
-        Ok(()) => return PackagesEnd::Done(Failures::new()),
-        Err(error) if error.category == Category::Locked => return PackagesEnd::Locked(error),
-        Err(error) => error,
-    };
-    let mut failures = Failures::new();
-    match (work.removals.as_slice(), work.installs.as_slice()) {
-        ([removal], []) => {
-            failures.insert(removal.app.clone(), Failure::new(Phase::Remove, error));
+/// not hold back the others. Those in `failures` are left alone, and those that fail now are added.
+///
+/// What hangs costs its deadline once: what is known to have hung is not run again.
+pub async fn change_packages(host: &Host, work: &PackageWork, failures: &mut Failures) -> PackagesEnd {
+    loop {
+        let open = work.without(failures);
+        let whole = open.whole();
+        if whole.is_empty() {
+            return PackagesEnd::Done;
         }
-        ([], [staged]) => {
-            failures.insert(staged.app.clone(), Failure::new(Phase::Install, error));
-        }
-        _ => {
-            tracing::warn!(%error, "the joint package transaction failed; going on application by application");
-            if let Err(locked) = change_packages_one_by_one(host, work, &mut failures).await {
-                return PackagesEnd::Locked(locked);
+        let error = match host.packages.apply(&whole).await {
+            Ok(()) => return PackagesEnd::Done,
+            Err(error) if error.category == Category::Locked => return PackagesEnd::Locked(error),
+            Err(error) => error,
+        };
+        let alone = open.removals.len() + open.installs.len() == 1;
+        let mut culprits = Vec::new();
+        for (app, phase, package, _) in open.one_by_one() {
+            if alone || (error.category == Category::Timeout && was_in_hand(host, package).await) {
+                culprits.push((app.clone(), Failure::new(phase, error.clone())));
             }
         }
+        if culprits.is_empty() {
+            tracing::warn!(%error, "the joint package transaction failed; going on application by application");
+            return change_packages_one_by_one(host, &open, failures).await;
+        }
+        failures.extend(culprits);
     }
-    PackagesEnd::Done(failures)
 }
 
-/// `Err`: the package manager's lock was taken meanwhile.
-async fn change_packages_one_by_one(
-    host: &Host,
-    work: &PackageWork,
-    failures: &mut Failures,
-) -> Result<(), HostError> {
-    let removals = work.removals.iter().map(|removal| {
-        let transaction = Transaction {
-            install: Vec::new(),
-            remove: vec![removal.package.clone()],
-        };
-        (&removal.app, Phase::Remove, transaction)
-    });
-    let installs = work.installs.iter().map(|staged| {
-        let transaction = Transaction {
-            install: vec![staged.source.clone()],
-            remove: Vec::new(),
-        };
-        (&staged.app, Phase::Install, transaction)
-    });
-    for (app, phase, transaction) in removals.chain(installs) {
-        if let Err(error) = host.packages.heal().await {
+/// Whether dpkg was at work on this very package when it was killed. (rpm's database does not tell.)
+async fn was_in_hand(host: &Host, package: &str) -> bool {
+    let Ok(packages) = host.packages.installed().await else {
+        return false;
+    };
+    let there = packages.get(package);
+    host.packages.family() == Family::Deb && there.is_some_and(|there| there.broken && !there.waits)
+}
+
+async fn change_packages_one_by_one(host: &Host, work: &PackageWork, failures: &mut Failures) -> PackagesEnd {
+    for (app, phase, _, transaction) in work.one_by_one() {
+        // To heal what dpkg left is to run scripts again; one that has hung would hang again.
+        let has_hung = failures
+            .values()
+            .any(|failure| failure.category == Category::Timeout);
+        if !(has_hung && host.packages.family() == Family::Deb)
+            && let Err(error) = host.packages.heal().await
+        {
             tracing::warn!(%error, "could not heal the package database between two packages");
         }
         if is_done(host, &transaction).await {
@@ -161,13 +197,13 @@ async fn change_packages_one_by_one(
         }
         match host.packages.apply(&transaction).await {
             Ok(()) => {}
-            Err(error) if error.category == Category::Locked => return Err(error),
+            Err(error) if error.category == Category::Locked => return PackagesEnd::Locked(error),
             Err(error) => {
                 failures.insert(app.clone(), Failure::new(phase, error));
             }
         }
     }
-    Ok(())
+    PackagesEnd::Done
 }
 
 /// Whether the joint attempt got this far already. Of an installation rpm's database does not tell: a package

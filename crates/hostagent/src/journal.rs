@@ -30,6 +30,16 @@ pub struct Journal {
     pub in_transaction: BTreeSet<AppName>,
 }
 
+impl Journal {
+    fn doom(&mut self, failed: &Failures) {
+        for (app, failure) in failed {
+            if let Some(entry) = self.entries.get_mut(app) {
+                entry.doomed.get_or_insert_with(|| failure.clone());
+            }
+        }
+    }
+}
+
 /// One application that is being changed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
@@ -40,6 +50,10 @@ pub struct Entry {
     /// Services that still ran the old version were started anew.
     #[serde(default)]
     pub restarted: bool,
+    /// The package of an application that was absent, if nothing of it was there, not even configuration files:
+    /// when it goes again, all of it goes.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub purge: Option<String>,
 }
 
 /// What an application was before it was changed.
@@ -193,13 +207,9 @@ impl JournalFile {
         Ok(())
     }
 
-    /// From now on there is no way for `app` but back. Durable when it returns.
-    pub fn doom(&mut self, app: &AppName, failure: &Failure) -> Result<(), StateFileError> {
-        self.change(|journal| {
-            if let Some(entry) = journal.entries.get_mut(app) {
-                entry.doomed.get_or_insert_with(|| failure.clone());
-            }
-        })
+    /// From now on there is no way for those that `failed` but back. Durable when it returns.
+    pub fn doom(&mut self, failed: &Failures) -> Result<(), StateFileError> {
+        self.change(|journal| journal.doom(failed))
     }
 
     /// `app` is back where it was, and a changed desired state is a new chance for it.
@@ -242,11 +252,7 @@ impl JournalFile {
     pub fn end_transaction(&mut self, failed: &Failures) -> Result<(), StateFileError> {
         self.change(|journal| {
             journal.in_transaction.clear();
-            for (app, failure) in failed {
-                if let Some(entry) = journal.entries.get_mut(app) {
-                    entry.doomed.get_or_insert_with(|| failure.clone());
-                }
-            }
+            journal.doom(failed);
         })
     }
 

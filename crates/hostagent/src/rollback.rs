@@ -6,15 +6,15 @@ use protocol::{AppName, Category, Phase};
 use crate::atomic_file;
 use crate::engine::Engine;
 use crate::failure::Failure;
-use crate::host::{Family, HostError, Packages, Source, Transaction};
-use crate::journal::{Before, SavedFile, Snapshot, WayBack};
+use crate::host::{Family, HostError, Source, Transaction};
+use crate::journal::{Before, Entry, SavedFile, Snapshot, WayBack};
 use crate::ledger::Desired;
 use crate::observe::{Freshness, ObservedApp};
 
 /// Brings `app` back. `Err`: it is not what it was; what stands in the way, and what to do.
-pub async fn roll_back(engine: &Engine, app: &AppName, before: &Before) -> Result<(), Failure> {
-    let result = match before {
-        Before::Absent => remove_again(engine, app).await,
+pub async fn roll_back(engine: &Engine, app: &AppName, entry: &Entry) -> Result<(), Failure> {
+    let result = match &entry.before {
+        Before::Absent => take_away(engine, app, entry.purge.as_deref()).await,
         Before::Installed(snapshot) => restore(engine, app, snapshot).await,
     };
     engine.observer.forget_config(app);
@@ -29,7 +29,19 @@ pub async fn roll_back(engine: &Engine, app: &AppName, before: &Before) -> Resul
     })
 }
 
-/// It was not there before.
+/// It was not there before. `purge`: nor were configuration files of this package.
+async fn take_away(engine: &Engine, app: &AppName, purge: Option<&str>) -> Result<(), HostError> {
+    remove_again(engine, app).await?;
+    let Some(package) = purge else {
+        return Ok(());
+    };
+    // The application is gone; its leftovers are no reason to say that it is not.
+    if let Err(error) = with_lock(|| engine.host.packages.purge(package)).await {
+        tracing::warn!(%app, %error, "configuration files that were not there before could not be deleted");
+    }
+    Ok(())
+}
+
 async fn remove_again(engine: &Engine, app: &AppName) -> Result<(), HostError> {
     let Some(there) = observe_app(engine, app).await? else {
         return Ok(());
@@ -56,6 +68,7 @@ async fn remove_again(engine: &Engine, app: &AppName) -> Result<(), HostError> {
 
 async fn restore(engine: &Engine, app: &AppName, snapshot: &Snapshot) -> Result<(), HostError> {
     let mut changed = restore_package(engine, app, snapshot).await?;
+    with_lock(|| engine.host.packages.keep(&snapshot.package)).await?;
     changed |= restore_files(&snapshot.files)?;
     changed |= restore_config(engine, app, snapshot).await?;
     restore_services(engine, app, snapshot, changed).await?;
@@ -114,7 +127,7 @@ async fn restore_package(engine: &Engine, app: &AppName, snapshot: &Snapshot) ->
 /// those scripts again that have just failed, or hung until their deadline.
 async fn change_package(engine: &Engine, transaction: &Transaction) -> Result<(), HostError> {
     let packages = &*engine.host.packages;
-    match apply_with_lock(packages, transaction).await {
+    match with_lock(|| packages.apply(transaction)).await {
         Ok(()) => {}
         Err(error) if error.category == Category::Timeout => return Err(error),
         Err(error) => {
@@ -122,17 +135,20 @@ async fn change_package(engine: &Engine, transaction: &Transaction) -> Result<()
             if let Err(error) = packages.heal().await {
                 tracing::warn!(%error, "could not heal half-installed packages");
             }
-            apply_with_lock(packages, transaction).await?;
+            with_lock(|| packages.apply(transaction)).await?;
         }
     }
     engine.host.services.reread_units().await
 }
 
 /// Waits as long as somebody else holds the package manager's lock.
-async fn apply_with_lock(packages: &dyn Packages, transaction: &Transaction) -> Result<(), HostError> {
+async fn with_lock<F>(change: impl Fn() -> F) -> Result<(), HostError>
+where
+    F: Future<Output = Result<(), HostError>>,
+{
     const LOCK_RETRY: std::time::Duration = std::time::Duration::from_secs(2);
     loop {
-        match packages.apply(transaction).await {
+        match change().await {
             Err(error) if error.category == Category::Locked => tokio::time::sleep(LOCK_RETRY).await,
             result => return result,
         }

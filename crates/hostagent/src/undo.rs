@@ -11,14 +11,16 @@ use crate::journal::{Before, Entry, SavedFile, SavedService, Snapshot, WayBack};
 use crate::ledger::Records;
 use crate::observe::Observed;
 use crate::plan::{Action, Step};
+use crate::stage::Staged;
 
-/// The journal's entries for every application that `steps` change. Fetches previous packages that are not
+/// The journal's entries for every application that `steps` change, with the packages that are `arriving`. Fetches previous packages that are not
 /// on the host any more, as long as there is a way.
 pub async fn entries(
     host: &Host,
     observed: &Observed,
     records: &Records,
     steps: &[&Step],
+    arriving: &[Staged],
     cancel: &Cancel,
 ) -> Result<Vec<(AppName, Entry)>, HostError> {
     let mut changed: BTreeMap<&AppName, bool> = BTreeMap::new();
@@ -28,8 +30,16 @@ pub async fn entries(
     }
     let mut entries = Vec::new();
     for (app, package_changes) in changed {
+        let mut purge = None;
         let before = match observed.apps.get(app) {
-            None => Before::Absent,
+            None => {
+                if let Some(staged) = arriving.iter().find(|staged| staged.app == *app)
+                    && host.packages.is_new_here(&staged.source).await?
+                {
+                    purge = Some(staged.package().to_owned());
+                }
+                Before::Absent
+            }
             Some(_) => Before::Installed(Box::new(
                 snapshot(host, observed, records, app, package_changes, cancel).await?,
             )),
@@ -40,6 +50,7 @@ pub async fn entries(
                 before,
                 doomed: None,
                 restarted: false,
+                purge,
             },
         ));
     }

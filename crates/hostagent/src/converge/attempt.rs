@@ -15,6 +15,7 @@ use crate::journal::JournalFile;
 use crate::ledger::Desired;
 use crate::observe::{Freshness, Observed};
 use crate::plan::{Plan, Stage, Step};
+use crate::stage::Staged;
 use crate::{bake, undo};
 
 pub(super) struct Attempt<'a> {
@@ -218,11 +219,12 @@ impl<'a> Attempt<'a> {
         &mut self,
         steps: &[&Step],
         observed: &Observed,
+        arriving: &[Staged],
         cancel: &Cancel,
     ) -> Result<(), End> {
         let engine = self.engine;
         let records = engine.ledger.records();
-        let entries = undo::entries(&engine.host, observed, &records, steps, cancel)
+        let entries = undo::entries(&engine.host, observed, &records, steps, arriving, cancel)
             .await
             .map_err(|error| stuck(Failure::new(Phase::Check, error)))?;
         self.journal.add(&self.desired.apps, entries).map_err(stuck)

@@ -20,13 +20,20 @@ impl Attempt<'_> {
             .iter()
             .map(|(app, entry)| (app.clone(), entry.doomed.clone()))
             .collect();
+        // First those that failed, by what they failed of; then those that are tied to them.
+        for (app, failure) in &doomed {
+            if let Some(failure) = failure
+                && !self.held.contains(app)
+            {
+                self.failures.insert(app.clone(), failure.clone());
+            }
+        }
         for (app, failure) in doomed {
             match failure {
-                Some(failure) if !self.held.contains(&app) => {
-                    if !same {
-                        self.stale.insert(app.clone());
-                    }
-                    self.failures.insert(app, failure);
+                Some(failure) if !self.held.contains(&app) && same => self.fail(&app, failure),
+                // What was tied to it then, and changed, was doomed with it.
+                Some(_) if !self.held.contains(&app) => {
+                    self.stale.insert(app);
                 }
                 None if same && crashes >= self.engine.max_crashes => {
                     let message = format!(
@@ -60,14 +67,16 @@ impl Attempt<'_> {
 
     /// Brings back every application that failed after it was changed.
     pub(super) async fn roll_back_failed(&mut self) -> Result<(), End> {
-        for (app, failure) in self.to_be_rolled_back() {
-            self.journal.doom(&app, &failure).map_err(stuck)?;
+        let failed = self.to_be_rolled_back();
+        // At once: killed between two that stand or fall together, the agent would let one of them stand.
+        self.journal.doom(&failed).map_err(stuck)?;
+        for (app, failure) in failed {
             let Some(entry) = self.journal.entry(&app).cloned() else {
                 continue;
             };
             self.converging(None, format!("rolling back {app}"));
             tracing::warn!(%app, "rolling back");
-            let failure = match rollback::roll_back(self.engine, &app, &entry.before).await {
+            let failure = match rollback::roll_back(self.engine, &app, &entry).await {
                 Ok(()) if self.stale.remove(&app) => {
                     self.failures.remove(&app);
                     self.journal.forget(&app).map_err(stuck)?;

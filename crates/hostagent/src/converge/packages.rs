@@ -8,7 +8,7 @@ use protocol::{AppName, Category, Phase};
 use super::attempt::Attempt;
 use super::{End, Interrupts, stuck};
 use crate::apply::{self, PackageWork, PackagesEnd, Removal};
-use crate::failure::Failure;
+use crate::failure::{Failure, Failures};
 use crate::host::{Cancel, HostError, Transaction};
 use crate::observe::Observed;
 use crate::plan::{Action, Step};
@@ -53,7 +53,7 @@ impl Attempt<'_> {
         if work.installs.is_empty() && work.removals.is_empty() {
             return Ok(());
         }
-        self.journal(&steps, observed, &cancel).await?;
+        self.journal(&steps, observed, &work.installs, &cancel).await?;
         apply::stop_for_removal(&self.engine.host, &steps).await;
         self.transact(&work, interrupts).await
     }
@@ -228,13 +228,14 @@ impl Attempt<'_> {
             .map_err(stuck)?;
         let apps = work.installs.iter().map(|staged| staged.app.clone()).collect();
         self.journal.begin_transaction(apps).map_err(stuck)?;
-        let failures = loop {
+        let mut failures = Failures::new();
+        loop {
             self.converging(None, detail.clone());
-            match apply::change_packages(&self.engine.host, work).await {
-                PackagesEnd::Done(failures) => break failures,
+            match apply::change_packages(&self.engine.host, work, &mut failures).await {
+                PackagesEnd::Done => break,
                 PackagesEnd::Locked(error) => self.wait_for_lock(&error, interrupts).await?,
             }
-        };
+        }
         for (app, failure) in failures {
             self.fail(&app, failure);
         }

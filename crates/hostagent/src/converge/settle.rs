@@ -21,7 +21,7 @@ impl Attempt<'_> {
         observed: &Arc<Observed>,
         interrupts: &Interrupts,
     ) -> Option<End> {
-        if let Err(end) = self.journal(steps, observed, &Cancel::default()).await {
+        if let Err(end) = self.journal(steps, observed, &[], &Cancel::default()).await {
             return Some(end);
         }
         for step in steps {

@@ -176,6 +176,7 @@ impl Packages for FakeHost {
                     version: file.version.clone(),
                     arch: "all".into(),
                     broken: false,
+                    waits: false,
                     is_application: false,
                 };
                 state.packages.insert(file.name.clone(), package);

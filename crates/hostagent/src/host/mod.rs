@@ -68,6 +68,8 @@ pub struct InstalledPackage {
     pub arch: String,
     /// Half-installed, half-configured, unpacked, or in the rpm database twice: must be healed.
     pub broken: bool,
+    /// Broken in nothing but that it waits to be configured: its turn never came.
+    pub waits: bool,
     /// Provides the virtual package `pf9app`.
     pub is_application: bool,
 }
@@ -137,6 +139,27 @@ pub trait Packages: Send + Sync {
     /// Installs, upgrades, downgrades and removes; returns when the package database shows it. A lock
     /// held by someone else is [`Category::Locked`]: nothing was done.
     async fn apply(&self, transaction: &Transaction) -> Result<(), HostError>;
+
+    /// Whether nothing of a package that is about to come is on this host: neither the package nor configuration
+    /// files of it. Only then may [`Self::purge`] take all of it away again.
+    async fn is_new_here(&self, source: &Source) -> Result<bool, HostError> {
+        let _ = source;
+        Ok(false)
+    }
+
+    /// Deletes the configuration files that the removal of `package` has left, where the package manager leaves any.
+    /// Does nothing to a package that is installed.
+    async fn purge(&self, package: &str) -> Result<(), HostError> {
+        let _ = package;
+        Ok(())
+    }
+
+    /// Takes back the note, where the package manager makes any, that an installed package is to go: a removal that
+    /// did not come to its end has left it.
+    async fn keep(&self, package: &str) -> Result<(), HostError> {
+        let _ = package;
+        Ok(())
+    }
 
     /// Absolute paths that an installed package ships, without the root.
     async fn shipped_files(&self, package: &str) -> Result<Vec<PathBuf>, HostError>;

@@ -14,7 +14,7 @@ use harness::http::HttpServer;
 use harness::packages::{Family, Moment, Package, Sandbox, example_app};
 use hostagent::agent::{Agent, Parts};
 use hostagent::host::packages::{self, Options};
-use hostagent::host::{self, HostError, InstalledPackages, PackageFile, Packages, Root, Transaction};
+use hostagent::host::{self, HostError, InstalledPackages, PackageFile, Packages, Root, Source, Transaction};
 use hostagent::journal::JournalFile;
 use hostagent::settings::{Settings, Sources};
 use protocol::{
@@ -508,6 +508,18 @@ impl Packages for Counted {
     async fn apply(&self, transaction: &Transaction) -> Result<(), HostError> {
         self.runs.fetch_add(1, Ordering::Relaxed);
         self.real.apply(transaction).await
+    }
+
+    async fn is_new_here(&self, source: &Source) -> Result<bool, HostError> {
+        self.real.is_new_here(source).await
+    }
+
+    async fn purge(&self, package: &str) -> Result<(), HostError> {
+        self.real.purge(package).await
+    }
+
+    async fn keep(&self, package: &str) -> Result<(), HostError> {
+        self.real.keep(package).await
     }
 
     async fn shipped_files(&self, package: &str) -> Result<Vec<PathBuf>, HostError> {

@@ -2,8 +2,9 @@
 
 use crate::failure::Failure;
 use crate::journal::{Before, Entry, Journal, JournalFile};
+use crate::ledger::Scope;
 use crate::state_file::StateFile;
-use protocol::{Apps, Phase};
+use protocol::{Apps, Phase, SetConfig};
 
 use super::*;
 
@@ -200,6 +201,7 @@ fn journal_of(desired: &Value, crashes: u32, doomed: Option<Failure>) -> Journal
                 before: Before::Absent,
                 doomed,
                 restarted: false,
+                purge: None,
             },
         )]
         .into(),
@@ -232,6 +234,88 @@ async fn a_rollback_that_was_cut_short_is_ended_after_the_restart() {
     assert_eq!(status["errors"][0]["rolled_back"], true);
     assert_eq!(package_versions(&driver), [""; 0]);
     driver.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_stands_or_falls_with_a_failed_one_is_left_alone_after_the_restart() {
+    let mut driver = with_a_at_1().await;
+    driver.agent.take().unwrap().stop().await;
+    let desired = json!({
+        "a": {"version": "1", "url": "http://fake/a-1-1.deb"},
+        "b": {"version": "1", "url": driver.fake.offer("b", "1-1"), "requires": ["a"]},
+        "c": {"version": "1", "url": driver.fake.offer("c", "1-1")},
+    });
+    let ledger = Ledger::open(driver.state_dir.path(), HostId::new(HOST).unwrap()).unwrap();
+    let message = SetConfig {
+        id: None,
+        generation: None,
+        only_if_plan: None,
+        apps: serde_json::from_value(desired.clone()).unwrap(),
+    };
+    ledger.accept(message, &Scope::Host).unwrap();
+    drop(ledger);
+    let failure = Failure {
+        phase: Phase::Health,
+        category: Category::Unhealthy,
+        message: "a did not stay up".into(),
+        rolled_back: false,
+    };
+    let Driver { fake, state_dir, .. } = driver;
+    let journal = journal_of(&desired, 0, Some(failure));
+    StateFile::new(JournalFile::path(state_dir.path()))
+        .store(&journal)
+        .unwrap();
+    let mut driver = Driver::start_with(fake, state_dir);
+    let status = last_said(&mut driver).await;
+    let errors: Vec<(&str, &str)> = status["errors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|error| (error["app"].as_str().unwrap(), error["message"].as_str().unwrap()))
+        .collect();
+    let tied = "b stands or falls with a (requires), which failed: a did not stay up";
+    assert_eq!(errors, [("a", "a did not stay up"), ("b", tied)]);
+    assert_eq!(package_versions(&driver), ["c 1-1"]);
+    driver.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_that_fall_together_are_doomed_together_before_the_first_goes_back() {
+    let mut driver = started().await;
+    let at = |driver: &Driver, version: &str| {
+        let url = |name: &str| driver.fake.offer(name, &format!("{version}-1"));
+        json!({
+            "a": {"version": version, "url": url("a")},
+            "b": {"version": version, "url": url("b"), "requires": ["a"]},
+        })
+    };
+    let apps = at(&driver, "1");
+    driver.set_config("m0", apps).await;
+    assert_eq!(driver.said(2).await, ["converging m0", "ok m0"]);
+    let apps = at(&driver, "2");
+    driver.set_config("m1", apps).await;
+    assert_eq!(driver.said(1).await, ["converging m1"]);
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    // The way back waits where the package manager begins with it.
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    driver.fake.with(|state| {
+        state.services.get_mut("a").unwrap().running = false;
+        state.gate = Some(gate.clone());
+    });
+    let journal = || -> Journal {
+        let file = StateFile::new(JournalFile::path(driver.state_dir.path()));
+        file.load().unwrap().unwrap()
+    };
+    while journal().entries.values().all(|entry| entry.doomed.is_none()) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(journal().entries.values().all(|entry| entry.doomed.is_some()));
+    gate.add_permits(100);
+    assert_eq!(
+        last_said(&mut driver).await["errors"].as_array().unwrap().len(),
+        2
+    );
+    assert_eq!(package_versions(&driver), ["a 1-1", "b 1-1"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,7 @@
 //! The processes that a child starts.
 
+use std::time::Duration;
+
 use rustix::process::{Pid, Signal};
 use tokio::process::Child;
 
@@ -18,20 +20,68 @@ impl Group {
     /// Kills the group, and those descendants that left it but still hang off it by parentage (apt runs
     /// dpkg in a session of its own). The child has not been reaped yet, or only just now, so its id
     /// cannot mean another process.
-    pub fn kill(&mut self) {
-        let Some(leader) = self.0.take() else { return };
+    pub fn kill(&mut self) -> Dying {
+        let Some(leader) = self.0.take() else {
+            return Dying(Vec::new());
+        };
+        let mut dying = members(leader);
         let descendants = descendants(leader);
         let _ = rustix::process::kill_process_group(leader, Signal::KILL);
         for process in descendants {
             let _ = rustix::process::kill_process(process, Signal::KILL);
+            dying.push(process);
         }
+        Dying(dying)
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        self.kill();
+        let _ = self.kill();
     }
+}
+
+/// Processes that were killed. Until they are dead they hold their locks.
+#[must_use]
+pub(super) struct Dying(Vec<Pid>);
+
+impl Dying {
+    /// Returns when all are dead. Cancel-safe.
+    pub async fn end(self) {
+        for process in self.0 {
+            while state(process).is_some_and(|state| state.process != 'Z' && state.process != 'X') {
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+    }
+}
+
+/// Between two looks at a dying process; the kernel tells nobody but its parent.
+const LOOK: Duration = Duration::from_millis(5);
+
+struct State {
+    /// As in proc(5): `Z`, a zombie, has let go of all it held.
+    process: char,
+    group: Option<Pid>,
+}
+
+/// `None`: there is no such process.
+fn state(process: Pid) -> Option<State> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // ID (NAME) STATE PARENT GROUP ...; a name may hold anything.
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    let process = fields.next()?.chars().next()?;
+    let group = fields.nth(1)?.parse().ok().and_then(Pid::from_raw);
+    Some(State { process, group })
+}
+
+/// All processes of a group, their parents alive or not.
+fn members(leader: Pid) -> Vec<Pid> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let processes = entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
+    processes
+        .filter(|process| state(*process).is_some_and(|state| state.group == Some(leader)))
+        .collect()
 }
 
 /// All living descendants of `process`, from `/proc`.

@@ -103,7 +103,7 @@ impl Command {
             End::Exited(exit) => {
                 match self.leftovers {
                     Leftovers::Leave => group.release(),
-                    Leftovers::Kill => group.kill(),
+                    Leftovers::Kill => drop(group.kill()),
                 }
                 let (stdout, stderr) = (stdout.into_bytes(), stderr.into_bytes());
                 Ok(Output {
@@ -114,9 +114,10 @@ impl Command {
                 })
             }
             failed => {
-                group.kill();
+                let dying = group.kill();
                 // Reaped here as a rule; else by the runtime, later.
-                let _ = tokio::time::timeout(AFTER_KILL, child.wait()).await;
+                let dead = async { tokio::join!(child.wait(), dying.end()) };
+                let _ = tokio::time::timeout(AFTER_KILL, dead).await;
                 Err(match failed {
                     End::Overflow => CommandError::TooMuchOutput {
                         command: command(),

@@ -74,6 +74,23 @@ async fn an_exit_code_is_an_error_that_says_what_and_why() {
 }
 
 #[tokio::test]
+async fn at_its_deadline_it_is_dead_with_all_it_started_before_anything_else_is_done() {
+    // One whose parent is gone, one whose parent is not, and one in a session of its own.
+    let one = "sh -c 'echo $$; exec sleep 600'";
+    let script = format!("({one} &); {one} & setsid {one} & sleep 600");
+    let command = shell(&script).deadline(Duration::from_secs(2));
+    let Err(CommandError::TimedOut { output, .. }) = command.run().await else {
+        panic!("it ended in time");
+    };
+    let processes: Vec<&str> = output.split(" | ").collect();
+    assert_eq!(processes.len(), 3, "{output}");
+    for process in processes {
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+    }
+}
+
+#[tokio::test]
 async fn a_missing_program_is_named() {
     let error = Command::new("/no/such/hook").run().await.unwrap_err();
     assert!(

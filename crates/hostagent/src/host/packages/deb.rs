@@ -14,12 +14,13 @@ use super::runs::{ask, run, run_in_turn};
 use super::{
     ROOT_VARIABLE, check_name, check_path, check_words, describe, newest_satisfying, no_repositories,
 };
-use crate::host::command::{Command, Exit, Overflow, last_lines};
+use crate::host::command::{Command, Overflow};
 use crate::host::{Family, HostError, InstalledPackages, PackageFile, Packages, Root, Source, Transaction};
 
 mod apt;
 mod archive;
 mod database;
+mod package_file;
 
 use apt::{madison_versions, unasked_removals};
 use database::{Breakage, Database};
@@ -199,6 +200,22 @@ impl Deb {
         }
     }
 
+    /// Beside its own work apt configures every package that is not: it would run the script again that has just
+    /// hung or failed for another application, and fail for it. dpkg keeps to what it is told, where it can do it.
+    async fn dpkg_is_to_do(&self, transaction: &Transaction) -> Result<bool, HostError> {
+        let (database, _) = self.database()?;
+        let installs = transaction.install.iter().map(|source| match source {
+            Source::File(file) => &file.name,
+            Source::Repository { name, .. } => name,
+        });
+        let ours: Vec<&String> = installs.chain(&transaction.remove).collect();
+        if database.broken.keys().all(|name| ours.contains(&name)) || local_files(transaction).is_err() {
+            return Ok(false);
+        }
+        let doing = format!("dry run of {}", describe(transaction));
+        Ok(self.run_dpkg(transaction, &["--no-act"], &doing).await.is_ok())
+    }
+
     async fn native_arch(&self) -> Result<&String, HostError> {
         let dpkg = Command::new("dpkg")
             .arg("--print-architecture")
@@ -220,50 +237,18 @@ impl Packages for Deb {
 
     async fn inspect(&self, file: &Path) -> Result<PackageFile, HostError> {
         check_path(file)?;
-        archive::check_whole(file).map_err(|why| {
-            HostError::new(
-                Category::Verification,
-                format!("{} is no Debian package: {why}", file.display()),
-            )
-        })?;
-        let format = "${Package}\n${Version}\n${Architecture}\n${Installed-Size}\n";
-        let dpkg_deb = Command::new("dpkg-deb")
-            .arg(format!("--showformat={format}"))
-            .args(["--show", "--"]);
-        let dpkg_deb = dpkg_deb.arg(file).deadline(QUERY_DEADLINE);
-        let output = dpkg_deb.run_any_exit().await.map_err(HostError::from)?;
-        let not_usable = |why: &str| {
-            HostError::new(
-                Category::Verification,
-                format!("{} is no Debian package: {why}", file.display()),
-            )
-        };
-        if let Exit::Signal(_) = output.exit {
-            return Err(HostError::new(
-                Category::Host,
-                dpkg_deb.failure(&output).to_string(),
-            ));
-        }
-        if !output.success() {
-            return Err(not_usable(&last_lines(&output.stderr_text())));
-        }
-        let text = output.stdout_text();
-        let mut fields = text.lines();
-        let mut field = || fields.next().unwrap_or_default().to_owned();
-        let (name, version, arch, size) = (field(), field(), field(), field());
-        check_name(&name).map_err(|error| not_usable(&error.message))?;
-        super::check_version(&version).map_err(|error| not_usable(&error.message))?;
+        let said = package_file::read(file).await?;
+        let arch = said.arch;
         let foreign = fs::read_to_string(self.admin.join("arch")).unwrap_or_default();
         let arch_fits =
             arch == "all" || arch == *self.native_arch().await? || foreign.lines().any(|other| other == arch);
-        let installed_size = size.parse::<u64>().unwrap_or(0).saturating_mul(1024);
         Ok(PackageFile {
             path: file.to_owned(),
-            name,
-            version,
+            name: said.name,
+            version: said.version,
             arch,
             arch_fits,
-            installed_size,
+            installed_size: said.installed_size,
         })
     }
 
@@ -302,6 +287,11 @@ impl Packages for Deb {
             match run(dpkg, "healing the package database").await {
                 Ok(_) => {}
                 Err(locked) if locked.category == Category::Locked => return Err(locked),
+                // What hangs would hang again, for another deadline.
+                Err(error) if error.category == Category::Timeout => {
+                    tracing::warn!(%error, "a package stays broken, and others that wait may stay so with it");
+                    return Ok(());
+                }
                 // What stays broken shows in the database; it must not hold back the other packages.
                 Err(error) => tracing::warn!(%error, "a package stays broken"),
             }
@@ -335,6 +325,9 @@ impl Packages for Deb {
         let doing = describe(&transaction);
         match self.root.is_host() {
             _ if transaction.is_empty() => {}
+            true if self.dpkg_is_to_do(&transaction).await? => {
+                self.run_dpkg(&transaction, &[], &doing).await?
+            }
             false => self.run_dpkg(&transaction, &[], &doing).await?,
             true => {
                 if !transaction.remove.is_empty() {
@@ -345,6 +338,42 @@ impl Packages for Deb {
             }
         }
         super::check_outcome(&transaction, &*self.installed().await?)
+    }
+
+    async fn is_new_here(&self, source: &Source) -> Result<bool, HostError> {
+        // Of what apt has yet to fetch nobody knows which files it would bring.
+        let Source::File(file) = source else {
+            return Ok(false);
+        };
+        let (database, installed) = self.database()?;
+        if installed.contains_key(&file.name) || database.remains.contains(&file.name) {
+            return Ok(false);
+        }
+        let conffiles = package_file::conffiles(&file.path).await?;
+        Ok(!conffiles.iter().any(|path| self.root.join(path).exists()))
+    }
+
+    async fn purge(&self, package: &str) -> Result<(), HostError> {
+        check_name(package)?;
+        if !self.database()?.0.remains.contains(package) {
+            return Ok(());
+        }
+        let purge = self.dpkg().args(["--purge", "--", package]);
+        run(purge, &format!("purging {package}")).await.map(|_| ())
+    }
+
+    async fn keep(&self, package: &str) -> Result<(), HostError> {
+        check_name(package)?;
+        if !self.database()?.0.unwanted.contains(package) {
+            return Ok(());
+        }
+        let select = self
+            .dpkg()
+            .arg("--set-selections")
+            .stdin(format!("{package} install\n"));
+        run(select, &format!("noting that {package} stays"))
+            .await
+            .map(|_| ())
     }
 
     async fn shipped_files(&self, package: &str) -> Result<Vec<PathBuf>, HostError> {

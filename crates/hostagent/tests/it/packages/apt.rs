@@ -221,6 +221,11 @@ async fn inside() {
     let script = std::fs::read_to_string("/tmp/script").unwrap();
     until("the end of the script", || !is_alive(&script)).await;
     assert_eq!(host.version("hanging").await.as_deref(), Some("1-1 broken"));
+    // Beside one that hangs, others come and go.
+    hasty.apply(&["solo_1-1"], &[]).await.unwrap();
+    hasty.apply(&[], &["solo"]).await.unwrap();
+    hasty.apply(&["solo_1-1"], &[]).await.unwrap();
+    assert_eq!(host.version("hanging").await.as_deref(), Some("1-1 broken"));
     std::fs::write("/tmp/gate", "").unwrap();
     host.packages.heal().await.unwrap();
     assert_eq!(host.version("hanging").await.as_deref(), Some("1-1"));

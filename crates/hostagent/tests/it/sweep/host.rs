@@ -265,18 +265,12 @@ impl SweptHost {
         let Some(web) = web else {
             return match (packages.as_slice(), loaded) {
                 ([], None) => Ok(()),
-                ([one], None) if one.starts_with("web rc ") => Ok(()),
+                // A removal keeps configuration files; the way back from an installation does not.
+                ([one], None) if one.starts_with("web rc ") && self.case == Case::Remove => Ok(()),
                 other => Err(format!("not removed: {other:?}")),
             };
         };
-        // `ri`: whole; that it was asked to go stays noted when it did not.
-        if ![
-            format!("web ii {}-1", web.version),
-            format!("web ri {}-1", web.version),
-        ]
-        .iter()
-        .any(|whole| packages == [whole.as_str()])
-        {
+        if packages != [format!("web ii {}-1", web.version)] {
             return Err(format!("packages are {packages:?}, not web {}", web.version));
         }
         for (path, content) in shipped(web.version) {

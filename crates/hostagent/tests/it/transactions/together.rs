@@ -5,6 +5,7 @@ use super::*;
 for_both_families![
     the_good_one_stays_when_the_bad_one_falls_back,
     those_that_require_each_other_fall_back_together,
+    each_that_hangs_costs_its_deadline_and_no_more,
 ];
 
 /// `app` and `other`, both at 1.0 and running.
@@ -77,5 +78,48 @@ async fn those_that_require_each_other_fall_back_together(family: Family) {
         .loaded("other", "1.0\n{\"other\":{\"greeting\":\"old\"}}")
         .await;
     assert!(!world.has_journal());
+    world.assert_held().await;
+}
+
+// FAULTS 35.
+async fn each_that_hangs_costs_its_deadline_and_no_more(family: Family) {
+    let mut world = with_two_at_1(family).await;
+    let third = json!({"third": world.desired(&example_app("third", "1.0"), "old")});
+    world
+        .restart_agent(Run {
+            deadline: Duration::from_secs(4),
+            ..Run::default()
+        })
+        .await;
+    let hanging = |name: &str| {
+        let script = format!("echo {name} >> \"$ROOT/tmp/hung\"; sleep 600");
+        example_app(name, "2.0").script(Moment::AfterInstall, &script)
+    };
+    let mut apps = json!({
+        "app": world.desired(&hanging("app"), "new"),
+        "other": world.desired(&hanging("other"), "new"),
+    });
+    apps["third"] = third["third"].clone();
+    let status = world.fail_at(apps).await;
+    let errors: Vec<_> = status
+        .errors
+        .iter()
+        .map(|error| {
+            let app = error.app.as_ref().map(|app| app.as_str());
+            (app, error.phase, error.category, error.rolled_back)
+        })
+        .collect();
+    let expected = ["app", "other"].map(|app| (Some(app), Phase::Install, Category::Timeout, true));
+    assert_eq!(errors, expected, "{:#?}", status.errors);
+    assert_eq!(world.database(), ["app 1.0-1", "other 1.0-1", "third 1.0-1"]);
+    assert!(app(&status, "third").running);
+    let hung = world.read("/tmp/hung");
+    let mut hung: Vec<&str> = hung.lines().collect();
+    hung.sort_unstable();
+    match family {
+        Family::Deb => assert_eq!(hung, ["app", "other"]),
+        // rpm's database does not tell which of them hung: once together, then each by itself.
+        Family::Rpm => assert_eq!(hung.len(), 3, "{hung:?}"),
+    }
     world.assert_held().await;
 }

@@ -61,7 +61,7 @@ async fn without_a_way_back_the_plan_and_the_failure_say_so(family: Family) {
         .await
         .unwrap();
     let install = Transaction {
-        install: vec![host::Source::File(foreign)],
+        install: vec![Source::File(foreign)],
         remove: Vec::new(),
     };
     world.packages.apply(&install).await.unwrap();
@@ -99,4 +99,71 @@ async fn without_a_way_back_the_plan_and_the_failure_say_so(family: Family) {
     let good = json!({"app": world.desired(&example_app("app", "3.0"), "new")});
     world.reach(good).await;
     assert_eq!(world.database(), ["app 3.0-1"]);
+}
+
+/// What dpkg says of a package: what is wanted of it, and what it is.
+fn selection(world: &World, package: &str) -> String {
+    let output = Command::new("dpkg-query")
+        .arg(format!(
+            "--admindir={}/var/lib/dpkg",
+            world.sandbox.root().display()
+        ))
+        .args(["--show", "--showformat=${Status}", package])
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn with_conffile(package: Package) -> Package {
+    package.conffile("/etc/app.conf", "shipped\n")
+}
+
+#[tokio::test]
+async fn of_a_new_application_that_fails_dpkg_keeps_nothing() {
+    let mut world = World::new(Family::Deb).await;
+    let apps = json!({"app": world.desired(&with_conffile(unconfigurable("app", "1.0")), "new")});
+    let status = world.fail_at(apps).await;
+    assert!(only_error(&status).rolled_back);
+    assert!(!world.sandbox.join("/etc/app.conf").exists());
+    assert_eq!(selection(&world, "app"), "");
+}
+
+#[tokio::test]
+async fn configuration_files_that_were_there_before_outlive_a_failed_installation() {
+    // Kept by dpkg when the application was removed.
+    let mut world = World::new(Family::Deb).await;
+    let apps = json!({"app": world.desired(&with_conffile(example_app("app", "1.0")), "old")});
+    world.reach(apps).await;
+    std::fs::write(world.sandbox.join("/etc/app.conf"), "mine\n").unwrap();
+    world.reach(json!({})).await;
+    assert_eq!(selection(&world, "app"), "deinstall ok config-files");
+    let bad = with_conffile(unconfigurable("app", "1.1"));
+    let apps = json!({"app": world.desired(&bad, "new")});
+    world.fail_at(apps).await;
+    assert_eq!(world.read("/etc/app.conf"), "mine\n");
+    assert_eq!(selection(&world, "app"), "deinstall ok config-files");
+
+    // Written by the administrator before the first installation.
+    let mut world = World::new(Family::Deb).await;
+    std::fs::write(world.sandbox.join("/etc/app.conf"), "mine\n").unwrap();
+    let apps = json!({"app": world.desired(&bad, "new")});
+    world.fail_at(apps).await;
+    assert_eq!(world.read("/etc/app.conf"), "mine\n");
+}
+
+#[tokio::test]
+async fn after_a_removal_that_failed_dpkg_wants_the_package_again() {
+    let mut world = World::new(Family::Deb).await;
+    let stubborn = example_app("app", "1.0").script(Moment::BeforeRemove, "echo 'still in use' >&2; exit 1");
+    let apps = json!({"app": world.desired(&stubborn, "old")});
+    world.reach(apps).await;
+    let status = world.fail_at(json!({})).await;
+    let error = only_error(&status);
+    assert_eq!(
+        (error.phase, error.rolled_back),
+        (Phase::Remove, true),
+        "{error:?}"
+    );
+    assert_eq!(selection(&world, "app"), "install ok installed");
+    world.assert_at_1().await;
 }

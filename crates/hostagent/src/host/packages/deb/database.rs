@@ -1,7 +1,7 @@
 //! dpkg's database of installed packages, read without dpkg: `status`, and the journal `updates/` that
 //! dpkg merges into it when it ends. Format: deb822(5), dpkg-query(1).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -25,6 +25,10 @@ pub enum Breakage {
 pub struct Database {
     pub packages: InstalledPackages,
     pub broken: BTreeMap<String, Breakage>,
+    /// Removed, but for their configuration files.
+    pub remains: BTreeSet<String>,
+    /// Installed, and noted as to be removed.
+    pub unwanted: BTreeSet<String>,
     /// dpkg did not end in order (or is at work just now).
     pub interrupted: bool,
 }
@@ -151,9 +155,11 @@ fn merge(paragraph: &Paragraph, database: &mut Database) {
     let other_arch = database.packages.get(&name).filter(|other| other.arch != arch);
     let other_counts = other_arch.map(|other| other.broken);
     // WANT FLAG STATE
-    let mut words = paragraph.status.split(|byte| *byte == b' ').skip(1);
+    let mut words = paragraph.status.split(|byte| *byte == b' ');
+    let is_wanted = !matches!(words.next(), Some(b"deinstall" | b"purge"));
     let reinstall = words.next() == Some(b"reinstreq");
-    let breakage = match words.next().unwrap_or_default() {
+    let state = words.next().unwrap_or_default();
+    let breakage = match state {
         b"installed" | b"triggers-pending" | b"triggers-awaited" if !reinstall => None,
         b"unpacked" if !reinstall => Some(Breakage::Unpacked),
         b"half-configured" if !reinstall => Some(Breakage::HalfConfigured),
@@ -162,6 +168,11 @@ fn merge(paragraph: &Paragraph, database: &mut Database) {
         b"config-files" | b"not-installed" | b"" => {
             database.packages.remove(&name);
             database.broken.remove(&name);
+            database.unwanted.remove(&name);
+            match state {
+                b"config-files" => database.remains.insert(name),
+                _ => database.remains.remove(&name),
+            };
             return;
         }
         _ => Some(Breakage::HalfInstalled),
@@ -169,6 +180,11 @@ fn merge(paragraph: &Paragraph, database: &mut Database) {
     if breakage.is_none() && other_counts == Some(true) {
         return;
     }
+    database.remains.remove(&name);
+    match is_wanted {
+        true => database.unwanted.remove(&name),
+        false => database.unwanted.insert(name.clone()),
+    };
     match breakage {
         Some(breakage) => database.broken.insert(name.clone(), breakage),
         None => database.broken.remove(&name),
@@ -177,6 +193,7 @@ fn merge(paragraph: &Paragraph, database: &mut Database) {
         version: text(&paragraph.version),
         arch,
         broken: breakage.is_some(),
+        waits: breakage == Some(Breakage::Unpacked),
         is_application: names_in(&paragraph.provides).any(|name| name == APPLICATION_MARK.as_bytes()),
     };
     database.packages.insert(name, package);
@@ -282,6 +299,35 @@ mod tests {
             assert_eq!(package.is_application, expected, "{line}");
             assert_eq!((&*package.version, &*package.arch), ("1", "all"));
         }
+    }
+
+    #[test]
+    fn what_a_removal_has_left_is_told_apart() {
+        let paragraph =
+            |status: &str| format!("Package: app\nStatus: {status}\nVersion: 1\nArchitecture: all\n\n");
+        let table = [
+            ("install ok installed", (true, false, false)),
+            ("hold ok installed", (true, false, false)),
+            ("deinstall ok installed", (true, false, true)),
+            ("purge ok installed", (true, false, true)),
+            ("deinstall ok config-files", (false, true, false)),
+            ("install ok config-files", (false, true, false)),
+            ("purge ok not-installed", (false, false, false)),
+        ];
+        // Whatever dpkg's journal says later, overrides.
+        for (earlier, _) in table {
+            for (status, expected) in table {
+                let database = scanned(paragraph(earlier) + &paragraph(status));
+                let found = (
+                    database.packages.contains_key("app"),
+                    database.remains.contains("app"),
+                    database.unwanted.contains("app"),
+                );
+                assert_eq!(found, expected, "{earlier}, then {status}");
+            }
+        }
+        assert!(scanned(paragraph("install ok unpacked")).packages["app"].waits);
+        assert!(!scanned(paragraph("install ok half-configured")).packages["app"].waits);
     }
 
     #[test]

@@ -51,6 +51,7 @@ pub fn parse(entries: &str, applications: &str) -> Database {
             version: without_zero_epoch(version).to_owned(),
             arch: arch.to_owned(),
             broken: !superseded.is_empty(),
+            waits: false,
             is_application: applications.contains(name),
         };
         database

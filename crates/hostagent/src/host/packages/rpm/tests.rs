@@ -14,6 +14,7 @@ fn dnf_and_yum_get_as_few_runs_as_they_can_do_with() {
         version: version.into(),
         arch: "noarch".into(),
         broken: false,
+        waits: false,
         is_application: true,
     };
     let installed = InstalledPackages::from([
