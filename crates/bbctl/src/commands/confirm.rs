@@ -1,0 +1,53 @@
+//! What takes something away asks first.
+
+use std::io::{self, BufRead, Write};
+
+use protocol::Apps;
+
+use super::UsageError;
+use crate::output::{Terminal, clean};
+
+/// Goes on if `yes` was given on the command line, or is typed; an error if there is nobody to ask, or they say no.
+pub fn confirm(what: &str, yes: bool, terminal: Terminal) -> anyhow::Result<()> {
+    if yes {
+        return Ok(());
+    }
+    if !terminal.can_ask {
+        return Err(UsageError(format!("{what} If that is meant, say so: --yes")).into());
+    }
+    let mut stderr = io::stderr();
+    write!(stderr, "{what} Go on? [y/N] ")?;
+    stderr.flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    match answer.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => anyhow::bail!("nothing was changed"),
+    }
+}
+
+/// Asks where a new desired state would leave a host without any application.
+pub fn confirm_emptying(
+    id: &protocol::HostId,
+    before: Option<&Apps>,
+    after: &Apps,
+    yes: bool,
+    terminal: Terminal,
+) -> anyhow::Result<()> {
+    if !after.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = before
+        .into_iter()
+        .flatten()
+        .map(|(name, _)| clean(name.as_str()))
+        .collect();
+    let what = match names.is_empty() {
+        true => format!("{{}} removes every managed application from {id}."),
+        false => format!(
+            "{{}} removes every managed application from {id}: {}.",
+            names.join(", ")
+        ),
+    };
+    confirm(&what, yes, terminal)
+}

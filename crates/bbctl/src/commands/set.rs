@@ -1,0 +1,217 @@
+//! `bbctl set`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{anyhow, bail};
+use clap::Args;
+use protocol::rest::{DesiredApps, PlanAnswer, PutQuery};
+use protocol::{Apps, HostId};
+
+use super::confirm::confirm_emptying;
+use super::{Context, Exit, UsageError, host_id, wait};
+use crate::client::{Client, ClientError};
+use crate::desired::{self, Source};
+use crate::output::{Format, Paint, Style, clean, clean_lines, for_programs, print};
+
+#[derive(Debug, Args)]
+pub struct Set {
+    #[arg(value_name = "HOST", value_parser = host_id)]
+    id: HostId,
+    /// JSON or YAML: applications, or a whole set_config; - is standard input.
+    #[arg(short, long, value_name = "FILE")]
+    file: PathBuf,
+    /// Only ask the host what it would do.
+    #[arg(long, conflicts_with_all = ["wait", "if_generation", "only_if_plan"])]
+    dry_run: bool,
+    /// Format of a dry run's output.
+    #[arg(short, long, value_enum, default_value = "table", requires = "dry_run")]
+    output: Format,
+    #[command(flatten)]
+    wait: WaitArgs,
+    /// Only if this is still the generation (as `get` shows it), so that nobody else's change is lost.
+    #[arg(long, value_name = "N")]
+    if_generation: Option<u64>,
+    /// Only if the host would still do just what a dry run said: the hash of its plan. Else it refuses, and says so.
+    #[arg(long, value_name = "HASH", value_parser = plan_hash)]
+    only_if_plan: Option<String>,
+    /// Do not ask, not even where it removes everything.
+    #[arg(short, long)]
+    yes: bool,
+}
+
+fn plan_hash(text: &str) -> Result<String, String> {
+    match protocol::is_plan_hash(text) {
+        true => Ok(text.to_owned()),
+        false => Err("6 to 64 digits of 0-9 and a-f are needed, as a dry run prints them".to_owned()),
+    }
+}
+
+/// Whether to see the host through.
+#[derive(Debug, Clone, Args)]
+pub struct WaitArgs {
+    /// Wait until the host is as desired; exit code 3 where it does not get there.
+    #[arg(short, long)]
+    wait: bool,
+    /// Longest wait (10m, 90s).
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration, requires = "wait")]
+    timeout: Duration,
+}
+
+impl WaitArgs {
+    /// Sees the host through, if that was asked.
+    pub fn after(&self, context: &Context, id: &HostId, set: &DesiredApps) -> anyhow::Result<Exit> {
+        match self.wait {
+            true => wait::until_converged(context, id, set, self.timeout),
+            false => Ok(Exit::Ok),
+        }
+    }
+}
+
+impl Set {
+    pub(super) fn execute(&self, context: &Context) -> anyhow::Result<Exit> {
+        let desired = desired::read(&self.file)?;
+        if self.dry_run {
+            return self.dry_run(context, &desired.apps, &desired.source);
+        }
+        let before = context.client.desired(&self.id)?;
+        let apps_before = before.as_ref().map(|before| &before.apps);
+        if self.yes || self.file.as_os_str() != "-" {
+            confirm_emptying(&self.id, apps_before, &desired.apps, self.yes, context.terminal)?;
+        } else if desired.apps.is_empty() {
+            // What we would ask for was read as the file.
+            return Err(UsageError(format!(
+                "{{}} removes every managed application from {}: --yes",
+                self.id
+            ))
+            .into());
+        }
+        let query = PutQuery {
+            dry_run: false,
+            only_if_plan: self.only_if_plan.clone(),
+        };
+        let set = put(
+            &context.client,
+            &self.id,
+            &desired.apps,
+            &query,
+            self.if_generation,
+            &desired.source,
+        )?;
+        print(&outcome(&self.id, before.as_ref(), &set))?;
+        self.wait.after(context, &self.id, &set)
+    }
+
+    fn dry_run(&self, context: &Context, apps: &Apps, source: &Source) -> anyhow::Result<Exit> {
+        let plan = context
+            .client
+            .plan(&self.id, apps)
+            .map_err(|error| at_its_place(error, source))?;
+        let text = for_programs(self.output, &plan)?;
+        if let Some(error) = plan.error.as_deref().filter(|_| text.is_none()) {
+            bail!(
+                "{} could not look at itself: {}",
+                self.id,
+                clean_lines(error, "    ")
+            );
+        }
+        let command = format!("bbctl set {} -f {}", self.id, self.file.display());
+        print(&text.unwrap_or_else(|| plan_in_words(&plan, &command, context.terminal.paint)))?;
+        Ok(match (plan.faults.is_empty(), plan.error) {
+            (true, None) => Exit::Ok,
+            (false, None) => Exit::NotConverged,
+            (_, Some(_)) => Exit::Failed,
+        })
+    }
+}
+
+/// A PUT; what the master finds wrong in the file is said with its place there.
+pub fn put(
+    client: &Client,
+    id: &HostId,
+    apps: &Apps,
+    query: &PutQuery,
+    if_generation: Option<u64>,
+    source: &Source,
+) -> anyhow::Result<DesiredApps> {
+    client
+        .set(id, apps, query, if_generation)
+        .map_err(|error| at_its_place(error, source))
+}
+
+fn at_its_place(error: ClientError, source: &Source) -> anyhow::Error {
+    match &error {
+        ClientError::Refused { problem, .. } => match (&problem.path, &problem.detail) {
+            (Some(path), Some(detail)) if path.starts_with('$') => {
+                anyhow!("{}: {path}: {detail}", source.place(path))
+            }
+            _ => error.into(),
+        },
+        _ => error.into(),
+    }
+}
+
+/// What a PUT has changed, in a line for each application.
+pub fn outcome(id: &HostId, before: Option<&DesiredApps>, set: &DesiredApps) -> String {
+    let generation = set.generation;
+    if before.is_some_and(|before| before.generation == generation) {
+        return format!("{id}: this is what is desired already; generation {generation} stays\n");
+    }
+    let none = Apps::new();
+    let before = before.map_or(&none, |before| &before.apps);
+    let mut text = format!("{id}: desired, generation {generation}\n");
+    for (name, spec) in &set.apps {
+        match before.get(name) {
+            None => text.push_str(&format!("  + {name} {}\n", spec.version)),
+            Some(was) if was.version != spec.version => {
+                text.push_str(&format!("  ~ {name} {} -> {}\n", was.version, spec.version));
+            }
+            Some(was) if was != spec => text.push_str(&format!("  ~ {name}\n")),
+            Some(_) => {}
+        }
+    }
+    for name in before.keys().filter(|name| !set.apps.contains_key(*name)) {
+        text.push_str(&format!("  - {name}\n"));
+    }
+    text
+}
+
+/// The plan as `hostagent plan` shows it.
+fn plan_in_words(plan: &PlanAnswer, command: &str, paint: Paint) -> String {
+    let mut text = String::new();
+    for step in &plan.steps {
+        let (sign, style) = match step.action.as_str() {
+            "install" => ('+', Style::Good),
+            "remove" => ('-', Style::Bad),
+            _ => ('~', Style::Busy),
+        };
+        let line = format!("{sign} {}: {}", step.app, clean_lines(&step.text, "    "));
+        text.push_str(&paint.paint(style, &line));
+        let undo = match step.undo.possible {
+            true => "undo",
+            false => "NO WAY BACK",
+        };
+        text.push_str(&format!("\n    {undo}: {}\n", clean(&step.undo.how)));
+    }
+    for fault in &plan.faults {
+        let line = format!("! {}: {}", fault.app, clean_lines(&fault.message, "    "));
+        text.push_str(&paint.paint(Style::Bad, &line));
+        text.push('\n');
+    }
+    let steps = match plan.steps.len() {
+        1 => "1 step".to_owned(),
+        count => format!("{count} steps"),
+    };
+    match (plan.steps.is_empty(), plan.faults.len()) {
+        (true, 0) => text.push_str("Nothing to do: the host is as desired.\n"),
+        (_, 0) => text.push_str(&format!(
+            "{steps}; plan {}. To have just this done: {command} --only-if-plan {0}\n",
+            plan.hash
+        )),
+        (_, faults) => text.push_str(&format!(
+            "{steps}; {faults} that no step can bring about; plan {}.\n",
+            plan.hash
+        )),
+    }
+    text
+}

@@ -1,0 +1,115 @@
+//! `bbctl token`.
+
+use std::time::{Duration, SystemTime};
+
+use clap::{Subcommand, ValueEnum};
+use protocol::rest::{NewToken, Role};
+
+use super::{Context, Exit};
+use crate::output::{Cell, Format, Style, Table, ago, for_programs, note, print, since};
+
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    /// Makes a token and prints its secret: the one time that it is shown.
+    Create {
+        /// Whom or what it is for: the author of what is done with it.
+        name: String,
+        #[arg(long, value_enum, default_value = "operator")]
+        role: RoleArg,
+        /// How long it is good for (30d, 12h). Not given: for good.
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        expires_in: Option<Duration>,
+        /// Format of the output; as table, the secret alone.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Format,
+    },
+    /// Lists all tokens, without their secrets.
+    List {
+        /// Format of the output.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Format,
+    },
+    /// Makes a token worthless.
+    Revoke { name: String },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum RoleArg {
+    /// May look.
+    Viewer,
+    /// May also change desired applications and labels, and ping.
+    Operator,
+    /// May also delete hosts, and make and revoke tokens.
+    Admin,
+}
+
+impl From<RoleArg> for Role {
+    fn from(role: RoleArg) -> Self {
+        match role {
+            RoleArg::Viewer => Self::Viewer,
+            RoleArg::Operator => Self::Operator,
+            RoleArg::Admin => Self::Admin,
+        }
+    }
+}
+
+impl Token {
+    pub(super) fn execute(&self, context: &Context) -> anyhow::Result<Exit> {
+        match self {
+            Self::Create {
+                name,
+                role,
+                expires_in,
+                output,
+            } => {
+                let made = context.client.create_token(&NewToken {
+                    name: name.clone(),
+                    role: (*role).into(),
+                    expires_in: expires_in.map(|time| time.as_secs()),
+                })?;
+                let text = for_programs(*output, &made)?;
+                if text.is_none() {
+                    note(&format!(
+                        "Token {name} ({}); its secret is shown this once:",
+                        made.token.role.as_str()
+                    ));
+                }
+                print(&text.unwrap_or_else(|| format!("{}\n", made.secret)))?;
+            }
+            Self::List { output } => {
+                let list = context.client.tokens()?;
+                let now = SystemTime::now();
+                let mut table = Table::new(&["TOKEN", "ROLE", "MADE", "BY", "EXPIRES"]);
+                for token in &list.tokens {
+                    table.row(vec![
+                        Cell::new(&token.name),
+                        Cell::new(token.role.as_str()),
+                        Cell::new(&ago(&token.created_at, now)),
+                        Cell::new(&token.created_by),
+                        expiry(token.expires_at.as_deref(), now),
+                    ]);
+                }
+                let width = context.terminal.width;
+                let text = for_programs(*output, &list)?;
+                print(&text.unwrap_or_else(|| table.render(width, context.terminal.paint)))?;
+            }
+            Self::Revoke { name } => {
+                context.client.revoke_token(name)?;
+                print(&format!("token {name} is revoked\n"))?;
+            }
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+/// In red from a week before.
+fn expiry(time: Option<&str>, now: SystemTime) -> Cell {
+    const SOON: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+    match time {
+        None => Cell::styled("never", Style::Faint),
+        Some(time) => {
+            let soon = since(time, now).is_some_and(|left| left < SOON);
+            Cell::styled(&ago(time, now), if soon { Style::Bad } else { Style::Plain })
+        }
+    }
+}

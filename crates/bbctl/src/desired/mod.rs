@@ -1,0 +1,108 @@
+//! What a host should run, as an operator writes it down: JSON or YAML, checked as the host would, and what is wrong
+//! is said with its place.
+
+mod place;
+mod yaml;
+
+use std::io::Read;
+use std::path::Path;
+
+use protocol::{Apps, DecodeError, Limits, decode_apps};
+
+pub use yaml::to_yaml;
+
+/// Desired applications and the text they come from.
+#[derive(Debug, PartialEq)]
+pub struct Desired {
+    pub apps: Apps,
+    pub source: Source,
+}
+
+/// A text and what to call it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    pub name: String,
+    pub text: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DesiredError {
+    #[error("cannot read {name}")]
+    Read { name: String, source: std::io::Error },
+    /// `place`: `FILE`, or `FILE:LINE:COLUMN`.
+    #[error("{place}: {reason}")]
+    Syntax { place: String, reason: String },
+    #[error("{place}: {path}: {reason}{hint}")]
+    Invalid {
+        place: String,
+        path: String,
+        reason: String,
+        hint: &'static str,
+    },
+}
+
+impl Source {
+    /// `-` is standard input.
+    pub fn read(file: &Path) -> Result<Self, DesiredError> {
+        let (name, read) = if file == Path::new("-") {
+            let mut text = String::new();
+            let read = std::io::stdin().read_to_string(&mut text).map(|_| text);
+            ("standard input".to_owned(), read)
+        } else {
+            (file.display().to_string(), std::fs::read_to_string(file))
+        };
+        match read {
+            Ok(text) => Ok(Self { name, text }),
+            Err(source) => Err(DesiredError::Read { name, source }),
+        }
+    }
+
+    /// `FILE:LINE:COLUMN` of a JSON path, as near as it can be told.
+    pub fn place(&self, path: &str) -> String {
+        match place::find(&self.text, path) {
+            Some((line, column)) => format!("{}:{line}:{column}", self.name),
+            None => self.name.clone(),
+        }
+    }
+
+    fn is_json(&self) -> bool {
+        match Path::new(&self.name)
+            .extension()
+            .and_then(|extension| extension.to_str())
+        {
+            Some("json") => true,
+            Some("yaml" | "yml") => false,
+            Some(_) | None => self.text.trim_start().starts_with('{'),
+        }
+    }
+}
+
+/// Reads desired applications: those alone, or a whole `set_config`.
+pub fn read(file: &Path) -> Result<Desired, DesiredError> {
+    parse(Source::read(file)?)
+}
+
+pub fn parse(source: Source) -> Result<Desired, DesiredError> {
+    let json = match source.is_json() {
+        true => source.text.clone().into_bytes(),
+        false => yaml::to_json(&source)?,
+    };
+    match decode_apps(&json, Limits::default()) {
+        Ok(apps) => Ok(Desired { apps, source }),
+        Err(DecodeError { path, reason, .. }) => Err(DesiredError::Invalid {
+            place: source.place(&path),
+            hint: hint(&reason, source.is_json(), &source.text),
+            path,
+            reason,
+        }),
+    }
+}
+
+/// What usually is behind it.
+fn hint(reason: &str, is_json: bool, text: &str) -> &'static str {
+    match reason {
+        "is a number; a string is needed" if !is_json => "; in YAML, put quotes around it: \"1.10\"",
+        "is null; an object is needed" if text.trim().is_empty() => "; to remove all applications, write {}",
+        _ => "",
+    }
+}
