@@ -122,7 +122,7 @@ fn is_alive(id: &str) -> bool {
 
 /// Locks a file as another package manager would: with fcntl(2), whose locks belong to a process, and
 /// this one is neither dpkg nor rpm. Held until dropped.
-fn hold_lock(path: &std::path::Path) -> std::fs::File {
+pub(crate) fn hold_lock(path: &std::path::Path) -> std::fs::File {
     let file = std::fs::OpenOptions::new()
         .create(true)
         .append(true)

@@ -5,6 +5,7 @@ use super::*;
 for_both_families![
     a_package_that_is_not_what_was_asked_changes_nothing,
     a_failed_dry_run_leaves_the_package_database_as_it_was,
+    a_lock_that_someone_holds_is_waited_for_and_said,
 ];
 
 // FAULTS 26.
@@ -118,4 +119,34 @@ impl World {
             .filter(|(_, bytes)| bytes.len() > 1000 && !known.contains(bytes));
         packages.map(|(name, _)| name).collect()
     }
+}
+
+// FAULTS 31.
+async fn a_lock_that_someone_holds_is_waited_for_and_said(family: Family) {
+    let mut world = World::new(family).await;
+    world.with_app_at_1().await;
+    let lock = match family {
+        Family::Deb => "/var/lib/dpkg/lock-frontend",
+        Family::Rpm => "/var/lib/rpm/.rpm.lock",
+    };
+    let held = crate::packages::hold_lock(&world.sandbox.join(lock));
+    let apps = json!({"app": world.desired(&example_app("app", "2.0"), "new")});
+    let id = world.ask(apps).await;
+    let waits = |status: &Status| {
+        let detail = status.detail.as_deref().unwrap_or_default();
+        status.status == State::Converging && detail.starts_with("waiting for the package lock")
+    };
+    let waiting = world
+        .master
+        .wait("word of the lock", |all| {
+            all.iter().find(|status| waits(status)).cloned()
+        })
+        .await;
+    assert!(waiting.errors.is_empty(), "{waiting:?}");
+    world.assert_at_1().await;
+    drop(held);
+    // No status in between says that anything failed.
+    let status = world.outcome(&id).await;
+    assert_eq!(status.status, State::Ok, "{status:#?}");
+    assert_eq!(app(&status, "app").package_version, "2.0-1");
 }
