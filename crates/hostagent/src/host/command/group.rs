@@ -20,24 +20,35 @@ impl Group {
     /// Kills the group, and those descendants that left it but still hang off it by parentage (apt runs
     /// dpkg in a session of its own). The child has not been reaped yet, or only just now, so its id
     /// cannot mean another process.
-    pub fn kill(&mut self) -> Dying {
+    pub fn kill(&mut self) {
+        if let Some(leader) = self.0.take() {
+            kill(leader, descendants(leader));
+        }
+    }
+
+    /// As [`Self::kill`]; tells whom.
+    pub fn kill_and_tell(&mut self) -> Dying {
         let Some(leader) = self.0.take() else {
             return Dying(Vec::new());
         };
-        let mut dying = members(leader);
         let descendants = descendants(leader);
-        let _ = rustix::process::kill_process_group(leader, Signal::KILL);
-        for process in descendants {
-            let _ = rustix::process::kill_process(process, Signal::KILL);
-            dying.push(process);
-        }
+        let mut dying = members(leader);
+        dying.extend(&descendants);
+        kill(leader, descendants);
         Dying(dying)
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        let _ = self.kill();
+        self.kill();
+    }
+}
+
+fn kill(leader: Pid, descendants: Vec<Pid>) {
+    let _ = rustix::process::kill_process_group(leader, Signal::KILL);
+    for process in descendants {
+        let _ = rustix::process::kill_process(process, Signal::KILL);
     }
 }
 
@@ -71,14 +82,19 @@ fn state(process: Pid) -> Option<State> {
     // ID (NAME) STATE PARENT GROUP ...; a name may hold anything.
     let mut fields = stat.rsplit_once(") ")?.1.split(' ');
     let process = fields.next()?.chars().next()?;
-    let group = fields.nth(1)?.parse().ok().and_then(Pid::from_raw);
+    let group = process_id(fields.nth(1)?);
     Some(State { process, group })
+}
+
+/// The kernel says -1 of the group of a process that is just ending.
+fn process_id(text: &str) -> Option<Pid> {
+    text.parse().ok().filter(|id| *id > 0).and_then(Pid::from_raw)
 }
 
 /// All processes of a group, their parents alive or not.
 fn members(leader: Pid) -> Vec<Pid> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let processes = entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
+    let processes = entries.filter_map(|entry| process_id(entry.file_name().to_str()?));
     processes
         .filter(|process| state(*process).is_some_and(|state| state.group == Some(leader)))
         .collect()
@@ -102,4 +118,12 @@ fn descendants(process: Pid) -> Vec<Pid> {
         }
     }
     found
+}
+
+#[test]
+fn only_what_can_be_a_process_is_one() {
+    assert_eq!(process_id("7"), Pid::from_raw(7));
+    for text in ["-1", "0", "", "self", "99999999999"] {
+        assert_eq!(process_id(text), None, "{text}");
+    }
 }

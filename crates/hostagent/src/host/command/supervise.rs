@@ -103,7 +103,7 @@ impl Command {
             End::Exited(exit) => {
                 match self.leftovers {
                     Leftovers::Leave => group.release(),
-                    Leftovers::Kill => drop(group.kill()),
+                    Leftovers::Kill => group.kill(),
                 }
                 let (stdout, stderr) = (stdout.into_bytes(), stderr.into_bytes());
                 Ok(Output {
@@ -114,7 +114,7 @@ impl Command {
                 })
             }
             failed => {
-                let dying = group.kill();
+                let dying = group.kill_and_tell();
                 // Reaped here as a rule; else by the runtime, later.
                 let dead = async { tokio::join!(child.wait(), dying.end()) };
                 let _ = tokio::time::timeout(AFTER_KILL, dead).await;

@@ -120,11 +120,19 @@ pub(super) fn is_locked(text: &str) -> bool {
     })
 }
 
-/// Whether rpm or dnf says so: their exit codes do not.
+/// Beginnings of lines by which rpm says that it could not even start a script.
+const NOT_STARTED: &[&str] = &[
+    "error: Couldn't create temporary file for ",
+    "error: Couldn't duplicate file descriptor",
+    "error: Couldn't fork ",
+];
+
+/// Whether rpm or dnf says that a script has failed, or was not run at all: their exit codes do not.
 pub(super) fn tells_of_failed_script(text: &str) -> bool {
     text.lines().any(|line| {
         line.starts_with("warning: %") && line.contains(" scriptlet failed")
             || line.starts_with("Error in ") && line.contains(" scriptlet in rpm package ")
+            || NOT_STARTED.iter().any(|beginning| line.starts_with(beginning))
     })
 }
 
@@ -267,6 +275,14 @@ mod tests {
         assert!(tells_of_failed_script(
             "Error in POSTIN scriptlet in rpm package app\n"
         ));
+        // As rpm 4.18 says on a full disk; it then ends with 0, the package installed and its script not run.
+        let full =
+            "error: Couldn't create temporary file for %post(app-1-1.noarch): No space left on device\n";
+        assert!(tells_of_failed_script(full));
+        assert_eq!(
+            diagnose("installing app 1", "", full).category,
+            Category::DiskSpace
+        );
         assert!(!tells_of_failed_script(
             "warning: /etc/app.conf created as /etc/app.conf.rpmnew\n"
         ));
