@@ -20,13 +20,15 @@ test: tools lint ## installs what is missing, then lint and every test
 	@if [ -s $(SKIPS) ]; then sort -u $(SKIPS); echo "$$(sort -u $(SKIPS) | wc -l) skipped, each with its reason"; \
 	else echo "0 skipped"; fi
 
-test-long: tools ## the sweeps in full: a fault at every system call of the agent and of the package managers; ends by itself
+test-long: tools ## the sweeps in full: a fault at every system call of the agent and its package managers, 50 kills of masters and of brokers
 	@rm -f $(COUNTS)
 	SWEEP=all SWEEP_COUNTS=$(COUNTS) RUST_BACKTRACE=0 cargo nextest run --profile long -p hostagent --test it \
 		--no-fail-fast --success-output final --no-tests fail sweep:: ; ended=$$?; \
 	awk '{ hit[$$1] += $$2; missed[$$1] += $$3; wrong[$$1] += $$4; if ($$5 > slowest[$$1]) slowest[$$1] = $$5 } \
 		END { for (fault in hit) printf "%s: %d points hit, %d not reached, %d wrong, slowest recovery %.1f s\n", \
-		fault, hit[fault], missed[fault], wrong[fault], slowest[fault] }' $(COUNTS); exit $$ended
+		fault, hit[fault], missed[fault], wrong[fault], slowest[fault] }' $(COUNTS); \
+	SWEEP=all RUST_BACKTRACE=0 cargo nextest run --profile long -p bbmaster --test it \
+		--no-fail-fast --success-output final --no-tests fail kills:: && exit $$ended
 
 bench: tools ## agent and master beside limits and peers, in release builds; ONLY='ping ingest' runs some, `make bench ONLY=--list` names them
 	@# The agent by itself: built together with the others, it would get the features that only they ask for.

@@ -1,7 +1,5 @@
 //! Who may do what, route by route.
 
-use std::collections::BTreeMap;
-
 use bbmaster::Config;
 use bbmaster::api::{Access, routes};
 use bbmaster::settings::Anonymous;
@@ -11,51 +9,51 @@ use serde_json::json;
 use crate::client::Client;
 use crate::fleet::Fleet;
 
-/// Every route, and the least role that it needs (`None`: nobody needs to say who they are). A route that
-/// is not in here fails the test below: whoever adds one must say here, too, whom it is for.
-const EXPECTED: &[(&str, &str, Option<Role>)] = &[
-    ("GET", "/v1/hosts/", Some(Role::Viewer)),
-    ("GET", "/v1/hosts/ids/", Some(Role::Viewer)),
-    ("GET", "/v1/hosts/{id}", Some(Role::Viewer)),
-    ("DELETE", "/v1/hosts/{id}", Some(Role::Admin)),
-    ("GET", "/v1/hosts/{id}/apps", Some(Role::Viewer)),
-    ("PUT", "/v1/hosts/{id}/apps", Some(Role::Operator)),
-    ("GET", "/v1/hosts/{id}/labels", Some(Role::Viewer)),
-    ("PUT", "/v1/hosts/{id}/labels", Some(Role::Operator)),
-    ("POST", "/v1/hosts/{id}/ping", Some(Role::Operator)),
-    ("POST", "/v1/ping", Some(Role::Operator)),
-    ("GET", "/v1/apps/", Some(Role::Viewer)),
-    ("GET", "/v1/events", Some(Role::Viewer)),
-    ("GET", "/v1/tokens/", Some(Role::Admin)),
-    ("POST", "/v1/tokens/", Some(Role::Admin)),
-    ("DELETE", "/v1/tokens/{name}", Some(Role::Admin)),
-    ("GET", "/v1/whoami", Some(Role::Viewer)),
-    ("GET", "/healthz", None),
-    ("GET", "/readyz", None),
-    ("GET", "/metrics", Some(Role::Viewer)),
-    ("GET", "/openapi.json", None),
-    ("GET", "/", None),
-    ("GET", "/ui.js", None),
-    ("GET", "/ui.css", None),
+/// Every route, and what it asks of its caller. A route that is not in here fails the test below: whoever adds one must say here, too, whom it is for.
+const EXPECTED: &[(&str, &str, Access)] = &[
+    ("GET", "/v1/hosts/", Access::Needs(Role::Viewer)),
+    ("GET", "/v1/hosts/ids/", Access::Needs(Role::Viewer)),
+    ("GET", "/v1/hosts/{id}", Access::Needs(Role::Viewer)),
+    ("DELETE", "/v1/hosts/{id}", Access::Needs(Role::Admin)),
+    ("GET", "/v1/hosts/{id}/apps", Access::Needs(Role::Viewer)),
+    ("PUT", "/v1/hosts/{id}/apps", Access::Needs(Role::Operator)),
+    ("GET", "/v1/hosts/{id}/labels", Access::Needs(Role::Viewer)),
+    ("PUT", "/v1/hosts/{id}/labels", Access::Needs(Role::Operator)),
+    ("POST", "/v1/hosts/{id}/ping", Access::Needs(Role::Operator)),
+    ("POST", "/v1/ping", Access::Needs(Role::Operator)),
+    ("GET", "/v1/apps/", Access::Needs(Role::Viewer)),
+    ("GET", "/v1/events", Access::Needs(Role::Viewer)),
+    ("GET", "/v1/tokens/", Access::Needs(Role::Admin)),
+    ("POST", "/v1/tokens/", Access::Needs(Role::Admin)),
+    ("DELETE", "/v1/tokens/{name}", Access::Needs(Role::Admin)),
+    ("GET", "/v1/whoami", Access::Needs(Role::Viewer)),
+    ("GET", "/v1/enroll-tokens/", Access::Needs(Role::Operator)),
+    ("POST", "/v1/enroll-tokens/", Access::Needs(Role::Operator)),
+    (
+        "DELETE",
+        "/v1/enroll-tokens/{name}",
+        Access::Needs(Role::Operator),
+    ),
+    ("POST", "/v1/enroll", Access::NeedsEnrollToken),
+    ("GET", "/healthz", Access::Open),
+    ("GET", "/readyz", Access::Open),
+    ("GET", "/metrics", Access::Needs(Role::Viewer)),
+    ("GET", "/openapi.json", Access::Open),
+    ("GET", "/", Access::Open),
+    ("GET", "/ui.js", Access::Open),
+    ("GET", "/ui.css", Access::Open),
 ];
 
 #[test]
 fn every_route_is_meant_for_whom_it_lets_in() {
-    let expected: BTreeMap<(&str, &str), Option<Role>> = EXPECTED
-        .iter()
-        .map(|(method, path, role)| ((*method, *path), *role))
-        .collect();
+    let mut expected: Vec<(&str, &str, Access)> = EXPECTED.to_vec();
     let routes = routes();
-    let actual: BTreeMap<(&str, &str), Option<Role>> = routes
+    let mut actual: Vec<(&str, &str, Access)> = routes
         .iter()
-        .map(|route| {
-            let role = match route.access {
-                Access::Open => None,
-                Access::Needs(role) => Some(role),
-            };
-            ((route.method.as_str(), route.path), role)
-        })
+        .map(|route| (route.method.as_str(), route.path, route.access))
         .collect();
+    expected.sort_by_key(|(method, path, _)| (*path, *method));
+    actual.sort_by_key(|(method, path, _)| (*path, *method));
     assert_eq!(actual, expected);
 }
 
@@ -89,18 +87,22 @@ async fn each_route_refuses_nobody_and_lesser_roles() {
         let path = path.replace("{id}", "h1").replace("{name}", "x");
         let what = format!("{method} {path}");
         let ask = async |client: &Client| client.send(method, &path, &[], None).await.status;
-        let Some(needed) = needed else {
+        if let Access::Open = needed {
             assert!([200, 503].contains(&ask(&nobody).await), "{what}");
             continue;
-        };
+        }
         assert_eq!(ask(&nobody).await, 401, "{what}");
         assert_eq!(ask(&nobody.with_token("bbm_wrong")).await, 401, "{what}");
         for (role, client) in &holders {
             let status = ask(client).await;
-            match role < needed {
-                true => assert_eq!(status, 403, "{what} as {role:?}"),
+            match needed {
+                Access::Needs(needed) if role < needed => assert_eq!(status, 403, "{what} as {role:?}"),
                 // It comes in; whether it then finds what it asks for is another matter.
-                false => assert!(![401, 403].contains(&status), "{what} as {role:?}: {status}"),
+                Access::Needs(_) | Access::Open => {
+                    assert!(![401, 403].contains(&status), "{what} as {role:?}: {status}");
+                }
+                // A token of another kind.
+                Access::NeedsEnrollToken => assert_eq!(status, 401, "{what} as {role:?}"),
             }
         }
     }

@@ -42,11 +42,14 @@ struct State {
     rejected: Option<String>,
     /// Every set_config that came.
     received: Vec<SetConfig>,
+    /// The state in each status.
+    said: Vec<&'static str>,
 }
 
 impl State {
     fn status(&mut self, reply_to: Option<&str>) -> Vec<u8> {
         self.seq += 1;
+        self.said.push(self.status);
         let apps: serde_json::Map<String, Value> = self
             .apps
             .iter()
@@ -147,6 +150,7 @@ impl Agent {
             status: "ok",
             rejected: None,
             received: Vec::new(),
+            said: Vec::new(),
         }));
         let publisher = link.publisher.clone();
         let own = state.clone();
@@ -185,6 +189,11 @@ impl Agent {
     /// The desired states it was sent.
     pub fn received(&self) -> Vec<SetConfig> {
         self.state.lock().unwrap().received.clone()
+    }
+
+    /// The state in each of its statuses.
+    pub fn said(&self) -> Vec<&'static str> {
+        self.state.lock().unwrap().said.clone()
     }
 
     pub fn apps(&self) -> Apps {

@@ -46,6 +46,10 @@ impl Client {
         Self { address, token: None }
     }
 
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub fn with_token(&self, token: &str) -> Self {
         Self {
             token: Some(token.to_owned()),
@@ -143,6 +147,22 @@ impl Client {
         stream
     }
 
+    /// Follows events; `None`: there is no master to ask.
+    pub async fn try_events(&self, path: &str) -> Option<Events> {
+        let mut stream = TcpStream::connect(self.address).await.ok()?;
+        let head = self.head("GET", path, &[("Accept", "text/event-stream")], None);
+        stream.write_all(head.as_bytes()).await.ok()?;
+        let mut stream = BufReader::new(stream);
+        loop {
+            let mut line = String::new();
+            match stream.read_line(&mut line).await {
+                Ok(0) | Err(_) => return None,
+                Ok(_) if line.trim_end().is_empty() => return Some(Events { stream }),
+                Ok(_) => {}
+            }
+        }
+    }
+
     /// Follows events.
     pub async fn events(&self, path: &str) -> Events {
         let accept = [("Accept", "text/event-stream")];
@@ -161,12 +181,19 @@ pub struct Events {
 impl Events {
     /// The next event; pieces of the chunked coding and comments are passed over.
     pub async fn next(&mut self) -> Value {
+        self.try_next().await.expect("the stream of events ended")
+    }
+
+    /// `None`: the stream has ended, or broke; a half event is none.
+    pub async fn try_next(&mut self) -> Option<Value> {
         loop {
             let mut line = String::new();
-            let read = self.stream.read_line(&mut line).await.unwrap();
-            assert!(read > 0, "the stream of events ended");
+            let read = self.stream.read_line(&mut line).await.ok()?;
+            if read == 0 || !line.ends_with('\n') {
+                return None;
+            }
             if let Some(data) = line.strip_prefix("data:") {
-                return serde_json::from_str(data).unwrap();
+                return Some(serde_json::from_str(data).unwrap());
             }
         }
     }

@@ -79,9 +79,20 @@ pub fn until<'a>(
     path: &'a str,
     wanted: impl Fn(&Value) -> bool + 'a,
 ) -> impl Future<Output = Value> + 'a {
+    until_within(PATIENCE, client, path, wanted)
+}
+
+/// The same, with a limit of its own.
+#[track_caller]
+pub fn until_within<'a>(
+    patience: Duration,
+    client: &'a Client,
+    path: &'a str,
+    wanted: impl Fn(&Value) -> bool + 'a,
+) -> impl Future<Output = Value> + 'a {
     let caller = std::panic::Location::caller();
     async move {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience;
         loop {
             let answer = client.get(path).await;
             let json = answer.json();

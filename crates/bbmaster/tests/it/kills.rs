@@ -1,151 +1,294 @@
-//! The real program, killed again and again.
+//! Masters and their broker, killed again and again while desired states change: every host ends at the
+//! newest one, each change is one event, and who follows events sees each of them once.
+//!
+//! A sample; all of it with SWEEP=all (`make test-long`).
 
-use std::net::{Ipv4Addr, TcpListener};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bus::Queue;
-use bus::amqp::{self, AmqpSettings, Login, Secret};
+use bus::{Queue, amqp};
 use harness::rabbitmq::RabbitMq;
 use protocol::HostId;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
-use tokio::time::sleep;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::agent::{Agent, Script};
 use crate::client::Client;
-use crate::fleet::until;
+use crate::fleet::until_within;
+use crate::masters::{Masters, Operator, Setup, broker, in_every_setup};
 
-/// Hosts, and PUTs to each.
-const HOSTS: u32 = 10;
-const PUTS: u32 = 10;
+in_every_setup!(
+    masters_that_are_killed_lose_and_double_nothing,
+    a_broker_that_is_killed_makes_masters_lose_nothing,
+);
 
-struct Program(Child);
+/// For a host to get where it should once all is quiet.
+const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+#[derive(Clone, Copy)]
+struct Size {
+    hosts: usize,
+    puts: usize,
+    kills: usize,
 }
 
-fn start(node: &RabbitMq, vhost: &str, state: &Path, port: u16) -> Program {
-    let settings = [
-        format!("bbmaster.listen=127.0.0.1:{port}"),
-        format!("bbmaster.state_dir={}", state.display()),
-        "bbmaster.log_level_name=WARNING".to_owned(),
-        "amqp.host=127.0.0.1".to_owned(),
-        format!("amqp.port={}", node.port()),
-        format!("amqp.virtual_host={vhost}"),
-        "amqp.connection_retry_period=1".to_owned(),
-    ];
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bbmaster"));
-    command.arg("--config").arg("/dev/null");
-    for setting in settings {
-        command.args(["--set", &setting]);
-    }
-    Program(command.stderr(Stdio::inherit()).spawn().unwrap())
-}
-
-async fn wait_until_serving(port: u16) {
-    while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_err() {
-        sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// Repeated until it is answered: what was not may have been done or not, and is the same again.
-async fn put(client: &Client, host: u32, version: u32) {
-    let body = json!({"foo": {"version": version.to_string()}});
-    loop {
-        if let Some(answer) = client.try_put(&format!("/v1/hosts/h{host}/apps"), &body).await {
-            answer.expect(200);
-            return;
+impl Size {
+    fn of_this_run(sample: Self) -> Self {
+        let full = Self {
+            hosts: 20,
+            puts: 200,
+            kills: 50,
+        };
+        match std::env::var("SWEEP").as_deref() {
+            Ok("all") => full,
+            _ => sample,
         }
-        sleep(Duration::from_millis(20)).await;
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_master_that_is_killed_loses_no_desired_state_and_doubles_no_event() {
+async fn masters_that_are_killed_lose_and_double_nothing(setup: Setup) {
+    let size = Size::of_this_run(Size {
+        hosts: 5,
+        puts: 40,
+        kills: 8,
+    });
     let node = RabbitMq::shared().await.unwrap();
     let vhost = node.add_vhost().await.unwrap();
-    let state = tempfile::tempdir().unwrap();
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let client = Client::new((Ipv4Addr::LOCALHOST, port).into());
-    let agents: Vec<Agent> = (0..HOSTS)
-        .map(|n| {
-            let host = format!("h{n}");
-            let settings = AmqpSettings {
-                login: Some(Login {
-                    username: RabbitMq::USER.into(),
-                    password: Secret::new(RabbitMq::PASSWORD),
-                }),
-                virtual_host: vhost.clone(),
-                ..AmqpSettings::new("127.0.0.1", node.port())
-            };
-            let queue = Queue::of_agent(&HostId::new(host.clone()).unwrap(), None);
-            Agent::start_on(amqp::connect(settings, queue), &host, Script::Converges)
-        })
-        .collect();
-    let mut program = start(&node, &vhost, state.path(), port);
-    wait_until_serving(port).await;
-
-    let putting = tokio::spawn({
-        let client = client.clone();
-        async move {
-            for version in 1..=PUTS {
-                for host in 0..HOSTS {
-                    put(&client, host, version).await;
-                }
-            }
-        }
-    });
-    let mut kills = 0;
-    while !putting.is_finished() || kills < 10 {
+    let mut world = World::start(&node, &vhost, &setup, size).await;
+    let mut next = 0;
+    while world.kills() < size.kills {
         // At any point of its life: while it starts, connects, pings, writes, sends.
         sleep(Duration::from_millis(fastrand::u64(30..700))).await;
-        drop(program);
-        kills += 1;
-        program = start(&node, &vhost, state.path(), port);
-        if kills % 3 == 0 {
-            wait_until_serving(port).await;
+        world.masters.kill(next);
+        world.count_a_kill();
+        next = fastrand::usize(..setup.masters);
+        if world.kills() % 3 == 0 {
+            world.masters.wait_until_serving(next).await;
         }
     }
-    putting.await.unwrap();
-    wait_until_serving(port).await;
+    world.check("masters killed").await;
+}
 
-    let newest = PUTS.to_string();
-    for host in 0..HOSTS {
-        until(&client, &format!("/v1/hosts/h{host}"), |host| {
-            host["satisfied"] == true && host["apps"]["foo"]["version"].as_str() == Some(&newest)
-        })
-        .await;
+async fn a_broker_that_is_killed_makes_masters_lose_nothing(setup: Setup) {
+    let size = Size::of_this_run(Size {
+        hosts: 5,
+        puts: 20,
+        kills: 1,
+    });
+    let node = RabbitMq::start().await.unwrap();
+    let world = World::start(&node, "/", &setup, size).await;
+    while world.kills() < size.kills {
+        sleep(Duration::from_millis(fastrand::u64(30..1500))).await;
+        node.kill9().await.unwrap();
+        world.count_a_kill();
+        sleep(Duration::from_millis(fastrand::u64(0..300))).await;
+        node.start_again().await.unwrap();
     }
-    for agent in &agents {
-        assert_eq!(agent.apps().len(), 1);
-    }
-    // Each change once: a PUT that was repeated because its answer was lost is no second one.
-    for host in 0..HOSTS {
-        let page = client
-            .get(&format!(
-                "/v1/events?host_id=h{host}&kind=desired_changed&after=0"
-            ))
-            .await
-            .expect(200);
-        let versions: Vec<Value> = page["events"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|event| event["data"]["apps"]["foo"].clone())
+    world.check("broker killed").await;
+}
+
+/// Masters, agents that do as they are told, someone who changes what is desired, and someone who follows
+/// events.
+struct World {
+    size: Size,
+    name: &'static str,
+    started: Instant,
+    masters: Masters,
+    agents: Vec<Agent>,
+    /// Statuses of each host that were lost before it all began.
+    lost: Vec<Value>,
+    kills: Arc<watch::Sender<usize>>,
+    putting: JoinHandle<()>,
+    following: JoinHandle<()>,
+    followed: watch::Receiver<Vec<Value>>,
+}
+
+fn path(host: usize) -> String {
+    format!("/v1/hosts/h{host}")
+}
+
+impl World {
+    async fn start(node: &RabbitMq, vhost: &str, setup: &Setup, size: Size) -> Self {
+        // Before the masters: whose hello is too early for them, is pinged at their start.
+        let agents: Vec<Agent> = (0..size.hosts)
+            .map(|n| {
+                let host = format!("h{n}");
+                let queue = Queue::of_agent(&HostId::new(host.clone()).unwrap(), None);
+                Agent::start_on(
+                    amqp::connect(broker(node, vhost), queue),
+                    &host,
+                    Script::Converges,
+                )
+            })
             .collect();
-        let expected: Vec<Value> = (1..=PUTS).map(|version| version.to_string().into()).collect();
-        assert_eq!(versions, expected, "h{host} after {kills} kills");
+        let masters = Masters::start(node, vhost, setup);
+        for which in 0..setup.masters {
+            masters.wait_until_serving(which).await;
+        }
+        let client = masters.client(0);
+        let appeared = |page: &Value| page["total"] == size.hosts;
+        until_within(SETTLED_WITHIN, &client, "/v1/hosts/?status=ok", appeared).await;
+        let mut lost = Vec::new();
+        for host in 0..size.hosts {
+            lost.push(client.get(&path(host)).await.expect(200)["lost_statuses"].clone());
+        }
+        let kills = Arc::new(watch::channel(0).0);
+        let (told, followed) = watch::channel(Vec::new());
+        Self {
+            size,
+            name: setup.name,
+            started: Instant::now(),
+            agents,
+            lost,
+            putting: tokio::spawn(put_all(masters.operator(), size, kills.subscribe())),
+            following: tokio::spawn(follow(masters.operator(), told)),
+            followed,
+            kills,
+            masters,
+        }
     }
-    let appeared = client.get("/v1/events?kind=host_appeared").await.expect(200);
-    assert_eq!(appeared["events"].as_array().unwrap().len(), agents.len());
+
+    fn kills(&self) -> usize {
+        *self.kills.borrow()
+    }
+
+    fn count_a_kill(&self) {
+        self.kills.send_modify(|kills| *kills += 1);
+    }
+
+    async fn check(self, what: &str) {
+        self.putting.await.unwrap();
+        for which in 0..self.masters.addresses.len() {
+            self.masters.wait_until_serving(which).await;
+        }
+        let client = self.masters.client(0);
+        let newest = self.size.puts / self.size.hosts;
+        let mut exact = 0;
+        for (host, agent) in self.agents.iter().enumerate() {
+            let is_newest = |host: &Value| {
+                host["satisfied"] == true
+                    && host["status"] == "ok"
+                    && host["generation"] == newest
+                    && host["apps"]["foo"]["version"].as_str() == Some(&newest.to_string())
+            };
+            let known = until_within(SETTLED_WITHIN, &client, &path(host), is_newest).await;
+            let running: Vec<String> = agent.apps().into_values().map(|spec| spec.version).collect();
+            assert_eq!(running, [newest.to_string()]);
+            let events = events_of(&client, &format!("&host_id=h{host}")).await;
+            check_changes(&events, newest, host);
+            let in_order = known["lost_statuses"] == self.lost[host];
+            check_statuses(&events, &agent.said(), in_order, host);
+            exact += usize::from(in_order);
+        }
+        let all = events_of(&client, "").await;
+        let mut followed = self.followed.clone();
+        let last = all.last().map(|event| event["id"].clone());
+        let caught_up =
+            followed.wait_for(|seen: &Vec<Value>| seen.last().map(|event| event["id"].clone()) == last);
+        let caught_up = timeout(SETTLED_WITHIN, caught_up).await;
+        assert!(caught_up.is_ok(), "who follows events is not told of the last");
+        drop(caught_up);
+        assert_eq!(
+            *followed.borrow(),
+            all,
+            "who follows events sees each once, in order"
+        );
+        self.following.abort();
+        println!(
+            "{}: {what} -9 {} times during {} PUTs over {} hosts: all at the newest; {} events, none lost or \
+             doubled, all followed; {exact} hosts with every status in order; {:.0} s",
+            self.name,
+            self.size.kills,
+            self.size.puts,
+            self.size.hosts,
+            all.len(),
+            self.started.elapsed().as_secs_f32(),
+        );
+    }
+}
+
+/// Spread over the kills.
+async fn put_all(mut operator: Operator, size: Size, mut kills: watch::Receiver<usize>) {
+    for put in 0..size.puts {
+        let due = put * size.kills / size.puts;
+        kills.wait_for(|kills| *kills >= due).await.unwrap();
+        let version = put / size.hosts + 1;
+        let body = json!({"foo": {"version": version.to_string()}});
+        let path = format!("{}/apps", path(put % size.hosts));
+        operator.put(&path, &body).await;
+    }
+}
+
+/// Follows events from the first, at whichever master answers, and goes on at the next when that dies.
+async fn follow(mut operator: Operator, told: watch::Sender<Vec<Value>>) {
+    let mut after = Value::from(0);
+    loop {
+        let path = format!("/v1/events?after={after}");
+        if let Some(mut events) = operator.client().try_events(&path).await {
+            while let Some(event) = events.try_next().await {
+                after = event["id"].clone();
+                told.send_modify(|all| all.push(event));
+            }
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// All of them, oldest first.
+async fn events_of(client: &Client, filter: &str) -> Vec<Value> {
+    let mut all = Vec::new();
+    let mut after = Value::from(0);
+    loop {
+        let path = format!("/v1/events?limit=1000&after={after}{filter}");
+        let mut page = client.get(&path).await.expect(200);
+        all.append(page["events"].as_array_mut().unwrap());
+        match page["next"].take() {
+            Value::Null => return all,
+            next => after = next,
+        }
+    }
+}
+
+/// Each change once: a PUT that was repeated because its answer was lost is no second one.
+fn check_changes(events: &[Value], newest: usize, host: usize) {
+    let changes: Vec<(Value, Value)> = events
+        .iter()
+        .filter(|event| event["kind"] == "desired_changed")
+        .map(|event| {
+            let data = &event["data"];
+            (data["generation"].clone(), data["apps"]["foo"].clone())
+        })
+        .collect();
+    let expected: Vec<(Value, Value)> = (1..=newest)
+        .map(|version| (version.into(), version.to_string().into()))
+        .collect();
+    assert_eq!(changes, expected, "h{host}");
+}
+
+/// What the host said, and what was made of it. `in_order`: every status came, and came in its order; else
+/// one that was overtaken by a later one is no event.
+fn check_statuses(events: &[Value], said: &[&str], in_order: bool, host: usize) {
+    let appeared = events.iter().filter(|event| event["kind"] == "host_appeared");
+    assert_eq!(appeared.count(), 1, "h{host}");
+    let kinds = ["host_appeared", "status_changed"];
+    let mut told: Vec<&str> = Vec::new();
+    for event in events {
+        if kinds.contains(&event["kind"].as_str().unwrap()) {
+            let from = event["data"]["from"].as_str();
+            assert_eq!(from, told.last().copied(), "h{host}: {event}");
+            told.push(event["data"]["to"].as_str().unwrap());
+        }
+    }
+    let mut changes = said.to_vec();
+    changes.dedup();
+    if in_order {
+        assert_eq!(told, changes, "h{host}");
+        return;
+    }
+    let mut rest = changes.iter();
+    let is_part = told.iter().all(|state| rest.any(|said| said == state));
+    assert!(is_part, "h{host}: {told:?} is not what came of {changes:?}");
+    assert_eq!(told.last(), changes.last(), "h{host}");
 }

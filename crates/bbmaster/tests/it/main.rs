@@ -10,6 +10,8 @@ mod broker_setup;
 mod client;
 mod fleet;
 mod kills;
+mod lifetime;
+mod masters;
 mod openapi;
 mod plans;
 mod rabbitmq;

@@ -11,9 +11,8 @@ use protocol::topic;
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::agent::{Agent, Script};
 use crate::client::Client;
-use crate::fleet::{Database, until};
+use crate::fleet::Database;
 
 fn settings(node: &RabbitMq, vhost: &str) -> AmqpSettings {
     AmqpSettings {
@@ -38,47 +37,6 @@ async fn start_master(node: &RabbitMq, vhost: &str, store: Store) -> (Master, Cl
         .unwrap();
     let client = Client::new(master.address());
     (master, client)
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_is_killed_loses_no_desired_state() {
-    let node = RabbitMq::start().await.unwrap();
-    let database = Database::sqlite();
-    let (_master, client) = start_master(&node, "/", database.open().await).await;
-    let agents: Vec<Agent> = (0..5)
-        .map(|n| {
-            let host = format!("h{n}");
-            let queue = Queue::of_agent(&protocol::HostId::new(host.clone()).unwrap(), None);
-            Agent::start_on(
-                amqp::connect(settings(&node, "/"), queue),
-                &host,
-                Script::Converges,
-            )
-        })
-        .collect();
-    until(&client, "/v1/hosts", |page| page["total"] == 5).await;
-    let version = |turn: u32| json!({"foo": {"version": turn.to_string()}});
-    for turn in 1..=30 {
-        let host = turn % 5;
-        client
-            .put(&format!("/v1/hosts/h{host}/apps"), &version(turn))
-            .await
-            .expect(200);
-        if turn == 10 {
-            node.kill9().await.unwrap();
-        }
-        if turn == 20 {
-            node.start_again().await.unwrap();
-        }
-    }
-    for (turn, host) in [("26", 1), ("27", 2), ("28", 3), ("29", 4), ("30", 0)] {
-        let path = format!("/v1/hosts/h{host}");
-        until(&client, &path, |host| {
-            host["satisfied"] == true && host["apps"]["foo"]["version"].as_str() == Some(turn)
-        })
-        .await;
-    }
-    assert!(agents.iter().all(|agent| agent.apps().len() == 1));
 }
 
 /// Statuses of about a kilobyte, of so many hosts.

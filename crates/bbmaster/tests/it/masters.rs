@@ -1,0 +1,192 @@
+//! The real program: so many masters as processes, over RabbitMQ and a database, to be killed.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use bus::amqp::{AmqpSettings, Login, Secret};
+use harness::rabbitmq::RabbitMq;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
+
+use crate::client::{Answer, Client};
+use crate::fleet::Database;
+
+/// Longest wait for a master to serve: it may be one of three that start on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Each test given on SQLite with one master, on PostgreSQL with one, and on PostgreSQL with three.
+macro_rules! in_every_setup {
+    ($($name:ident),+ $(,)?) => {
+        $crate::masters::in_every_setup!(@ one_on_sqlite, Some($crate::fleet::Database::sqlite()), 1, $($name),+);
+        $crate::masters::in_every_setup!(@ one_on_postgres, $crate::fleet::Database::postgres(), 1, $($name),+);
+        $crate::masters::in_every_setup!(@ three_on_postgres, $crate::fleet::Database::postgres(), 3, $($name),+);
+    };
+    (@ $module:ident, $database:expr, $masters:expr, $($name:ident),+) => {
+        mod $module {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    if let Some(database) = $database {
+                        super::$name($crate::masters::Setup {
+                            name: stringify!($module),
+                            database,
+                            masters: $masters,
+                        })
+                        .await;
+                    }
+                }
+            )+
+        }
+    };
+}
+pub(crate) use in_every_setup;
+
+pub struct Setup {
+    pub name: &'static str,
+    pub database: Database,
+    pub masters: usize,
+}
+
+/// As agents and masters reach the broker.
+pub fn broker(node: &RabbitMq, vhost: &str) -> AmqpSettings {
+    AmqpSettings {
+        login: Some(Login {
+            username: RabbitMq::USER.into(),
+            password: Secret::new(RabbitMq::PASSWORD),
+        }),
+        virtual_host: vhost.into(),
+        retry_period: Duration::from_millis(300),
+        ..AmqpSettings::new("127.0.0.1", node.port())
+    }
+}
+
+/// One of them.
+struct Program(Child);
+
+impl Drop for Program {
+    /// SIGKILL.
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// All that run on one database and one broker.
+pub struct Masters {
+    /// The command line of each, and its process.
+    all: Vec<(Vec<String>, Program)>,
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl Masters {
+    pub fn start(node: &RabbitMq, vhost: &str, setup: &Setup) -> Self {
+        // All drawn before any is let go, so that no two are the same.
+        let drawn: Vec<TcpListener> = (0..setup.masters)
+            .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())
+            .collect();
+        let addresses: Vec<SocketAddr> = drawn.iter().map(|tcp| tcp.local_addr().unwrap()).collect();
+        drop(drawn);
+        let all = addresses
+            .iter()
+            .map(|address| {
+                let arguments = arguments(node, vhost, &setup.database, *address);
+                let program = start(&arguments);
+                (arguments, program)
+            })
+            .collect();
+        Self { all, addresses }
+    }
+
+    /// `kill -9`, and a new one in its place.
+    pub fn kill(&mut self, which: usize) {
+        let (arguments, program) = &mut self.all[which];
+        let _ = program.0.kill();
+        let _ = program.0.wait();
+        *program = start(arguments);
+    }
+
+    /// `kill -9`, and nothing in its place.
+    pub fn end(&mut self, which: usize) {
+        self.all.remove(which);
+        self.addresses.remove(which);
+    }
+
+    pub async fn wait_until_serving(&self, which: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(self.addresses[which]).await.is_err() {
+            assert!(Instant::now() < deadline, "master {which} does not serve");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub fn client(&self, which: usize) -> Client {
+        Client::new(self.addresses[which])
+    }
+
+    /// Asks one after the other, until one answers: what was not answered may have been done or not, and is
+    /// the same again.
+    pub fn operator(&self) -> Operator {
+        Operator {
+            clients: self.addresses.iter().copied().map(Client::new).collect(),
+            next: 0,
+        }
+    }
+}
+
+pub struct Operator {
+    clients: Vec<Client>,
+    next: usize,
+}
+
+impl Operator {
+    pub async fn put(&mut self, path: &str, body: &Value) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.client().try_put(path, body).await;
+            match answer {
+                Some(Answer {
+                    status: 200, body, ..
+                }) => return serde_json::from_slice(&body).unwrap(),
+                // Its database is not there yet, or not any more: the master is on its way up or down.
+                Some(Answer { status: 503, .. }) | None => {}
+                Some(answer) => panic!("PUT {path}: {answer:?}"),
+            }
+            assert!(Instant::now() < deadline, "no master answers");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The next in turn.
+    pub fn client(&mut self) -> &Client {
+        self.next = (self.next + 1) % self.clients.len();
+        &self.clients[self.next]
+    }
+}
+
+fn arguments(node: &RabbitMq, vhost: &str, database: &Database, address: SocketAddr) -> Vec<String> {
+    let mut settings = vec![
+        format!("bbmaster.listen={address}"),
+        "bbmaster.log_level_name=ERROR".to_owned(),
+        "amqp.host=127.0.0.1".to_owned(),
+        format!("amqp.port={}", node.port()),
+        format!("amqp.virtual_host={vhost}"),
+        "amqp.connection_retry_period=1".to_owned(),
+    ];
+    settings.push(match database {
+        Database::Sqlite(folder) => format!("bbmaster.state_dir={}", folder.path().display()),
+        Database::Postgres(cluster) => format!("store.url={}", cluster.url()),
+    });
+    let mut arguments = vec!["--config".to_owned(), "/dev/null".to_owned()];
+    for setting in settings {
+        arguments.extend(["--set".to_owned(), setting]);
+    }
+    arguments
+}
+
+fn start(arguments: &[String]) -> Program {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bbmaster"));
+    command.args(arguments).stdin(Stdio::null());
+    Program(command.stderr(Stdio::inherit()).spawn().unwrap())
+}
