@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -24,6 +25,8 @@ pub struct Screen {
     width: usize,
     /// What each host last said, so that a heartbeat that says the same is one quiet word.
     last_said: Mutex<BTreeMap<String, String>>,
+    /// The play is over: heartbeats that tell nothing new are not shown any more.
+    is_over: AtomicBool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +69,7 @@ impl Screen {
                 width => width.clamp(NARROWEST, WIDTH),
             },
             last_said: Mutex::default(),
+            is_over: AtomicBool::new(false),
         }
     }
 
@@ -152,7 +156,9 @@ impl Screen {
             Some(id) if id.starts_with("ask-") => self.event(addresses, (word, colour), &said),
             Some(id) => self.event(addresses, (word, colour), &format!("[{id}] {said}")),
             None if before == Some(format!("{word} {said}")) => {
-                self.event(addresses, (word, Colour::Dim), "(as before)");
+                if !self.is_over.load(Ordering::Relaxed) {
+                    self.event(addresses, (word, Colour::Dim), "(as before)");
+                }
             }
             None => self.event(addresses, (word, colour), &said),
         }
@@ -206,6 +212,7 @@ impl Screen {
 
     /// What can be done now that the play is over and the master stays.
     pub fn invite(&self, url: &str, with_bbctl: bool) {
+        self.is_over.store(true, Ordering::Relaxed);
         self.print("");
         self.print(&self.paint(Colour::Bold, &format!("The fleet stays up. Its page: {url}/")));
         let mut commands = vec![format!("curl {url}/v1/hosts/")];

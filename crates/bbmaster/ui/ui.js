@@ -49,16 +49,52 @@ function hostRow(host) {
   row.dataset.id = host.host_id;
   row.tabIndex = 0;
   const name = element("td", host.hostname || host.host_id);
-  name.append(element("div", host.hostname ? host.host_id : "", "small"));
-  const status = element("td", host.status, host.status);
-  if (host.error) status.append(element("div", host.error, "small"));
-  if (!host.responding && host.status !== "missing") status.append(element("div", "silent", "small"));
-  const apps = Object.entries(host.apps).map(([app, version]) => app + " " + version).join(", ");
-  const labels = Object.entries(host.labels).map(([label, value]) => label + "=" + value).join(" ");
+  if (host.hostname && host.hostname !== host.host_id) name.append(element("div", host.host_id, "small"));
+  const status = element("td");
+  status.append(element("span", stateWords(host), "state " + stateClass(host)));
+  if (host.error) status.append(element("div", host.error, "why"));
+  const apps = tags(Object.entries(host.apps).map(([app, version]) => app + " " + version));
+  const labels = tags(Object.entries(host.labels).map(([label, value]) => value ? label + "=" + value : label));
   const seen = element("td", ago(host.last_seen));
   seen.title = host.last_seen || "";
-  row.append(name, status, element("td", apps), element("td", labels), seen);
+  row.append(name, status, apps, labels, seen);
+  if (host.host_id === state.shown) row.classList.add("shown");
   return row;
+}
+
+function tags(words) {
+  const cell = element("td");
+  cell.append(...words.map((word) => element("span", word, "tag")));
+  return cell;
+}
+
+// A host that was heard of, but says nothing now: what it said last is not known to hold.
+const isSilent = (host) => !host.responding && host.status !== "missing";
+const stateClass = (host) => isSilent(host) ? "silent" : host.status;
+function stateWords(host) {
+  if (host.status === "missing") return "never seen";
+  const words = host.status + (host.status === "ok" && !host.satisfied ? ", not as desired" : "");
+  return isSilent(host) ? "silent, was " + words : words;
+}
+
+// How many there are of each, whatever the filters say.
+const STATES = ["ok", "converging", "errors", "missing"];
+async function count() {
+  const counts = await Promise.all(STATES.map(async (status) =>
+    (await (await call("v1/hosts/?limit=1&status=" + status)).json()).total));
+  const chosen = $("#filters").elements.status.value;
+  $("#states").replaceChildren(...STATES.map((status, place) => {
+    const button = element("button", null, status);
+    button.append(element("b", counts[place]), " " + (status === "missing" ? "never seen" : status));
+    button.type = "button";
+    button.setAttribute("aria-pressed", chosen === status);
+    button.addEventListener("click", () => {
+      const select = $("#filters").elements.status;
+      select.value = select.value === status ? "" : status;
+      list();
+    });
+    return button;
+  }));
 }
 
 function query(after) {
@@ -82,6 +118,8 @@ async function list(after) {
     state.next = page.next || null;
     $("#more").hidden = !state.next;
     $("#count").textContent = page.total === 1 ? "1 host" : page.total + " hosts";
+    $("#none").hidden = page.total !== 0;
+    await count();
     complain(null);
   } catch (error) {
     complain(error);
@@ -95,9 +133,10 @@ async function show(id) {
     const place = $("#detail");
     $("h2", place).textContent = (host.info.hostname || id) + " (" + id + ")";
     const line = $(".line", place);
-    line.className = "line " + host.status;
-    line.textContent = [host.status, host.detail, "generation " + host.generation,
-      host.satisfied ? "as desired" : "not as desired", "seen " + ago(host.last_seen)].filter(Boolean).join(" · ");
+    line.className = "line " + stateClass(host);
+    line.textContent = [stateWords(host), host.detail, "generation " + host.generation,
+      host.satisfied ? "as desired" : null, "seen " + ago(host.last_seen)].filter(Boolean).join(" · ");
+    for (const row of document.querySelectorAll("#hosts tr")) row.classList.toggle("shown", row.dataset.id === id);
     $(".errors", place).replaceChildren(...host.errors.map((error) =>
       element("p", (error.app ? error.app + ": " : "") + error.message + " (" + error.phase + ", attempt "
         + error.attempt + (error.rolled_back ? ", rolled back" : "") + ")")));
@@ -106,8 +145,9 @@ async function show(id) {
     $("tbody", place).replaceChildren(...names.map((name) => {
       const row = element("tr");
       const app = host.apps[name];
-      row.append(element("td", name), element("td", desired[name] ? desired[name].version : "-"),
-        element("td", app ? app.package_version || app.version : "-"),
+      const differs = host.desired_apps && (!app || !desired[name] || app.version !== desired[name].version);
+      row.append(element("td", name), element("td", desired[name] ? desired[name].version : "none"),
+        element("td", app ? app.package_version || app.version : "none", differs ? "differs" : ""),
         element("td", app ? (app.running ? "yes" : "no") : "-"), element("td", app ? app.health : "-"));
       return row;
     }));
@@ -131,13 +171,19 @@ function refreshSoon() {
 }
 
 function showEvent(event) {
-  const words = [new Date(event.at).toLocaleTimeString(), event.host_id, event.message,
+  const item = element("li", null, event.data && event.data.to);
+  const head = [new Date(event.at).toLocaleTimeString(), event.host_id,
     event.author ? "by " + event.author : null].filter(Boolean).join("  ");
-  const item = element("li", words);
+  item.append(element("div", head, "small"), element("div", event.message));
   item.title = event.kind + " " + event.at;
   const events = $("#events");
   events.prepend(item);
   while (events.childElementCount > 200) events.lastElementChild.remove();
+}
+
+function live(is) {
+  $("#live").className = is ? "on" : "off";
+  $("#live").textContent = is ? "live" : "not live";
 }
 
 // fetch rather than EventSource, which cannot send a token.
@@ -150,6 +196,7 @@ async function follow() {
         page.events.reverse().forEach(showEvent);
       }
       const response = await call("v1/events?after=" + state.lastEvent, { headers: { Accept: "text/event-stream" } });
+      live(true);
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
       let text = "";
       for (;;) {
@@ -171,6 +218,7 @@ async function follow() {
     } catch (error) {
       complain(error);
     }
+    live(false);
     await new Promise((wake) => setTimeout(wake, 3000));
   }
 }
@@ -199,6 +247,7 @@ $("#hosts").addEventListener("keydown", (event) => {
 $("#close").addEventListener("click", () => {
   $("#detail").hidden = true;
   state.shown = null;
+  for (const row of document.querySelectorAll("#hosts tr.shown")) row.classList.remove("shown");
 });
 $("#ping").addEventListener("click", async () => {
   try {
