@@ -1,10 +1,11 @@
-//! TLS in front of the API.
+//! TLS in front of the API. A certificate that is renewed counts from the next connection.
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::serve::Listener;
 use rustls::ServerConfig;
@@ -39,11 +40,58 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 impl TlsListener {
     /// Takes over `tcp`, with the certificate chain and key of these PEM files.
     pub fn start(tcp: TcpListener, certificates: &Path, key: &Path) -> Result<Self, TlsError> {
-        let acceptor = TlsAcceptor::from(Arc::new(config(certificates, key)?));
+        let identity = Identity::read(certificates, key)?;
         let address = tcp.local_addr()?;
         let (done, ready) = mpsc::channel(64);
-        tokio::spawn(accept(tcp, acceptor, done));
+        tokio::spawn(accept(tcp, identity, done));
         Ok(Self { address, ready })
+    }
+}
+
+/// What the listener shows, and the files that it is from.
+struct Identity {
+    certificates: PathBuf,
+    key: PathBuf,
+    stamps: [Option<Stamp>; 2],
+    acceptor: TlsAcceptor,
+}
+
+/// Changes when a file is written or replaced.
+type Stamp = (u64, u64, SystemTime);
+
+fn stamp(file: &Path) -> Option<Stamp> {
+    let found = std::fs::metadata(file).ok()?;
+    Some((found.ino(), found.len(), found.modified().ok()?))
+}
+
+impl Identity {
+    fn read(certificates: &Path, key: &Path) -> Result<Self, TlsError> {
+        // Before the files: what is written meanwhile is read again.
+        let stamps = [certificates, key].map(stamp);
+        Ok(Self {
+            acceptor: TlsAcceptor::from(Arc::new(config(certificates, key)?)),
+            certificates: certificates.to_owned(),
+            key: key.to_owned(),
+            stamps,
+        })
+    }
+
+    /// As the files are by now. Where they are of no use (one of the two is yet to be written), as before.
+    fn current(&mut self) -> TlsAcceptor {
+        let stamps = [&self.certificates, &self.key].map(|file| stamp(file));
+        if stamps != self.stamps {
+            match Self::read(&self.certificates, &self.key) {
+                Ok(renewed) => {
+                    tracing::info!("the certificate of the listener was read again");
+                    *self = renewed;
+                }
+                Err(error) => {
+                    tracing::warn!("the listener keeps the certificate that it has: {error}");
+                    self.stamps = stamps;
+                }
+            }
+        }
+        self.acceptor.clone()
     }
 }
 
@@ -65,7 +113,7 @@ fn config(certificates: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
     Ok(config)
 }
 
-async fn accept(tcp: TcpListener, acceptor: TlsAcceptor, done: mpsc::Sender<Connection>) {
+async fn accept(tcp: TcpListener, mut identity: Identity, done: mpsc::Sender<Connection>) {
     loop {
         let accepted = tokio::select! {
             accepted = tcp.accept() => accepted,
@@ -73,7 +121,7 @@ async fn accept(tcp: TcpListener, acceptor: TlsAcceptor, done: mpsc::Sender<Conn
         };
         match accepted {
             Ok((stream, peer)) => {
-                let handshake = acceptor.accept(stream);
+                let handshake = identity.current().accept(stream);
                 let done = done.clone();
                 tokio::spawn(async move {
                     match timeout(HANDSHAKE, handshake).await {
