@@ -27,6 +27,7 @@ pub mod api;
 pub mod metrics;
 
 pub mod broker_setup;
+pub mod enroll;
 pub mod commands;
 mod logging;
 pub mod master;

@@ -15,6 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use crate::api::{self, App, Gate, TlsListener};
 use crate::collect::{Collector, Policy};
 use crate::dispatch::{Dispatcher, Pinger};
+use crate::enroll::Enrollment;
 use crate::metrics::Metrics;
 use crate::replies::{Reply, Waiters};
 use crate::settings::{Anonymous, Settings};
@@ -33,6 +34,8 @@ pub struct Config {
     pub max_events: u64,
     pub ping_rate: u32,
     pub plan_timeout: Duration,
+    /// `None`: hosts cannot enrol.
+    pub enrollment: Option<Arc<Enrollment>>,
 }
 
 impl Config {
@@ -52,10 +55,11 @@ impl Config {
             max_events: 1_000_000,
             ping_rate: 500,
             plan_timeout: Duration::from_secs(30),
+            enrollment: None,
         }
     }
 
-    /// As the settings say; they were checked.
+    /// As the settings say; they were checked. Without `enrollment`, which may fail.
     pub fn of(settings: &Settings) -> Self {
         let Settings {
             bbmaster, amqp, tls, ..
@@ -78,6 +82,7 @@ impl Config {
             max_events: bbmaster.max_events,
             ping_rate: bbmaster.ping_rate,
             plan_timeout: bbmaster.plan_timeout,
+            enrollment: None,
         }
     }
 }
@@ -154,6 +159,7 @@ impl Master {
             metrics,
             gate: Arc::new(Gate::new(config.anonymous, address.ip().is_loopback())),
             plan_timeout: config.plan_timeout,
+            enrollment: config.enrollment.clone(),
             ending: is_ending.clone(),
         };
         let server = serve(tcp, config.tls.as_ref(), app, is_ending.clone())?;

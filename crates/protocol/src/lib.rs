@@ -7,6 +7,7 @@
 //! operators and masters tell each other.
 
 mod decode_spec;
+mod enroll;
 mod fault;
 pub mod inbound;
 mod json;

@@ -9,6 +9,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+pub use crate::enroll::{CreatedEnrollToken, Enroll, EnrollToken, EnrollTokenList, Enrolled, NewEnrollToken};
 use crate::name::{AppName, HostId};
 pub use crate::plan::PlanAnswer;
 use crate::spec::Apps;
@@ -271,10 +272,14 @@ pub enum EventKind {
     HostDeleted,
     TokenCreated,
     TokenRevoked,
+    EnrollTokenCreated,
+    EnrollTokenRevoked,
+    /// A host has got its login at the broker.
+    HostEnrolled,
 }
 
 impl EventKind {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::HostAppeared,
         Self::StatusChanged,
         Self::HostSilent,
@@ -284,6 +289,9 @@ impl EventKind {
         Self::HostDeleted,
         Self::TokenCreated,
         Self::TokenRevoked,
+        Self::EnrollTokenCreated,
+        Self::EnrollTokenRevoked,
+        Self::HostEnrolled,
     ];
 
     /// As in JSON.
@@ -298,6 +306,9 @@ impl EventKind {
             Self::HostDeleted => "host_deleted",
             Self::TokenCreated => "token_created",
             Self::TokenRevoked => "token_revoked",
+            Self::EnrollTokenCreated => "enroll_token_created",
+            Self::EnrollTokenRevoked => "enroll_token_revoked",
+            Self::HostEnrolled => "host_enrolled",
         }
     }
 }
@@ -362,7 +373,7 @@ pub struct EventList {
 pub enum Role {
     /// Look.
     Viewer,
-    /// Change desired applications and labels, ping.
+    /// Change desired applications and labels, ping, let hosts enrol.
     Operator,
     /// Delete hosts, make and revoke tokens.
     Admin,
@@ -426,7 +437,7 @@ pub struct NewToken {
 }
 
 /// `420.0` is a whole number, too, for JSON and its schemas.
-fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+pub(crate) fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     /// Up to here, doubles hold every whole number.
     const LARGEST: f64 = 9_007_199_254_740_992.0;
     match Option::<f64>::deserialize(deserializer)? {
@@ -494,6 +505,10 @@ pub mod problem {
     pub const AWAY: &str = "urn:backbone:host-away";
     /// 501: the host's agent is too old for what is asked.
     pub const UNSUPPORTED: &str = "urn:backbone:agent-too-old";
+    /// 409: this master has no [enroll] settings.
+    pub const ENROLMENT_OFF: &str = "urn:backbone:enrolment-off";
+    /// 409: a host of this id is known; it needs a token that names it.
+    pub const HOST_KNOWN: &str = "urn:backbone:host-known";
     /// 503: the master has no connection to its broker.
     pub const NO_BROKER: &str = "urn:backbone:broker-away";
     /// 400, 422: the body is not valid; `path` says where.

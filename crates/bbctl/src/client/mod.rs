@@ -8,8 +8,9 @@ use std::io::{BufReader, Read};
 use std::time::Duration;
 
 use protocol::rest::{
-    AppList, CreatedToken, DesiredApps, Event, EventList, EventQuery, Host, HostIds, HostList, HostQuery,
-    Labels, NewToken, PingAnswer, PingQuery, PlanAnswer, PutQuery, TokenList, WhoAmI,
+    AppList, CreatedEnrollToken, CreatedToken, DesiredApps, EnrollTokenList, Event, EventList, EventQuery,
+    Host, HostIds, HostList, HostQuery, Labels, NewEnrollToken, NewToken, PingAnswer, PingQuery, PlanAnswer,
+    PutQuery, TokenList, WhoAmI,
 };
 use protocol::{Apps, HostId};
 use serde::Serialize;
@@ -299,6 +300,19 @@ impl Client {
 
     pub fn revoke_token(&self, name: &str) -> Result<(), ClientError> {
         self.send(Call::new(Method::DELETE, &["v1", "tokens", name]))
+            .map(drop)
+    }
+
+    pub fn enroll_tokens(&self) -> Result<EnrollTokenList, ClientError> {
+        self.ask(Call::get(&["v1", "enroll-tokens", ""]))
+    }
+
+    pub fn create_enroll_token(&self, new: &NewEnrollToken) -> Result<CreatedEnrollToken, ClientError> {
+        self.ask(Call::new(Method::POST, &["v1", "enroll-tokens", ""]).json(new))
+    }
+
+    pub fn revoke_enroll_token(&self, name: &str) -> Result<(), ClientError> {
+        self.send(Call::new(Method::DELETE, &["v1", "enroll-tokens", name]))
             .map(drop)
     }
 

@@ -44,6 +44,9 @@ enum KindArg {
     HostDeleted,
     TokenCreated,
     TokenRevoked,
+    EnrollTokenCreated,
+    EnrollTokenRevoked,
+    HostEnrolled,
 }
 
 impl From<KindArg> for EventKind {
@@ -58,6 +61,9 @@ impl From<KindArg> for EventKind {
             KindArg::HostDeleted => Self::HostDeleted,
             KindArg::TokenCreated => Self::TokenCreated,
             KindArg::TokenRevoked => Self::TokenRevoked,
+            KindArg::EnrollTokenCreated => Self::EnrollTokenCreated,
+            KindArg::EnrollTokenRevoked => Self::EnrollTokenRevoked,
+            KindArg::HostEnrolled => Self::HostEnrolled,
         }
     }
 }
@@ -120,7 +126,10 @@ fn style(event: &Event) -> Style {
         | EventKind::LabelsChanged
         | EventKind::HostDeleted
         | EventKind::TokenCreated
-        | EventKind::TokenRevoked => Style::Plain,
+        | EventKind::TokenRevoked
+        | EventKind::EnrollTokenCreated
+        | EventKind::EnrollTokenRevoked
+        | EventKind::HostEnrolled => Style::Plain,
     }
 }
 

@@ -5,6 +5,7 @@ mod completions;
 mod confirm;
 mod diff;
 mod edit;
+mod enroll_token;
 mod events;
 mod forget;
 mod get;
@@ -132,6 +133,9 @@ enum Command {
     /// Makes, lists and revokes API tokens. Needs the role admin.
     #[command(subcommand)]
     Token(token::Token),
+    /// Makes, lists and revokes the tokens by which new hosts come in (`hostagent enroll`). Needs the role operator.
+    #[command(subcommand)]
+    EnrollToken(enroll_token::EnrollToken),
     /// Stores the master's URL and your token.
     Login(login::Login),
     /// Deletes the stored token.
@@ -248,6 +252,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
         Command::Apps(command) => command.execute(&context),
         Command::Forget(command) => command.execute(&context),
         Command::Token(command) => command.execute(&context),
+        Command::EnrollToken(command) => command.execute(&context),
         Command::Login(_) | Command::Logout | Command::Completions(_) => Ok(Exit::Ok),
     }
 }

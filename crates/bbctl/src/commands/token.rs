@@ -103,7 +103,7 @@ impl Token {
 }
 
 /// In red from a week before.
-fn expiry(time: Option<&str>, now: SystemTime) -> Cell {
+pub(super) fn expiry(time: Option<&str>, now: SystemTime) -> Cell {
     const SOON: Duration = Duration::from_secs(7 * 24 * 60 * 60);
     match time {
         None => Cell::styled("never", Style::Faint),

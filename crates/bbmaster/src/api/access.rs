@@ -17,6 +17,7 @@ use protocol::rest::Role;
 use tokio::time::Instant;
 
 use super::App;
+use super::enroll::not_let_in;
 use super::problem::Refusal;
 use crate::settings::Anonymous;
 use crate::store::{Result, Store, token_digest};
@@ -27,7 +28,13 @@ pub enum Access {
     /// Nothing: it tells and changes nothing that matters.
     Open,
     Needs(Role),
+    /// An enrolment token, which is good for nothing else.
+    NeedsEnrollToken,
 }
+
+/// Of the enrolment token of a request: one that was good when it came.
+#[derive(Debug, Clone)]
+pub struct EnrollDigest(pub String);
 
 /// Who is asking.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,15 +124,8 @@ impl Gate {
 
     async fn identify(&self, store: &Store, headers: &HeaderMap) -> std::result::Result<Principal, Refusal> {
         let unauthorized = |detail: &str| Refusal::of(StatusCode::UNAUTHORIZED).detail(detail);
-        if let Some(value) = headers.get(AUTHORIZATION) {
-            // RFC 6750; the scheme's name has no case.
-            let secret = value
-                .to_str()
-                .ok()
-                .and_then(|value| value.split_once(' '))
-                .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-                .map(|(_, secret)| secret.trim());
-            let Some(secret) = secret else {
+        if headers.contains_key(AUTHORIZATION) {
+            let Some(secret) = bearer(headers) else {
                 return Err(unauthorized("Authorization must be: Bearer TOKEN"));
             };
             let principal = self.bearer(store, secret).await?;
@@ -146,6 +146,25 @@ impl Gate {
             name: "anonymous".to_owned(),
             role: Role::Admin,
         })
+    }
+}
+
+/// The secret of a request (RFC 6750; the scheme's name has no case).
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, secret) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| secret.trim())
+}
+
+async fn enroll_digest(app: &App, headers: &HeaderMap) -> std::result::Result<EnrollDigest, Refusal> {
+    let Some(secret) = bearer(headers) else {
+        return Err(Refusal::of(StatusCode::UNAUTHORIZED)
+            .detail("an enrolment token is needed: send Authorization: Bearer TOKEN"));
+    };
+    let digest = token_digest(secret);
+    match app.store.enroll_token(&digest).await? {
+        Ok(_) => Ok(EnrollDigest(digest)),
+        Err(why) => Err(not_let_in(&why)),
     }
 }
 
@@ -178,8 +197,18 @@ fn is_loopback_name(authority: &str) -> bool {
 
 /// Lets a request pass to its handler, or refuses it.
 pub async fn admit(app: App, access: Access, mut request: Request, next: Next) -> Response {
-    let Access::Needs(role) = access else {
-        return next.run(request).await;
+    let role = match access {
+        Access::Open => return next.run(request).await,
+        Access::NeedsEnrollToken => {
+            return match enroll_digest(&app, request.headers()).await {
+                Err(refusal) => refusal.into_response(),
+                Ok(digest) => {
+                    request.extensions_mut().insert(digest);
+                    next.run(request).await
+                }
+            };
+        }
+        Access::Needs(role) => role,
     };
     match app.gate.identify(&app.store, request.headers()).await {
         Err(refusal) => refusal.into_response(),
@@ -210,10 +239,19 @@ impl FromRequestParts<App> for Principal {
 
 /// A new token's secret: 256 bits from the system, in hex, with a beginning that secret scanners can know.
 pub fn new_secret() -> io::Result<String> {
+    secret("bbm")
+}
+
+/// The same for an enrolment token.
+pub fn new_enroll_secret() -> io::Result<String> {
+    secret("bbe")
+}
+
+fn secret(beginning: &str) -> io::Result<String> {
     let mut bits = [0u8; 32];
     File::open("/dev/urandom")?.read_exact(&mut bits)?;
     let hex: String = bits.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(format!("bbm_{hex}"))
+    Ok(format!("{beginning}_{hex}"))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 mod access;
 mod apps;
+mod enroll;
 mod events;
 mod extract;
 mod health;
@@ -33,6 +34,7 @@ pub use route::{Doc, Route, routes};
 pub use tokens::check as check_new_token;
 
 use crate::dispatch::{Dispatcher, Pinger};
+use crate::enroll::Enrollment;
 use crate::metrics::Metrics;
 use crate::replies::Waiters;
 use crate::store::Store;
@@ -51,6 +53,8 @@ pub struct App {
     pub gate: Arc<Gate>,
     /// Wait for a host's plan.
     pub plan_timeout: Duration,
+    /// `None`: hosts cannot enrol.
+    pub enrollment: Option<Arc<Enrollment>>,
     /// Becomes true when the master ends: streams end then.
     pub ending: watch::Receiver<bool>,
 }

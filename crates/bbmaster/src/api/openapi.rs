@@ -109,7 +109,10 @@ pub fn document() -> Value {
         "components": {
             "schemas": definitions,
             "responses": { "Problem": problem },
-            "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
+            "securitySchemes": {
+                "token": { "type": "http", "scheme": "bearer" },
+                "enrollToken": { "type": "http", "scheme": "bearer" },
+            },
         },
     });
     name_requests(&mut document);
@@ -160,13 +163,15 @@ fn operation(route: &Route, schemas: &mut Schemas) -> Value {
         "parameters": parameters(route, &mut schemas.requests),
         "responses": responses,
     });
-    if let Access::Needs(role) = route.access {
-        operation["description"] = format!("Needs the role {}.", role.as_str()).into();
-        // Without one, too, on a loopback address (`[bbmaster] allow_anonymous`).
-        operation["security"] = json!([{ "token": [] }, {}]);
-    } else {
-        operation["security"] = json!([]);
-    }
+    operation["security"] = match route.access {
+        Access::Open => json!([]),
+        Access::Needs(role) => {
+            operation["description"] = format!("Needs the role {}.", role.as_str()).into();
+            // Without one, too, on a loopback address (`[bbmaster] allow_anonymous`).
+            json!([{ "token": [] }, {}])
+        }
+        Access::NeedsEnrollToken => json!([{ "enrollToken": [] }]),
+    };
     if let Some(body) = doc.body {
         operation["requestBody"] = json!({
             "required": true,
@@ -181,7 +186,7 @@ fn problems(route: &Route) -> Vec<u16> {
     if route.doc.query.is_some() || route.parameters().next().is_some() || !route.doc.headers.is_empty() {
         problems.push(400);
     }
-    if let Access::Needs(_) = route.access {
+    if route.access != Access::Open {
         // 503: the database or the broker is away.
         problems.extend([401, 403, 503]);
     }

@@ -4,13 +4,14 @@ use axum::http::Method;
 use axum::routing::{MethodRouter, delete, get, post, put};
 use protocol::Apps;
 use protocol::rest::{
-    AppList, CreatedToken, DesiredApps, EventList, EventQuery, Health, Host, HostIds, HostList, HostQuery,
-    Labels, NewToken, PingAnswer, PingQuery, PutQuery, Role, TokenList, WhoAmI,
+    AppList, CreatedEnrollToken, CreatedToken, DesiredApps, Enroll, EnrollTokenList, Enrolled, EventList,
+    EventQuery, Health, Host, HostIds, HostList, HostQuery, Labels, NewEnrollToken, NewToken, PingAnswer,
+    PingQuery, PutQuery, Role, TokenList, WhoAmI,
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use super::access::Access;
-use super::{App, apps, events, health, hosts, openapi, ping, tokens, ui};
+use super::{App, apps, enroll, events, health, hosts, openapi, ping, tokens, ui};
 
 /// A method on a path.
 pub struct Route {
@@ -121,6 +122,7 @@ pub fn routes() -> Vec<Route> {
     let mut routes = of_hosts();
     routes.extend(of_the_fleet());
     routes.extend(of_access());
+    routes.extend(of_enrolment());
     routes.extend(of_the_master());
     routes
 }
@@ -304,6 +306,47 @@ fn of_access() -> Vec<Route> {
             VIEWER,
             get(tokens::whoami),
             Doc::new("Whose token this is").answer::<WhoAmI>(200, "Name and role"),
+        ),
+    ]
+}
+
+fn of_enrolment() -> Vec<Route> {
+    vec![
+        route(
+            Method::GET,
+            "/v1/enroll-tokens/",
+            OPERATOR,
+            get(enroll::list),
+            Doc::new("Enrolment tokens, without their secrets").answer::<EnrollTokenList>(200, "By name"),
+        ),
+        route(
+            Method::POST,
+            "/v1/enroll-tokens/",
+            OPERATOR,
+            post(enroll::create),
+            Doc::new("Make a token that lets hosts in; its secret is shown once")
+                .body::<NewEnrollToken>()
+                .answer::<CreatedEnrollToken>(201, "Made")
+                .problems(&[409, 413, 415, 422]),
+        ),
+        route(
+            Method::DELETE,
+            "/v1/enroll-tokens/{name}",
+            OPERATOR,
+            delete(enroll::revoke),
+            Doc::new("Revoke an enrolment token")
+                .raw(204, "", "Revoked")
+                .problems(&[404]),
+        ),
+        route(
+            Method::POST,
+            "/v1/enroll",
+            Access::NeedsEnrollToken,
+            post(enroll::enroll),
+            Doc::new("A host gets its login at the broker, by an enrolment token")
+                .body::<Enroll>()
+                .answer::<Enrolled>(201, "How it reaches the broker")
+                .problems(&[409, 413, 415, 422]),
         ),
     ]
 }

@@ -41,9 +41,19 @@ pub async fn create(
 
 /// Path and reason of what is wrong with a token to be.
 pub fn check(new: &NewToken) -> Result<(), (&'static str, String)> {
-    const LONGEST_NAME: usize = 64;
     const LONGEST_LIFE: u64 = 3_155_760_000;
-    let name = &new.name;
+    check_name(&new.name)?;
+    match new.expires_in {
+        Some(seconds) if !(1..=LONGEST_LIFE).contains(&seconds) => {
+            Err(("$.expires_in", format!("1 to {LONGEST_LIFE} seconds are allowed")))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The same for what a token of any kind is called.
+pub(super) fn check_name(name: &str) -> Result<(), (&'static str, String)> {
+    const LONGEST_NAME: usize = 64;
     let good = name.len() <= LONGEST_NAME
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name
@@ -55,12 +65,7 @@ pub fn check(new: &NewToken) -> Result<(), (&'static str, String)> {
         );
         return Err(("$.name", reason));
     }
-    match new.expires_in {
-        Some(seconds) if !(1..=LONGEST_LIFE).contains(&seconds) => {
-            Err(("$.expires_in", format!("1 to {LONGEST_LIFE} seconds are allowed")))
-        }
-        Some(_) | None => Ok(()),
-    }
+    Ok(())
 }
 
 pub async fn revoke(

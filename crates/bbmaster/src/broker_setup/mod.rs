@@ -4,8 +4,10 @@
 mod api;
 mod wanted;
 
+use protocol::HostId;
+
 pub use api::{Api, ApiError, Login};
-pub use wanted::{Item, Method, Names, wanted};
+pub use wanted::{Item, Method, Names, wanted, wanted_for_host};
 
 /// What became of one item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +20,17 @@ pub enum Outcome {
     WouldMake,
     /// It is there in another way, and cannot be changed without losing what it holds.
     Conflict,
+}
+
+/// Makes the queue, the user and the permissions of `host`. A user that is there already gets this password.
+pub fn let_in(api: &Api, names: &Names, host: &HostId, password: &str) -> Result<(), ApiError> {
+    for item in wanted_for_host(names, host, password) {
+        match item.is_user() {
+            true => api.send(&item)?,
+            false => drop(ensure(api, &item, false)?),
+        }
+    }
+    Ok(())
 }
 
 /// Sees to one item.

@@ -33,6 +33,11 @@ impl Item {
             found => self.may_differ || has_all(found, &self.body),
         }
     }
+
+    /// Whether it is a login.
+    pub fn is_user(&self) -> bool {
+        self.path.first().is_some_and(|kind| kind == "users")
+    }
 }
 
 /// Every key of `wanted` is the same in `found`.
@@ -59,6 +64,9 @@ pub struct Names {
 }
 
 impl Names {
+    /// How hosts' users are called where the settings say nothing.
+    pub const USUAL_HOST_USER: &str = "host-{host_id}";
+
     pub fn host_user(&self, host: &HostId) -> String {
         self.host_user.replace("{host_id}", host.as_str())
     }
@@ -82,7 +90,7 @@ fn put(what: String, path: &[&str], body: Value) -> Item {
 pub fn wanted(names: &Names, hosts: &[(HostId, String)]) -> Vec<Item> {
     let mut items = for_masters(names);
     for (host, password) in hosts {
-        items.extend(for_host(names, host, password));
+        items.extend(wanted_for_host(names, host, password));
     }
     items
 }
@@ -119,6 +127,7 @@ fn for_masters(names: &Names) -> Vec<Item> {
             )
         },
     ];
+    items.extend(policies(names));
     if let Some(password) = &names.master_password {
         items.push(user(master, password));
     }
@@ -137,7 +146,8 @@ fn for_masters(names: &Names) -> Vec<Item> {
     items
 }
 
-fn for_host(names: &Names, host: &HostId, password: &str) -> Vec<Item> {
+/// What one host needs beside what is there for all; `password` is for its user if that is new.
+pub fn wanted_for_host(names: &Names, host: &HostId, password: &str) -> Vec<Item> {
     let vhost = &names.vhost;
     let name = names.host_user(host);
     let queue = topic::agent_queue(host);
@@ -153,13 +163,14 @@ fn for_host(names: &Names, host: &HostId, password: &str) -> Vec<Item> {
             .join("|"),
     };
     vec![
-        // Not by the host: who may declare queues could declare another host's before it does.
+        // Not by the host: who may declare queues could declare another host's before it does. So it must not
+        // expire either: the host could not make it again.
         Item {
             may_differ: true,
             ..put(
                 format!("queue {queue}"),
                 &["queues", vhost, &queue],
-                json!({ "durable": true, "arguments": { "x-expires": 24 * 60 * 60 * 1000 } }),
+                json!({ "durable": true, "arguments": {} }),
             )
         },
         user(&name, password),
@@ -175,6 +186,43 @@ fn for_host(names: &Names, host: &HostId, password: &str) -> Vec<Item> {
         ),
     ]
 }
+
+/// What queues hold at most: the broker's memory and disk are everyone's. The oldest messages go; both ends
+/// look at the newest only. How much that is, is the operator's choice once they are there.
+fn policies(names: &Names) -> [Item; 2] {
+    const GIB: u64 = 1 << 30;
+    const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+    let vhost = &names.vhost;
+    let policy = |name: &str, pattern: String, definition: Value| Item {
+        may_differ: true,
+        ..put(
+            format!("policy {name}"),
+            &["policies", vhost, name],
+            json!({ "pattern": pattern, "apply-to": "queues", "priority": 0, "definition": definition }),
+        )
+    };
+    let mut of_masters = json!({ "max-length-bytes": GIB, "overflow": "drop-head" });
+    if names.quorum {
+        // RabbitMQ 4 drops what was delivered 20 times, as it is when masters are killed.
+        of_masters["delivery-limit"] = json!(1_000_000);
+    }
+    let pattern_of_hosts = format!("^{}", escape(QUEUES_OF_HOSTS));
+    [
+        policy(
+            "backbone-masters",
+            format!("^{}$", escape(&names.master_queue)),
+            of_masters,
+        ),
+        policy(
+            "backbone-hosts",
+            pattern_of_hosts,
+            json!({ "max-length": 1000, "overflow": "drop-head", "message-ttl": DAY_MS }),
+        ),
+    ]
+}
+
+/// How [`topic::agent_queue`] begins.
+const QUEUES_OF_HOSTS: &str = "bbslave-q-";
 
 fn user(name: &str, password: &str) -> Item {
     Item {
@@ -231,7 +279,7 @@ mod tests {
             apps: vec!["app_foo".into(), "a+b".into()],
         };
         let host = HostId::new("02:FC.1").unwrap();
-        let items = for_host(&names, &host, "secret");
+        let items = wanted_for_host(&names, &host, "secret");
         let by_path = |first: &str| items.iter().find(|item| item.path[0] == first).unwrap();
         assert_eq!(by_path("users").path, ["users", "host-02:FC.1"]);
         assert_eq!(
@@ -244,6 +292,12 @@ mod tests {
             json!({"exchange": "pf9-bbone", "write": r"^(master|02\:FC\.1)$",
                 "read": r"^(?!master$)(slaves|02\:FC\.1|app_foo|a\+b)$"})
         );
+    }
+
+    #[test]
+    fn the_policy_of_hosts_is_about_their_queues() {
+        let queue = topic::agent_queue(&HostId::new("h1").unwrap());
+        assert!(queue.starts_with(QUEUES_OF_HOSTS), "{queue}");
     }
 
     #[test]

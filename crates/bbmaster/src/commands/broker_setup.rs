@@ -100,7 +100,7 @@ fn names(command: &BrokerSetup, settings: &Settings) -> anyhow::Result<Names> {
     let host_user = amqp
         .host_user
         .clone()
-        .unwrap_or_else(|| "host-{host_id}".to_owned());
+        .unwrap_or_else(|| Names::USUAL_HOST_USER.to_owned());
     if !command.hosts.is_empty() && !host_user.contains("{host_id}") {
         bail!("[amqp] host_user holds no {{host_id}}: all hosts would have one user");
     }
@@ -119,7 +119,7 @@ fn names(command: &BrokerSetup, settings: &Settings) -> anyhow::Result<Names> {
 }
 
 fn is_user(item: &Item, name: &str) -> bool {
-    item.path.first().is_some_and(|kind| kind == "users") && item.path.get(1).is_some_and(|user| user == name)
+    item.is_user() && item.path.get(1).is_some_and(|user| user == name)
 }
 
 fn describe(item: &Item, outcome: Outcome) -> String {

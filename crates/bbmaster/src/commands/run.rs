@@ -7,6 +7,7 @@ use bus::amqp;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::open_store;
+use crate::enroll::Enrollment;
 use crate::master::{Config, Master};
 use crate::settings::Settings;
 
@@ -16,7 +17,10 @@ pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let store = open_store(settings).await?;
     let link = amqp::connect(settings.broker(), settings.queue());
-    let config = Config::of(settings);
+    let config = Config {
+        enrollment: Enrollment::of(settings).context("hosts could not enrol")?,
+        ..Config::of(settings)
+    };
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     let master = Master::start(config, store, link)
         .await

@@ -96,6 +96,26 @@ fn check(mut settings: Settings, gathered: &mut Gathered) -> Settings {
     let default = gathered.origin("amqp", "password") == ::settings::Origin::Default;
     let password = amqp.password.take().filter(|_| !(from_file && default));
     amqp.password = read_password("amqp", password, amqp.password_file.as_deref(), gathered);
+    let enroll = &mut settings.enroll;
+    let password = enroll.password.take();
+    enroll.password = read_password("enroll", password, enroll.password_file.as_deref(), gathered);
+    if enroll.management.is_some() {
+        if enroll.username.is_empty() || enroll.password.is_none() {
+            gathered.problem(
+                "enroll",
+                "management",
+                "it needs an administrator: username and password_file, too",
+            );
+        }
+        let of_one = |user: &String| !user.contains("{host_id}");
+        if settings.amqp.host_user.as_ref().is_some_and(of_one) {
+            gathered.problem(
+                "amqp",
+                "host_user",
+                "it holds no {host_id}: all hosts that enrol would have one user",
+            );
+        }
+    }
     check_pair("ssl", &settings.ssl.certfile, &settings.ssl.keyfile, gathered);
     check_pair("tls", &settings.tls.certfile, &settings.tls.keyfile, gathered);
     match settings.listen() {

@@ -95,7 +95,29 @@ const DAY: u64 = 24 * 60 * 60;
         disable: Option<bool> = "", Kind::Bool;
     }
 
-    /// TLS of the master's own listener. It needs both files; they are read at start.
+    /// Letting hosts in by tokens (`hostagent enroll`): the master makes each its user at the broker.
+    enroll: EnrollSettings {
+        /// RabbitMQ's management API (https://rabbit.example.net:15671). Not set: hosts cannot enrol.
+        management: Option<String> = "", Kind::Text;
+        /// An administrator of RabbitMQ: only those may make users.
+        username: String = "", Kind::Text;
+        /// Its password. Better: password_file.
+        password: Option<Secret> = "", Kind::Secret;
+        /// File that holds the password and nothing else; wins over password.
+        password_file: Option<PathBuf> = "", Kind::Path;
+        /// PEM file of the authorities that may vouch for an https management API. Not set: those of the host.
+        management_ca: Option<PathBuf> = "", Kind::Path;
+        /// What hosts are told is the broker's name. Not set: [amqp] host.
+        amqp_host: Option<String> = "", Kind::Text;
+        /// Its port. Not set: [amqp] port, or what is usual where amqp_tls differs.
+        amqp_port: Option<u16> = "", Kind::Port;
+        /// Whether hosts are to speak TLS. Not set: as the master does.
+        amqp_tls: Option<bool> = "", Kind::Bool;
+        /// PEM file of the authorities that vouch for the broker, for hosts to keep. Not set: the hosts' own.
+        amqp_ca: Option<PathBuf> = "", Kind::Path;
+    }
+
+    /// TLS of the master's own listener. It needs both files; renewed ones count from the next connection.
     tls: TlsSettings {
         /// PEM file of the certificate chain.
         certfile: Option<PathBuf> = "", Kind::Path;

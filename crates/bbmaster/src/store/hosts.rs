@@ -205,6 +205,7 @@ impl Store {
                 "DELETE FROM desired WHERE host_id = $1",
                 "DELETE FROM host_apps WHERE host_id = $1",
                 "DELETE FROM labels WHERE host_id = $1",
+                "DELETE FROM enrolled WHERE host_id = $1",
             ] {
                 sqlx::query(table).bind(id.as_str()).execute(&mut *tx).await?;
             }

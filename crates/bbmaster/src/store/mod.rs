@@ -5,6 +5,7 @@
 //! here instead of failing there; PostgreSQL's rows are locked in the order of their host ids.
 
 mod desired;
+mod enroll;
 mod events;
 mod fold;
 mod hosts;
@@ -27,6 +28,7 @@ use sqlx::{PgPool, SqlSafeStr, SqlitePool};
 use tokio::sync::watch;
 
 pub use desired::{Desired, NewDesired, PutError};
+pub use enroll::NotLetIn;
 pub use ingest::{Ingested, Report, Seen};
 pub use tokens::{TokenError, digest as token_digest};
 
@@ -110,6 +112,7 @@ pub(crate) use {reading, writing};
 const FIRST: &str = include_str!("migrations/0001_first.sql");
 const SECOND_SQLITE: &str = include_str!("migrations/0002_sqlite.sql");
 const SECOND_POSTGRES: &str = include_str!("migrations/0002_postgres.sql");
+const FOURTH: &str = include_str!("migrations/0004_enroll.sql");
 const THIRD: &str = include_str!("migrations/0003_plans.sql");
 
 fn migrator(second: &'static str) -> Migrator {
@@ -126,6 +129,7 @@ fn migrator(second: &'static str) -> Migrator {
         migration(1, "first", FIRST),
         migration(2, "events", second),
         migration(3, "plans", THIRD),
+        migration(4, "enroll", FOURTH),
     ])
 }
 

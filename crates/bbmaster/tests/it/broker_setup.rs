@@ -61,11 +61,56 @@ async fn it_makes_enough_and_no_more() {
         (host, password)
     });
     let items = wanted(&names(), &with_passwords);
+    assert!(items.iter().any(|item| item.what == "policy backbone-hosts"));
     let all = |outcome| vec![outcome; items.len()];
     assert_eq!(run(&base, &items, true), all(Outcome::WouldMake));
     assert_eq!(run(&base, &items, false), all(Outcome::Made));
     assert_eq!(run(&base, &items, false), all(Outcome::Kept));
     assert_eq!(run(&base, &items, true), all(Outcome::Kept));
+    let listed = node
+        .ctl(&["list_queues", "-p", "backbone", "name", "policy", "arguments"])
+        .await
+        .unwrap();
+    for (queue, policy) in [
+        ("bbmaster-q", "backbone-masters"),
+        ("bbslave-q-", "backbone-hosts"),
+    ] {
+        let of_queue = listed.lines().find(|line| line.starts_with(queue)).unwrap();
+        assert!(of_queue.contains(policy), "{listed}");
+        // The host could not make it again.
+        assert!(!of_queue.contains("x-expires"), "{listed}");
+    }
+
+    // As for a cluster; an operator's own limits are kept.
+    let clustered = Names {
+        vhost: "clustered".into(),
+        quorum: true,
+        ..names()
+    };
+    let clustered = wanted(&clustered, &[]);
+    let made = run(&base, &clustered, false);
+    assert!(made.contains(&Outcome::Made) && !made.contains(&Outcome::Conflict));
+    node.ctl(&[
+        "set_policy",
+        "-p",
+        "clustered",
+        "backbone-masters",
+        "^bbmaster-q$",
+        r#"{"max-length-bytes": 1000}"#,
+        "--apply-to",
+        "queues",
+    ])
+    .await
+    .unwrap();
+    assert_eq!(
+        run(&base, &clustered, false),
+        vec![Outcome::Kept; clustered.len()]
+    );
+    let types = node
+        .ctl(&["list_queues", "-p", "clustered", "name", "type"])
+        .await
+        .unwrap();
+    assert!(types.contains("quorum"), "{types}");
 
     // It works: a master and a host, each as its own user.
     let database = Database::sqlite();

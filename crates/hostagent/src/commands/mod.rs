@@ -4,6 +4,7 @@ pub mod apply;
 pub mod check_config;
 mod context;
 mod desired_file;
+pub mod enroll;
 pub mod id;
 pub mod journal;
 pub mod plan;
@@ -35,6 +36,7 @@ Examples:
   hostagent apply desired.json                       do it now, without a broker
   hostagent apply desired.json --only-if 1f2e3d4c5b6a  only if that is still the plan
   hostagent status --json                            what is installed, as the master is told it
+  hostagent enroll --master https://m.example.net:8082  let the master make its login at the broker
   hostagent retry                                    try again what failed and is held
   hostagent --set hostagent.log_level_name=DEBUG run
 
@@ -91,6 +93,9 @@ enum Command {
         #[arg(long, value_name = "HASH")]
         only_if: Option<String>,
     },
+    /// Gets this host its login at the broker from a master, by an enrolment token; writes the settings, and
+    /// enables and starts the agent. Can be run again, with a token that names this host.
+    Enroll(enroll::Request),
     /// Has the running agent try again what failed and is held.
     Retry,
     /// Prints what change is under way, and how it would be undone.
@@ -155,6 +160,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
         | Command::Status { .. }
         | Command::Plan { .. }
         | Command::Apply { .. }
+        | Command::Enroll(_)
         | Command::Retry
         | Command::Journal => {}
     }
@@ -174,6 +180,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
         Command::Status { json } => block_on(status::status(settings, json)),
         Command::Plan { file, json } => block_on(plan::plan(settings, &file, json)),
         Command::Apply { file, only_if } => block_on(apply::apply(settings, &file, only_if.as_deref())),
+        Command::Enroll(request) => block_on(async { enroll::enroll(&sources, &settings, request).await }),
         Command::Retry => retry::retry(&settings),
         Command::Journal => journal::journal(&settings),
         Command::CheckConfig | Command::SupportBundle { .. } => Ok(Exit::Ok),

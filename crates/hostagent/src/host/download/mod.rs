@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 use self::cache::Cache;
 use self::client::Transfer;
-pub(super) use self::client::{describe, host_tls};
+pub(crate) use self::client::{describe, host_tls};
 use self::kept::Kept;
 use self::stall::StallWatch;
 use self::transfer::{Job, Outcome};
