@@ -20,6 +20,12 @@ test: tools lint ## installs what is missing, then lint and every test
 	@if [ -s $(SKIPS) ]; then sort -u $(SKIPS); echo "$$(sort -u $(SKIPS) | wc -l) skipped, each with its reason"; \
 	else echo "0 skipped"; fi
 
+e2e: tools ## whole hosts: machines with a systemd of their own, the agent as a package, RabbitMQ outside; needs root
+	@rm -f $(SKIPS)
+	BACKBONE_SKIPS=$(SKIPS) cargo nextest run --workspace -E 'package(e2e)' --no-fail-fast --final-status-level pass
+	@if [ -s $(SKIPS) ]; then sort -u $(SKIPS); echo "$$(sort -u $(SKIPS) | wc -l) skipped, each with its reason"; \
+	else echo "0 skipped"; fi
+
 test-long: tools ## the sweeps in full: a fault at every system call of the agent and its package managers, 50 kills of masters and of brokers
 	@rm -f $(COUNTS)
 	SWEEP=all SWEEP_COUNTS=$(COUNTS) RUST_BACKTRACE=0 cargo nextest run --profile long -p hostagent --test it \
@@ -44,5 +50,5 @@ lint: tools ## formatting, clippy, licences and sources of dependencies
 tools:
 	@scripts/install-test-tools
 
-.PHONY: help demo test test-long bench lint tools
+.PHONY: help demo test e2e test-long bench lint tools
 .DEFAULT_GOAL := help

@@ -11,11 +11,13 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::converge::Interrupts;
 use crate::drift;
 use crate::engine::Engine;
-use crate::host::{Facts, Host};
+use crate::guard::Guard;
+use crate::host::{Facts, Host, Packages};
 use crate::host_state::{Board, HostState};
 use crate::inbox::Inbox;
 use crate::journal::JournalFile;
 use crate::ledger::Ledger;
+use crate::notify::Notifier;
 use crate::observe::Observer;
 use crate::reconcile::Reconciler;
 use crate::report::Reporter;
@@ -43,6 +45,8 @@ pub struct Parts {
 pub struct Agent {
     /// How the host stands.
     pub state: watch::Receiver<HostState>,
+    packages: Arc<dyn Packages>,
+    state_dir: PathBuf,
     second_chance: Arc<Notify>,
     link: watch::Receiver<LinkState>,
     stop_reconciler: watch::Sender<bool>,
@@ -74,6 +78,7 @@ impl Agent {
             max_crashes,
             collect_facts,
         } = parts;
+        let packages = host.packages.clone();
         let ledger = Arc::new(Ledger::open(&state_dir, host_id.clone())?);
         let Link {
             deliveries,
@@ -83,6 +88,7 @@ impl Agent {
         } = link;
         let engine = Arc::new(Engine {
             observer: Observer::new(host.clone()),
+            guard: Some(Guard::new(&state_dir, &host)),
             host,
             ledger: ledger.clone(),
             bake_period,
@@ -125,6 +131,7 @@ impl Agent {
             wake,
             heartbeat_period,
             collect_facts,
+            notifier: Notifier::of_process(),
             stop: reporter_stops,
         };
         let inbox = Inbox {
@@ -139,6 +146,8 @@ impl Agent {
         };
         Ok(Self {
             state,
+            packages,
+            state_dir,
             second_chance,
             link: link_state,
             stop_reconciler,
@@ -151,13 +160,24 @@ impl Agent {
     }
 
     /// Asks every task to end at its next safe point, and waits for it. A package manager that is at work
-    /// is left to end first.
-    pub async fn stop(self) {
+    /// is left to end first, or left alone where it goes on without the agent: it may be about to start this agent's
+    /// next version, and wait for the end of this one.
+    pub async fn stop(mut self) {
         // Nothing new is taken in: what is not acknowledged, the broker keeps.
         self.inbox.abort();
         self.drift.abort();
         self.stop_reconciler.send_replace(true);
-        let _ = self.reconciler.await;
+        tokio::select! {
+            _ = &mut self.reconciler => {}
+            // All that the reconciler knows is durable before it lets the package manager work.
+            () = self.packages.works_alone() => {
+                tracing::info!("the package manager goes on alone");
+                self.reconciler.abort();
+                if let Err(error) = JournalFile::note_stop_in(&self.state_dir) {
+                    tracing::warn!(%error, "this stop will count as a crash");
+                }
+            }
+        }
         self.stop_reporter.send_replace(true);
         let _ = self.reporter.await;
         // The bus has nobody left to serve: it hands the broker the last acknowledgements and closes.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::guard::Guard;
 use crate::host::{Host, HostError};
 use crate::ledger::{Desired, Ledger};
 use crate::observe::{Freshness, Observed, Observer};
@@ -17,6 +18,8 @@ pub struct Engine {
     pub bake_period: Duration,
     /// Crashes in one convergence after which it is rolled back.
     pub max_crashes: u32,
+    /// `None`: nobody watches over an upgrade of the agent itself, since none is running.
+    pub guard: Option<Guard>,
 }
 
 impl Engine {

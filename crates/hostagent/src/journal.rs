@@ -184,6 +184,18 @@ impl JournalFile {
         Ok(Self { file, open: journal })
     }
 
+    /// For those who only look.
+    pub fn peek(state_dir: &Path) -> Result<Option<Journal>, StateFileError> {
+        StateFile::new(Self::path(state_dir)).peek()
+    }
+
+    /// The journal of `state_dir` is left open by an agent that ends in good order.
+    pub fn note_stop_in(state_dir: &Path) -> Result<(), StateFileError> {
+        let file = StateFile::new(Self::path(state_dir));
+        let open = file.load()?;
+        Self { file, open }.note_stop()
+    }
+
     pub fn get(&self) -> Option<&Journal> {
         self.open.as_ref()
     }

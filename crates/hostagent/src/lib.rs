@@ -34,9 +34,11 @@ pub mod undo;
 pub mod apply;
 pub mod bake;
 pub mod rollback;
+pub mod guard;
 pub mod host_state;
 pub mod status;
 pub mod report;
+pub mod notify;
 pub mod watch;
 pub mod drift;
 

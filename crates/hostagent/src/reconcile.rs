@@ -73,6 +73,20 @@ impl Reconciler {
 
     /// Until told to stop. The first attempt is made at once, broker or not.
     pub async fn run(mut self) {
+        let mut stop = self.interrupts.stop.clone();
+        let desired = self.interrupts.desired.borrow().clone();
+        let detail =
+            "waiting for the package manager that an earlier run of the agent has started".to_owned();
+        self.board.note(&desired, None, Standing::Converging { detail });
+        tokio::select! {
+            () = earlier_runs_end(&self.engine) => {}
+            _ = stop.wait_for(|stop| *stop) => {
+                if let Err(error) = self.journal.note_stop() {
+                    tracing::warn!(%error, "this stop will count as a crash");
+                }
+                return;
+            }
+        }
         loop {
             let desired = self.interrupts.desired.borrow_and_update().clone();
             match self.attempt(&desired).await {
@@ -254,6 +268,14 @@ impl Reconciler {
     fn retry_time(&self) -> Option<String> {
         let delay = self.retry?.at.saturating_duration_since(Instant::now());
         Some(humantime::format_rfc3339_micros(SystemTime::now() + delay).to_string())
+    }
+}
+
+/// A package manager that an earlier agent has started may still be at work: what is looked at before its end is not what
+/// will be.
+async fn earlier_runs_end(engine: &Engine) {
+    if let Err(error) = engine.host.packages.earlier_runs_end().await {
+        tracing::warn!(%error, "whether an earlier agent's package manager is still at work is not known");
     }
 }
 

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{LinkState, Publisher};
+use bus::{LinkState, PublishError, Publisher};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -24,6 +24,7 @@ use crate::engine::Engine;
 use crate::forecast::{self, Forecast};
 use crate::host::{Facts, HostError};
 use crate::host_state::{Announcement, HostState, Standing};
+use crate::notify::Notifier;
 use crate::observe::Freshness;
 use crate::status::{self, Particulars};
 
@@ -74,6 +75,7 @@ pub struct Reporter {
     pub wake: Arc<Notify>,
     pub heartbeat_period: Duration,
     pub collect_facts: Box<dyn Fn() -> Facts + Send + Sync>,
+    pub notifier: Notifier,
     pub stop: watch::Receiver<bool>,
 }
 
@@ -129,7 +131,15 @@ impl Reporter {
                     }
                     Freshness::Full => self.report_look(look, vec![None], &memory, &mut outbox),
                 },
-                (said, result) = outbox.published() => outbox.settle(said, result),
+                (said, result) = outbox.published() => {
+                    if tells_an_outcome(&said, &result) && let Some(guard) = &self.engine.guard {
+                        guard.stand_down();
+                    }
+                    outbox.settle(said, result);
+                }
+                // From here, since this loop goes round only where it is not wedged, and neither is the one thread of all
+                // tasks.
+                () = self.notifier.alive_is_due() => self.notifier.alive(),
                 answer = next_plan(&mut plans) => outbox.queue(Said::Plan(answer)),
                 _ = self.stop.changed() => {
                     self.report_announcements(&memory, &mut outbox);
@@ -340,6 +350,16 @@ async fn next_plan(plans: &mut Plans) -> PlanAnswer {
         Some(answer) => answer,
         None => std::future::pending().await,
     }
+}
+
+/// Whether the broker has taken news of how things ended. (That no master listens is not the agent's fault.)
+fn tells_an_outcome(said: &Said, result: &Result<(), PublishError>) -> bool {
+    let reached = matches!(result, Ok(()) | Err(PublishError::Unroutable));
+    let is_outcome = match said {
+        Said::Status(status) => status.status != protocol::State::Converging,
+        Said::Plan(_) => false,
+    };
+    reached && is_outcome
 }
 
 struct Memory {

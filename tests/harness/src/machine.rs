@@ -14,7 +14,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+mod forward;
 mod rootfs;
+
+pub use forward::Forward;
 
 /// On an idle machine a boot takes 3 s.
 const BOOT_DEADLINE: Duration = Duration::from_secs(90);
@@ -62,6 +65,8 @@ pub struct Machine {
     nspawn: Child,
     /// The host's pid of the machine's PID 1.
     leader: u32,
+    /// This host's end of its network.
+    network: Ipv4Addr,
     /// Holds the console's output, and what the machine's disk has beyond the common one.
     folder: tempfile::TempDir,
 }
@@ -103,9 +108,13 @@ impl Machine {
             arguments,
             nspawn,
             leader: 0,
+            network: Ipv4Addr::UNSPECIFIED,
             folder,
         };
         machine.wait_for_boot()?;
+        // A network of four addresses by the PID 1's pid, which no two machines share; a reboot keeps it.
+        let base = u32::from(Ipv4Addr::new(10, 192, 0, 0)) + (machine.leader % (1 << 20)) * 4;
+        machine.network = Ipv4Addr::from(base + 1);
         Ok(machine)
     }
 
@@ -173,11 +182,24 @@ impl Machine {
         self.write(to, bytes, fs::metadata(from)?.permissions().mode() & 0o7777)
     }
 
+    /// Installs packages of the distribution, with what they depend on. The first time ever they are downloaded, and
+    /// kept beside the common disk.
+    pub fn install_distribution_packages(&self, names: &[&str]) -> Result<()> {
+        let folder = rootfs::packages(names)?;
+        for file in fs::read_dir(&folder)?.flatten() {
+            let name = file.file_name();
+            self.copy_in(
+                &file.path(),
+                &format!("/srv/distribution/{}", name.to_string_lossy()),
+            )?;
+        }
+        self.sh("DEBIAN_FRONTEND=noninteractive dpkg -i /srv/distribution/*.deb 2>&1")
+            .map(|_| ())
+    }
+
     /// Gives both ends of the machine's network an address; returns this host's, and the machine's.
     pub fn connect_network(&self) -> Result<(Ipv4Addr, Ipv4Addr)> {
-        // A network of four addresses by the PID 1's pid, which no two machines share.
-        let base = u32::from(Ipv4Addr::new(10, 192, 0, 0)) + (self.leader % (1 << 20)) * 4;
-        let (host, guest) = (Ipv4Addr::from(base + 1), Ipv4Addr::from(base + 2));
+        let (host, guest) = (self.network, Ipv4Addr::from(u32::from(self.network) + 1));
         let outside = self.interface();
         succeed(Command::new("ip").args(["address", "replace", &format!("{host}/30"), "dev", &outside]))?;
         succeed(Command::new("ip").args(["link", "set", &outside, "up"]))?;
@@ -186,6 +208,12 @@ impl Machine {
         inside(&["link", "set", "lo", "up"])?;
         inside(&["link", "set", "host0", "up"])?;
         Ok((host, guest))
+    }
+
+    /// Lets the machine reach `port` of this host's loopback, at this host's address of its network. Call it when
+    /// the network is connected.
+    pub async fn forward(&self, port: u16) -> Result<Forward> {
+        Forward::start(self.network, port).await
     }
 
     /// Pulls the network's plug.

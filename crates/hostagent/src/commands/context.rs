@@ -69,6 +69,7 @@ impl Context {
             ledger: Arc::new(ledger),
             bake_period: self.bake_period,
             max_crashes: self.max_crashes,
+            guard: None,
         })
     }
 

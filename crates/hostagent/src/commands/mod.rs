@@ -5,6 +5,7 @@ pub mod check_config;
 mod context;
 mod desired_file;
 pub mod enroll;
+pub mod guard;
 pub mod id;
 pub mod journal;
 pub mod plan;
@@ -100,6 +101,9 @@ enum Command {
     Retry,
     /// Prints what change is under way, and how it would be undone.
     Journal,
+    /// Watches over an upgrade of the agent; the agent starts it by itself.
+    #[command(hide = true)]
+    Guard,
     /// Checks the settings, and prints each with where it comes from. Secrets are not shown.
     CheckConfig,
     /// Writes what is needed to help with a problem into one file. Secrets are left out.
@@ -162,7 +166,8 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
         | Command::Apply { .. }
         | Command::Enroll(_)
         | Command::Retry
-        | Command::Journal => {}
+        | Command::Journal
+        | Command::Guard => {}
     }
     let Loaded {
         settings, warnings, ..
@@ -183,6 +188,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
         Command::Enroll(request) => block_on(async { enroll::enroll(&sources, &settings, request).await }),
         Command::Retry => retry::retry(&settings),
         Command::Journal => journal::journal(&settings),
+        Command::Guard => block_on(guard::guard(settings)),
         Command::CheckConfig | Command::SupportBundle { .. } => Ok(Exit::Ok),
     }
 }

@@ -10,6 +10,7 @@ use super::Exit;
 use super::context::Context;
 use crate::agent::{Agent, Parts};
 use crate::lock::Lock;
+use crate::notify::Notifier;
 use crate::settings::Settings;
 
 /// Runs the agent until SIGTERM or SIGINT. A package manager that is at work then is left to end first.
@@ -46,9 +47,16 @@ pub async fn run(settings: Settings) -> anyhow::Result<Exit> {
         collect_facts: Box::new(collect_facts),
     })
     .context("the agent could not start")?;
+    let notifier = Notifier::of_process();
+    notifier.ready();
+    let mut state = agent.state.clone();
 
     loop {
+        let standing = state.borrow_and_update().standing.clone();
+        notifier.standing(&standing);
         tokio::select! {
+            // Its end shows in `failed`.
+            Ok(()) = state.changed() => {}
             _ = terminate.recv() => {
                 tracing::info!("SIGTERM: ending at the next safe point");
                 break;
@@ -63,6 +71,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<Exit> {
             }
         }
     }
+    notifier.stopping();
     agent.stop().await;
     tracing::info!("hostagent has ended");
     Ok(Exit::Ok)

@@ -10,7 +10,7 @@ use super::{End, Interrupts, stuck};
 use crate::apply::{self, PackageWork, PackagesEnd, Removal};
 use crate::failure::{Failure, Failures};
 use crate::host::{Cancel, HostError, Transaction};
-use crate::observe::Observed;
+use crate::observe::{Observed, SELF_APP};
 use crate::plan::{Action, Step};
 use crate::stage;
 
@@ -220,12 +220,24 @@ impl Attempt<'_> {
         apply::record(&self.engine.ledger, &self.desired.apps, &pairs)
     }
 
+    async fn guard_own_upgrade(&self, work: &PackageWork) -> Result<(), crate::state_file::StateFileError> {
+        let own = work.installs.iter().find(|staged| staged.package() == SELF_APP);
+        match (
+            &self.engine.guard,
+            own.and_then(|own| Some((&own.app, self.journal.entry(&own.app)?))),
+        ) {
+            (Some(guard), Some((app, entry))) => guard.arm(app, &self.desired.apps, entry).await,
+            (None, _) | (_, None) => Ok(()),
+        }
+    }
+
     async fn transact(&mut self, work: &PackageWork, interrupts: &mut Interrupts) -> Result<(), End> {
         let detail = describe(work);
         tracing::info!("{detail}");
         apply::record_provenance(&self.engine.host, &self.engine.ledger, &work.installs)
             .await
             .map_err(stuck)?;
+        self.guard_own_upgrade(work).await.map_err(stuck)?;
         let apps = work.installs.iter().map(|staged| staged.app.clone()).collect();
         self.journal.begin_transaction(apps).map_err(stuck)?;
         let mut failures = Failures::new();

@@ -6,19 +6,24 @@
 //! away while it keeps the pipes open can neither hang the agent nor fill its memory.
 //!
 //! Dropping the future kills the group. What must not be cut short (a package manager) runs with
-//! [`Command::run_to_end`].
+//! [`Command::run_to_end`], and on a host with systemd in a unit of its own ([`Command::in_unit`]), where it goes on
+//! without the agent.
 
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 mod capture;
 mod group;
 mod outcome;
 mod supervise;
+mod unit;
 
 pub(crate) use outcome::last_lines;
 pub use outcome::{CommandError, Exit, Output};
+pub use unit::OwnUnits;
 
 /// What a hook may take; package managers get more.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
@@ -58,6 +63,7 @@ pub struct Command {
     leftovers: Leftovers,
     secrets: Vec<String>,
     secret_output: bool,
+    units: Option<Arc<OwnUnits>>,
 }
 
 #[derive(Debug, Clone)]
@@ -80,6 +86,7 @@ impl Command {
             leftovers: Leftovers::Leave,
             secrets: Vec::new(),
             secret_output: false,
+            units: None,
         }
     }
 
@@ -148,6 +155,13 @@ impl Command {
         self
     }
 
+    /// Where there are units, it runs in one of its own, with an empty stdin and [`Overflow::KeepTail`]. All that it leaves
+    /// behind is killed at its end. Dropping the future leaves it to itself.
+    pub fn in_unit(mut self, units: Option<&Arc<OwnUnits>>) -> Self {
+        self.units = units.cloned();
+        self
+    }
+
     /// The last lines of stderr (of stdout, if stderr says nothing), with secrets masked.
     fn excerpt(&self, stdout: &[u8], stderr: &[u8]) -> String {
         if self.secret_output {
@@ -180,14 +194,19 @@ impl fmt::Display for Command {
                 Argument::Secret(_) => write!(f, " {MASK}")?,
                 Argument::Plain(text) => {
                     let text = self.mask(text.to_string_lossy().into_owned());
-                    match text.char_indices().nth(SHOWN_ARGUMENT) {
-                        Some((cut, _)) => write!(f, " {}...", &text[..cut])?,
-                        None => write!(f, " {text}")?,
-                    }
+                    write!(f, " {}", shortened(&text))?;
                 }
             }
         }
         Ok(())
+    }
+}
+
+/// At most [`SHOWN_ARGUMENT`] characters of `text`.
+fn shortened(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(SHOWN_ARGUMENT) {
+        Some((cut, _)) => format!("{}...", &text[..cut]).into(),
+        None => text.into(),
     }
 }
 

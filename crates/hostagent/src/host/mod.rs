@@ -161,6 +161,17 @@ pub trait Packages: Send + Sync {
         Ok(())
     }
 
+    /// Returns as soon as the package manager is at work in a way that outlives the agent; never, where there is no such
+    /// way. Cancel-safe.
+    async fn works_alone(&self) {
+        std::future::pending().await
+    }
+
+    /// Waits for the end of what an agent that is no more has left at work. Cancel-safe.
+    async fn earlier_runs_end(&self) -> Result<(), HostError> {
+        Ok(())
+    }
+
     /// Absolute paths that an installed package ships, without the root.
     async fn shipped_files(&self, package: &str) -> Result<Vec<PathBuf>, HostError>;
 
@@ -192,6 +203,12 @@ pub trait Services: Send + Sync {
     async fn reload(&self, service: &str) -> Result<(), HostError>;
     async fn enable(&self, service: &str) -> Result<(), HostError>;
     async fn disable(&self, service: &str) -> Result<(), HostError>;
+    /// Starts `command` as `unit`, apart from the agent, and does not wait for it; false: this init system has no such way.
+    /// One that is there already is left to itself.
+    async fn start_apart(&self, unit: &str, command: &command::Command) -> Result<bool, HostError> {
+        let _ = (unit, command);
+        Ok(false)
+    }
     /// The init system must read its unit files again (after packages changed).
     async fn reread_units(&self) -> Result<(), HostError>;
     /// The services that `files` (of one package) define: systemd units (no templates), or SysV scripts.

@@ -51,6 +51,49 @@ pub(super) fn cached() -> Result<PathBuf> {
     Ok(rootfs)
 }
 
+/// In a mount namespace of its own: downloads to `$2` what is missing on the disk `$1` for the packages that follow.
+const DOWNLOAD: &str = r#"
+rootfs=$1 out=$2; shift 2
+work=$(mktemp -d)
+mount -t tmpfs none "$work"
+mkdir "$work/upper" "$work/work" "$work/root"
+mount -t overlay overlay -o "lowerdir=$rootfs,upperdir=$work/upper,workdir=$work/work" "$work/root"
+if [ -e /etc/resolv.conf ]; then cat /etc/resolv.conf > "$work/root/etc/resolv.conf"; fi
+chroot "$work/root" apt-get -q update
+chroot "$work/root" apt-get -q -y --no-install-recommends --download-only install "$@"
+cp "$work"/root/var/cache/apt/archives/*.deb "$out"
+"#;
+
+/// A folder with the distribution's packages `names` and what they need beyond the common disk. Kept, as the disk is.
+pub(super) fn packages(names: &[&str]) -> Result<PathBuf> {
+    let rootfs = cached()?;
+    let cache = cache_folder()?;
+    let folder = cache.join(format!("packages-{SUITE}-{}", names.join("+")));
+    let lock = File::create(cache.join("lock"))?;
+    lock.lock()?;
+    if folder.exists() {
+        return Ok(folder);
+    }
+    let new = folder.with_extension("new");
+    if new.exists() {
+        fs::remove_dir_all(&new)?;
+    }
+    fs::create_dir(&new)?;
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-ec", DOWNLOAD, "sh"])
+        .args([&rootfs, &new])
+        .args(names)
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "downloading {names:?}: {}: {said}",
+        output.status
+    );
+    fs::rename(&new, &folder)?;
+    Ok(folder)
+}
+
 fn cache_folder() -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os("BACKBONE_CACHE") {
         return Ok(folder.into());

@@ -9,16 +9,16 @@ use tokio::process::Child;
 
 use super::capture::Capture;
 use super::group::Group;
-use super::{Argument, Command, CommandError, Exit, Leftovers, Output};
+use super::{Argument, Command, CommandError, Exit, Leftovers, Output, unit};
 
 /// Where programs are looked for: that of a root login, whatever the agent itself was started with
 /// (dpkg refuses to work without the sbin folders).
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// How long output is awaited from processes that outlive the child. What the child itself wrote is
 /// already in the pipe.
 const AFTER_EXIT: Duration = Duration::from_millis(100);
 /// How long a SIGKILLed child may take to disappear; longer is the kernel's trouble (state D).
-const AFTER_KILL: Duration = Duration::from_secs(5);
+pub(super) const AFTER_KILL: Duration = Duration::from_secs(5);
 
 impl Command {
     /// Runs it. Any other end than exit code 0 is an error.
@@ -52,6 +52,12 @@ impl Command {
         })
     }
 
+    /// Starts it as the systemd unit `name`, and returns when systemd has taken it. What it prints goes to the
+    /// journal. A unit of that name that is at work already is left to itself.
+    pub async fn start_apart(&self, name: &str) -> Result<(), CommandError> {
+        unit::start_apart(self, name).await
+    }
+
     /// The error for an exit that the caller does not accept.
     pub fn failure(&self, output: &Output) -> CommandError {
         CommandError::Failed {
@@ -62,6 +68,12 @@ impl Command {
     }
 
     async fn supervise(&self, started: Instant) -> Result<Output, CommandError> {
+        // A unit has no stdin to write to.
+        if let (Some(units), None) = (&self.units, &self.stdin)
+            && let Some(output) = unit::run(self, units, started).await?
+        {
+            return Ok(output);
+        }
         let mut child = self.spawn()?;
         let mut group = Group::of(&child);
         let mut stdout = Capture::new(self.output_cap, self.overflow);

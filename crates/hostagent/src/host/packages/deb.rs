@@ -10,11 +10,11 @@ use protocol::Category;
 use tokio::sync::OnceCell;
 
 use super::cache::{Cache, Stamp};
-use super::runs::{ask, run, run_in_turn};
+use super::runs::{self, ask, run, run_in_turn};
 use super::{
     ROOT_VARIABLE, check_name, check_path, check_words, describe, newest_satisfying, no_repositories,
 };
-use crate::host::command::{Command, Overflow};
+use crate::host::command::{Command, Overflow, OwnUnits};
 use crate::host::{Family, HostError, InstalledPackages, PackageFile, Packages, Root, Source, Transaction};
 
 mod apt;
@@ -40,6 +40,7 @@ pub struct Deb {
     admin: PathBuf,
     deadline: Duration,
     cache: Cache<Snapshot>,
+    units: Option<Arc<OwnUnits>>,
     native_arch: OnceCell<String>,
 }
 
@@ -53,6 +54,7 @@ impl Deb {
     pub fn new(root: Root, deadline: Duration) -> Self {
         let admin = root.join(ADMIN_FOLDER);
         Self {
+            units: OwnUnits::of(&root),
             root,
             admin,
             deadline,
@@ -118,6 +120,7 @@ impl Deb {
 
     fn prepare(&self, command: Command) -> Command {
         command
+            .in_unit(self.units.as_ref())
             .deadline(self.deadline)
             .output_cap(LOG_CAP, Overflow::KeepTail)
             .env("DEBIAN_FRONTEND", "noninteractive")
@@ -374,6 +377,14 @@ impl Packages for Deb {
         run(select, &format!("noting that {package} stays"))
             .await
             .map(|_| ())
+    }
+
+    async fn works_alone(&self) {
+        runs::work_alone(self.units.as_ref()).await;
+    }
+
+    async fn earlier_runs_end(&self) -> Result<(), HostError> {
+        runs::earlier_end(self.units.as_ref(), self.deadline).await
     }
 
     async fn shipped_files(&self, package: &str) -> Result<Vec<PathBuf>, HostError> {

@@ -13,11 +13,11 @@ use protocol::Category;
 
 use super::cache::{Cache, Stamp};
 use super::messages;
-use super::runs::{ask, run, run_in_turn};
+use super::runs::{self, ask, run, run_in_turn};
 use super::{
     ROOT_VARIABLE, check_name, check_path, check_words, describe, newest_satisfying, no_repositories,
 };
-use crate::host::command::{Command, Overflow, last_lines};
+use crate::host::command::{Command, Overflow, OwnUnits, last_lines};
 use crate::host::{Family, HostError, InstalledPackages, PackageFile, Packages, Root, Source, Transaction};
 
 mod database;
@@ -46,6 +46,7 @@ pub struct Rpm {
     folder: PathBuf,
     deadline: Duration,
     cache: Cache<Snapshot>,
+    units: Option<Arc<OwnUnits>>,
 }
 
 /// The folder of `root` that holds an rpm database.
@@ -61,6 +62,7 @@ impl Rpm {
     pub fn new(root: Root, deadline: Duration) -> Self {
         let folder = database_folder(&root).unwrap_or_else(|| root.join(DATABASE_FOLDERS[1]));
         Self {
+            units: OwnUnits::of(&root),
             root,
             folder,
             deadline,
@@ -123,6 +125,7 @@ impl Rpm {
 
     fn prepare(&self, command: Command) -> Command {
         command
+            .in_unit(self.units.as_ref())
             .deadline(self.deadline)
             .output_cap(LOG_CAP, Overflow::KeepTail)
             // Scriptlets may call programs made for both families.
@@ -391,6 +394,14 @@ impl Packages for Rpm {
             }
         }
         super::check_outcome(&transaction, &*self.installed().await?)
+    }
+
+    async fn works_alone(&self) {
+        runs::work_alone(self.units.as_ref()).await;
+    }
+
+    async fn earlier_runs_end(&self) -> Result<(), HostError> {
+        runs::earlier_end(self.units.as_ref(), self.deadline).await
     }
 
     async fn shipped_files(&self, package: &str) -> Result<Vec<PathBuf>, HostError> {

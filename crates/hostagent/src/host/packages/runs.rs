@@ -1,10 +1,13 @@
 //! Runs of a package manager.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use protocol::Category;
 
 use super::messages;
 use crate::host::HostError;
-use crate::host::command::{Command, CommandError, Exit, Output};
+use crate::host::command::{Command, CommandError, Exit, Output, OwnUnits};
 
 /// What a query prints. Its failure is no package's fault, and may pass: [`Category::Host`].
 pub(super) async fn ask(query: &Command) -> Result<String, HostError> {
@@ -59,5 +62,21 @@ pub(super) async fn run_in_turn(
             }
             Err(error) => Err(error),
         },
+    }
+}
+
+/// See [`crate::host::Packages::works_alone`].
+pub(super) async fn work_alone(units: Option<&Arc<OwnUnits>>) {
+    match units {
+        Some(units) => units.at_work().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// See [`crate::host::Packages::earlier_runs_end`].
+pub(super) async fn earlier_end(units: Option<&Arc<OwnUnits>>, deadline: Duration) -> Result<(), HostError> {
+    match units {
+        Some(units) => Ok(units.orphans_end(deadline).await?),
+        None => Ok(()),
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use zbus::wire::OwnedObjectPath;
 
 use super::{ServiceChanges, SysV, check_name, scripts_in};
+use crate::host::command::Command;
 use crate::host::{HostError, Root, ServiceState, Services};
 
 mod bus;
@@ -21,7 +22,8 @@ mod unit;
 mod view;
 
 use bus::{Bus, CallError, MANAGER, MANAGER_PATH, SERVICE, UNIT, read};
-use unit::{Unit, object_path, unit_name};
+pub(crate) use unit::object_path;
+use unit::{Unit, unit_name};
 use view::{EndedJob, View};
 
 /// For a start, stop, restart or reload. A little more than systemd's own default of 90 s, so that it is
@@ -160,6 +162,8 @@ impl Systemd {
                 ));
             }
         };
+        // What the job has changed is signalled also after its end, and is no news.
+        bus.settle().await;
         match result.as_str() {
             // Skipped: there was nothing to do.
             "done" | "skipped" => Ok(()),
@@ -224,6 +228,7 @@ impl Systemd {
             false => bus.manager("DisableUnitFiles", &(names, false)).await,
         };
         changed.map_err(|error| error.explain(&what))?;
+        // Settles what this has changed, too.
         self.reread_units().await
     }
 
@@ -290,13 +295,21 @@ impl Services for Systemd {
         self.set_enabled(service, false).await
     }
 
+    async fn start_apart(&self, unit: &str, command: &Command) -> Result<bool, HostError> {
+        command.start_apart(unit).await?;
+        Ok(true)
+    }
+
     async fn reread_units(&self) -> Result<(), HostError> {
         let what = "let systemd read its unit files again";
         let _own = self.view.rereading_units();
         let bus = self.bus().await.map_err(|error| error.explain(what))?;
         let reload = bus.call(MANAGER_PATH, MANAGER, "Reload", &(), RELOAD_DEADLINE);
         match reload.await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                bus.settle().await;
+                Ok(())
+            }
             Err(error) => {
                 self.drop_dead_bus(&error).await;
                 Err(error.explain(what))

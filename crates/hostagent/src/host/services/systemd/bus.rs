@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use protocol::Category;
 use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use zbus::wire::{DynamicType, OwnedObjectPath, Type, Variant};
 use zbus::{Connection, MatchRule, Message, MessageStream};
@@ -98,6 +99,7 @@ impl From<zbus::Error> for CallError {
 #[derive(Clone)]
 pub(super) struct Bus {
     connection: Connection,
+    flushes: mpsc::UnboundedSender<oneshot::Sender<()>>,
     /// Ends the task that reads signals.
     _listener: Arc<AbortOnDrop>,
 }
@@ -127,9 +129,11 @@ impl Bus {
             .await
             .map_err(|_| CallError::Unreachable(format!("{address} does not answer")))?
             .map_err(|error| CallError::Unreachable(format!("{address}: {error}")))?;
-        let listener = tokio::spawn(listen(signals, view)).abort_handle();
+        let (flushes, flushed) = mpsc::unbounded_channel();
+        let listener = tokio::spawn(listen(signals, flushed, view)).abort_handle();
         let bus = Self {
             connection,
+            flushes,
             _listener: Arc::new(AbortOnDrop(listener)),
         };
         // Without a subscriber systemd sends no signals.
@@ -147,6 +151,21 @@ impl Bus {
     {
         self.call(MANAGER_PATH, MANAGER, method, body, CALL_DEADLINE)
             .await
+    }
+
+    /// Returns when the signals of all that systemd has done until now are in the [`View`]: it sends them before it
+    /// answers the next call, and the task that reads them has come to their end.
+    pub(super) async fn settle(&self) {
+        if self
+            .property::<String>(MANAGER_PATH, MANAGER, "Version")
+            .await
+            .is_ok()
+        {
+            let (done, flushed) = oneshot::channel();
+            let _ = self.flushes.send(done);
+            // It is dropped unanswered where the connection was lost meanwhile: then there are no signals any more.
+            let _ = flushed.await;
+        }
     }
 
     pub(super) async fn call<B>(
@@ -186,13 +205,29 @@ impl Bus {
 
 /// Reads systemd's signals until the connection ends. Never waits for anything else: the connection reads
 /// nothing more while signals pile up.
-async fn listen(mut signals: MessageStream, view: Arc<View>) {
-    while let Some(Ok(signal)) = signals.next().await {
-        // A signal of another shape than expected is another systemd's: what is known may be wrong.
-        if note(&signal, &view).is_none() {
-            view.unit_files_changed();
+async fn listen(
+    mut signals: MessageStream,
+    mut flushes: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
+    view: Arc<View>,
+) {
+    loop {
+        // Biased: a flush is answered when no signal is waiting. Both arms only take from queues.
+        tokio::select! {
+            biased;
+            signal = signals.next() => {
+                let Some(Ok(signal)) = signal else { break };
+                // A signal of another shape than expected is another systemd's: what is known may be wrong.
+                if note(&signal, &view).is_none() {
+                    view.unit_files_changed();
+                }
+            }
+            Some(done) = flushes.recv() => {
+                let _ = done.send(());
+            }
         }
     }
+    // Whoever waits for a flush need not any more.
+    drop(flushes);
     view.disconnected();
 }
 

@@ -18,7 +18,7 @@ pub(super) fn unit_name(service: &str) -> Result<String, HostError> {
 }
 
 /// The object path of a unit, whether it is loaded or not (`bus_label_escape` in systemd's source).
-pub(super) fn object_path(unit: &str) -> String {
+pub(crate) fn object_path(unit: &str) -> String {
     let mut path = UNIT_PATH.to_owned();
     for (index, byte) in unit.bytes().enumerate() {
         match byte {

@@ -1,0 +1,117 @@
+//! What a child in a unit of its own prints: two files, read when it has ended.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// In memory, and gone with a reboot, as the units are.
+const FOLDER: &str = "/run/hostagent";
+/// A file that is longer than so many times the cap is cut.
+const SLACK: u64 = 16;
+
+pub(super) struct Logs {
+    /// stdout and stderr.
+    paths: [PathBuf; 2],
+    cap: usize,
+}
+
+impl Logs {
+    /// Of a unit that another process has started.
+    pub fn of(unit: &str) -> Self {
+        Self::new(Path::new(FOLDER), unit, 64 * 1024)
+    }
+
+    fn new(folder: &Path, unit: &str, cap: usize) -> Self {
+        let path = |stream: &str| folder.join(format!("{unit}.{stream}"));
+        Self {
+            paths: [path("stdout"), path("stderr")],
+            cap,
+        }
+    }
+
+    /// `cap`: what is kept of each.
+    pub fn create(unit: &str, cap: usize) -> io::Result<Self> {
+        let folder = Path::new(FOLDER);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        let logs = Self::new(folder, unit, cap);
+        logs.open()?;
+        Ok(logs)
+    }
+
+    /// Whoever writes into them writes at their end, also after they were cut.
+    pub fn open(&self) -> io::Result<[File; 2]> {
+        let [stdout, stderr] = &self.paths;
+        Ok([appending(stdout)?, appending(stderr)?])
+    }
+
+    /// Keeps a child that prints without end from filling the memory: the newest of it stays. What is printed
+    /// at that very instant may get lost.
+    pub fn cut(&self) {
+        for path in &self.paths {
+            let long = fs::metadata(path).is_ok_and(|data| data.len() > SLACK * self.cap as u64);
+            if long && let Err(error) = self.cut_one(path) {
+                tracing::warn!(path = %path.display(), %error, "the output of a child grows and can't be cut");
+            }
+        }
+    }
+
+    fn cut_one(&self, path: &Path) -> io::Result<()> {
+        let end = tail(path, self.cap)?;
+        let mut file = OpenOptions::new().append(true).open(path)?;
+        file.set_len(0)?;
+        file.write_all(&end)
+    }
+
+    /// The newest of stdout and stderr.
+    pub fn read(&self) -> (Vec<u8>, Vec<u8>) {
+        let [stdout, stderr] = &self.paths;
+        let read = |path| tail(path, self.cap).unwrap_or_default();
+        (read(stdout), read(stderr))
+    }
+
+    pub fn delete(&self) {
+        for path in &self.paths {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+fn appending(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)
+}
+
+fn tail(path: &Path, cap: usize) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(cap as u64)))?;
+    let mut bytes = Vec::new();
+    file.take(cap as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_grows_is_cut_to_its_end_and_the_writer_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let logs = Logs::new(folder.path(), "u", 10);
+        let [mut stdout, mut stderr] = logs.open().unwrap();
+        stdout.write_all(&[b'x'; 200]).unwrap();
+        stderr.write_all(b"short").unwrap();
+        logs.cut();
+        assert!(fs::metadata(&logs.paths[0]).unwrap().len() <= 10);
+        stdout.write_all(b"the end").unwrap();
+        let (out, err) = logs.read();
+        assert_eq!(out, b"xxxthe end");
+        assert_eq!(err, b"short");
+        logs.delete();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}
