@@ -50,5 +50,5 @@ lint: tools ## formatting, clippy, licences and sources of dependencies
 tools:
 	@scripts/install-test-tools
 
-.PHONY: help demo test e2e test-long bench lint tools
+.PHONY: help demo test e2e test-long bench package lint tools
 .DEFAULT_GOAL := help

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::logging;
 use crate::settings::{PROGRAM, Settings, Sources, show};
@@ -64,6 +64,11 @@ enum Command {
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
+
+/// The definition of the command line, for man pages and completions.
+pub fn definition() -> clap::Command {
+    Cli::command()
+}
 
 /// The whole program.
 pub fn main() -> ExitCode {
