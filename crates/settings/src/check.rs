@@ -34,6 +34,19 @@ pub fn read_password(
     }
 }
 
+/// Forgets a user name that nobody set, where a client certificate is the login: the broker takes the name from the
+/// certificate, and refuses messages that say another one.
+pub fn forget_default_user(
+    section: &'static str,
+    username: &mut String,
+    password: &Option<Secret>,
+    gathered: &Gathered,
+) {
+    if password.is_none() && gathered.origin(section, "username") == Origin::Default {
+        username.clear();
+    }
+}
+
 /// A certificate is of no use without its key, nor the key without it.
 pub fn check_pair(
     section: &'static str,

@@ -16,7 +16,7 @@ mod value;
 use std::collections::BTreeMap;
 use std::fmt;
 
-pub use check::{check_pair, read_password};
+pub use check::{check_pair, forget_default_user, read_password};
 pub use secret::{ProxyUrl, Secret, without_credentials};
 pub use source::{Origin, Sources};
 pub use table::{Key, Program, Section};

@@ -90,6 +90,11 @@ fn names(command: &BrokerSetup, settings: &Settings) -> anyhow::Result<Names> {
         protocol::AppName::new(app.clone()).with_context(|| format!("--app {app:?}"))?;
     }
     let amqp = &settings.amqp;
+    if amqp.username.is_empty() {
+        bail!(
+            "[amqp] username is not set: with a client certificate it is the name that RabbitMQ takes it for"
+        );
+    }
     if amqp.username == command.admin {
         bail!(
             "[amqp] username is {:?}, the administrator: what masters need would become all that it may. Set \

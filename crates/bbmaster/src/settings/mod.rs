@@ -4,7 +4,7 @@ pub mod table;
 
 use std::net::SocketAddr;
 
-use ::settings::{Gathered, Kind, Parse, check_pair, read_password};
+use ::settings::{Gathered, Kind, Parse, check_pair, forget_default_user, read_password};
 use bus::amqp::{AmqpSettings as Broker, ClientCertificate, Login, Roots, Secret, TlsSettings as BrokerTls};
 use bus::{Queue, amqp};
 
@@ -59,6 +59,7 @@ impl Settings {
                 username: amqp.username.clone(),
                 password: Secret::new(password.expose()),
             }),
+            certificate_user: Some(amqp.username.clone()).filter(|user| !user.is_empty()),
             virtual_host: amqp.virtual_host.clone(),
             heartbeat: amqp.amqp_heartbeat_interval,
             connect_timeout: amqp.connect_timeout,
@@ -91,11 +92,12 @@ fn is_this_machine(host: &str) -> bool {
 /// What only several keys together can tell.
 fn check(mut settings: Settings, gathered: &mut Gathered) -> Settings {
     let amqp = &mut settings.amqp;
-    // The default password is no conflict with a file.
-    let from_file = amqp.password_file.is_some();
+    // The default password is no conflict with a file, and gives way to a client certificate.
+    let otherwise = amqp.password_file.is_some() || settings.ssl.certfile.is_some();
     let default = gathered.origin("amqp", "password") == ::settings::Origin::Default;
-    let password = amqp.password.take().filter(|_| !(from_file && default));
+    let password = amqp.password.take().filter(|_| !(otherwise && default));
     amqp.password = read_password("amqp", password, amqp.password_file.as_deref(), gathered);
+    forget_default_user("amqp", &mut amqp.username, &amqp.password, gathered);
     let enroll = &mut settings.enroll;
     let password = enroll.password.take();
     enroll.password = read_password("enroll", password, enroll.password_file.as_deref(), gathered);

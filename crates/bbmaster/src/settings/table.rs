@@ -57,7 +57,7 @@ const DAY: u64 = 24 * 60 * 60;
         host: String = "localhost", Kind::Text;
         /// Not set: 5671, or 5672 without TLS.
         port: Option<u16> = "", Kind::Port;
-        /// The broker's user for masters.
+        /// The broker's user for masters; without a password, the name in [ssl] certfile.
         username: String = "guest", Kind::Text;
         /// Its password. Better: password_file.
         password: Option<Secret> = "guest", Kind::Secret;

@@ -13,6 +13,9 @@ pub struct AmqpSettings {
     pub port: u16,
     /// `None`: the client certificate says who we are (mechanism EXTERNAL).
     pub login: Option<Login>,
+    /// Whom the broker takes that certificate for. It goes into `user_id`, which the broker checks; `None`: messages
+    /// name no sender, and receivers that ask for one refuse them.
+    pub certificate_user: Option<String>,
     pub virtual_host: String,
     /// Both sides send something at least every half of it. At least 1 s; the broker may ask for less.
     pub heartbeat: Duration,
@@ -48,6 +51,7 @@ impl AmqpSettings {
             host: host.into(),
             port,
             login: None,
+            certificate_user: None,
             virtual_host: "/".into(),
             heartbeat: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
@@ -66,10 +70,17 @@ impl AmqpSettings {
         format!("{}:{}", self.host, self.port)
     }
 
+    /// The user that messages name as their sender.
+    pub(super) fn user_id(&self) -> Option<&str> {
+        match &self.login {
+            Some(login) => Some(&login.username),
+            None => self.certificate_user.as_deref(),
+        }
+    }
+
+    /// Who logs in, for messages.
     pub(super) fn user(&self) -> &str {
-        self.login
-            .as_ref()
-            .map_or("(client certificate)", |login| login.username.as_str())
+        self.user_id().unwrap_or("(client certificate)")
     }
 
     /// As AMQP counts it: whole seconds, never 0, which would mean none.

@@ -154,7 +154,7 @@ impl Supervisor {
             patience: self.settings.handshake_timeout,
             queue: &queue,
         };
-        let user_id = self.settings.login.as_ref().map(|login| login.username.clone());
+        let user_id = self.settings.user_id().map(str::to_owned);
         let prepared = self
             .ends
             .unless_dropped(async {

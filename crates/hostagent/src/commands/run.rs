@@ -105,6 +105,7 @@ fn amqp_settings(settings: &Settings, context: &Context) -> AmqpSettings {
     });
     AmqpSettings {
         login,
+        certificate_user: Some(amqp.username.clone()).filter(|user| !user.is_empty()),
         virtual_host: amqp.virtual_host.clone(),
         heartbeat: amqp.amqp_heartbeat_interval,
         connect_timeout: amqp.connect_timeout,

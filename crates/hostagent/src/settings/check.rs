@@ -1,6 +1,6 @@
 //! What only several keys together, or the file system, can tell.
 
-use ::settings::{Gathered, check_pair, read_password};
+use ::settings::{Gathered, check_pair, forget_default_user, read_password};
 
 use super::Settings;
 
@@ -12,6 +12,7 @@ pub(super) fn read_password_and_check(mut settings: Settings, gathered: &mut Gat
         amqp.password_file.as_deref(),
         gathered,
     );
+    forget_default_user("amqp", &mut amqp.username, &amqp.password, gathered);
     check_pair("ssl", &settings.ssl.certfile, &settings.ssl.keyfile, gathered);
     check_pair(
         "download",

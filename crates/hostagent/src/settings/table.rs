@@ -60,7 +60,7 @@ const TIB: u64 = 1 << 40;
         host: String = "localhost", Kind::Text;
         /// Not set: 5671, or 5672 where `[ssl] disable` is true.
         port: Option<u16> = "", Kind::Port;
-        /// The broker's user for this host.
+        /// The broker's user for this host; without a password, the name in [ssl] certfile.
         username: String = "bbslave", Kind::Text;
         /// Its password. Better: password_file.
         password: Option<Secret> = "", Kind::Secret;

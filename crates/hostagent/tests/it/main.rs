@@ -4,6 +4,7 @@
 #![cfg(test)]
 
 mod app_config;
+mod certificates;
 mod clock;
 mod commands;
 mod crash;
