@@ -1,5 +1,5 @@
 //! Writes the man pages and shell completions of `hostagent` into a folder, for packages:
-//! `cargo run -p hostagent --example manpages -- target/dist`. Not in the agent itself, which stays small.
+//! `cargo run -p hostagent --example hostagent-pages -- target/dist`. Not in the agent itself, which stays small.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use clap_complete::Shell;
 
 fn main() -> anyhow::Result<()> {
     let folder = std::env::args_os().nth(1).map(PathBuf::from);
-    let folder = folder.context("usage: manpages FOLDER")?;
+    let folder = folder.context("usage: hostagent-pages FOLDER")?;
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     // Pages for `help COMMAND` would say nothing new.
     let mut definition = hostagent::commands::definition().disable_help_subcommand(true);
