@@ -9,6 +9,7 @@ mod cli;
 mod edit;
 mod fleet;
 mod live;
+mod real;
 mod set;
 mod show;
 mod terminal;
