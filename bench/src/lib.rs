@@ -9,6 +9,7 @@ pub mod http;
 pub mod measure;
 pub mod process;
 pub mod stage;
+pub mod agent;
 pub mod peers;
 pub mod benches;
 pub mod report;

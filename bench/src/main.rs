@@ -84,6 +84,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
             }
         }
         eprintln!("{}: took {:.0} s", bench.name, started.elapsed().as_secs_f64());
+        // After each, so that a run that is cut short leaves what it has found.
+        report.write(&cli.results)?;
     }
     println!("{}", report.table());
     println!("\nKept in {}", report.write(&cli.results)?.display());

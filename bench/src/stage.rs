@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -21,6 +22,12 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Of the master, and of what is measured beside it.
 pub const PREFETCH: u16 = 2000;
 pub const MASTER_QUEUE: &str = "bbmaster-q";
+
+/// Says what a benchmark is at, and when, for whoever waits for it.
+pub fn step(what: &str) {
+    static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
+    eprintln!("  {:>5.0} s  {what}", STARTED.elapsed().as_secs_f64());
+}
 
 /// One benchmark's own broker and folder: nothing is left of it.
 pub struct Stage {

@@ -14,7 +14,7 @@ use crate::fleet::{Fleet, Plan, Script, Wiring};
 use crate::http::Client;
 use crate::measure::{Row, Sample, Target, quantile};
 use crate::process::{self, Programs};
-use crate::stage::{Master, QueueWatch, Stage, metric};
+use crate::stage::{Master, QueueWatch, Stage, metric, step};
 
 const MANY: usize = 10_000;
 const ALL: usize = 100_000;
@@ -102,6 +102,7 @@ pub async fn dispatch(programs: &Programs) -> Result<Vec<Row>> {
     let mut fleet = Fleet::start(plan(&stage, MANY)).await?;
     fleet.all_up(LIMIT).await?;
     seen(&mut client, MANY).await?;
+    step("the fleet is known");
     fleet
         .until("the first ping of the master", LIMIT, |counts| {
             counts.statuses >= MANY as u64
@@ -111,8 +112,10 @@ pub async fn dispatch(programs: &Programs) -> Result<Vec<Row>> {
     let mut puts = Vec::new();
     for round in 1..=ROUNDS {
         fleet.rest(LIMIT).await?;
+        step("a bare publisher");
         let bare = publish_bare(&stage, &fleet, round).await?;
         fleet.rest(LIMIT).await?;
+        step("the master");
         let before = fleet.counts().set_configs;
         let started = Instant::now();
         put_all(&master, &apps(round)).await?;
@@ -203,8 +206,11 @@ pub async fn announce(programs: &Programs) -> Result<Vec<Row>> {
     let mut fleet = Fleet::start(plan).await?;
     fleet.all_up(LIMIT).await?;
     let empty = process::memory(master.process.id())?.resident;
+    step("the fleet is connected");
     let first = absorb(&stage, &master, &mut client, &fleet).await?;
+    step("all were seen");
     let again = absorb(&stage, &master, &mut client, &fleet).await?;
+    step("all were seen again");
     let mut rows = Vec::new();
     for (which, absorbed) in [
         ("100,000 hosts for the first time", first),

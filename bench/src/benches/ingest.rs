@@ -9,7 +9,7 @@ use crate::fleet::{Fleet, Plan, Wiring};
 use crate::measure::{Row, Target};
 use crate::peers;
 use crate::process::Programs;
-use crate::stage::{Master, PATIENCE, QueueWatch, Stage};
+use crate::stage::{Master, PATIENCE, QueueWatch, Stage, step};
 
 const HOSTS: usize = 2000;
 const EACH: u64 = 20;
@@ -27,12 +27,16 @@ pub async fn run(programs: &Programs) -> Result<Vec<Row>> {
     let mut rounds = Vec::new();
     let mut batches = String::new();
     for _ in 0..ROUNDS {
+        step("filling");
         let filled = fill(&fleet, &queue).await?;
+        step("the null consumer drains");
         let null = peers::drain_rate(&stage, filled).await?;
         queue
             .until(|messages, consumers| messages == 0 && consumers == 0)
             .await?;
+        step("filling");
         let filled = fill(&fleet, &queue).await?;
+        step("the master drains");
         let (rate, size) = drain_by_master(&stage, filled).await?;
         batches = format!("{size:.0} statuses per transaction");
         rounds.push((rate, null));

@@ -1,9 +1,14 @@
 //! Each benchmark by its name. One that cannot be measured here gives the reason, and the others go on.
 
-mod ingest;
+mod converge;
 mod fleets;
-mod thousands;
+mod footprint;
+mod ingest;
+mod ping;
 mod reconnect;
+mod repair;
+mod salt;
+mod thousands;
 
 use anyhow::Result;
 use futures_util::future::BoxFuture;
@@ -29,6 +34,23 @@ macro_rules! bench {
 
 /// In the order in which they are run.
 pub const ALL: &[Bench] = &[
+    bench!("ping", "an agent's answer beside a bare echo's", ping::run),
+    bench!(
+        "footprint",
+        "an agent's memory, size, start and idle processor time",
+        footprint::run
+    ),
+    bench!(
+        "converge",
+        "20 packages beside the bare package manager",
+        converge::run
+    ),
+    bench!("repair", "a service killed behind the agent's back", repair::run),
+    bench!(
+        "salt",
+        "Salt's answer to a ping and to a state that is so",
+        salt::run
+    ),
     bench!(
         "ingest",
         "the master's drain rate beside a null consumer's",

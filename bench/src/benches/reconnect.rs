@@ -8,7 +8,7 @@ use tokio::time::{interval, sleep};
 use crate::fleet::{Fleet, Plan, Wiring};
 use crate::measure::{Row, Sample, Target};
 use crate::process::Programs;
-use crate::stage::Stage;
+use crate::stage::{Stage, step};
 
 const HOSTS: usize = 2000;
 /// What docs/operations.md has operators set for such a fleet: hosts / 66.
@@ -24,11 +24,13 @@ pub async fn run(programs: &Programs) -> Result<Vec<Row>> {
     fleet.all_up(Duration::from_secs(180)).await?;
     let before = fleet.epochs();
 
+    step("all are connected");
     stage.broker.kill9().await?;
     while fleet.up() > 0 {
         sleep(Duration::from_millis(10)).await;
     }
     stage.broker.start_again().await?;
+    step("the broker is back");
     let back = Instant::now();
     let limit = 2 * RETRY_PERIOD + Duration::from_secs(30);
     let mut tick = interval(Duration::from_secs(1));

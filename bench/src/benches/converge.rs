@@ -1,0 +1,128 @@
+//! 20 packages from a server nearby, beside the bare package manager on the same files.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use harness::http::HttpServer;
+use harness::packages::{Family, Package, Sandbox};
+use serde_json::{Value, json};
+
+use super::footprint::noise;
+use crate::agent::{Agent, Caller, Options};
+use crate::measure::{Row, Target};
+use crate::process::Programs;
+use crate::stage::Stage;
+
+const HOST: &str = "host-1";
+const APPS: usize = 20;
+const ROUNDS: usize = 7;
+
+pub async fn run(programs: &Programs) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for family in Family::ALL.into_iter().filter(|family| family.is_available()) {
+        let manager = if family == Family::Deb { "dpkg" } else { "rpm" };
+        rows.push(
+            measure(programs, family, manager)
+                .await
+                .with_context(|| manager)?,
+        );
+    }
+    Ok(rows)
+}
+
+async fn measure(programs: &Programs, family: Family, manager: &str) -> Result<Row> {
+    let stage = Stage::new(programs).await?;
+    let mut caller = Caller::new(&stage).await?;
+    let server = HttpServer::start().await?;
+    let folder = tempfile::tempdir()?;
+    let mut files = Vec::new();
+    let mut desired = serde_json::Map::new();
+    for number in 0..APPS {
+        let name = format!("app-{number}");
+        let file = package(&name).build(family, folder.path())?;
+        let url = server.put_file(&format!("/{name}.{}", family.extension()), std::fs::read(&file)?);
+        desired.insert(
+            name,
+            json!({"version": "1.0", "url": url, "running": false, "config": {}}),
+        );
+        files.push(file);
+    }
+    let desired = Value::Object(desired);
+    let mut rounds = Vec::new();
+    for _ in 0..ROUNDS {
+        let sandbox = Sandbox::temporary(family)?;
+        let agent = Agent::start(&stage, &sandbox, HOST, Options::default()).await?;
+        caller
+            .wait_for(HOST, |_| true)
+            .await
+            .with_context(|| agent.log())?;
+        let ours = caller
+            .converge(HOST, &desired)
+            .await
+            .with_context(|| agent.log())?;
+        agent.end().await?;
+        let bare = install_bare(family, &files)?;
+        rounds.push((ours.as_secs_f64() * 1e3, bare * 1e3));
+    }
+    let what = format!("agent: {APPS} packages from a local server ({manager})");
+    let peer = format!("bare {manager} on the files");
+    let row = Row::beside("converge", what, "ms", peer, &rounds).context("rounds were made")?;
+    Ok(row.target(Target::RatioAtMost(1.15)).note(
+        "from set_config to the status that it is so: download, digests, dry run, journal, one transaction; packages of \
+         1 MiB in 20 files without compression or services, bake_period 0",
+    ))
+}
+
+fn package(name: &str) -> Package {
+    (0..20).fold(Package::new(name, "1.0").provides("pf9app"), |package, number| {
+        package.file(&format!("/opt/{name}/file-{number}"), 0o644, noise(50 << 10))
+    })
+}
+
+/// Seconds, into a new root.
+fn install_bare(family: Family, files: &[PathBuf]) -> Result<f64> {
+    let sandbox = Sandbox::temporary(family)?;
+    let mut command = match family {
+        Family::Deb => dpkg(sandbox.root()),
+        Family::Rpm => rpm(&sandbox),
+    };
+    command.args(files).env("BACKBONE_ROOT", sandbox.root());
+    let started = Instant::now();
+    let output = command.output()?;
+    let seconds = started.elapsed().as_secs_f64();
+    ensure!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(seconds)
+}
+
+/// With the agent's own options.
+fn dpkg(root: &Path) -> Command {
+    let mut dpkg = Command::new("dpkg");
+    let root = root.display();
+    dpkg.args(["--force-confdef", "--force-confold"])
+        .arg(format!("--root={root}"))
+        .arg(format!("--log={root}/var/log/dpkg.log"))
+        .args(["--force-not-root", "--force-script-chrootless", "--install", "--"]);
+    dpkg
+}
+
+fn rpm(sandbox: &Sandbox) -> Command {
+    let mut rpm = Command::new("rpm");
+    rpm.arg("--dbpath")
+        .arg(sandbox.join("/var/lib/rpm"))
+        .args([
+            "--upgrade",
+            "--oldpackage",
+            "--replacepkgs",
+            "--badreloc",
+            "--relocate",
+        ])
+        .arg(format!("/={}", sandbox.root().display()))
+        .arg("--");
+    rpm
+}

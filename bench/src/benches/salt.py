@@ -1,0 +1,36 @@
+"""Times Salt from within: a resident client asks one minion, as a master's own code does.
+
+Arguments: folder of the configuration, rounds, packages of this machine. Prints one JSON object.
+"""
+
+import json
+import sys
+import time
+
+import salt.client
+import salt.config
+
+folder, rounds, packages = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+client = salt.client.LocalClient(mopts=salt.config.client_config(folder + "/master"))
+
+until = time.time() + 90
+while client.cmd("*", "test.ping", timeout=2) != {"bench": True}:
+    if time.time() > until:
+        sys.exit("the minion does not answer")
+
+
+def timed(*arguments):
+    started = time.perf_counter()
+    answer = client.cmd("*", *arguments, timeout=60)
+    return (time.perf_counter() - started) * 1000, answer["bench"]
+
+
+pings = [timed("test.ping")[0] for _ in range(rounds)]
+states = []
+for _ in range(max(3, rounds // 6)):
+    took, answer = timed("state.single", ["pkg.installed", "name=bench", "pkgs=" + json.dumps(packages)])
+    (result,) = answer.values()
+    if not result["result"] or result["changes"]:
+        sys.exit("the state is no no-op: %s" % answer)
+    states.append(took)
+print("measured " + json.dumps({"pings": pings, "states": states}), flush=True)
