@@ -30,7 +30,7 @@ pub fn app_with_manifest(name: &str, version: &str) -> Package {
 pub fn app_that_runs(name: &str, version: &str, daemon: &str) -> Package {
     let unit = format!(
         "[Unit]\nDescription={name} {version}\n[Service]\nExecStart=/opt/pf9/{name}/run\n\
-         ExecReload=/bin/kill -HUP $MAINPID\n[Install]\nWantedBy=multi-user.target\n"
+         ExecReload=/bin/sh -c 'kill -HUP $MAINPID'\n[Install]\nWantedBy=multi-user.target\n"
     );
     let restart = format!("systemctl daemon-reload; systemctl try-restart {name}");
     let stop = format!("[ \"$ACTION\" = upgrade ] || systemctl disable --now {name} 2>/dev/null");

@@ -35,16 +35,14 @@ impl World {
     }
 
     async fn on(broker: RabbitMq, vhost: String) -> Result<Self> {
-        let mut world = Self {
+        Ok(Self {
             master: connect(&broker, &vhost).await?,
             server: HttpServer::start().await?,
             built: tempfile::tempdir()?,
             broker,
             vhost,
             count: 0,
-        };
-        world.count = 0;
-        Ok(world)
+        })
     }
 
     /// The master again, after the broker was away.

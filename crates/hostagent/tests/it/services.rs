@@ -2,3 +2,4 @@
 
 mod systemd;
 mod sysv;
+mod units;

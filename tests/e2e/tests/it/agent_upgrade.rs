@@ -7,8 +7,8 @@ use e2e::world::World;
 use harness::machine;
 use serde_json::json;
 
-/// Systemd takes it for up, and it does nothing.
-const NO_AGENT: &str = "#!/bin/sh\nsystemd-notify --ready || true\nexec sleep 100000\n";
+/// It starts, and never says that it is ready.
+const NO_AGENT: &str = "#!/bin/sh\nexec sleep 100000\n";
 
 #[tokio::test]
 async fn the_master_upgrades_the_agent_and_a_bad_one_is_brought_back() {
@@ -30,7 +30,15 @@ async fn the_master_upgrades_the_agent_and_a_bad_one_is_brought_back() {
         .await
         .unwrap();
 
-    // One that comes up and says nothing: it can't roll itself back.
+    // One that says nothing: it can't roll itself back.
+    let drop_in = "[Service]\nTimeoutStartSec=8\n";
+    host.machine
+        .write(
+            "/etc/systemd/system/hostagent.service.d/test.conf",
+            drop_in,
+            0o644,
+        )
+        .unwrap();
     let third = agent_package_with("3.0", NO_AGENT);
     let third = world.serve(&third, &host).unwrap();
     let bad = json!({"hostagent": {"version": "3.0", "url": third}});

@@ -1,5 +1,12 @@
 //! Whole hosts. `make e2e` runs all of it; tests that need machines say so where there can be none.
 
+// So that clippy takes the helpers of tests for tests.
+#![cfg(test)]
+
 mod agent_upgrade;
+mod first_boot;
+mod fleet;
+mod network;
 mod package_runs;
 mod rollback;
+mod wedged;

@@ -199,7 +199,7 @@ impl Unit {
                 return End::Lost(format!("its unit {} does not end: {last_error}", self.name));
             }
             match self.follow(deadline.saturating_sub(elapsed), &mut killed).await {
-                Ok(State::Running) => {}
+                Ok(State::Running) => tokio::time::sleep(RECONNECT).await,
                 Ok(State::Ended(_)) if killed => return End::TimedOut,
                 Ok(State::Ended(exit)) => return End::Exited(exit),
                 Ok(State::Gone) => {
@@ -222,6 +222,9 @@ impl Unit {
             match manager.state(&self.name).await? {
                 State::Running => {}
                 ended => return Ok(ended),
+            }
+            if left.is_zero() && *killed {
+                return Ok(State::Running);
             }
             if left.is_zero() {
                 manager.kill(&self.name).await?;

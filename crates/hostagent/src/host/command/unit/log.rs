@@ -1,13 +1,15 @@
 //! What a child in a unit of its own prints: two files, read when it has ended.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, fallocate};
 
 /// In memory, and gone with a reboot, as the units are.
 const FOLDER: &str = "/run/hostagent";
-/// A file that is longer than so many times the cap is cut.
+/// A file that takes up more than so many times the cap is cut.
 const SLACK: u64 = 16;
 
 pub(super) struct Logs {
@@ -45,22 +47,25 @@ impl Logs {
         Ok([appending(stdout)?, appending(stderr)?])
     }
 
-    /// Keeps a child that prints without end from filling the memory: the newest of it stays. What is printed
-    /// at that very instant may get lost.
+    /// Keeps a child that prints without end from filling the memory: the newest of it stays. A hole is made where the
+    /// oldest was, so that nothing is lost which is printed at that very instant.
     pub fn cut(&self) {
         for path in &self.paths {
-            let long = fs::metadata(path).is_ok_and(|data| data.len() > SLACK * self.cap as u64);
-            if long && let Err(error) = self.cut_one(path) {
+            if let Err(error) = self.cut_one(path) {
                 tracing::warn!(path = %path.display(), %error, "the output of a child grows and can't be cut");
             }
         }
     }
 
     fn cut_one(&self, path: &Path) -> io::Result<()> {
-        let end = tail(path, self.cap)?;
-        let mut file = OpenOptions::new().append(true).open(path)?;
-        file.set_len(0)?;
-        file.write_all(&end)
+        let file = OpenOptions::new().append(true).open(path)?;
+        let data = file.metadata()?;
+        if data.blocks() * 512 <= SLACK * self.cap as u64 {
+            return Ok(());
+        }
+        let oldest = data.len().saturating_sub(self.cap as u64);
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(fallocate(&file, hole, 0, oldest)?)
     }
 
     /// The newest of stdout and stderr.
@@ -96,20 +101,23 @@ fn tail(path: &Path, cap: usize) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
     fn what_grows_is_cut_to_its_end_and_the_writer_goes_on() {
-        let folder = tempfile::tempdir().unwrap();
-        let logs = Logs::new(folder.path(), "u", 10);
+        // On disk most file systems can; the real place is in memory.
+        let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+        let logs = Logs::new(folder.path(), "u", 5000);
         let [mut stdout, mut stderr] = logs.open().unwrap();
-        stdout.write_all(&[b'x'; 200]).unwrap();
+        stdout.write_all(&[b'x'; 1_000_000]).unwrap();
         stderr.write_all(b"short").unwrap();
         logs.cut();
-        assert!(fs::metadata(&logs.paths[0]).unwrap().len() <= 10);
+        assert!(fs::metadata(&logs.paths[0]).unwrap().blocks() * 512 < 20_000);
         stdout.write_all(b"the end").unwrap();
         let (out, err) = logs.read();
-        assert_eq!(out, b"xxxthe end");
+        assert!(out.len() == 5000 && out.starts_with(b"xx") && out.ends_with(b"xthe end"));
         assert_eq!(err, b"short");
         logs.delete();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);

@@ -165,7 +165,14 @@ impl Manager {
         let active: String = self.property(&path, UNIT, "ActiveState").await?;
         let sub: String = self.property(&path, UNIT, "SubState").await?;
         match (active.as_str(), sub.as_str()) {
-            ("inactive", _) => Ok(State::Gone),
+            // Inactive is also one whose start is still queued. A unit that was stopped is forgotten.
+            ("inactive", _) => {
+                let load: String = self.property(&path, UNIT, "LoadState").await?;
+                Ok(match load.as_str() {
+                    "not-found" => State::Gone,
+                    _ => State::Running,
+                })
+            }
             ("failed", _) | ("active", "exited") => {
                 let code: i32 = self.property(&path, SERVICE, "ExecMainCode").await?;
                 let status: i32 = self.property(&path, SERVICE, "ExecMainStatus").await?;
