@@ -13,7 +13,7 @@ use protocol::{Limits, State, Status, encode_ping};
 use serde_json::{Value, json};
 use tokio::time::timeout_at;
 
-use crate::process::Process;
+use crate::process::{MORTAL, Process};
 use crate::stage::{PATIENCE, Stage};
 
 /// How an agent is started.
@@ -68,6 +68,9 @@ impl Agent {
                 .map(str::to_owned)
                 .to_vec();
             words.push(trace.to_string_lossy().into_owned());
+            // An agent that strace looks after would outlive it.
+            words.push("setpriv".to_owned());
+            words.extend(MORTAL.map(str::to_owned));
             words.push(program.to_string_lossy().into_owned());
             words.extend(arguments);
             Process::start(Path::new("/usr/bin/strace"), &words, &log)?

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+/// Of setpriv: what follows is killed when who started it ends.
+pub const MORTAL: [&str; 3] = ["--pdeathsig", "KILL", "--"];
+
 /// A child process with its log; killed when dropped.
 pub struct Process {
     child: Child,
@@ -15,10 +18,14 @@ pub struct Process {
 }
 
 impl Process {
-    /// With a clean environment, as a unit would start it. What it prints goes to `log`.
+    /// With a clean environment, as a unit would start it. What it prints goes to `log`. It dies with this
+    /// thread, so a run that is cut short leaves nothing behind.
     pub fn start(program: &Path, arguments: &[String], log: &Path) -> Result<Self> {
         let file = File::options().create(true).append(true).open(log)?;
-        let child = Command::new(program)
+        ensure!(program.is_file(), "no {}", program.display());
+        let child = Command::new("setpriv")
+            .args(MORTAL)
+            .arg(program)
             .args(arguments)
             .env_clear()
             .env(
