@@ -130,6 +130,13 @@ impl QueueWatch {
         Ok((queue.message_count(), queue.consumer_count()))
     }
 
+    /// Throws away what nobody was handed.
+    pub async fn purge(&self) -> Result<()> {
+        let options = lapin::options::QueuePurgeOptions::default();
+        self.channel.queue_purge(MASTER_QUEUE.into(), options).await?;
+        Ok(())
+    }
+
     pub async fn until(&self, wanted: impl Fn(u32, u32) -> bool) -> Result<()> {
         let until = Instant::now() + PATIENCE;
         loop {

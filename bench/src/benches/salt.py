@@ -9,12 +9,24 @@ import time
 
 import salt.client
 import salt.config
+import salt.exceptions
 
 folder, rounds, packages = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 client = salt.client.LocalClient(mopts=salt.config.client_config(folder + "/master"))
 
-until = time.time() + 90
-while client.cmd("*", "test.ping", timeout=2) != {"bench": True}:
+
+
+def answers():
+    try:
+        return client.cmd("*", "test.ping", timeout=2) == {"bench": True}
+    except salt.exceptions.SaltClientError:
+        # The master is not there yet.
+        time.sleep(0.5)
+        return False
+
+
+until = time.time() + 120
+while not answers():
     if time.time() > until:
         sys.exit("the minion does not answer")
 
