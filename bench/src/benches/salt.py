@@ -12,15 +12,18 @@ import salt.config
 import salt.exceptions
 
 folder, rounds, packages = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
-client = salt.client.LocalClient(mopts=salt.config.client_config(folder + "/master"))
+
+
+def connect():
+    return salt.client.LocalClient(mopts=salt.config.client_config(folder + "/master"))
 
 
 
 def answers():
+    # A client keeps the key that it has found at its start, and the master makes one at its own.
     try:
-        return client.cmd("*", "test.ping", timeout=2) == {"bench": True}
-    except salt.exceptions.SaltClientError:
-        # The master is not there yet.
+        return connect().cmd("*", "test.ping", timeout=2) == {"bench": True}
+    except salt.exceptions.SaltException:
         time.sleep(0.5)
         return False
 
@@ -29,6 +32,7 @@ until = time.time() + 120
 while not answers():
     if time.time() > until:
         sys.exit("the minion does not answer")
+client = connect()
 
 
 def timed(*arguments):
