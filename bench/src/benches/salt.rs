@@ -150,16 +150,16 @@ async fn salt(venv: &Path) -> Result<(Said, f64)> {
     let log = folder.path().join("client.log");
     let mut client = Process::start(&venv.join("bin/python"), &arguments, &log)?;
     let said = client.says("measured ", Duration::from_secs(240)).await;
-    let said =
-        said.with_context(|| format!("salt-master: {}\nsalt-minion: {}", master.log(), minion.log()))?;
+    let logs = format!("salt-master: {}\nsalt-minion: {}", master.log(), minion.log());
     let memory = tree(minion.id())
         .into_iter()
         .flat_map(process::memory)
         .map(|memory| memory.resident)
         .sum();
-    // In order: their own children would outlive a kill.
+    // In order, whatever came of it: their own children would outlive a kill.
     minion.end().await?;
     master.end().await?;
+    let said = said.context(logs)?;
     Ok((serde_json::from_str(&said)?, memory))
 }
 
