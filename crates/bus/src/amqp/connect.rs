@@ -43,6 +43,11 @@ pub enum ConnectError {
         user: String,
         virtual_host: String,
     },
+    #[error(
+        "{address}: {source}; there is nothing to log in with: set [amqp] username and password_file, or [ssl] certfile \
+         and keyfile"
+    )]
+    NoLogin { address: String, source: lapin::Error },
     #[error("{address} has no virtual host {virtual_host:?}")]
     NoVirtualHost { address: String, virtual_host: String },
     #[error("AMQP handshake with {address}: {source}")]
@@ -60,6 +65,7 @@ impl ConnectError {
             | Self::Timeout { .. }
             | Self::Tls { .. }
             | Self::Refused { .. }
+            | Self::NoLogin { .. }
             | Self::NoVirtualHost { .. }
             | Self::Handshake { .. } => false,
         }
@@ -203,6 +209,10 @@ fn properties(settings: &AmqpSettings) -> ConnectionProperties {
 fn handshake_error(settings: &AmqpSettings, source: lapin::Error) -> ConnectError {
     let address = settings.address();
     let virtual_host = settings.virtual_host.clone();
+    let certificate = settings.tls.as_ref().and_then(|tls| tls.client.as_ref());
+    if settings.login.is_none() && certificate.is_none() {
+        return ConnectError::NoLogin { address, source };
+    }
     if let ErrorKind::ProtocolError(error) = source.kind() {
         let refused = || ConnectError::Refused {
             address: address.clone(),

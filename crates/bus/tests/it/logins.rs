@@ -118,3 +118,17 @@ async fn a_refused_login_is_retried_and_logged_once_per_reason() {
     assert_consuming(&mut link, "host-a").await;
     assert!(!log.lines_of_the_bus().concat().contains("s3cret-word"));
 }
+
+#[tokio::test]
+async fn without_password_and_certificate_the_reason_says_what_to_set() {
+    let node = RabbitMq::shared().await.unwrap();
+    let vhost = node.add_vhost().await.unwrap();
+    let settings = AmqpSettings {
+        login: None,
+        ..settings(&node, &vhost)
+    };
+    let mut link = amqp::connect(settings, agent("host-a"));
+    let said = "set [amqp] username and password_file";
+    let state = wait_for(&mut link, |state| format!("{state:?}").contains(said)).await;
+    assert!(matches!(state, LinkState::Down { .. }), "{state:?}");
+}

@@ -7,6 +7,7 @@ mod agent_upgrade;
 mod first_boot;
 mod fleet;
 mod network;
+mod our_packages;
 mod package_runs;
 mod rollback;
 mod wedged;
