@@ -9,5 +9,6 @@ mod fleet;
 mod network;
 mod our_packages;
 mod package_runs;
+mod readme;
 mod rollback;
 mod wedged;

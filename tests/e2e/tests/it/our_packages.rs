@@ -8,7 +8,7 @@ use e2e::agent_package::program;
 use harness::machine::{self, Machine};
 
 /// Packs the programs that cargo has built beside this test.
-fn packages(version: &str, out: &Path) -> Result<()> {
+pub fn packages(version: &str, out: &Path) -> Result<()> {
     let built = program("hostagent")?;
     let built = built.parent().context("the folder of the build")?;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/build-packages");
