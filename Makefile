@@ -42,6 +42,9 @@ bench: tools ## agent and master beside limits and peers, in release builds; ONL
 	@cargo build --release -p bbmaster -p bench
 	@target/release/bench $(ONLY)
 
+fuzz: ## libFuzzer on every parser of what comes from outside, FUZZ_SECONDS (600) each; ends by itself
+	scripts/fuzz
+
 lint: tools ## formatting, clippy, licences and sources of dependencies
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
@@ -50,5 +53,5 @@ lint: tools ## formatting, clippy, licences and sources of dependencies
 tools:
 	@scripts/install-test-tools
 
-.PHONY: help demo test e2e test-long bench package lint tools
+.PHONY: help demo test e2e test-long bench package fuzz lint tools
 .DEFAULT_GOAL := help

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use protocol::{AppName, Apps, Config};
+use protocol::{AppName, Apps, Config, Phase};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Failures};
@@ -36,6 +36,21 @@ impl Journal {
             if let Some(entry) = self.entries.get_mut(app) {
                 entry.doomed.get_or_insert_with(|| failure.clone());
             }
+        }
+    }
+
+    /// A package whose installation failed and that was not brought back is in no better state than one whose transaction
+    /// was cut short: rpm calls it installed.
+    fn pardon(&mut self, app: &AppName) {
+        let Some(entry) = self.entries.get_mut(app) else {
+            return;
+        };
+        if entry
+            .doomed
+            .take()
+            .is_some_and(|failure| failure.phase == Phase::Install)
+        {
+            self.in_transaction.insert(app.clone());
         }
     }
 }
@@ -233,18 +248,15 @@ impl JournalFile {
 
     /// `app` may go forward again, from where it was left.
     pub fn reprieve(&mut self, app: &AppName) -> Result<(), StateFileError> {
-        self.change(|journal| {
-            if let Some(entry) = journal.entries.get_mut(app) {
-                entry.doomed = None;
-            }
-        })
+        self.change(|journal| journal.pardon(app))
     }
 
     /// The operator wants all to be tried again: forward, not back.
     pub fn pardon(&mut self) -> Result<(), StateFileError> {
         self.change(|journal| {
             journal.crashes = 0;
-            journal.entries.values_mut().for_each(|entry| entry.doomed = None);
+            let apps: Vec<AppName> = journal.entries.keys().cloned().collect();
+            apps.iter().for_each(|app| journal.pardon(app));
         })
     }
 

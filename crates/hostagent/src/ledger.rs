@@ -143,6 +143,8 @@ impl Ledger {
         let files = Files::in_folder(state_dir);
         let desired = files.desired.load()?.unwrap_or_default();
         let records = files.records.load()?.unwrap_or_default();
+        // Read when it is needed; but a damaged one is set aside now.
+        files.outcome.load()?;
         Ok(Self::with(files, host_id, desired, records))
     }
 

@@ -1,6 +1,8 @@
 //! Brings an application back to what the journal says it was. Like everything else it is level-triggered: it
 //! looks, does what is missing, and may be killed and begun again at any instant.
 
+use std::time::Duration;
+
 use protocol::{AppName, Category, Phase};
 
 use crate::atomic_file;
@@ -146,7 +148,7 @@ async fn with_lock<F>(change: impl Fn() -> F) -> Result<(), HostError>
 where
     F: Future<Output = Result<(), HostError>>,
 {
-    const LOCK_RETRY: std::time::Duration = std::time::Duration::from_secs(2);
+    const LOCK_RETRY: Duration = Duration::from_secs(2);
     loop {
         match change().await {
             Err(error) if error.category == Category::Locked => tokio::time::sleep(LOCK_RETRY).await,
@@ -258,13 +260,16 @@ async fn verify(engine: &Engine, app: &AppName, snapshot: &Snapshot) -> Result<(
                 .flatten()
                 .is_some_and(|state| state.running)
     });
-    match down {
-        Some((name, _)) => Err(HostError::new(
-            Category::Unhealthy,
-            format!("its service {name} does not stay up"),
-        )),
-        None => Ok(()),
+    if let Some((name, _)) = down {
+        let message = format!("its service {name} does not stay up");
+        return Err(HostError::new(Category::Unhealthy, message));
     }
+    // What is not to run can't do its work.
+    if snapshot.services.is_empty() || snapshot.services.values().any(|saved| saved.running) {
+        let checks = &engine.host.app_config;
+        checks.stays_healthy(app, &there.package, Duration::ZERO).await?;
+    }
+    Ok(())
 }
 
 async fn observe_app(engine: &Engine, app: &AppName) -> Result<Option<ObservedApp>, HostError> {

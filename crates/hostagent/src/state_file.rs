@@ -21,6 +21,14 @@ pub struct StateFile<T> {
     document: PhantomData<fn() -> T>,
 }
 
+/// What is at a state file's path.
+enum Found<T> {
+    Nothing,
+    Document(T),
+    /// How it is damaged.
+    Damaged(String),
+}
+
 #[derive(Debug, thiserror::Error)]
 #[error("can't {verb} {path}: {source}. {advice}", path = path.display())]
 pub struct StateFileError {
@@ -69,14 +77,10 @@ impl<T: Serialize + DeserializeOwned> StateFile<T> {
 
     /// The document, or `None` where there is none or it was damaged (and has now been set aside).
     pub fn load(&self) -> Result<Option<T>, StateFileError> {
-        let bytes = match std::fs::read(&self.path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(StateFileError::new("read", &self.path, error)),
-        };
-        match parse(&bytes) {
-            Ok(document) => Ok(Some(document)),
-            Err(damage) => {
+        match self.read()? {
+            Found::Nothing => Ok(None),
+            Found::Document(document) => Ok(Some(document)),
+            Found::Damaged(damage) => {
                 self.set_aside(&damage)?;
                 Ok(None)
             }
@@ -86,9 +90,19 @@ impl<T: Serialize + DeserializeOwned> StateFile<T> {
     /// The document, as [`StateFile::load`], but a damaged file is left where it is: for commands that only
     /// look.
     pub fn peek(&self) -> Result<Option<T>, StateFileError> {
+        match self.read()? {
+            Found::Document(document) => Ok(Some(document)),
+            Found::Nothing | Found::Damaged(_) => Ok(None),
+        }
+    }
+
+    fn read(&self) -> Result<Found<T>, StateFileError> {
         match std::fs::read(&self.path) {
-            Ok(bytes) => Ok(parse(&bytes).ok()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Ok(bytes) => Ok(parse(&bytes).map_or_else(Found::Damaged, Found::Document)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                Ok(Found::Damaged("it is a folder, not a file".into()))
+            }
             Err(error) => Err(StateFileError::new("read", &self.path, error)),
         }
     }
@@ -115,10 +129,16 @@ impl<T: Serialize + DeserializeOwned> StateFile<T> {
     }
 
     fn set_aside(&self, damage: &str) -> Result<(), StateFileError> {
-        let aside = (1..=KEPT_ASIDE)
-            .map(|n| self.path.with_extension(format!("damaged-{n}")))
+        let nth = |n| self.path.with_extension(format!("damaged-{n}"));
+        let last = nth(KEPT_ASIDE);
+        let aside = (1..KEPT_ASIDE)
+            .map(nth)
             .find(|path| !path.exists())
-            .unwrap_or_else(|| self.path.with_extension(format!("damaged-{KEPT_ASIDE}")));
+            .unwrap_or_else(|| last.clone());
+        if aside == last && last.is_dir() {
+            // A file can't replace a folder.
+            std::fs::remove_dir_all(&last).map_err(|error| StateFileError::new("remove", &last, error))?;
+        }
         std::fs::rename(&self.path, &aside)
             .map_err(|error| StateFileError::new("set aside", &self.path, error))?;
         tracing::error!(
@@ -129,25 +149,43 @@ impl<T: Serialize + DeserializeOwned> StateFile<T> {
     }
 }
 
-fn render<T: Serialize>(document: &T) -> io::Result<Vec<u8>> {
-    let mut bytes = serde_json::to_vec_pretty(document).map_err(io::Error::other)?;
-    let digest = hex(&Sha256::digest(&bytes));
-    bytes.extend_from_slice(format!("\nsha256:{digest}\n").as_bytes());
-    Ok(bytes)
+/// The bytes of a file that holds `document`.
+pub fn render<T: Serialize>(document: &T) -> io::Result<Vec<u8>> {
+    serde_json::to_vec_pretty(document)
+        .map(with_digest)
+        .map_err(io::Error::other)
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+/// The bytes of a file that holds these of a document.
+pub fn with_digest(mut document: Vec<u8>) -> Vec<u8> {
+    let trailer = trailer(&document);
+    document.extend_from_slice(trailer.as_bytes());
+    document
+}
+
+fn trailer(document: &[u8]) -> String {
+    format!("\nsha256:{}\n", hex(&Sha256::digest(document)))
+}
+
+/// The document in a file's bytes; else, what is wrong with them, without a word of what they hold: it may be a
+/// secret.
+pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     const TRAILER: usize = "\nsha256:".len() + 64 + "\n".len();
     let split = bytes
         .len()
         .checked_sub(TRAILER)
         .ok_or("too short to hold its digest")?;
-    let (document, trailer) = bytes.split_at(split);
-    let expected = format!("\nsha256:{}\n", hex(&Sha256::digest(document)));
-    if trailer != expected.as_bytes() {
+    let (document, found) = bytes.split_at(split);
+    if found != trailer(document).as_bytes() {
         return Err("its contents do not match its digest".into());
     }
-    serde_json::from_slice(document).map_err(|error| format!("not what this version expects: {error}"))
+    serde_json::from_slice(document).map_err(|error| {
+        format!(
+            "not what this version expects in line {} column {}",
+            error.line(),
+            error.column()
+        )
+    })
 }
 
 /// Lower-case hex.
@@ -178,6 +216,36 @@ mod tests {
         assert_eq!(file.load().unwrap(), Some(vec!["one".into(), "two".into()]));
         file.remove().unwrap();
         assert_eq!(file.load().unwrap(), None);
+    }
+
+    #[test]
+    fn a_folder_in_its_place_is_set_aside_too() {
+        let (dir, file) = stored();
+        for _ in 0..KEPT_ASIDE + 2 {
+            file.remove().unwrap();
+            std::fs::create_dir(file.path()).unwrap();
+            std::fs::write(file.path().join("inside"), "").unwrap();
+            assert_eq!(file.peek().unwrap(), None);
+            assert_eq!(file.load().unwrap(), None);
+            file.store(&vec!["three".into()]).unwrap();
+        }
+        std::fs::write(file.path(), "").unwrap();
+        assert_eq!(file.load().unwrap(), None);
+        assert_eq!(
+            std::fs::read_dir(dir.path()).unwrap().count(),
+            KEPT_ASIDE as usize
+        );
+    }
+
+    #[test]
+    fn what_is_said_of_a_damaged_file_quotes_nothing() {
+        let secret = with_digest(br#"[{"password": "hunter2"}, "hunter2"]"#.to_vec());
+        let damage = parse::<Vec<u8>>(&secret).unwrap_err();
+        assert_eq!(damage, "not what this version expects in line 1 column 1");
+        assert!(
+            parse::<Vec<Vec<String>>>(&with_digest(b"[\"hunter2\"]".to_vec()))
+                .is_err_and(|damage| !damage.contains("hunter2"))
+        );
     }
 
     /// Row 23: every single-bit flip and every truncation is noticed, and the damaged bytes are kept.

@@ -62,13 +62,17 @@ pub fn check_pair(
 }
 
 fn read_password_file(path: &Path) -> Result<Secret, String> {
-    let size = std::fs::metadata(path)
-        .map_err(|error| format!("cannot be read: {error}"))?
-        .len();
+    let cannot = |error| format!("cannot be read: {error}");
+    // A device or a pipe may have no end.
+    let metadata = std::fs::metadata(path).map_err(cannot)?;
+    if !metadata.is_file() {
+        return Err("is no file".to_owned());
+    }
+    let size = metadata.len();
     if size > MAX_PASSWORD_FILE {
         return Err(format!("is {size} bytes long: that is no password"));
     }
-    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?;
+    let text = std::fs::read_to_string(path).map_err(cannot)?;
     let password = text.trim_end_matches(['\r', '\n']);
     match password {
         "" => Err("is empty".to_owned()),

@@ -76,7 +76,10 @@ pub struct Gathered {
 
 impl Gathered {
     /// `settings`, if they could be parsed and nothing was wrong; else everything that is wrong.
-    pub fn finish<S>(self, settings: Option<S>) -> Result<Loaded<S>, SettingsError> {
+    pub fn finish<S>(mut self, settings: Option<S>) -> Result<Loaded<S>, SettingsError> {
+        for message in self.problems.iter_mut().chain(&mut self.warnings) {
+            *message = on_one_line(message);
+        }
         match settings {
             Some(settings) if self.problems.is_empty() => Ok(Loaded {
                 settings,
@@ -89,6 +92,18 @@ impl Gathered {
             }),
         }
     }
+}
+
+/// Names in a file or of a variable may hold anything; what is said of them stands in a log.
+fn on_one_line(message: &str) -> String {
+    let mut line = String::with_capacity(message.len());
+    for c in message.chars() {
+        match c.is_control() {
+            true => line.extend(c.escape_default()),
+            false => line.push(c),
+        }
+    }
+    line
 }
 
 impl<S> Loaded<S> {

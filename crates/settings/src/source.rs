@@ -72,13 +72,18 @@ impl Sources {
             folder.push(".d");
             gather_drop_ins(program, Path::new(&folder), &mut gathered);
         }
+        self.gather_over_files(program, &mut gathered);
+        gathered
+    }
+
+    /// The environment and the command line, over what the files say.
+    pub fn gather_over_files(&self, program: &Program, gathered: &mut Gathered) {
         for (name, value) in &self.environment {
-            gather_variable(program, name, value, &mut gathered);
+            gather_variable(program, name, value, gathered);
         }
         for text in &self.overrides {
-            gather_override(program, text, &mut gathered);
+            gather_override(program, text, gathered);
         }
-        gathered
     }
 }
 
@@ -115,18 +120,22 @@ fn gather_file(program: &Program, path: &Path, required: bool, gathered: &mut Ga
             return gathered.problems.push(problem);
         }
     };
-    let text = match std::str::from_utf8(&bytes) {
-        Ok(text) => text,
-        Err(error) => {
-            let line = 1 + bytes[..error.valid_up_to()]
-                .iter()
-                .filter(|byte| **byte == b'\n')
-                .count();
-            let problem = format!("{}:{line}: is not UTF-8 text", path.display());
-            return gathered.problems.push(problem);
+    gathered.take_file(program, path, &bytes);
+}
+
+impl Gathered {
+    /// Takes in the contents of the settings file `path`.
+    pub fn take_file(&mut self, program: &Program, path: &Path, contents: &[u8]) {
+        match std::str::from_utf8(contents) {
+            Ok(text) => FileReader::new(program, path, self).take(text),
+            Err(error) => {
+                let before = &contents[..error.valid_up_to()];
+                let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+                let problem = format!("{}:{line}: is not UTF-8 text", path.display());
+                self.problems.push(problem);
+            }
         }
-    };
-    FileReader::new(program, path, gathered).take(text);
+    }
 }
 
 /// Takes one file's lines in; knows which section and key it is in.

@@ -5,7 +5,9 @@
 mod check;
 pub mod table;
 
-pub use ::settings::{Kind, LogLevel, Origin, ProxyUrl, Secret, SettingsError, Sources, without_credentials};
+pub use ::settings::{
+    Gathered, Kind, LogLevel, Origin, ProxyUrl, Secret, SettingsError, Sources, without_credentials,
+};
 pub use table::{AmqpSettings, DownloadSettings, HostagentSettings, PROGRAM, Settings, SslSettings};
 
 use crate::host::{Family, Root};
@@ -59,7 +61,11 @@ impl ::settings::Parse for PackageFamily {
 impl Settings {
     /// Reads all sources. Errors list everything that is wrong.
     pub fn load(sources: &Sources) -> Result<Loaded, SettingsError> {
-        let mut gathered = sources.gather(&PROGRAM);
+        Self::from_gathered(sources.gather(&PROGRAM))
+    }
+
+    /// The same, from what was gathered already.
+    pub fn from_gathered(mut gathered: Gathered) -> Result<Loaded, SettingsError> {
         let settings = Self::parse(&mut gathered)
             .map(|settings| check::read_password_and_check(settings, &mut gathered));
         gathered.finish(settings)

@@ -18,8 +18,8 @@ use crate::host::command::{Command, Overflow, OwnUnits};
 use crate::host::{Family, HostError, InstalledPackages, PackageFile, Packages, Root, Source, Transaction};
 
 mod apt;
-mod archive;
-mod database;
+pub(super) mod archive;
+pub(super) mod database;
 mod package_file;
 
 use apt::{madison_versions, unasked_removals};

@@ -15,6 +15,8 @@ use super::{Family, HostError, Packages, Root, Source, Transaction};
 
 mod cache;
 mod deb;
+#[doc(hidden)]
+pub mod fuzzing;
 mod messages;
 mod rpm;
 mod runs;

@@ -11,10 +11,10 @@ for_both_families![
 ];
 
 /// Exit code of a command that did its work and did not bring the host there.
-const NOT_CONVERGED: i32 = 3;
+pub(super) const NOT_CONVERGED: i32 = 3;
 
 /// The program on the world's host, with these arguments; talks to no broker.
-fn program(world: &World, bake: u32, arguments: &[&str]) -> tokio::process::Command {
+pub(super) fn program(world: &World, bake: u32, arguments: &[&str]) -> tokio::process::Command {
     let root = world.sandbox.root();
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_hostagent"));
     let settings = [
@@ -44,17 +44,17 @@ fn program(world: &World, bake: u32, arguments: &[&str]) -> tokio::process::Comm
     command
 }
 
-async fn run(world: &World, arguments: &[&str]) -> Output {
+pub(super) async fn run(world: &World, arguments: &[&str]) -> Output {
     program(world, 1, arguments).output().await.unwrap()
 }
 
-fn file(world: &World, name: &str, apps: &Value) -> String {
+pub(super) fn file(world: &World, name: &str, apps: &Value) -> String {
     let path = world.built.path().join(name);
     std::fs::write(&path, apps.to_string()).unwrap();
     path.display().to_string()
 }
 
-fn said(output: &Output) -> String {
+pub(super) fn said(output: &Output) -> String {
     String::from_utf8_lossy(&[&*output.stdout, &*output.stderr].concat()).into_owned()
 }
 

@@ -11,7 +11,6 @@ for_both_families![
     a_hook_that_refuses_the_config,
     a_hook_that_garbles_the_config,
     a_reconfiguration_that_the_service_does_not_survive,
-    a_health_check_that_fails,
 ];
 
 /// Asks for `app` at `bad`, with another config; and, when it is back at 1.0, for a good one.
@@ -168,54 +167,4 @@ async fn a_reconfiguration_that_the_service_does_not_survive(family: Family) {
     let mut other = good;
     other["config"]["app"]["greeting"] = json!("other");
     world.reach(json!({"app": other})).await;
-}
-
-/// Its service runs, and does not do its work.
-async fn a_health_check_that_fails(family: Family) {
-    let run = Run {
-        bake: Duration::from_secs(2),
-        ..Run::default()
-    };
-    let mut world = World::with(family, run).await;
-    let with_check = |version: &str| {
-        let manifest = format!(
-            "services = [\"app\"]\n[config.app]\nfile = \"/etc/pf9/app/config.json\"\nformat = \"json\"\n\
-             [[health]]\ntype = \"http\"\nurl = \"{}\"\ninterval = 1\nretries = 2\n",
-            world.server.url(&format!("/health/{version}"))
-        );
-        example_app("app", version)
-            .without_file("/opt/pf9/app/config")
-            .file("/usr/share/hostagent/apps/app.toml", 0o644, manifest)
-    };
-    world.server.put_file("/health/1.0", "fine");
-    world.server.put_file("/health/3.0", "fine");
-    let (one, two, three) = (with_check("1.0"), with_check("2.0"), with_check("3.0"));
-    let apps = json!({"app": world.desired(&one, "old")});
-    world.reach(apps).await;
-    let config = world.read("/etc/pf9/app/config.json");
-
-    let apps = json!({"app": world.desired(&two, "new")});
-    let status = world.fail_at(apps).await;
-    let error = only_error(&status);
-    let found = (error.phase, error.category, error.rolled_back, &error.next_retry);
-    assert_eq!(
-        found,
-        (Phase::Health, Category::Unhealthy, true, &None),
-        "{error:?}"
-    );
-    assert!(
-        error
-            .message
-            .contains("the http health check of app failed 2 times"),
-        "{error:?}"
-    );
-    assert!(world.server.count("/health/2.0") >= 2);
-    assert_eq!(world.database(), ["app 1.0-1"]);
-    assert_eq!(world.read("/etc/pf9/app/config.json"), config);
-    world.loaded("app", &format!("1.0\n{}", config.trim_end())).await;
-    assert!(!world.has_journal());
-    world.assert_held().await;
-
-    let apps = json!({"app": world.desired(&three, "newest")});
-    world.reach(apps).await;
 }

@@ -95,6 +95,13 @@ fn a_changed_value_leaves_everything_else_as_it_stands() {
             "# top\nk = 1\nj = 0\n[a]\n",
         ),
         (
+            Format::Toml,
+            "# c\r\n[t]\r\nk = 1 # d\r\nl = [1,\r\n 2]\r\n",
+            "t",
+            json!({"k": 2, "m": "x"}),
+            "# c\r\n[t]\r\nk = 2 # d\r\nl = [1,\r\n 2]\r\nm = \"x\"\r\n",
+        ),
+        (
             Format::Env,
             "# c\nA=1\nexport B='x y' \n",
             "",
@@ -419,6 +426,10 @@ fn a_few_lines_of_aliases_do_not_fill_the_memory() {
         text.push_str(&format!("a{n}: &a{n} [{of}]\n"));
     }
     let error = Format::Yaml.read(&text, &[]).unwrap_err().to_string();
+    assert!(error.contains("too many values"), "{error}");
+    // A gigabyte, if it were taken.
+    let long = format!("a: &a {}\nb: [{}]\n", "x".repeat(20_000), "*a, ".repeat(50_000));
+    let error = Format::Yaml.read(&long, &[]).unwrap_err().to_string();
     assert!(error.contains("too many values"), "{error}");
     let deep = "[".repeat(200);
     assert!(Format::Yaml.read(&deep, &[]).is_err());

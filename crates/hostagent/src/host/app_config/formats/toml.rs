@@ -140,5 +140,17 @@ pub fn edit(text: &str, path: &[String], changes: &Keys) -> Result<String, Forma
             }
         }
     }
-    Ok(document.to_string())
+    with_line_breaks_of(text, document.to_string())
+}
+
+/// `toml_edit` ends every line with a line feed alone, whatever it read.
+fn with_line_breaks_of(text: &str, edited: String) -> Result<String, FormatError> {
+    match text.matches("\r\n").count() {
+        0 => Ok(edited),
+        all if all == text.matches('\n').count() => Ok(edited.replace("\r\n", "\n").replace('\n', "\r\n")),
+        _ => Err(FormatError::CannotEdit {
+            path: String::new(),
+            reason: "some of its lines end with a carriage return, and some do not",
+        }),
+    }
 }

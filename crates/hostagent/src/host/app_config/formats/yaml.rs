@@ -18,8 +18,11 @@ mod write;
 pub use edit::edit;
 
 const MAX_DEPTH: usize = 64;
-/// Values in a document after its aliases are resolved: a few lines of aliases of aliases make billions.
-const MAX_VALUES: usize = 100_000;
+/// Of a document after its aliases are resolved, as [`size`] counts: a few lines of aliases of aliases make billions of
+/// values, and many aliases of one long text as many bytes.
+const MAX_SIZE: usize = 100_000;
+/// Bytes of text that count as one value more.
+const TEXT: usize = 64;
 
 /// A value and where it stands.
 struct Node {
@@ -54,6 +57,18 @@ pub fn parse(text: &str) -> Result<Value, FormatError> {
 }
 
 fn document(text: &str) -> Result<Option<Node>, FormatError> {
+    root(text).map_err(|error| match error {
+        // To the parser, the end of the file may be a line of its own.
+        FormatError::Syntax { format, line, reason } => FormatError::Syntax {
+            format,
+            line: line.min(1 + text.matches(['\n', '\r']).count()),
+            reason,
+        },
+        other => other,
+    })
+}
+
+fn root(text: &str) -> Result<Option<Node>, FormatError> {
     let mut builder = Builder {
         parser: Parser::new_from_str(text),
         offsets: text
@@ -63,7 +78,7 @@ fn document(text: &str) -> Result<Option<Node>, FormatError> {
             .collect(),
         text,
         anchors: HashMap::new(),
-        values: 0,
+        size: 0,
     };
     let mut root = None;
     loop {
@@ -91,7 +106,7 @@ struct Builder<'t> {
     offsets: Vec<usize>,
     text: &'t str,
     anchors: HashMap<usize, Value>,
-    values: usize,
+    size: usize,
 }
 
 impl<'t> Builder<'t> {
@@ -109,9 +124,9 @@ impl<'t> Builder<'t> {
         byte(span.start.index())..byte(span.end.index())
     }
 
-    fn count(&mut self, values: usize, line: usize) -> Result<(), FormatError> {
-        self.values += values;
-        if self.values > MAX_VALUES {
+    fn count(&mut self, size: usize, line: usize) -> Result<(), FormatError> {
+        self.size += size;
+        if self.size > MAX_SIZE {
             return Err(refused(line, "too many values"));
         }
         Ok(())
@@ -176,9 +191,9 @@ impl<'t> Builder<'t> {
                 let value = self
                     .anchors
                     .get(&id)
-                    .cloned()
                     .ok_or_else(|| refused(line, "an alias inside its own anchor"))?;
-                self.count(size(&value), line)?;
+                let (size, value) = (size(value), value.clone());
+                self.count(size, line)?;
                 let node = Node {
                     value,
                     range,
@@ -257,8 +272,14 @@ impl<'t> Builder<'t> {
 fn size(value: &Value) -> usize {
     match value {
         Value::Array(items) => 1 + items.iter().map(size).sum::<usize>(),
-        Value::Object(map) => 1 + map.values().map(size).sum::<usize>(),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 1,
+        Value::Object(map) => {
+            1 + map
+                .iter()
+                .map(|(key, value)| key.len() / TEXT + size(value))
+                .sum::<usize>()
+        }
+        Value::String(text) => 1 + text.len() / TEXT,
+        Value::Null | Value::Bool(_) | Value::Number(_) => 1,
     }
 }
 

@@ -79,8 +79,8 @@ impl Reader<'_> {
         ManifestError {
             file: self.file.to_owned(),
             line: self.line(offset),
-            key: key.to_owned(),
-            problem,
+            key: on_one_line(key),
+            problem: on_one_line(&problem),
         }
     }
 
@@ -101,11 +101,12 @@ impl Reader<'_> {
         for (key, item) in table.iter().filter(|(key, _)| !known.contains(key)) {
             let at = table.get_key_value(key).and_then(|(key, _)| key.span());
             let line = self.line(at.or(item.span()).map_or(0, |span| span.start));
-            self.warnings.push(format!(
+            let warning = format!(
                 "{}:{line}: {path}{key} is not a key of a manifest, and is ignored; known here are {}",
                 self.file.display(),
                 known.join(", ")
-            ));
+            );
+            self.warnings.push(on_one_line(&warning));
         }
     }
 
@@ -248,6 +249,18 @@ impl Reader<'_> {
             }
         }
     }
+}
+
+/// A key may be any text, and a value of several lines; what is said of them stands in a log.
+fn on_one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_control() {
+            true => line.extend(c.escape_default()),
+            false => line.push(c),
+        }
+    }
+    line
 }
 
 /// An absolute path of a file that goes straight down.

@@ -12,16 +12,17 @@ const SIZE: std::ops::Range<usize> = 48..58;
 /// Whether every member is there to its last byte. `dpkg-deb --show` reads no further than the control
 /// file, and dpkg's dry run neither: that a file was cut short would only be seen in mid-installation.
 pub(super) fn check_whole(file: &Path) -> Result<(), String> {
-    let members = members(file).map_err(|error| error.to_string())?;
-    match members {
+    let whole = File::open(file).and_then(is_whole);
+    match whole.map_err(|error| error.to_string())? {
         true => Ok(()),
         false => Err("it is cut short, or no archive at all".to_owned()),
     }
 }
 
-fn members(file: &Path) -> io::Result<bool> {
-    let mut file = File::open(file)?;
-    let len = file.metadata()?.len();
+/// The same, of an archive that is open.
+pub fn is_whole(mut file: impl Read + Seek) -> io::Result<bool> {
+    let len = file.seek(SeekFrom::End(0))?;
+    file.rewind()?;
     let mut magic = [0; MAGIC.len()];
     if len < MAGIC.len() as u64 {
         return Ok(false);

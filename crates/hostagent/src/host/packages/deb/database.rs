@@ -112,7 +112,7 @@ impl Paragraph {
 
 /// Merges all paragraphs of `reader` into `database`. What makes no sense is passed over: a foreign
 /// paragraph must not hide the others.
-fn scan(mut reader: impl BufRead, database: &mut Database) -> io::Result<()> {
+pub fn scan(mut reader: impl BufRead, database: &mut Database) -> io::Result<()> {
     let mut paragraph = Paragraph::default();
     let mut line = Vec::with_capacity(1024);
     let mut in_provides = false;
