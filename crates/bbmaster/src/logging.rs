@@ -14,15 +14,7 @@ const OWN_CRATES: [&str; 3] = ["bbmaster", "bus", "protocol"];
 
 /// Sends the log of this process where it belongs, from `level` on. Later calls have no effect.
 pub fn init(level: LogLevel) {
-    let level = match level {
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Warning => LevelFilter::WARN,
-        LogLevel::Error | LogLevel::Critical => LevelFilter::ERROR,
-    };
-    let filter = Targets::new()
-        .with_default(level.min(LevelFilter::WARN))
-        .with_targets(OWN_CRATES.map(|name| (name, level)));
+    let filter = filter(level);
     let is_terminal = io::stderr().is_terminal();
     let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
@@ -48,4 +40,40 @@ pub fn init(level: LogLevel) {
         let lines = lines.json().flatten_event(true).with_filter(filter);
         registry.with(lines).try_init()
     };
+}
+
+fn filter(level: LogLevel) -> Targets {
+    let level = match level {
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Warning => LevelFilter::WARN,
+        LogLevel::Error | LogLevel::Critical => LevelFilter::ERROR,
+    };
+    Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_targets(bus::levels_of_lapin(level))
+        .with_targets(OWN_CRATES.map(|name| (name, level)))
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn lapin_is_quiet_and_never_shows_a_message() {
+        for (level, target, at, expected) in [
+            (LogLevel::Debug, "bbmaster::dispatch", Level::DEBUG, true),
+            (LogLevel::Info, "bus::amqp", Level::INFO, true),
+            (LogLevel::Debug, "lapin::channels", Level::ERROR, true),
+            (LogLevel::Info, "lapin::channels", Level::ERROR, false),
+            (LogLevel::Debug, "lapin::returned_messages", Level::ERROR, false),
+            (LogLevel::Info, "lapin::returned_messages", Level::WARN, false),
+            (LogLevel::Info, "sqlx::query", Level::WARN, true),
+        ] {
+            let enabled = filter(level).would_enable(target, &at);
+            assert_eq!(enabled, expected, "{level:?} {target} {at}");
+        }
+    }
 }

@@ -8,8 +8,10 @@
 pub mod amqp;
 pub mod backoff;
 pub mod local;
+mod log;
 mod queue;
 
+pub use log::levels_of_lapin;
 pub use queue::Queue;
 
 use std::collections::BTreeSet;

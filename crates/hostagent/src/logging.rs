@@ -88,15 +88,9 @@ fn filter(level: LogLevel) -> Targets {
         LogLevel::Warning => LevelFilter::WARN,
         LogLevel::Error | LogLevel::Critical => LevelFilter::ERROR,
     };
-    // lapin calls each refusal of the broker an error, also those that `bus` provokes to learn from; what
-    // matters of them `bus` says itself, once.
-    let lapin = match level {
-        LevelFilter::DEBUG => LevelFilter::WARN,
-        _ => LevelFilter::OFF,
-    };
     Targets::new()
         .with_default(level.min(LevelFilter::WARN))
-        .with_target("lapin", lapin)
+        .with_targets(bus::levels_of_lapin(level))
         .with_targets(OWN_CRATES.map(|name| (name, level)))
 }
 
@@ -168,6 +162,7 @@ mod tests {
             (LogLevel::Debug, "lapin", Level::INFO, false),
             (LogLevel::Debug, "lapin::channel", Level::WARN, true),
             (LogLevel::Info, "lapin::channel", Level::ERROR, false),
+            (LogLevel::Debug, "lapin::returned_messages", Level::WARN, false),
             (LogLevel::Debug, "zbus::connection", Level::WARN, true),
             (LogLevel::Info, "bus::amqp", Level::INFO, true),
             (LogLevel::Info, "bus::amqp", Level::DEBUG, false),

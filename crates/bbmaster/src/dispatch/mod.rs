@@ -195,7 +195,7 @@ impl Task {
                 self.sent.remove(&host);
             }
             Outcome::Away => {
-                tracing::debug!(%host, "is away: it is sent its desired state when it reports");
+                tracing::info!("{host}: no queue, will be sent when it reports");
                 self.metrics.count_dispatch("away");
                 self.sent.remove(&host);
             }

@@ -13,6 +13,7 @@ mod fleet;
 mod kills;
 mod least_rights;
 mod lifetime;
+mod logs;
 mod masters;
 mod openapi;
 mod plans;

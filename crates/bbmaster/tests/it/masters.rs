@@ -1,6 +1,8 @@
 //! The real program: so many masters as processes, over RabbitMQ and a database, to be killed.
 
+use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -73,6 +75,35 @@ impl Drop for Program {
     }
 }
 
+/// One that logs at this level, into this file.
+pub struct Logging {
+    program: Program,
+    pub address: SocketAddr,
+}
+
+impl Logging {
+    pub async fn start(node: &RabbitMq, vhost: &str, database: &Database, level: &str, log: &Path) -> Self {
+        let drawn = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = drawn.local_addr().unwrap();
+        drop(drawn);
+        let mut arguments = arguments(node, vhost, database, address);
+        arguments.extend(["--set".to_owned(), format!("bbmaster.log_level_name={level}")]);
+        let mut command = command(&arguments);
+        let program = Program(command.stderr(File::create(log).unwrap()).spawn().unwrap());
+        wait_until_serving(address).await;
+        Self { program, address }
+    }
+
+    /// SIGTERM, and the end of it.
+    pub fn terminate(mut self) {
+        let id = self.program.0.id().to_string();
+        let sent = Command::new("kill").args(["-TERM", &id]).status().unwrap();
+        assert!(sent.success());
+        let ended = self.program.0.wait().unwrap();
+        assert!(ended.success(), "{ended}");
+    }
+}
+
 /// All that run on one database and one broker.
 pub struct Masters {
     /// The command line of each, and its process.
@@ -114,11 +145,7 @@ impl Masters {
     }
 
     pub async fn wait_until_serving(&self, which: usize) {
-        let deadline = Instant::now() + PATIENCE;
-        while TcpStream::connect(self.addresses[which]).await.is_err() {
-            assert!(Instant::now() < deadline, "master {which} does not serve");
-            sleep(Duration::from_millis(20)).await;
-        }
+        wait_until_serving(self.addresses[which]).await;
     }
 
     pub fn client(&self, which: usize) -> Client {
@@ -185,8 +212,23 @@ fn arguments(node: &RabbitMq, vhost: &str, database: &Database, address: SocketA
     arguments
 }
 
-fn start(arguments: &[String]) -> Program {
+async fn wait_until_serving(address: SocketAddr) {
+    let deadline = Instant::now() + PATIENCE;
+    while TcpStream::connect(address).await.is_err() {
+        assert!(
+            Instant::now() < deadline,
+            "the master of {address} does not serve"
+        );
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn command(arguments: &[String]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bbmaster"));
     command.args(arguments).stdin(Stdio::null());
-    Program(command.stderr(Stdio::inherit()).spawn().unwrap())
+    command
+}
+
+fn start(arguments: &[String]) -> Program {
+    Program(command(arguments).stderr(Stdio::inherit()).spawn().unwrap())
 }

@@ -1,0 +1,42 @@
+//! What the real program logs, over RabbitMQ.
+
+use harness::rabbitmq::RabbitMq;
+use serde_json::json;
+
+use crate::client::Client;
+use crate::fleet::{Database, eventually};
+use crate::masters::Logging;
+
+/// The message to a host that is not there comes back from the broker, with all that is in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_config_value_is_in_the_log_at_any_level() {
+    const SECRET: &str = "correct-horse-battery";
+    let node = RabbitMq::shared().await.unwrap();
+    for level in ["INFO", "DEBUG"] {
+        let vhost = node.add_vhost().await.unwrap();
+        let database = Database::sqlite();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("log");
+        let master = Logging::start(&node, &vhost, &database, level, &file).await;
+        let apps = json!({"shop": {"version": "1", "config": {"db": {"password": SECRET}}}});
+        let put = Client::new(master.address)
+            .put("/v1/hosts/absent/apps", &apps)
+            .await;
+        put.expect(200);
+        let log = || std::fs::read_to_string(&file).unwrap();
+        eventually("it is said that the host has no queue", || {
+            log().contains("absent: no queue, will be sent when it reports")
+        })
+        .await;
+        master.terminate();
+        let log = log();
+        assert!(!log.contains(SECRET), "{log}");
+        // As bytes: the beginning of the JSON, and of the secret.
+        assert!(!log.contains("[123,") && !log.contains("123, 34"), "{log}");
+        assert!(!log.contains("99, 111, 114, 114, 101, 99, 116"), "{log}");
+        // An end in order is no error; who debugs may see what lapin makes of it.
+        if level == "INFO" {
+            assert!(!log.contains("ERROR") && !log.contains("lapin"), "{log}");
+        }
+    }
+}
