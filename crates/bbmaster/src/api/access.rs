@@ -58,6 +58,7 @@ pub struct Gate {
 struct Recent {
     /// By digest.
     principals: HashMap<String, (Principal, Instant)>,
+    /// Whether there ever was one.
     any_token: Option<(bool, Instant)>,
 }
 
@@ -117,7 +118,7 @@ impl Gate {
         {
             return Ok(any);
         }
-        let any = store.has_tokens().await?;
+        let any = store.has_had_tokens().await?;
         self.recent().any_token = Some((any, now + REMEMBERED));
         Ok(any)
     }

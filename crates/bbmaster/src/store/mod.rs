@@ -112,8 +112,9 @@ pub(crate) use {reading, writing};
 const FIRST: &str = include_str!("migrations/0001_first.sql");
 const SECOND_SQLITE: &str = include_str!("migrations/0002_sqlite.sql");
 const SECOND_POSTGRES: &str = include_str!("migrations/0002_postgres.sql");
-const FOURTH: &str = include_str!("migrations/0004_enroll.sql");
 const THIRD: &str = include_str!("migrations/0003_plans.sql");
+const FOURTH: &str = include_str!("migrations/0004_enroll.sql");
+const FIFTH: &str = include_str!("migrations/0005_once.sql");
 
 fn migrator(second: &'static str) -> Migrator {
     let migration = |version, name: &'static str, sql: &'static str| {
@@ -130,6 +131,7 @@ fn migrator(second: &'static str) -> Migrator {
         migration(2, "events", second),
         migration(3, "plans", THIRD),
         migration(4, "enroll", FOURTH),
+        migration(5, "once", FIFTH),
     ])
 }
 

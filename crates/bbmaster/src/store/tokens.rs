@@ -90,6 +90,10 @@ impl Store {
             if created == 0 {
                 return Err(TokenError::Exists(new.name.clone()));
             }
+            sqlx::query("INSERT INTO once (what, at) VALUES ('token_made', $1) ON CONFLICT (what) DO NOTHING")
+                .bind(created_at)
+                .execute(&mut *tx)
+                .await?;
             let message = format!("token {} may do what a {} may", new.name, new.role.as_str());
             insert_events!(self, tx, &[event(EventKind::TokenCreated, &new.name, author, message)]);
         });
@@ -146,7 +150,16 @@ impl Store {
         })
     }
 
-    /// Whether any token was ever made and is still there.
+    /// Whether any token was ever made, even if it is revoked: whoever made one wants to be asked for it.
+    pub async fn has_had_tokens(&self) -> Result<bool> {
+        reading!(self, pool => {
+            // A token without the mark: made meanwhile by a master of an older version on the same database.
+            let sql = "SELECT what FROM once WHERE what = 'token_made' UNION ALL SELECT name FROM tokens LIMIT 1";
+            Ok(sqlx::query(sql).fetch_optional(pool).await?.is_some())
+        })
+    }
+
+    /// Whether there is any token.
     pub async fn has_tokens(&self) -> Result<bool> {
         reading!(self, pool => {
             Ok(sqlx::query("SELECT 1 FROM tokens LIMIT 1").fetch_optional(pool).await?.is_some())

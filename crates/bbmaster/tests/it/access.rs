@@ -7,7 +7,7 @@ use protocol::rest::Role;
 use serde_json::json;
 
 use crate::client::Client;
-use crate::fleet::Fleet;
+use crate::fleet::{Database, Fleet};
 
 /// Every route, and what it asks of its caller. A route that is not in here fails the test below: whoever adds one must say here, too, whom it is for.
 const EXPECTED: &[(&str, &str, Access)] = &[
@@ -152,6 +152,38 @@ async fn without_tokens_only_this_machine_may_ask() {
     };
     let (_strict, client) = fleet.master_with(config).await;
     assert_eq!(client.get("/v1/hosts").await.status, 401);
+}
+
+async fn revoking_the_last_token_lets_nobody_in(database: Database) {
+    let fleet = Fleet::new(database);
+    let (master, nobody) = fleet.master().await;
+    assert_eq!(nobody.get("/v1/hosts").await.status, 200);
+    let admin = token(&nobody, "root", Role::Admin).await;
+    assert_eq!(
+        admin.send("DELETE", "/v1/tokens/root", &[], None).await.status,
+        204
+    );
+    assert_eq!(nobody.get("/v1/hosts").await.status, 401);
+    assert_eq!(admin.get("/v1/hosts").await.status, 401);
+
+    // Nor the next master on this database.
+    drop(master);
+    let (_master, nobody) = fleet.master().await;
+    let answer = nobody.get("/v1/hosts").await.expect(401);
+    let detail = answer["detail"].as_str().unwrap();
+    assert!(detail.contains("bbmaster token create"), "{detail}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn revoking_the_last_token_lets_nobody_in_on_sqlite() {
+    revoking_the_last_token_lets_nobody_in(Database::sqlite()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn revoking_the_last_token_lets_nobody_in_on_postgres() {
+    if let Some(database) = Database::postgres() {
+        revoking_the_last_token_lets_nobody_in(database).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
