@@ -165,6 +165,11 @@ impl Ledger {
         }
     }
 
+    /// The file with what was desired, where that was damaged and no master has sent it again.
+    pub fn damaged_desired(&self) -> Result<Option<PathBuf>, StateFileError> {
+        self.files.desired.damaged()
+    }
+
     pub fn desired(&self) -> Arc<Desired> {
         self.desired.borrow().clone()
     }

@@ -107,6 +107,21 @@ impl<T: Serialize + DeserializeOwned> StateFile<T> {
         }
     }
 
+    /// Where the contents are of a document that was damaged and is not there again: set aside, the newest one, or
+    /// still in its place.
+    pub fn damaged(&self) -> Result<Option<PathBuf>, StateFileError> {
+        Ok(match self.read()? {
+            Found::Document(_) => None,
+            Found::Damaged(_) => Some(self.path.clone()),
+            Found::Nothing => self.places_aside().rev().find(|path| path.exists()),
+        })
+    }
+
+    /// Where damaged copies are kept, the oldest first.
+    fn places_aside(&self) -> impl DoubleEndedIterator<Item = PathBuf> {
+        (1..=KEPT_ASIDE).map(|n| self.path.with_extension(format!("damaged-{n}")))
+    }
+
     /// Durable when it returns.
     pub fn store(&self, document: &T) -> Result<(), StateFileError> {
         let bytes = render(document).map_err(|error| StateFileError::new("write", &self.path, error))?;
@@ -129,10 +144,9 @@ impl<T: Serialize + DeserializeOwned> StateFile<T> {
     }
 
     fn set_aside(&self, damage: &str) -> Result<(), StateFileError> {
-        let nth = |n| self.path.with_extension(format!("damaged-{n}"));
-        let last = nth(KEPT_ASIDE);
-        let aside = (1..KEPT_ASIDE)
-            .map(nth)
+        let last = self.path.with_extension(format!("damaged-{KEPT_ASIDE}"));
+        let aside = self
+            .places_aside()
             .find(|path| !path.exists())
             .unwrap_or_else(|| last.clone());
         if aside == last && last.is_dir() {
@@ -214,6 +228,7 @@ mod tests {
     fn what_is_stored_is_loaded() {
         let (_dir, file) = stored();
         assert_eq!(file.load().unwrap(), Some(vec!["one".into(), "two".into()]));
+        assert_eq!(file.damaged().unwrap(), None);
         file.remove().unwrap();
         assert_eq!(file.load().unwrap(), None);
     }
@@ -270,6 +285,8 @@ mod tests {
             );
             assert!(!file.path().exists());
         }
+        let newest = dir.path().join(format!("desired.damaged-{KEPT_ASIDE}"));
+        assert_eq!(file.damaged().unwrap(), Some(newest));
         let aside = std::fs::read_dir(dir.path()).unwrap().count();
         assert_eq!(aside, KEPT_ASIDE as usize);
     }

@@ -1,6 +1,7 @@
 //! `hostagent status`: how the host stands, seen now, beside what the daemon last had to say of failures.
 
 use std::fmt::Write;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use protocol::Status;
@@ -9,38 +10,63 @@ use tokio::time::Instant;
 use super::context::Context;
 use super::{Exit, print};
 use crate::host_state::{HostState, Standing};
+use crate::lock;
 use crate::observe::Freshness;
 use crate::settings::Settings;
 use crate::status::{self, Particulars};
 
 /// Prints how the host stands: for people, or the status message as the master would get it.
-/// [`Exit::NotConverged`] unless it is `ok`.
+/// [`Exit::NotConverged`] unless it is `ok`, and where what was desired is lost.
 pub async fn status(settings: Settings, json: bool) -> anyhow::Result<Exit> {
-    let status = look(&settings).await?;
+    let seen = look(&settings).await?;
     print(&if json {
-        serde_json::to_string_pretty(&status)? + "\n"
+        serde_json::to_string_pretty(&seen.status)? + "\n"
     } else {
-        render(&status)
+        render(&seen)
     })?;
-    Ok(if status.status == protocol::State::Ok {
-        Exit::Ok
-    } else {
-        Exit::NotConverged
+    Ok(match (&seen.known, seen.status.status) {
+        (Known::Desired | Known::Never, protocol::State::Ok) => Exit::Ok,
+        (Known::Desired | Known::Never | Known::Damaged(_), _) => Exit::NotConverged,
     })
 }
 
+/// Whether it is known what the host should be. A status says `ok` where it is not: nothing is to be done.
+enum Known {
+    Desired,
+    /// Nothing was ever desired.
+    Never,
+    /// It was, and the file is damaged.
+    Damaged(PathBuf),
+}
+
+struct Seen {
+    status: Status,
+    known: Known,
+    agent_runs: bool,
+}
+
 /// The status that a daemon would report now. Needs no daemon and no broker, and changes nothing.
-async fn look(settings: &Settings) -> anyhow::Result<Status> {
+async fn look(settings: &Settings) -> anyhow::Result<Seen> {
     let context = Context::open(settings)?;
     let engine = context.looking_engine()?;
     let desired = engine.ledger.desired();
+    let known = match (desired.stated, engine.ledger.damaged_desired()?) {
+        (true, _) => Known::Desired,
+        (false, Some(file)) => Known::Damaged(file),
+        (false, None) => Known::Never,
+    };
     let observed = engine.observe(&desired, Freshness::Full).await?;
     let outcome = engine.ledger.outcome_for(&desired.apps)?;
+    let agent_runs = lock::holder(&context.state_dir)?.is_some();
     let standing = if engine.plan(&desired, &observed).is_empty() {
         Standing::Ok
     } else if outcome.errors.is_empty() {
+        let detail = match agent_runs {
+            true => "not as desired; a running agent is at it, or about to",
+            false => "not as desired, and nothing is done about it",
+        };
         Standing::Converging {
-            detail: "not as desired; a running agent is at it, or about to".into(),
+            detail: detail.into(),
         }
     } else {
         Standing::Errors(outcome.errors)
@@ -52,7 +78,7 @@ async fn look(settings: &Settings) -> anyhow::Result<Status> {
         announced: 0,
     };
     let facts = context.facts(settings)();
-    Ok(status::build(
+    let status = status::build(
         &state,
         &Particulars {
             host_id: &context.host_id,
@@ -62,19 +88,40 @@ async fn look(settings: &Settings) -> anyhow::Result<Status> {
             last_rejected: None,
             reply_to: None,
         },
-    ))
+    );
+    Ok(Seen {
+        status,
+        known,
+        agent_runs,
+    })
 }
 
 /// For people.
-fn render(status: &Status) -> String {
+fn render(seen: &Seen) -> String {
+    let status = &seen.status;
     let mut text = String::new();
-    let state = match status.status {
-        protocol::State::Ok => "ok",
-        protocol::State::Converging => "converging",
-        protocol::State::Errors => "errors",
+    let state = match (&seen.known, status.status) {
+        (Known::Never | Known::Damaged(_), protocol::State::Ok) => "no desired state is known",
+        (Known::Desired, protocol::State::Ok) => "ok",
+        (_, protocol::State::Converging) => "converging",
+        (_, protocol::State::Errors) => "errors",
     };
     // Writing to a string can't fail.
     let _ = writeln!(text, "{}: {state}", status.host_id);
+    match &seen.known {
+        Known::Desired => {}
+        Known::Never => text.push_str("  nothing was ever desired of this host, so nothing is changed\n"),
+        Known::Damaged(file) => {
+            let _ = writeln!(
+                text,
+                "  it was damaged: {}. Nothing is changed until the master's next set_config brings it back",
+                file.display()
+            );
+        }
+    }
+    if !seen.agent_runs && status.status != protocol::State::Ok {
+        text.push_str("  no agent runs on this host: start it, or use `hostagent apply`\n");
+    }
     if let Some(detail) = &status.detail {
         let _ = writeln!(text, "  {detail}");
     }

@@ -236,3 +236,74 @@ fn a_support_bundle_works_when_the_settings_do_not() {
         "{settings}"
     );
 }
+
+/// A sandbox host with dpkg's database, its state folder, and what is desired of it.
+fn desiring(document: &str) -> (Sandbox, PathBuf) {
+    let sandbox = Sandbox::new("host_id = web-1\npackage_family = deb\n");
+    let dpkg = sandbox.path("root/var/lib/dpkg");
+    fs::create_dir_all(&dpkg).unwrap();
+    fs::write(dpkg.join("status"), "").unwrap();
+    let state = sandbox.path("root/var/lib/hostagent");
+    fs::create_dir_all(&state).unwrap();
+    let bytes = hostagent::state_file::with_digest(document.into());
+    fs::write(state.join("desired.json"), bytes).unwrap();
+    (sandbox, state)
+}
+
+#[test]
+fn a_host_of_which_nothing_is_known_to_be_desired_is_not_said_to_be_ok() {
+    let (sandbox, state) = desiring(r#"{"stated": true, "generation": 1, "id": null, "apps": {}}"#);
+    let status = || {
+        let output = sandbox.run(&["status"]);
+        (output.status.code(), stdout(&output))
+    };
+    assert_eq!(status(), (Some(0), "web-1: ok\n".to_owned()));
+
+    // Damaged, before and after an agent has set it aside.
+    let desired = state.join("desired.json");
+    fs::write(&desired, "torn").unwrap();
+    for place in ["desired.json", "desired.damaged-1"].map(|name| state.join(name)) {
+        if !place.exists() {
+            fs::rename(&desired, &place).unwrap();
+        }
+        let expected = format!(
+            "web-1: no desired state is known\n  it was damaged: {}. Nothing is changed until the master's next \
+             set_config brings it back\n",
+            place.display()
+        );
+        assert_eq!(status(), (Some(3), expected));
+        // The message says what the agent's would.
+        let message = sandbox.run(&["status", "--json"]);
+        let json: Value = serde_json::from_slice(&message.stdout).unwrap();
+        assert_eq!((message.status.code(), &json["status"]), (Some(3), &"ok".into()));
+    }
+
+    fs::remove_file(state.join("desired.damaged-1")).unwrap();
+    let never =
+        "web-1: no desired state is known\n  nothing was ever desired of this host, so nothing is changed\n";
+    assert_eq!(status(), (Some(0), never.to_owned()));
+}
+
+#[test]
+fn status_says_whether_an_agent_is_there_to_converge() {
+    let (sandbox, state) =
+        desiring(r#"{"stated": true, "generation": 1, "id": null, "apps": {"web": {"version": "1.0"}}}"#);
+    let status = || {
+        let output = sandbox.run(&["status"]);
+        assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+        stdout(&output)
+    };
+    let missing = "  web 1.0 is desired and not installed\n";
+    assert_eq!(
+        status(),
+        format!(
+            "web-1: converging\n  no agent runs on this host: start it, or use `hostagent apply`\n  not as desired, \
+             and nothing is done about it\n{missing}"
+        )
+    );
+    let _agent = hostagent::lock::Lock::take(&state).unwrap();
+    assert_eq!(
+        status(),
+        format!("web-1: converging\n  not as desired; a running agent is at it, or about to\n{missing}")
+    );
+}
