@@ -85,6 +85,13 @@ impl Config {
             enrollment: None,
         }
     }
+
+    fn cannot_listen(&self, source: std::io::Error) -> StartError {
+        StartError::Listen {
+            address: self.listen,
+            source,
+        }
+    }
 }
 
 /// Why a master did not start.
@@ -116,17 +123,25 @@ pub struct Master {
 }
 
 impl Master {
-    /// Starts all tasks. They end with [`Master::end`], or when it is dropped.
-    pub async fn start(config: Config, store: Store, link: Link) -> Result<Self, StartError> {
+    /// Takes the address that the settings name, or says why not: to be done before anything is consumed, as
+    /// another master may be here already.
+    pub async fn listen(config: &Config, store: &Store) -> Result<TcpListener, StartError> {
         if !config.listen.ip().is_loopback() && !store.has_tokens().await? {
             return Err(StartError::NoTokens(config.listen));
         }
-        let failed = |source| StartError::Listen {
-            address: config.listen,
-            source,
-        };
-        let tcp = TcpListener::bind(config.listen).await.map_err(failed)?;
-        let address = tcp.local_addr().map_err(failed)?;
+        let bound = TcpListener::bind(config.listen).await;
+        bound.map_err(|source| config.cannot_listen(source))
+    }
+
+    /// Starts all tasks. They end with [`Master::end`], or when it is dropped.
+    pub async fn start(config: Config, store: Store, link: Link) -> Result<Self, StartError> {
+        let tcp = Self::listen(&config, &store).await?;
+        Self::start_on(tcp, config, store, link)
+    }
+
+    /// The same, where [`Master::listen`] has bound. Must be called on a runtime.
+    pub fn start_on(tcp: TcpListener, config: Config, store: Store, link: Link) -> Result<Self, StartError> {
+        let address = tcp.local_addr().map_err(|source| config.cannot_listen(source))?;
         let metrics = Metrics::default();
         let waiters = Arc::new(Waiters::default());
         let dispatcher = Dispatcher::start(

@@ -16,15 +16,16 @@ pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let store = open_store(settings).await?;
-    let link = amqp::connect(settings.broker(), settings.queue());
     let config = Config {
         enrollment: Enrollment::of(settings).context("hosts could not enrol")?,
         ..Config::of(settings)
     };
     let scheme = if config.tls.is_some() { "https" } else { "http" };
-    let master = Master::start(config, store, link)
-        .await
-        .context("the master cannot start")?;
+    const CANNOT: &str = "the master cannot start";
+    let tcp = Master::listen(&config, &store).await.context(CANNOT)?;
+    // Not before the address is its own: what is consumed is no longer there for a master that can serve.
+    let link = amqp::connect(settings.broker(), settings.queue());
+    let master = Master::start_on(tcp, config, store, link).context(CANNOT)?;
     tracing::info!("listening on {scheme}://{}", master.address());
     tokio::select! {
         _ = terminate.recv() => tracing::info!("told to terminate"),

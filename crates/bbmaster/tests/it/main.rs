@@ -22,4 +22,5 @@ mod real;
 mod scenarios;
 mod schemathesis;
 mod settings;
+mod start;
 mod tls;
