@@ -170,6 +170,35 @@ pub fn decode_apps(bytes: &[u8], limits: Limits) -> Result<Apps, DecodeError> {
         .map_err(|fault| refused(fault, bytes, limits))
 }
 
+/// A field that no application has, in what an operator wrote.
+#[derive(Debug, PartialEq, Eq)]
+pub struct UnknownField {
+    /// As [`DecodeError::path`].
+    pub path: String,
+    pub name: String,
+}
+
+/// The first field of an application in `bytes`, as [`decode_apps`] takes them, that is none of [`crate::spec::FIELDS`].
+/// `None` also for what cannot be read: decoding tells.
+pub fn unknown_field(bytes: &[u8], limits: Limits) -> Option<UnknownField> {
+    let value = json::parse(bytes, limits).ok()?;
+    let is_message = value.get("opcode").is_some_and(Value::is_string);
+    let apps = match is_message {
+        true => value.get("data")?,
+        false => &value,
+    };
+    let (app, name) = apps.as_object()?.iter().find_map(|(app, fields)| {
+        let unknown = |name: &&String| !crate::spec::FIELDS.contains(&name.as_str());
+        Some((app, fields.as_object()?.keys().find(unknown)?))
+    })?;
+    let fault = Fault::new(String::new()).under(name).under(app);
+    let fault = if is_message { fault.under("data") } else { fault };
+    Some(UnknownField {
+        path: fault.into_parts().0,
+        name: name.clone(),
+    })
+}
+
 /// Decodes an application's config, as its hook prints it.
 pub fn decode_config(bytes: &[u8], limits: Limits) -> Result<Config, DecodeError> {
     json::parse(bytes, limits)

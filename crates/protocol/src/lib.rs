@@ -22,8 +22,8 @@ pub mod status;
 pub mod topic;
 
 pub use inbound::{
-    DecodeError, Inbound, Limits, SetConfig, decode, decode_apps, decode_config, encode_ping, encode_plan,
-    is_plan_hash,
+    DecodeError, Inbound, Limits, SetConfig, UnknownField, decode, decode_apps, decode_config, encode_ping,
+    encode_plan, is_plan_hash, unknown_field,
 };
 pub use name::{AppName, HostId};
 pub use plan::PlanAnswer;

@@ -63,6 +63,20 @@ pub struct AppSpec {
     pub requires: Vec<AppName>,
 }
 
+/// What an application may have. Hosts pass over other fields, which may be of a later protocol; for an operator who
+/// writes one they are mistakes.
+pub const FIELDS: [&str; 9] = [
+    "version",
+    "url",
+    "package",
+    "sha256",
+    "running",
+    "config",
+    "service_states",
+    "rank",
+    "requires",
+];
+
 fn yes() -> bool {
     true
 }
@@ -114,5 +128,33 @@ impl AppSpec {
             Some(states) => states.get(service).copied().unwrap_or(self.running),
             None => self.running,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_those_that_are_written() {
+        let spec = AppSpec {
+            version: "1".into(),
+            url: Some(String::new()),
+            package: Some(String::new()),
+            sha256: Some(String::new()),
+            running: true,
+            config: Config::new(),
+            service_states: Some(BTreeMap::new()),
+            rank: Rank::new(1.0),
+            requires: vec![AppName::new("web").unwrap()],
+        };
+        let Value::Object(written) = serde_json::to_value(spec).unwrap() else {
+            panic!("no object");
+        };
+        let mut fields = FIELDS;
+        fields.sort_unstable();
+        let mut written: Vec<_> = written.keys().map(String::as_str).collect();
+        written.sort_unstable();
+        assert_eq!(written, fields);
     }
 }

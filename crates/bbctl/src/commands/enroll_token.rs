@@ -20,7 +20,7 @@ pub enum EnrollToken {
         #[arg(long, value_name = "COUNT", default_value_t = 1)]
         uses: u64,
         /// How long it is good for (30m, 7d).
-        #[arg(long, value_name = "TIME", default_value = "1d", value_parser = humantime::parse_duration)]
+        #[arg(long, value_name = "TIME", default_value = "1d", value_parser = super::time)]
         expires_in: Duration,
         /// For this host alone, which may be a known one: it gets a new password.
         #[arg(long, value_name = "HOST", value_parser = host_id)]

@@ -66,6 +66,18 @@ impl From<StateArg> for HostState {
 }
 
 impl Filter {
+    /// What to say where no host is found.
+    pub fn nobody(&self) -> &'static str {
+        let everything = HostQuery {
+            limit: self.query().limit,
+            ..HostQuery::default()
+        };
+        match self.query() == everything {
+            true => "No host has reported yet.",
+            false => "No host matches.",
+        }
+    }
+
     pub fn query(&self) -> HostQuery {
         HostQuery {
             status: self.status.map(HostState::from),
@@ -102,7 +114,7 @@ impl Hosts {
             return Ok(Exit::Ok);
         }
         if list.hosts.is_empty() {
-            note("No host matches.");
+            note(self.filter.nobody());
             return Ok(Exit::Ok);
         }
         let now = SystemTime::now();

@@ -22,6 +22,7 @@ mod watch;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::anyhow;
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -289,9 +290,43 @@ fn host_id(text: &str) -> Result<HostId, String> {
     HostId::new(text).map_err(|error| format!("is no host id: it {error}"))
 }
 
+/// A time on the command line: seconds, or with units, as the settings take both.
+fn time(text: &str) -> Result<Duration, String> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let parsed = match is_number {
+        true => text
+            .parse()
+            .ok()
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+        false => humantime::parse_duration(text).ok(),
+    };
+    parsed.ok_or_else(|| "is no time: seconds are needed, or a time with units (90, 90s, 10m, 7d)".to_owned())
+}
+
 /// All there is to say of something that is not there.
 fn no_such_host(id: &HostId) -> anyhow::Error {
     anyhow!(
         "there is no host {id}: none has reported under this id, and nothing is desired of it. `bbctl hosts` lists all"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_seconds_or_has_units() {
+        for (text, seconds) in [
+            ("30", 30.0),
+            ("30s", 30.0),
+            ("1.5", 1.5),
+            ("2m 1s", 121.0),
+            ("500ms", 0.5),
+        ] {
+            assert_eq!(time(text), Ok(Duration::from_secs_f64(seconds)), "{text}");
+        }
+        for text in ["", ".", "1.2.3", "-1", "soon", "inf", "9999999999999999999999"] {
+            assert!(time(text).is_err(), "{text}");
+        }
+    }
 }

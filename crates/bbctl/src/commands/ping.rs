@@ -13,7 +13,7 @@ use signal_hook::consts::SIGINT;
 use signal_hook::iterator::Signals;
 
 use super::hosts::Filter;
-use super::{Context, Exit, host_id};
+use super::{Context, Exit, host_id, time};
 use crate::client::{Client, ClientError};
 use crate::output::{Paint, Style, note, print};
 
@@ -40,7 +40,7 @@ pub struct Ping {
 
 /// 0.01 to 60.
 fn seconds(text: &str) -> Result<f64, String> {
-    match text.parse() {
+    match time(text).map(|time| time.as_secs_f64()) {
         Ok(seconds) if (0.01..=60.0).contains(&seconds) => Ok(seconds),
         _ => Err("0.01 to 60 seconds are allowed".to_owned()),
     }
@@ -193,7 +193,7 @@ impl Ping {
     fn all(&self, context: &Context) -> anyhow::Result<Exit> {
         let ids = self.ids(&context.client)?;
         if ids.is_empty() {
-            note("No host matches.");
+            note(self.filter.nobody());
             return Ok(Exit::Ok);
         }
         let width = ids.iter().map(|id| id.as_str().len()).max().unwrap_or(0);

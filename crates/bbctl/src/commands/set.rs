@@ -9,7 +9,7 @@ use protocol::rest::{DesiredApps, PlanAnswer, PutQuery};
 use protocol::{Apps, HostId};
 
 use super::confirm::confirm_emptying;
-use super::{Context, Exit, UsageError, host_id, wait};
+use super::{Context, Exit, UsageError, host_id, time, wait};
 use crate::client::{Client, ClientError};
 use crate::desired::{self, Source};
 use crate::output::{Format, Paint, Style, clean, clean_lines, for_programs, print};
@@ -53,8 +53,8 @@ pub struct WaitArgs {
     /// Wait until the host is as desired; exit code 3 where it does not get there.
     #[arg(short, long)]
     wait: bool,
-    /// Longest wait (10m, 90s).
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration, requires = "wait")]
+    /// Longest wait (10m, 90s, 90).
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = time, requires = "wait")]
     timeout: Duration,
 }
 

@@ -17,7 +17,7 @@ pub enum Token {
         #[arg(long, value_enum, default_value = "operator")]
         role: RoleArg,
         /// How long it is good for (30d, 12h). Not given: for good.
-        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        #[arg(long, value_name = "TIME", value_parser = super::time)]
         expires_in: Option<Duration>,
         /// Format of the output; as table, the secret alone.
         #[arg(short, long, value_enum, default_value = "table")]

@@ -7,7 +7,8 @@ mod yaml;
 use std::io::Read;
 use std::path::Path;
 
-use protocol::{Apps, DecodeError, Limits, decode_apps};
+use protocol::spec::FIELDS;
+use protocol::{Apps, DecodeError, Limits, UnknownField, decode_apps, unknown_field};
 
 pub use yaml::to_yaml;
 
@@ -39,6 +40,12 @@ pub enum DesiredError {
         reason: String,
         hint: &'static str,
     },
+    #[error("{place}: {path}: no such field; {hint}")]
+    UnknownField {
+        place: String,
+        path: String,
+        hint: String,
+    },
 }
 
 impl Source {
@@ -60,6 +67,14 @@ impl Source {
     /// `FILE:LINE:COLUMN` of a JSON path, as near as it can be told.
     pub fn place(&self, path: &str) -> String {
         match place::find(&self.text, path) {
+            Some((line, column)) => format!("{}:{line}:{column}", self.name),
+            None => self.name.clone(),
+        }
+    }
+
+    /// The same of the name that ends the path, and not of what it has.
+    fn place_of_name(&self, path: &str) -> String {
+        match place::find_name(&self.text, path) {
             Some((line, column)) => format!("{}:{line}:{column}", self.name),
             None => self.name.clone(),
         }
@@ -87,6 +102,14 @@ pub fn parse(source: Source) -> Result<Desired, DesiredError> {
         true => source.text.clone().into_bytes(),
         false => yaml::to_json(&source)?,
     };
+    // First: a misspelled field may be the one that would be told to be missing.
+    if let Some(UnknownField { path, name }) = unknown_field(&json, Limits::default()) {
+        return Err(DesiredError::UnknownField {
+            place: source.place_of_name(&path),
+            path,
+            hint: meant(&name),
+        });
+    }
     match decode_apps(&json, Limits::default()) {
         Ok(apps) => Ok(Desired { apps, source }),
         Err(DecodeError { path, reason, .. }) => Err(DesiredError::Invalid {
@@ -95,6 +118,19 @@ pub fn parse(source: Source) -> Result<Desired, DesiredError> {
             path,
             reason,
         }),
+    }
+}
+
+/// The field that looks like it, else all that there are.
+fn meant(name: &str) -> String {
+    let close = FIELDS
+        .map(|field| (strsim::jaro_winkler(name, field), field))
+        .into_iter()
+        .filter(|(similarity, _)| *similarity > 0.85)
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    match close {
+        Some((_, field)) => format!("did you mean {field}?"),
+        None => format!("an application has {}", FIELDS.join(", ")),
     }
 }
 

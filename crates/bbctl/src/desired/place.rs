@@ -12,9 +12,25 @@ enum Step {
 /// Line and column, from 1, of what `path` points to; of the nearest thing around it where that is not there. `None`
 /// for a text that cannot be read.
 pub fn find(text: &str, path: &str) -> Option<(usize, usize)> {
+    Some(walk(text, path)?.value)
+}
+
+/// The same of the key that ends the path.
+pub fn find_name(text: &str, path: &str) -> Option<(usize, usize)> {
+    Some(walk(text, path)?.name)
+}
+
+/// Lines and columns.
+struct Place {
+    name: (usize, usize),
+    value: (usize, usize),
+}
+
+fn walk(text: &str, path: &str) -> Option<Place> {
     let documents = MarkedYaml::load_from_str(text).ok()?;
     let mut node = documents.first()?;
     let mut place = node.span.start;
+    let mut name = place;
     for step in steps(path) {
         match (&node.data, step) {
             (YamlData::Mapping(members), Step::Key(wanted)) => {
@@ -28,6 +44,7 @@ pub fn find(text: &str, path: &str) -> Option<(usize, usize)> {
                 }) else {
                     break;
                 };
+                name = key.span.start;
                 // A collection below its key begins a line later: the key is what people look for.
                 place = match &value.data {
                     YamlData::Mapping(_) | YamlData::Sequence(_) => key.span.start,
@@ -42,12 +59,14 @@ pub fn find(text: &str, path: &str) -> Option<(usize, usize)> {
             (YamlData::Sequence(items), Step::Index(index)) => {
                 let Some(item) = items.get(index) else { break };
                 place = item.span.start;
+                name = place;
                 node = item;
             }
             _ => break,
         }
     }
-    Some((place.line(), place.col() + 1))
+    let [name, value] = [name, place].map(|mark| (mark.line(), mark.col() + 1));
+    Some(Place { name, value })
 }
 
 fn steps(path: &str) -> Vec<Step> {
@@ -105,6 +124,8 @@ mod tests {
             assert_eq!(find(yaml, path), Some(in_yaml), "{path} in YAML");
             assert_eq!(find(json, path), Some(in_json), "{path} in JSON");
         }
+        assert_eq!(find_name(yaml, "$.web.version"), Some((3, 3)));
+        assert_eq!(find_name(json, "$.web.version"), Some((2, 10)));
         assert_eq!(find("{", "$"), None);
     }
 }

@@ -68,7 +68,13 @@ async fn a_ping_is_repeated_and_summed_up() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_host_each_is_pinged_once() {
     let (fleet, _master, cli) = Fleet::with_master().await;
-    assert_eq!(cli.run(&["ping"]).await.stderr, "No host matches.\n");
+    for (arguments, said) in [
+        (&["ping"][..], "No host has reported yet.\n"),
+        (&["hosts"], "No host has reported yet.\n"),
+        (&["ping", "--silent"], "No host matches.\n"),
+    ] {
+        assert_eq!(cli.run(arguments).await.stderr, said, "{arguments:?}");
+    }
     let mut agents = Vec::new();
     for n in 0..5 {
         let host = format!("web-{n}");

@@ -253,6 +253,26 @@ async fn what_is_wrong_in_a_file_is_said_with_its_place() {
             "f.yaml:1:1: $.web.version: is missing",
         ),
         ("g.yaml", "a: {version: '1'}\na: {version: '2'}\n", "g.yaml:2:"),
+        (
+            "i.yaml",
+            "greeting:\n  version: '1'\n  sha265: x\n",
+            "i.yaml:3:3: $.greeting.sha265: no such field; did you mean sha256?",
+        ),
+        (
+            "j.yaml",
+            "web:\n  verison: '1'\n",
+            "j.yaml:2:3: $.web.verison: no such field; did you mean version?",
+        ),
+        (
+            "k.json",
+            "{\"opcode\": \"set_config\", \"data\": {\"web\": {\"version\": \"1\", \"runing\": false}}}",
+            "k.json:1:60: $.data.web.runing: no such field; did you mean running?",
+        ),
+        (
+            "l.yaml",
+            "web: {version: '1', colour: red}\n",
+            "l.yaml:1:21: $.web.colour: no such field; an application has version, url, package, sha256, running, config",
+        ),
         // This only the master can see.
         (
             "h.yaml",
@@ -292,7 +312,9 @@ async fn a_diff_ends_as_diff_does() {
         )
     );
     assert_eq!(cli.run(&["diff", "web-01", "-f", "nowhere"]).await.code, 2);
-    let bad = cli.file("bad.yaml", "web: 1");
-    assert_eq!(cli.run(&["diff", "web-01", "-f", &bad]).await.code, 2);
+    for text in ["web: 1", "web: {version: '1', runing: false}"] {
+        let bad = cli.file("bad.yaml", text);
+        assert_eq!(cli.run(&["diff", "web-01", "-f", &bad]).await.code, 2, "{text}");
+    }
     assert_eq!(cli.run(&["diff", "nobody-yet", "-f", &one]).await.code, 1);
 }
