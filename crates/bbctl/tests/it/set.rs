@@ -266,7 +266,7 @@ async fn what_is_wrong_in_a_file_is_said_with_its_place() {
         (
             "k.json",
             "{\"opcode\": \"set_config\", \"data\": {\"web\": {\"version\": \"1\", \"runing\": false}}}",
-            "k.json:1:60: $.data.web.runing: no such field; did you mean running?",
+            "k.json:1:59: $.data.web.runing: no such field; did you mean running?",
         ),
         (
             "l.yaml",

@@ -1,12 +1,13 @@
 //! What operators see of hosts, end to end.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bbmaster::Config;
 use bbmaster::collect::Policy;
 use serde_json::{Value, json};
 
 use crate::agent::{Agent, Script};
+use crate::client::Client;
 use crate::fleet::{Database, Fleet, eventually, until};
 
 /// Each scenario on SQLite and on PostgreSQL.
@@ -201,14 +202,26 @@ async fn duplicates_and_late_statuses_change_nothing_and_gaps_are_counted(fleet:
             "ok -> converging"
         ]
     );
-    let metrics = String::from_utf8(client.get("/metrics").await.body).unwrap();
+    // A batch is counted after it is stored, so a moment after it is seen.
     for line in [
         r#"bbmaster_statuses_total{result="duplicate"} 1"#,
         r#"bbmaster_statuses_total{result="late"} 2"#,
         "bbmaster_lost_statuses_total 2",
         r#"bbmaster_hosts{status="converging"} 1"#,
     ] {
-        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+        until_counted(&client, line).await;
+    }
+}
+
+async fn until_counted(client: &Client, line: &str) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let metrics = String::from_utf8(client.get("/metrics").await.body).unwrap();
+        if metrics.contains(line) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{line} is not in\n{metrics}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
