@@ -70,7 +70,8 @@ thread_local! {
 /// Says where, on one line; a line of the file that exists.
 fn check_message(message: &str, file: &[u8]) {
     super::assert_one_line(message);
-    let lines = 1 + file.iter().filter(|byte| **byte == b'\n').count();
+    // A carriage return alone ends a line, too, as for Python's parser.
+    let lines = 1 + file.iter().filter(|byte| matches!(byte, b'\n' | b'\r')).count();
     match message.strip_prefix(FILE).and_then(|rest| rest.strip_prefix(':')) {
         Some(rest) => {
             let line = rest.split(':').next().and_then(|line| line.parse::<usize>().ok());

@@ -5,6 +5,8 @@ use toml_edit::{DocumentMut, Item, TableLike};
 
 use super::{FormatError, Keys, line_of};
 
+const MARK: char = '\u{feff}';
+
 fn document(text: &str) -> Result<DocumentMut, FormatError> {
     text.parse::<DocumentMut>().map_err(|error| FormatError::Syntax {
         format: "TOML",
@@ -140,7 +142,8 @@ pub fn edit(text: &str, path: &[String], changes: &Keys) -> Result<String, Forma
             }
         }
     }
-    with_line_breaks_of(text, document.to_string())
+    let edited = with_line_breaks_of(text, document.to_string())?;
+    Ok(with_mark_of(text, edited))
 }
 
 /// `toml_edit` ends every line with a line feed alone, whatever it read.
@@ -152,5 +155,13 @@ fn with_line_breaks_of(text: &str, edited: String) -> Result<String, FormatError
             path: String::new(),
             reason: "some of its lines end with a carriage return, and some do not",
         }),
+    }
+}
+
+/// `toml_edit` drops a byte order mark, which some editors put first.
+fn with_mark_of(text: &str, edited: String) -> String {
+    match text.starts_with(MARK) && !edited.starts_with(MARK) {
+        true => format!("{MARK}{edited}"),
+        false => edited,
     }
 }
