@@ -172,7 +172,13 @@ fn a_changed_value_leaves_everything_else_as_it_stands() {
             "when = 2021-01-01\n",
         ),
         (Format::Toml, "", "a.b", json!({"k": 1.5}), "[a.b]\nk = 1.5\n"),
-        (Format::Toml, "\u{feff}a = 1\n", "", json!({"k": 2}), "\u{feff}a = 1\nk = 2\n"),
+        (
+            Format::Toml,
+            "\u{feff}a = 1\n",
+            "",
+            json!({"k": 2}),
+            "\u{feff}a = 1\nk = 2\n",
+        ),
         (
             Format::Yaml,
             "# c\nb:\n  k: 1 # one\n  l: 2\nc: 3\n",
