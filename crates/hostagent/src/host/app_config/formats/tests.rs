@@ -174,6 +174,13 @@ fn a_changed_value_leaves_everything_else_as_it_stands() {
         (Format::Toml, "", "a.b", json!({"k": 1.5}), "[a.b]\nk = 1.5\n"),
         (
             Format::Toml,
+            "a = 1\n[t]\nb = 2",
+            "",
+            json!({"k": 2}),
+            "a = 1\nk = 2\n[t]\nb = 2",
+        ),
+        (
+            Format::Toml,
             "\u{feff}a = 1\n",
             "",
             json!({"k": 2}),

@@ -142,8 +142,17 @@ pub fn edit(text: &str, path: &[String], changes: &Keys) -> Result<String, Forma
             }
         }
     }
-    let edited = with_line_breaks_of(text, document.to_string())?;
+    let edited = with_end_of(text, document.to_string());
+    let edited = with_line_breaks_of(text, edited)?;
     Ok(with_mark_of(text, edited))
+}
+
+/// `toml_edit` ends the last line with a line feed, even far from the edit.
+fn with_end_of(text: &str, mut edited: String) -> String {
+    if !text.is_empty() && !text.ends_with('\n') && edited.ends_with('\n') {
+        edited.pop();
+    }
+    edited
 }
 
 /// `toml_edit` ends every line with a line feed alone, whatever it read.
