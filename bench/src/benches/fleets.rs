@@ -145,6 +145,7 @@ async fn publish_bare(stage: &Stage, fleet: &Fleet, round: u32) -> Result<f64> {
         id: Some("bare".to_owned()),
         generation: Some(0),
         only_if_plan: None,
+        retry: false,
         apps,
     };
     let body = message.encode();

@@ -89,6 +89,7 @@ fn decode_both(apps: &Apps) -> Result<()> {
         id: Some("x".to_owned()),
         generation: Some(1),
         only_if_plan: None,
+        retry: false,
         apps: apps.clone(),
     };
     match decode(&message.encode(), Limits::default())? {

@@ -25,6 +25,9 @@ pub struct Desired {
     /// each message gets its answer.
     #[serde(skip)]
     pub serial: u64,
+    /// Counts those of them that ask for another try of what failed.
+    #[serde(skip)]
+    pub retries: u64,
 }
 
 impl Desired {
@@ -282,6 +285,7 @@ fn next_desired(
         id: message.id,
         apps,
         serial: stored.serial + 1,
+        retries: stored.retries + u64::from(message.retry),
     })
 }
 

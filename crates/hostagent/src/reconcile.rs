@@ -34,6 +34,8 @@ pub struct Reconciler {
     wake: Arc<Notify>,
     /// The operator says that what is held is worth another try.
     second_chance: Arc<Notify>,
+    /// How many of the messages that ask for the same have been heard.
+    retries: u64,
     errors: ErrorBook,
     /// The newest accepted message that has had its final answer.
     answered: Option<u64>,
@@ -62,6 +64,7 @@ impl Reconciler {
             interrupts,
             wake,
             second_chance,
+            retries: 0,
             errors: ErrorBook::default(),
             // Whether the stored message had its final answer before the agent last ended, nobody knows: it gets
             // one (again).
@@ -132,6 +135,10 @@ impl Reconciler {
         if self.errors.take_up(desired, &self.engine) {
             self.retry = None;
             self.backoff.reset();
+        }
+        if desired.retries != self.retries {
+            self.retries = desired.retries;
+            self.give_second_chance();
         }
         let reply_to = if self.answered == Some(desired.serial) {
             None

@@ -38,6 +38,8 @@ pub struct SetConfig {
     pub generation: Option<u64>,
     /// Apply only if the plan still has this hash.
     pub only_if_plan: Option<String>,
+    /// What failed and is held is tried again, though nothing else is desired than before.
+    pub retry: bool,
     pub apps: Apps,
 }
 
@@ -50,6 +52,7 @@ impl SetConfig {
             id: self.id.as_deref(),
             generation: self.generation,
             only_if_plan: self.only_if_plan.as_deref(),
+            retry: self.retry,
         }
         .encode()
     }
@@ -63,6 +66,7 @@ pub fn encode_ping(id: Option<&str>) -> Vec<u8> {
         id,
         generation: None,
         only_if_plan: None,
+        retry: false,
     }
     .encode()
 }
@@ -75,6 +79,7 @@ pub fn encode_plan(apps: &Apps, id: Option<&str>) -> Vec<u8> {
         id,
         generation: None,
         only_if_plan: None,
+        retry: false,
     }
     .encode()
 }
@@ -90,6 +95,8 @@ struct Envelope<'a> {
     generation: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     only_if_plan: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    retry: bool,
 }
 
 impl Envelope<'_> {
@@ -248,10 +255,18 @@ fn set_config(mut members: Map<String, Value>) -> Result<SetConfig, Fault> {
     if let Some(hash) = &only_if_plan {
         check_plan_hash(hash).map_err(|fault| fault.under("only_if_plan"))?;
     }
+    let retry = take(&mut members, "retry")
+        .map(|value| {
+            value
+                .as_bool()
+                .ok_or_else(|| wrong_type(&value, "true or false").under("retry"))
+        })
+        .transpose()?;
     Ok(SetConfig {
         id,
         generation,
         only_if_plan,
+        retry: retry.unwrap_or(false),
         apps: apps(&mut members)?,
     })
 }

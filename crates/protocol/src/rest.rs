@@ -231,6 +231,14 @@ pub struct PingAnswer {
     pub status: Option<HostState>,
 }
 
+/// Answer to `POST /v1/hosts/{id}/retry`: the host has been told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct RetryAnswer {
+    /// Of the desired state that it tries again to reach.
+    pub generation: u64,
+}
+
 /// `GET /v1/apps/`: each application anywhere in the fleet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -267,6 +275,8 @@ pub enum EventKind {
     HostReturned,
     /// `data`: `generation`, `apps`.
     DesiredChanged,
+    /// Somebody had a host try again what failed; `data`: `generation`.
+    RetryAsked,
     /// `data`: `labels`.
     LabelsChanged,
     HostDeleted,
@@ -279,12 +289,13 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::HostAppeared,
         Self::StatusChanged,
         Self::HostSilent,
         Self::HostReturned,
         Self::DesiredChanged,
+        Self::RetryAsked,
         Self::LabelsChanged,
         Self::HostDeleted,
         Self::TokenCreated,
@@ -302,6 +313,7 @@ impl EventKind {
             Self::HostSilent => "host_silent",
             Self::HostReturned => "host_returned",
             Self::DesiredChanged => "desired_changed",
+            Self::RetryAsked => "retry_asked",
             Self::LabelsChanged => "labels_changed",
             Self::HostDeleted => "host_deleted",
             Self::TokenCreated => "token_created",
@@ -503,6 +515,8 @@ pub mod problem {
     pub const NO_ANSWER: &str = "urn:backbone:host-does-not-answer";
     /// 409: no queue of the host is bound: it is away, or does not exist.
     pub const AWAY: &str = "urn:backbone:host-away";
+    /// 409: nothing is desired of the host, so there is nothing to try again.
+    pub const NOTHING_DESIRED: &str = "urn:backbone:nothing-desired";
     /// 501: the host's agent is too old for what is asked.
     pub const UNSUPPORTED: &str = "urn:backbone:agent-too-old";
     /// 409: this master has no [enroll] settings.

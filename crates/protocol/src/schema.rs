@@ -55,6 +55,8 @@ struct SetConfigMessage {
     /// Refused unless the plan still has this hash.
     #[schemars(regex(pattern = "^[0-9a-f]{6,64}$"))]
     only_if_plan: Option<String>,
+    /// Tries again what failed and is held, though nothing else is desired than before. Absent: false.
+    retry: Option<bool>,
 }
 
 /// Asks what a `set_config` of these applications would do. Changes nothing.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use protocol::rest::{
     AppList, CreatedEnrollToken, CreatedToken, DesiredApps, EnrollTokenList, Event, EventList, EventQuery,
     Host, HostIds, HostList, HostQuery, Labels, NewEnrollToken, NewToken, PingAnswer, PingQuery, PlanAnswer,
-    PutQuery, TokenList, WhoAmI,
+    PutQuery, RetryAnswer, TokenList, WhoAmI,
 };
 use protocol::{Apps, HostId};
 use serde::Serialize;
@@ -197,6 +197,19 @@ impl Client {
         self.ask(Call::get(&["v1", "hosts", "ids", ""]).query(query))
     }
 
+    /// All pages.
+    pub fn all_host_ids(&self, mut query: HostQuery) -> Result<Vec<HostId>, ClientError> {
+        let mut ids = Vec::new();
+        loop {
+            let page = self.host_ids(&query)?;
+            ids.extend(page.ids);
+            match page.next {
+                Some(next) => query.after = Some(next),
+                None => return Ok(ids),
+            }
+        }
+    }
+
     pub fn host(&self, id: &HostId) -> Result<Host, ClientError> {
         self.ask(Call::get(&["v1", "hosts", id.as_str()]))
     }
@@ -262,6 +275,11 @@ impl Client {
     pub fn ping(&self, id: &HostId, wait: f64) -> Result<PingAnswer, ClientError> {
         let query = PingQuery { wait: Some(wait) };
         self.ask(Call::new(Method::POST, &["v1", "hosts", id.as_str(), "ping"]).query(&query))
+    }
+
+    /// Has a host try again what failed.
+    pub fn retry(&self, id: &HostId) -> Result<RetryAnswer, ClientError> {
+        self.ask(Call::new(Method::POST, &["v1", "hosts", id.as_str(), "retry"]))
     }
 
     /// All hosts, without waiting for any.

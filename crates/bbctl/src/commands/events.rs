@@ -40,6 +40,7 @@ enum KindArg {
     HostSilent,
     HostReturned,
     DesiredChanged,
+    RetryAsked,
     LabelsChanged,
     HostDeleted,
     TokenCreated,
@@ -57,6 +58,7 @@ impl From<KindArg> for EventKind {
             KindArg::HostSilent => Self::HostSilent,
             KindArg::HostReturned => Self::HostReturned,
             KindArg::DesiredChanged => Self::DesiredChanged,
+            KindArg::RetryAsked => Self::RetryAsked,
             KindArg::LabelsChanged => Self::LabelsChanged,
             KindArg::HostDeleted => Self::HostDeleted,
             KindArg::TokenCreated => Self::TokenCreated,
@@ -123,6 +125,7 @@ fn style(event: &Event) -> Style {
         EventKind::HostAppeared
         | EventKind::HostReturned
         | EventKind::DesiredChanged
+        | EventKind::RetryAsked
         | EventKind::LabelsChanged
         | EventKind::HostDeleted
         | EventKind::TokenCreated

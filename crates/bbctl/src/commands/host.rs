@@ -192,9 +192,7 @@ pub fn failure(error: &ErrorReport, now: SystemTime, paint: Paint) -> String {
     let phase = word(&error.phase);
     let next = match &error.next_retry {
         Some(time) => format!("tried again {}", ago(time, now)),
-        None => {
-            "not tried again until something else is desired, or `hostagent retry` on the host".to_owned()
-        }
+        None => "not tried again until something else is desired, or `bbctl retry`".to_owned(),
     };
     let undone = if error.rolled_back { "rolled back; " } else { "" };
     format!(

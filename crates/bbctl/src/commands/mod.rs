@@ -14,6 +14,7 @@ mod hosts;
 mod label;
 mod login;
 mod ping;
+mod retry;
 mod set;
 mod token;
 mod wait;
@@ -121,6 +122,8 @@ enum Command {
     Diff(diff::Diff),
     /// Asks a host (or all) for its status, and says how long it took.
     Ping(ping::Ping),
+    /// Has hosts try again what failed and is held, though nothing else is desired of them.
+    Retry(retry::Retry),
     /// Shows what happens, as it happens, until interrupted.
     Watch(watch::Watch),
     /// Shows what happened.
@@ -247,6 +250,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
         Command::Edit(command) => command.execute(&context),
         Command::Diff(command) => command.execute(&context),
         Command::Ping(command) => command.execute(&context),
+        Command::Retry(command) => command.execute(&context),
         Command::Watch(command) => command.execute(&context),
         Command::Events(command) => command.execute(&context),
         Command::Label(command) => command.execute(&context),

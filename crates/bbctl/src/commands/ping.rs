@@ -14,7 +14,7 @@ use signal_hook::iterator::Signals;
 
 use super::hosts::Filter;
 use super::{Context, Exit, host_id, time};
-use crate::client::{Client, ClientError};
+use crate::client::ClientError;
 use crate::output::{Paint, Style, note, print};
 
 #[derive(Debug, Args)]
@@ -191,7 +191,7 @@ impl Ping {
 
     /// Each host once, several at the same time; lines in the order of the answers.
     fn all(&self, context: &Context) -> anyhow::Result<Exit> {
-        let ids = self.ids(&context.client)?;
+        let ids = context.client.all_host_ids(self.filter.query())?;
         if ids.is_empty() {
             note(self.filter.nobody());
             return Ok(Exit::Ok);
@@ -233,19 +233,6 @@ impl Ping {
             true => Exit::Ok,
             false => Exit::Failed,
         })
-    }
-
-    fn ids(&self, client: &Client) -> Result<Vec<HostId>, ClientError> {
-        let mut query = self.filter.query();
-        let mut ids = Vec::new();
-        loop {
-            let page = client.host_ids(&query)?;
-            ids.extend(page.ids);
-            match page.next {
-                Some(next) => query.after = Some(next),
-                None => return Ok(ids),
-            }
-        }
     }
 }
 

@@ -15,7 +15,7 @@ use protocol::{HostId, Limits};
 use serde_json::json;
 
 use crate::cli::Cli;
-use crate::fleet::until_seen;
+use crate::fleet::{until, until_seen};
 
 const HOST: &str = "web-01";
 
@@ -92,9 +92,10 @@ async fn a_real_host_is_seen_through_an_install_an_upgrade_that_fails_and_a_plan
             .ends_with("web: 1.0-1, running: as desired\nweb-01: as desired, generation 1\n"),
         "{run:?}"
     );
-    let bad = offer(
-        &example_app("web", "1.1").script(Moment::AfterInstall, "echo 'no such user: web' >&2; exit 7"),
-    );
+    let bad = offer(&example_app("web", "1.1").script(
+        Moment::AfterInstall,
+        "[ -e \"$ROOT/tmp/user\" ] || { echo 'no such user: web' >&2; exit 7; }",
+    ));
     let run = cli.run(&["set", HOST, "-f", &bad, "--wait"]).await;
     // In its own words, and with what became of it.
     assert!(
@@ -114,6 +115,20 @@ async fn a_real_host_is_seen_through_an_install_an_upgrade_that_fails_and_a_plan
     );
     let page = cli.run(&["host", HOST]).await;
     assert!(page.ok().contains("errors, not as desired"), "{page:?}");
+
+    // What was in its way is mended, and nothing else is desired: it is told so.
+    std::fs::create_dir_all(sandbox.join("/tmp")).unwrap();
+    std::fs::write(sandbox.join("/tmp/user"), "").unwrap();
+    let run = cli.run(&["retry"]).await;
+    assert_eq!(run.ok(), "web-01: tries generation 2 again\n");
+    until(&cli, &["hosts", "--status", "ok"], |run| {
+        run.stdout.contains(HOST)
+    })
+    .await;
+    assert!(sandbox.read("/run/web.loaded").unwrap().starts_with("1.1\n"));
+    let run = cli.run(&["events", "--kind", "retry-asked"]).await;
+    assert!(run.ok().contains("was told to try generation 2 again"), "{run:?}");
+
     // What it says that it would do, and no other thing, is done.
     let next = offer(&example_app("web", "1.2"));
     let plan = cli

@@ -66,7 +66,7 @@ async fn a_wait_for_a_host_that_fails_ends_with_its_own_words_and_code_3() {
         run.fails(3),
         format!(
             "web failed (install, script, attempt 2)\n    {ERROR}\n    rolled back; not tried again until something else \
-             is desired, or `hostagent retry` on the host\nbbctl: web-01 did not get to generation 1\n"
+             is desired, or `bbctl retry`\nbbctl: web-01 did not get to generation 1\n"
         )
     );
     // One that tries again by itself is waited for.

@@ -12,6 +12,7 @@ mod listener;
 mod openapi;
 mod ping;
 mod problem;
+mod retry;
 mod route;
 mod tokens;
 mod ui;

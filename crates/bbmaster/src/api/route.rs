@@ -6,12 +6,12 @@ use protocol::Apps;
 use protocol::rest::{
     AppList, CreatedEnrollToken, CreatedToken, DesiredApps, Enroll, EnrollTokenList, Enrolled, EventList,
     EventQuery, Health, Host, HostIds, HostList, HostQuery, Labels, NewEnrollToken, NewToken, PingAnswer,
-    PingQuery, PutQuery, Role, TokenList, WhoAmI,
+    PingQuery, PutQuery, RetryAnswer, Role, TokenList, WhoAmI,
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use super::access::Access;
-use super::{App, apps, enroll, events, health, hosts, openapi, ping, tokens, ui};
+use super::{App, apps, enroll, events, health, hosts, openapi, ping, retry, tokens, ui};
 
 /// A method on a path.
 pub struct Route {
@@ -233,6 +233,17 @@ fn of_hosts() -> Vec<Route> {
                 .answer::<PingAnswer>(200, "It has answered")
                 .answer::<PingAnswer>(202, "With wait=0: it was asked")
                 .problems(&[409, 504]),
+        ),
+        route(
+            Method::POST,
+            "/v1/hosts/{id}/retry",
+            OPERATOR,
+            post(retry::one),
+            Doc::new(
+                "Have a host try again what failed and is held, though nothing else is desired of it than before",
+            )
+            .answer::<RetryAnswer>(202, "It has been told")
+            .problems(&[404, 409]),
         ),
     ]
 }

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::metrics::Metrics;
-use crate::store::{Seen, Store};
+use crate::store::{Desired, Seen, Store};
 
 pub use decide::{Decision, Why, decide, message_id, pause_after};
 pub use ping::Pinger;
@@ -219,17 +219,12 @@ async fn send(store: Store, publisher: Publisher, host: HostId) -> (HostId, Outc
         Err(error) => Outcome::Failed(error.to_string()),
         Ok(None) => Outcome::Nothing,
         Ok(Some(desired)) => {
-            let message = SetConfig {
-                id: Some(message_id(desired.generation)),
-                generation: Some(desired.generation),
-                apps: desired.apps,
-                // Once taken it holds: what the host has lost of it since is no part of that plan.
-                only_if_plan: desired.only_if_plan.filter(|_| !desired.is_taken),
-            };
-            match publisher.publish(host.as_str(), message.encode()).await {
-                Ok(()) => Outcome::Sent {
-                    generation: desired.generation,
-                },
+            let generation = desired.generation;
+            match publisher
+                .publish(host.as_str(), set_config(desired).encode())
+                .await
+            {
+                Ok(()) => Outcome::Sent { generation },
                 Err(PublishError::Unroutable) => Outcome::Away,
                 Err(error @ (PublishError::Refused | PublishError::Disconnected)) => {
                     Outcome::Failed(error.to_string())
@@ -238,4 +233,16 @@ async fn send(store: Store, publisher: Publisher, host: HostId) -> (HostId, Outc
         }
     };
     (host, outcome)
+}
+
+/// The message that tells a host what is desired of it.
+pub fn set_config(desired: Desired) -> SetConfig {
+    SetConfig {
+        id: Some(message_id(desired.generation)),
+        generation: Some(desired.generation),
+        apps: desired.apps,
+        // Once taken it holds: what the host has lost of it since is no part of that plan.
+        only_if_plan: desired.only_if_plan.filter(|_| !desired.is_taken),
+        retry: false,
+    }
 }

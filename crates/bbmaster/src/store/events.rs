@@ -2,12 +2,12 @@
 
 use protocol::HostId;
 use protocol::rest::{Event, EventKind, EventList, EventQuery};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::QueryBuilder;
 use tokio::sync::watch;
 
 use super::row::Columns;
-use super::{Result, Store, StoreError, reading, show_time, signed, unsigned, writing};
+use super::{Result, Store, StoreError, now, reading, show_time, signed, unsigned, writing};
 
 /// PostgreSQL tells all masters here that there are new events.
 pub(super) const CHANNEL: &str = "bbmaster_events";
@@ -83,6 +83,21 @@ fn event(row: &impl Columns) -> Result<Event> {
 }
 
 impl Store {
+    /// `author` has had `host` try again what failed towards `generation`.
+    pub async fn tell_retry(&self, host: &HostId, generation: u64, author: &str) -> Result<()> {
+        writing!(self, tx => {
+            insert_events!(self, tx, &[NewEvent {
+                at: now(),
+                kind: EventKind::RetryAsked,
+                host_id: Some(host.as_str().to_owned()),
+                author: Some(author.to_owned()),
+                message: format!("was told to try generation {generation} again"),
+                data: Some(json!({ "generation": generation })),
+            }]);
+        });
+        self.refresh_newest_event().await
+    }
+
     /// A page of events; see [`EventQuery`] for its direction.
     pub async fn events(&self, wanted: &EventQuery, limit: u32) -> Result<EventList> {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);

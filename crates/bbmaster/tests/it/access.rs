@@ -20,6 +20,7 @@ const EXPECTED: &[(&str, &str, Access)] = &[
     ("GET", "/v1/hosts/{id}/labels", Access::Needs(Role::Viewer)),
     ("PUT", "/v1/hosts/{id}/labels", Access::Needs(Role::Operator)),
     ("POST", "/v1/hosts/{id}/ping", Access::Needs(Role::Operator)),
+    ("POST", "/v1/hosts/{id}/retry", Access::Needs(Role::Operator)),
     ("POST", "/v1/ping", Access::Needs(Role::Operator)),
     ("GET", "/v1/apps/", Access::Needs(Role::Viewer)),
     ("GET", "/v1/events", Access::Needs(Role::Viewer)),

@@ -219,6 +219,37 @@ async fn a_ping_measures_the_way_there_and_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_is_told_to_try_again_and_nothing_else_is_desired_of_it() {
+    let fleet = Fleet::sqlite();
+    let (_master, client) = fleet.master().await;
+    let path = "/v1/hosts/h1/retry";
+    assert_eq!(client.post(path).await.status, 404);
+    client
+        .put("/v1/hosts/h1/labels", &json!({"a": "b"}))
+        .await
+        .expect(200);
+    let answer = client.post(path).await;
+    assert_eq!(answer.expect(409)["type"], "urn:backbone:nothing-desired");
+    client
+        .put("/v1/hosts/h1/apps", &json!({"foo": {"version": "1"}}))
+        .await
+        .expect(200);
+    let answer = client.post(path).await;
+    assert_eq!(answer.expect(409)["type"], "urn:backbone:host-away");
+
+    let agent = Agent::start(&fleet.broker, "h1", Script::Fails);
+    until(&client, "/v1/hosts/h1", |host| host["status"] == "errors").await;
+    let asked = || agent.received().iter().filter(|message| message.retry).count();
+    assert_eq!(asked(), 0);
+    assert_eq!(client.post(path).await.expect(202), json!({"generation": 1}));
+    until(&client, "/v1/hosts/h1", |_| asked() == 1).await;
+    let events = client.get("/v1/events?kind=retry_asked").await.expect(200);
+    assert_eq!(events["events"].as_array().unwrap().len(), 1, "{events}");
+    assert_eq!(events["events"][0]["host_id"], "h1");
+    assert_eq!(client.get("/v1/hosts/h1/apps").await.expect(200)["generation"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dry_run_asks_the_host_and_changes_nothing() {
     let fleet = Fleet::sqlite();
     let mut config = bbmaster::Config::local();

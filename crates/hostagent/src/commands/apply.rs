@@ -39,6 +39,7 @@ pub async fn apply(settings: Settings, file: &Path, only_if: Option<&str>) -> an
             id: None,
             generation: None,
             only_if_plan: None,
+            retry: false,
             apps,
         },
         &Scope::Host,

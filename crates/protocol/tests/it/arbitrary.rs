@@ -89,14 +89,20 @@ pub fn apps() -> impl Strategy<Value = Apps> {
 
 pub fn set_config() -> impl Strategy<Value = SetConfig> {
     let hash = option::of("[0-9a-f]{6,64}");
-    (option::of(".{0,60}"), option::of(any::<u64>()), hash, apps()).prop_map(
-        |(id, generation, only_if_plan, apps)| SetConfig {
+    (
+        option::of(".{0,60}"),
+        option::of(any::<u64>()),
+        hash,
+        any::<bool>(),
+        apps(),
+    )
+        .prop_map(|(id, generation, only_if_plan, retry, apps)| SetConfig {
             id,
             generation,
             only_if_plan,
+            retry,
             apps,
-        },
-    )
+        })
 }
 
 pub fn plan_answer() -> impl Strategy<Value = PlanAnswer> {

@@ -281,6 +281,11 @@ fn a_wrong_envelope_is_refused() {
             "$.only_if_plan",
             "is a number; a string is needed",
         ),
+        (
+            r#"{"opcode":"set_config","data":{},"retry":"yes"}"#,
+            "$.retry",
+            "is a string; true or false is needed",
+        ),
         // A plan without applications would forecast the removal of them all.
         (
             r#"{"opcode":"plan"}"#,

@@ -91,6 +91,7 @@ fn unknown_fields_are_ignored_at_every_level() {
             id: Some("q".into()),
             generation: Some(u64::MAX),
             only_if_plan: None,
+            retry: false,
             apps: Apps::from([(AppName::new("app_foo").unwrap(), plain("1"))]),
         })
     );
@@ -104,6 +105,7 @@ fn no_applications_is_a_desired_state_too() {
             id: None,
             generation: None,
             only_if_plan: None,
+            retry: false,
             apps: Apps::new(),
         })
     );
@@ -126,6 +128,21 @@ fn required_applications_keep_their_order_and_may_require_each_other() {
     assert_eq!(requires("app"), ["db", "cache"]);
     assert_eq!(requires("db"), ["app"]);
     assert_eq!(requires("cache"), [""; 0]);
+}
+
+#[test]
+fn a_set_config_may_ask_for_another_try() {
+    for (said, meant) in [("true", true), ("false", false), ("null", false)] {
+        let body = format!(r#"{{"opcode":"set_config","data":{{}},"retry":{said}}}"#);
+        let Inbound::SetConfig(message) = decoded(&body) else {
+            panic!("no set_config");
+        };
+        assert_eq!(message.retry, meant);
+        assert_eq!(
+            decode(&message.encode(), Limits::default()),
+            Ok(Inbound::SetConfig(message))
+        );
+    }
 }
 
 #[test]

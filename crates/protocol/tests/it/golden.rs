@@ -208,6 +208,7 @@ fn set_config_is_as_published() {
         id: Some("req-1".into()),
         generation: Some(7),
         only_if_plan: Some("3f9a1c0b".into()),
+        retry: true,
         apps: desired(),
     };
     let file = assert_golden("set_config.json", &message.encode());

@@ -179,6 +179,51 @@ async fn an_operator_may_ask_for_another_try() {
     assert_eq!(package_versions(&driver), ["a 2-1"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_message_may_ask_for_another_try() {
+    let mut driver = with_a_at_1().await;
+    let refused = HostError::new(Category::Script, "the hook ended with exit code 1");
+    driver
+        .fake
+        .with(|state| state.failures.push(("config a".into(), refused)));
+    let apps = a_at_2(&driver);
+    driver.set_config("m1", apps.clone()).await;
+    assert_eq!(driver.said(2).await, ["converging m1", "errors m1"]);
+    // The same again is no reason to try again.
+    driver.set_config("m2", apps.clone()).await;
+    assert_eq!(driver.said(1).await, ["errors m2"]);
+    assert_eq!(package_versions(&driver), ["a 1-1"]);
+
+    let message = json!({"opcode": "set_config", "id": "m3", "data": apps, "retry": true});
+    driver.send_on(HOST, message).await.await.unwrap();
+    assert_eq!(driver.said(2).await, ["converging m3", "ok m3"]);
+    assert_eq!(package_versions(&driver), ["a 2-1"]);
+    driver.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_is_not_lost_where_another_message_comes_right_after_it() {
+    let mut driver = with_a_at_1().await;
+    let refused = HostError::new(Category::Script, "the hook ended with exit code 1");
+    driver
+        .fake
+        .with(|state| state.failures.push(("config a".into(), refused)));
+    let apps = a_at_2(&driver);
+    driver.set_config("m1", apps.clone()).await;
+    assert_eq!(driver.said(2).await, ["converging m1", "errors m1"]);
+    let message =
+        |id: &str, retry: bool| json!({"opcode": "set_config", "id": id, "data": apps, "retry": retry});
+    let (first, second) = tokio::join!(
+        driver.send_on(HOST, message("m2", true)),
+        driver.send_on(HOST, message("m3", false)),
+    );
+    first.await.unwrap();
+    second.await.unwrap();
+    let status = last_said(&mut driver).await;
+    assert_eq!(status["status"], "ok", "{status}");
+    assert_eq!(package_versions(&driver), ["a 2-1"]);
+}
+
 /// Stops the agent, puts `journal` in its place as if it had been killed, and starts another.
 async fn killed_with(mut driver: Driver, journal: Journal) -> Driver {
     driver.agent.take().unwrap().stop().await;
@@ -250,6 +295,7 @@ async fn what_stands_or_falls_with_a_failed_one_is_left_alone_after_the_restart(
         id: None,
         generation: None,
         only_if_plan: None,
+        retry: false,
         apps: serde_json::from_value(desired.clone()).unwrap(),
     };
     ledger.accept(message, &Scope::Host).unwrap();

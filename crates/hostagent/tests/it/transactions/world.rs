@@ -144,6 +144,7 @@ impl World {
             id: Some(id.clone()),
             generation: None,
             only_if_plan,
+            retry: false,
             apps: parse_apps(apps),
         };
         self.master.publish(message.encode()).await;

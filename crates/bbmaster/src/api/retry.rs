@@ -1,0 +1,39 @@
+//! Having a host try again what failed.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use protocol::rest::{RetryAnswer, problem};
+
+use super::App;
+use super::access::Principal;
+use super::extract::Id;
+use super::ping::publish_failed;
+use super::problem::Refusal;
+use crate::dispatch::set_config;
+
+/// Sends the desired state once more, and says that what is held is to be tried. Told once: a host that is away is not
+/// told later, since what failed may not be worth another try by then.
+pub async fn one(
+    State(app): State<App>,
+    Id(id): Id,
+    principal: Principal,
+) -> Result<(StatusCode, Json<RetryAnswer>), Refusal> {
+    let Some(desired) = app.store.desired(&id).await? else {
+        return Err(match app.store.labels(&id).await? {
+            Some(_) => Refusal::of(StatusCode::CONFLICT)
+                .kind(problem::NOTHING_DESIRED)
+                .detail("nothing is desired of this host, so there is nothing to try again"),
+            None => Refusal::no_such_host(),
+        });
+    };
+    let generation = desired.generation;
+    let mut message = set_config(desired);
+    message.retry = true;
+    app.publisher
+        .publish(id.as_str(), message.encode())
+        .await
+        .map_err(|error| publish_failed(&error))?;
+    app.store.tell_retry(&id, generation, &principal.name).await?;
+    Ok((StatusCode::ACCEPTED, Json(RetryAnswer { generation })))
+}
