@@ -249,7 +249,7 @@ impl Reconciler {
     }
 
     fn stuck(&mut self, desired: &Arc<Desired>, failure: Failure, reply_to: Option<String>) -> Next {
-        tracing::error!(phase = ?failure.phase, "{}", failure.message);
+        tracing::error!(phase = %failure.phase, "{}", failure.message);
         self.schedule_retry(true);
         let report = failure.report(None, self.errors.next_host_attempt(), self.retry_time());
         let mut errors = self.errors.reports();

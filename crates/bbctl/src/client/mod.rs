@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use protocol::rest::{
     AppList, CreatedEnrollToken, CreatedToken, DesiredApps, EnrollTokenList, Event, EventList, EventQuery,
-    Host, HostIds, HostList, HostQuery, Labels, NewEnrollToken, NewToken, PingAnswer, PingQuery, PlanAnswer,
-    PutQuery, RetryAnswer, TokenList, WhoAmI,
+    Health, Host, HostIds, HostList, HostQuery, Labels, NewEnrollToken, NewToken, PingAnswer, PingQuery,
+    PlanAnswer, PutQuery, RetryAnswer, TokenList, WhoAmI,
 };
 use protocol::{Apps, HostId};
 use serde::Serialize;
@@ -136,6 +136,19 @@ impl Client {
 
     /// The answer's head, if it is a success.
     fn send(&self, call: Call) -> Result<(Url, Response<Body>), ClientError> {
+        let (url, mut response) = self.answer(call)?;
+        match response.status().as_u16() {
+            200..=299 => Ok((url, response)),
+            _ => {
+                let body = read(&mut response)
+                    .map_err(|error| ClientError::unreachable(&url, error, &self.whence))?;
+                Err(ClientError::refused(&url, &response, &body, &self.whence))
+            }
+        }
+    }
+
+    /// The answer's head, whatever it says.
+    fn answer(&self, call: Call) -> Result<(Url, Response<Body>), ClientError> {
         let url = self.url(&call);
         let patience = call.patience;
         let mut request = Request::builder().method(call.method).uri(url.as_str());
@@ -150,14 +163,8 @@ impl Client {
             Some(body) => self.run(request.body(body), patience),
             None => self.run(request.body(()), patience),
         };
-        let mut response = sent.map_err(failed)?;
-        match response.status().as_u16() {
-            200..=299 => Ok((url, response)),
-            _ => {
-                let body = read(&mut response).map_err(failed)?;
-                Err(ClientError::refused(&url, &response, &body, &self.whence))
-            }
-        }
+        let response = sent.map_err(failed)?;
+        Ok((url, response))
     }
 
     fn run(
@@ -185,6 +192,17 @@ impl Client {
             origin: self.whence.url.clone(),
             reason: error.to_string(),
         })
+    }
+
+    /// What the master itself lacks, its broker for one. Where it does not say, nothing is known to be wrong.
+    pub fn problems(&self) -> Vec<String> {
+        let Ok((_, mut response)) = self.answer(Call::get(&["readyz"])) else {
+            return Vec::new();
+        };
+        let health = read(&mut response)
+            .ok()
+            .and_then(|body| serde_json::from_slice::<Health>(&body).ok());
+        health.map_or_else(Vec::new, |health| health.problems)
     }
 
     /// One page.

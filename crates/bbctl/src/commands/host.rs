@@ -11,10 +11,10 @@ use protocol::{ErrorReport, HostId, app_satisfied};
 use serde_json::Value;
 
 use super::hosts::labels;
-use super::{Context, Exit, host_id};
+use super::{Context, Exit, host_id, note_problems};
 use crate::output::{
     Cell, Format, Paint, Style, Table, Terminal, ago, clean, clean_lines, clock, duration, for_programs,
-    print,
+    print, until,
 };
 
 #[derive(Debug, Args)]
@@ -30,7 +30,11 @@ impl Host {
     pub(super) fn execute(&self, context: &Context) -> anyhow::Result<Exit> {
         let host = context.client.host(&self.id)?;
         let text = for_programs(self.output, &host)?;
+        let for_people = text.is_none();
         print(&text.unwrap_or_else(|| page(&host, SystemTime::now(), context.terminal)))?;
+        if for_people {
+            note_problems(&context.client);
+        }
         Ok(Exit::Ok)
     }
 }
@@ -191,7 +195,7 @@ pub fn failure(error: &ErrorReport, now: SystemTime, paint: Paint) -> String {
     };
     let phase = word(&error.phase);
     let next = match &error.next_retry {
-        Some(time) => format!("tried again {}", ago(time, now)),
+        Some(time) => format!("tried again {}", until(time, now)),
         None => "not tried again until something else is desired, or `bbctl retry`".to_owned(),
     };
     let undone = if error.rolled_back { "rolled back; " } else { "" };

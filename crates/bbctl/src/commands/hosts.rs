@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use clap::{Args, ValueEnum};
 use protocol::rest::{HostList, HostQuery, HostState, HostSummary};
 
-use super::{Context, Exit};
+use super::{Context, Exit, note_problems};
 use crate::client::{Client, ClientError};
 use crate::output::{Cell, Format, Style, Table, ago, for_programs, note, print};
 
@@ -126,6 +126,7 @@ impl Hosts {
             }
         };
         print(&text)?;
+        note_problems(&context.client);
         Ok(Exit::Ok)
     }
 }

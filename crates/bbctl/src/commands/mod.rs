@@ -30,7 +30,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use protocol::HostId;
 
 use crate::client::Client;
-use crate::output::{Color, Terminal, note};
+use crate::output::{Color, Terminal, clean, note};
 use crate::settings::{Flags, Settings, SettingsError, SettingsFile};
 
 const EXAMPLES: &str = "\
@@ -305,6 +305,16 @@ fn time(text: &str) -> Result<Duration, String> {
         false => humantime::parse_duration(text).ok(),
     };
     parsed.ok_or_else(|| "is no time: seconds are needed, or a time with units (90, 90s, 10m, 7d)".to_owned())
+}
+
+/// Where the master is cut off from its hosts, what it says of them is of before, and what it is told reaches them later.
+fn note_problems(client: &Client) {
+    for problem in client.problems() {
+        note(&format!(
+            "bbctl: the master is not well: {}. What it knows of hosts may be old; what is set is sent when it is well again",
+            clean(&problem)
+        ));
+    }
 }
 
 /// All there is to say of something that is not there.

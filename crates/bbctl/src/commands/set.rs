@@ -9,7 +9,7 @@ use protocol::rest::{DesiredApps, PlanAnswer, PutQuery};
 use protocol::{Apps, HostId};
 
 use super::confirm::confirm_emptying;
-use super::{Context, Exit, UsageError, host_id, time, wait};
+use super::{Context, Exit, UsageError, host_id, note_problems, time, wait};
 use crate::client::{Client, ClientError};
 use crate::desired::{self, Source};
 use crate::output::{Format, Paint, Style, clean, clean_lines, for_programs, print};
@@ -99,6 +99,7 @@ impl Set {
             &desired.source,
         )?;
         print(&outcome(&self.id, before.as_ref(), &set))?;
+        note_problems(&context.client);
         self.wait.after(context, &self.id, &set)
     }
 

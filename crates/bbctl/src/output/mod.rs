@@ -13,7 +13,7 @@ use crate::desired::to_yaml;
 
 pub use style::{Paint, Style};
 pub use table::{Cell, Table};
-pub use time::{ago, clock, duration, since};
+pub use time::{ago, clock, duration, since, until};
 
 /// How an answer is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

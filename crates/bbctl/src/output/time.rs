@@ -15,6 +15,15 @@ pub fn ago(time: &str, now: SystemTime) -> String {
     }
 }
 
+/// When an RFC 3339 time comes: `in 12 s`. One that has passed, though nothing was heard of it yet, is `about now`.
+pub fn until(time: &str, now: SystemTime) -> String {
+    match humantime::parse_rfc3339_weak(time).map(|then| then.duration_since(now)) {
+        Ok(Ok(left)) => format!("in {}", duration(left)),
+        Ok(Err(_)) => "about now".to_owned(),
+        Err(_) => time.to_owned(),
+    }
+}
+
 /// How far an RFC 3339 time is from `now`, past or future.
 pub fn since(time: &str, now: SystemTime) -> Option<Duration> {
     let then = humantime::parse_rfc3339_weak(time).ok()?;
@@ -83,5 +92,7 @@ mod tests {
         ] {
             assert_eq!(ago(time, now), text);
         }
+        assert_eq!(until("2026-01-01T00:02:00Z", now), "in 1 min");
+        assert_eq!(until("2026-01-01T00:00:48Z", now), "about now");
     }
 }

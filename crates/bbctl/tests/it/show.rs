@@ -180,3 +180,29 @@ async fn what_is_desired_is_printed_as_it_can_be_set_again() {
         "{nobody:?}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_that_is_cut_off_from_its_hosts_is_no_secret() {
+    let (fleet, _master, cli) = Fleet::with_master().await;
+    let _agent = Agent::start(&fleet.broker, "web-01", Script::Converges);
+    until_seen(&cli, "web-01").await;
+    let said = cli.run(&["hosts"]).await.stderr;
+    assert_eq!(said, "");
+    fleet.broker.stop();
+    let file = cli.file("one.json", r#"{"web": {"version": "1.0"}}"#);
+    for arguments in [
+        &["hosts"][..],
+        &["host", "web-01"],
+        &["set", "web-01", "-f", &file, "--yes"],
+    ] {
+        until(&cli, arguments, |run| {
+            run.code == 0
+                && run
+                    .stderr
+                    .starts_with("bbctl: the master is not well: there is no connection to the broker. ")
+        })
+        .await;
+    }
+    // What programs read is not said twice.
+    assert_eq!(cli.run(&["host", "web-01", "-o", "json"]).await.stderr, "");
+}

@@ -98,7 +98,11 @@ pub fn take(known: &mut Known, status: &Status, lost: i64, received_at: i64) -> 
             tell(EventKind::HostReturned, "reports again".to_owned(), None);
         }
         if state != known.state || errors_digest != known.errors_digest {
-            let message = format!("{} -> {}", known.state.as_str(), describe(status));
+            let message = match state == known.state {
+                // Its errors are others.
+                true => format!("still {}", describe(status)),
+                false => format!("{} -> {}", known.state.as_str(), describe(status)),
+            };
             tell(
                 EventKind::StatusChanged,
                 message,

@@ -140,7 +140,7 @@ impl<'a> Attempt<'a> {
 
     /// Those that stand or fall with `app` fail with it.
     pub(super) fn fail(&mut self, app: &AppName, failure: Failure) {
-        tracing::error!(%app, phase = ?failure.phase, category = ?failure.category, "{}", failure.message);
+        tracing::error!(%app, phase = %failure.phase, category = %failure.category, "{}", failure.message);
         for tied in together::with(&self.desired.apps, app) {
             if let Entry::Vacant(vacant) = self.failures.entry(tied) {
                 let tied = vacant.key();

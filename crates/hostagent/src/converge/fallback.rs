@@ -82,10 +82,13 @@ impl Attempt<'_> {
                     self.journal.forget(&app).map_err(stuck)?;
                     continue;
                 }
-                Ok(()) => Failure {
-                    rolled_back: true,
-                    ..failure
-                },
+                Ok(()) => {
+                    tracing::warn!(%app, "rolled back: it is what it was");
+                    Failure {
+                        rolled_back: true,
+                        ..failure
+                    }
+                }
                 // There is no way back, and by now something else is desired: that may be the way out.
                 Err(obstacle) if self.stale.remove(&app) => {
                     tracing::warn!(%app, "{}; going on to what is desired now", obstacle.message);
