@@ -265,7 +265,7 @@ mod tests {
             ),
             (
                 json!({"status": "errors", "errors": error("it burned", 3)}),
-                vec!["errors -> errors: foo: it burned"],
+                vec!["still errors: foo: it burned"],
             ),
             (json!({"boot_id": "c", "seq": 1}), vec!["errors -> ok"]),
         ] {
