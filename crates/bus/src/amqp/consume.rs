@@ -6,13 +6,14 @@ use std::time::Duration;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery as Received;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
+use lapin::options::{BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
 use lapin::protocol::AMQPSoftError;
 use lapin::types::FieldTable;
-use lapin::{Channel, Consumer};
+use lapin::{Acker, Channel, Consumer};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
+use super::acks::Acks;
 use super::failure::{Failure, answered, channel_error};
 use super::probe::Probe;
 use super::topology::Topology;
@@ -92,20 +93,33 @@ pub(super) async fn run(
     probe: &Probe,
 ) -> Ended {
     let mut settling = FuturesUnordered::new();
+    let mut acks = Acks::default();
     // One message that has no room in `deliveries`; only after a reconnect, when the room is taken by
     // deliveries of the connection before.
     let mut waiting: Option<Received> = None;
     loop {
-        activity.unsettled.store(settling.len(), Ordering::Relaxed);
+        // All verdicts that are there, so that those in a row are told in one.
+        while let Some(Some(settled)) = settling.next().now_or_never() {
+            if let Err(error) = take(settled, &mut acks) {
+                return Failure::amqp("giving back")(error).into();
+            }
+        }
+        let unsettled = settling.len() + usize::from(!acks.is_settled());
+        activity.unsettled.store(unsettled, Ordering::Relaxed);
         tokio::select! {
             () = deliveries.closed() => {
                 // Acknowledgements given so far, or about to be; the rest goes back when the connection closes.
-                let _ = timeout(LAST_WORDS, async { while settling.next().await.is_some() {} }).await;
+                let _ = timeout(LAST_WORDS, last_words(settling, acks)).await;
                 return Ended::Dropped;
             }
-            Some(settled) = settling.next() => {
-                if let Err(error) = settled {
+            told = acks.tell() => {
+                if let Err(error) = told {
                     return Failure::amqp("acknowledging")(error).into();
+                }
+            }
+            Some(settled) = settling.next() => {
+                if let Err(error) = take(settled, &mut acks) {
+                    return Failure::amqp("giving back")(error).into();
                 }
             }
             permit = deliveries.reserve(), if waiting.is_some() => {
@@ -118,8 +132,9 @@ pub(super) async fn run(
             received = consumer.next(), if waiting.is_none() => match received {
                 Some(Ok(received)) => {
                     activity.proven.store(true, Ordering::Relaxed);
+                    acks.received(received.delivery_tag);
                     if probe.recognise(&received) {
-                        settling.push(ack(received.acker).boxed());
+                        acks.acked(received.delivery_tag, received.acker);
                     } else {
                         waiting = Some(received);
                     }
@@ -131,8 +146,37 @@ pub(super) async fn run(
     }
 }
 
+/// What became of a message.
+enum Settled {
+    Acked(u64, Acker),
+    Returned(u64, lapin::Result<()>),
+}
+
+fn take(settled: Settled, acks: &mut Acks) -> lapin::Result<()> {
+    match settled {
+        Settled::Acked(tag, acker) => acks.acked(tag, acker),
+        Settled::Returned(tag, result) => {
+            result?;
+            acks.returned(tag);
+        }
+    }
+    Ok(())
+}
+
+async fn last_words(mut settling: FuturesUnordered<impl Future<Output = Settled>>, mut acks: Acks) {
+    while !settling.is_empty() || !acks.is_settled() {
+        let taken = tokio::select! {
+            told = acks.tell() => told,
+            Some(settled) = settling.next() => take(settled, &mut acks),
+        };
+        if taken.is_err() {
+            return;
+        }
+    }
+}
+
 /// Splits a message into what its receiver gets and what waits for the verdict.
-fn hand_on(received: Received) -> (Delivery, impl Future<Output = lapin::Result<()>>) {
+fn hand_on(received: Received) -> (Delivery, impl Future<Output = Settled>) {
     let (acker, verdict) = oneshot::channel();
     let user_id = received
         .properties
@@ -145,7 +189,7 @@ fn hand_on(received: Received) -> (Delivery, impl Future<Output = lapin::Result<
         .redelivered(redelivered);
     let settle = async move {
         if verdict.await.is_ok() {
-            return ack(received.acker).await;
+            return Settled::Acked(received.delivery_tag, received.acker);
         }
         // Not twice in a row without a pause: whoever drops a message may drop it again.
         if redelivered {
@@ -155,11 +199,8 @@ fn hand_on(received: Received) -> (Delivery, impl Future<Output = lapin::Result<
             requeue: true,
             ..BasicNackOptions::default()
         };
-        received.acker.nack(requeue).await.map(|_| ())
+        let returned = received.acker.nack(requeue).await.map(|_| ());
+        Settled::Returned(received.delivery_tag, returned)
     };
     (delivery, settle)
-}
-
-async fn ack(acker: lapin::Acker) -> lapin::Result<()> {
-    acker.ack(BasicAckOptions::default()).await.map(|_| ())
 }

@@ -237,3 +237,62 @@ async fn in_process_too_a_second_agent_of_one_name_is_a_clone_until_the_first_go
     wait_until_up(&mut second).await;
     assert_consuming(&mut second, "host-a").await;
 }
+
+#[tokio::test]
+async fn acknowledgements_in_any_order_settle_just_those_in_process() {
+    acknowledgements_in_any_order(&LocalBroker::new()).await;
+}
+
+#[tokio::test]
+async fn acknowledgements_in_any_order_settle_just_those_by_rabbitmq() {
+    acknowledgements_in_any_order(&rabbit().await).await;
+}
+
+async fn acknowledgements_in_any_order(broker: &dyn Broker) {
+    const ALL: usize = 300;
+    let mut master = broker.connect(Queue::of_master("bbmaster", 1000));
+    wait_until_up(&mut master).await;
+    for n in 0..ALL {
+        let publish = master.publisher.publish(MASTER, n.to_string().into());
+        publish.await.unwrap();
+    }
+    let mut held = Vec::new();
+    while held.len() < ALL {
+        held.push(Some(receive(&mut master).await));
+    }
+    // The last first, then by threes from the front; some are given back in between.
+    let given_back = [10, 100, 299];
+    let order = (200..ALL)
+        .rev()
+        .chain((0..3).flat_map(|first| (first..200).step_by(3)));
+    for n in order {
+        let delivery = held[n].take().unwrap();
+        match given_back.contains(&n) {
+            true => drop(delivery),
+            false => delivery.ack(),
+        }
+        if n % 50 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let mut again = Vec::new();
+    while again.len() < given_back.len() {
+        let body = receive_body(&mut master).await;
+        again.push(body.parse::<usize>().unwrap());
+    }
+    again.sort_unstable();
+    assert_eq!(again, given_back);
+    // The broker closes a channel that settles a message twice.
+    assert_eq!(*master.state.borrow(), LinkState::Up { epoch: 1 });
+    let Link {
+        deliveries,
+        mut state,
+        ..
+    } = master;
+    drop(deliveries);
+    while state.changed().await.is_ok() {}
+    let mut next = broker.connect(Queue::of_master("bbmaster", 1000));
+    wait_until_up(&mut next).await;
+    next.publisher.publish(MASTER, "new".into()).await.unwrap();
+    assert_eq!(receive_body(&mut next).await, "new");
+}
