@@ -89,7 +89,7 @@ pub async fn put_desired(
     };
     match app.store.put_desired(&id, new).await {
         Ok(desired) => {
-            app.dispatcher.changed(id);
+            app.dispatcher.changed(id, desired.clone());
             Ok(with_tag(desired.into()))
         }
         Err(PutError::GenerationChanged { current }) => Err(generation_changed(current)),

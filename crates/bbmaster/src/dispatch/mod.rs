@@ -31,7 +31,7 @@ pub struct Dispatcher {
 
 enum Order {
     Seen(Vec<Seen>),
-    Changed(HostId),
+    Changed(HostId, Box<Desired>),
 }
 
 impl Dispatcher {
@@ -49,6 +49,7 @@ impl Dispatcher {
             metrics,
             queue: VecDeque::new(),
             queued: HashSet::new(),
+            in_hand: HashMap::new(),
             under_way: HashSet::new(),
             sent: HashMap::new(),
             undelivered: HashSet::new(),
@@ -65,9 +66,9 @@ impl Dispatcher {
         }
     }
 
-    /// This host's desired state is a new one.
-    pub fn changed(&self, host: HostId) {
-        let _ = self.orders.send(Order::Changed(host));
+    /// This host's desired state is now this one.
+    pub fn changed(&self, host: HostId, desired: Desired) {
+        let _ = self.orders.send(Order::Changed(host, Box::new(desired)));
     }
 }
 
@@ -96,6 +97,9 @@ struct Task {
     /// To be sent to, in turn, each once.
     queue: VecDeque<HostId>,
     queued: HashSet<HostId>,
+    /// What was desired a moment ago, of some of them: it need not be read again to be sent. If another master has stored
+    /// a newer one since, that one has the higher generation, by which hosts tell.
+    in_hand: HashMap<HostId, Box<Desired>>,
     under_way: HashSet<HostId>,
     sent: HashMap<HostId, Sent>,
     /// Could not be sent for lack of a broker or database: tried again when the link is up anew.
@@ -105,7 +109,9 @@ struct Task {
 /// What failed for another reason than the link is tried again this often.
 const RETRY_PERIOD: std::time::Duration = std::time::Duration::from_secs(5);
 /// Confirms waited for at a time.
-const PARALLEL: usize = 64;
+const PARALLEL: usize = 256;
+/// Desired states kept until they are sent; those of more hosts are read again.
+const MAX_IN_HAND: usize = 10_000;
 
 impl Task {
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Order>, mut link: watch::Receiver<LinkState>) {
@@ -119,14 +125,21 @@ impl Task {
             {
                 self.queued.remove(&host);
                 self.under_way.insert(host.clone());
-                sending.push(Box::pin(send(self.store.clone(), self.publisher.clone(), host)));
+                let desired = self.in_hand.remove(&host);
+                sending.push(Box::pin(send(
+                    self.store.clone(),
+                    self.publisher.clone(),
+                    host,
+                    desired,
+                )));
             }
             // All branches only receive: none loses anything when another is taken.
             tokio::select! {
                 order = inbox.recv() => match order {
                     Some(Order::Seen(hosts)) => hosts.into_iter().for_each(|seen| self.consider(seen)),
-                    Some(Order::Changed(host)) => {
+                    Some(Order::Changed(host, desired)) => {
                         self.sent.remove(&host);
+                        self.keep_in_hand(&host, desired);
                         self.enqueue(host);
                     }
                     None => return,
@@ -146,6 +159,19 @@ impl Task {
         // One that is being sent to now may be sent something older: it is sent to again after that.
         if self.queued.insert(host.clone()) && !self.under_way.contains(&host) {
             self.queue.push_back(host);
+        }
+    }
+
+    /// Answers of the store may come here in another order than they were stored in.
+    fn keep_in_hand(&mut self, host: &HostId, desired: Box<Desired>) {
+        let has_room = self.in_hand.len() < MAX_IN_HAND;
+        match self.in_hand.get_mut(host) {
+            Some(kept) if kept.generation > desired.generation => {}
+            Some(kept) => *kept = desired,
+            None if has_room => {
+                self.in_hand.insert(host.clone(), desired);
+            }
+            None => {}
         }
     }
 
@@ -214,8 +240,17 @@ impl Task {
     }
 }
 
-async fn send(store: Store, publisher: Publisher, host: HostId) -> (HostId, Outcome) {
-    let outcome = match store.desired(&host).await {
+async fn send(
+    store: Store,
+    publisher: Publisher,
+    host: HostId,
+    in_hand: Option<Box<Desired>>,
+) -> (HostId, Outcome) {
+    let desired = match in_hand {
+        Some(desired) => Ok(Some(*desired)),
+        None => store.desired(&host).await,
+    };
+    let outcome = match desired {
         Err(error) => Outcome::Failed(error.to_string()),
         Ok(None) => Outcome::Nothing,
         Ok(Some(desired)) => {

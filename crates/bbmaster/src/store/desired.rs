@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 
 use protocol::rest::{DesiredApps, EventKind};
-use protocol::{Apps, HostId, Limits, Status, apps_satisfied};
+use protocol::{Apps, HostId};
 use serde_json::json;
-use sqlx::QueryBuilder;
 
-use super::events::{NewEvent, insert_events};
+use super::events::NewEvent;
 use super::row::Columns;
-use super::{Result, Store, StoreError, now, reading, show_time, signed, unsigned, writing};
+use super::{Result, Store, StoreError, reading, show_time, unsigned};
 
 /// A host's desired state as it is stored.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,12 +53,6 @@ pub enum PutError {
     Store(#[from] StoreError),
 }
 
-impl From<sqlx::Error> for PutError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Store(error.into())
-    }
-}
-
 /// What is stored was validated before; a newer master may have stored more, which is ignored.
 pub(super) fn parse(apps: &str) -> Result<Apps> {
     Ok(serde_json::from_str(apps)?)
@@ -89,105 +82,10 @@ impl Store {
             row.as_ref().map(desired).transpose()
         })
     }
-
-    /// Sets a host's desired state. A host that was never seen gets a row. Setting what is set already changes
-    /// nothing, the generation neither; the same tied to another plan, or to none any more, is a new one: the
-    /// host may have refused the first.
-    pub async fn put_desired(
-        &self,
-        host: &HostId,
-        new: NewDesired<'_>,
-    ) -> std::result::Result<Desired, PutError> {
-        let NewDesired {
-            apps,
-            only_if_plan,
-            if_match,
-            author,
-        } = new;
-        let text = serde_json::to_string(apps).map_err(StoreError::from)?;
-        let lock = if self.is_postgres() { " FOR UPDATE" } else { "" };
-        let stored = writing!(self, tx => {
-            sqlx::query("INSERT INTO hosts (host_id) VALUES ($1) ON CONFLICT (host_id) DO NOTHING")
-                .bind(host.as_str())
-                .execute(&mut *tx)
-                .await?;
-            let row = QueryBuilder::new("SELECT reported_generation, body FROM hosts WHERE host_id = ")
-                .push_bind(host.as_str())
-                .push(lock)
-                .build()
-                .fetch_one(&mut *tx)
-                .await?;
-            let reported = row.number_or_null(0)?.map_or(0, unsigned);
-            let status = row.text_or_null(1)?.and_then(|body| {
-                Status::decode(body.as_bytes(), Limits { max_size: usize::MAX, ..Limits::default() }).ok()
-            });
-            let before = sqlx::query(BY_HOST).bind(host.as_str()).fetch_optional(&mut *tx).await?;
-            let before = before.as_ref().map(desired).transpose()?;
-            let current = before.as_ref().map_or(0, |before| before.generation);
-            if if_match.is_some_and(|wanted| !wanted.contains(&current)) {
-                return Err(PutError::GenerationChanged { current });
-            }
-            let only_if_plan = only_if_plan.map(str::to_owned);
-            if let Some(before) = before && before.apps == *apps && before.only_if_plan == only_if_plan {
-                return Ok(before);
-            }
-            let stored = Desired {
-                apps: apps.clone(),
-                // Above what the host has, too: after a restored backup it may be ahead, and would refuse.
-                generation: current.max(reported).saturating_add(1),
-                author: author.to_owned(),
-                changed_at: now(),
-                only_if_plan,
-                is_taken: false,
-            };
-            sqlx::query(
-                "INSERT INTO desired (host_id, generation, apps, author, changed_at, only_if_plan) \
-                 VALUES ($1, $2, $3, $4, $5, $6) \
-                 ON CONFLICT (host_id) DO UPDATE SET generation = excluded.generation, apps = excluded.apps, \
-                 author = excluded.author, changed_at = excluded.changed_at, only_if_plan = excluded.only_if_plan",
-            )
-            .bind(host.as_str())
-            .bind(signed(stored.generation))
-            .bind(&text)
-            .bind(author)
-            .bind(stored.changed_at)
-            .bind(stored.only_if_plan.as_deref())
-            .execute(&mut *tx)
-            .await?;
-            let satisfied = status.is_some_and(|status| apps_satisfied(apps, &status.apps));
-            sqlx::query("UPDATE hosts SET satisfied = $1 WHERE host_id = $2")
-                .bind(i64::from(satisfied))
-                .bind(host.as_str())
-                .execute(&mut *tx)
-                .await?;
-            sqlx::query("DELETE FROM host_apps WHERE host_id = $1 AND desired = 1")
-                .bind(host.as_str())
-                .execute(&mut *tx)
-                .await?;
-            let rows: Vec<_> = apps.iter().collect();
-            for chunk in rows.chunks(100) {
-                let mut query =
-                    QueryBuilder::new("INSERT INTO host_apps (host_id, desired, name, version, running, failing) ");
-                query.push_values(chunk, |mut row, (name, spec)| {
-                    row.push_bind(host.as_str().to_owned())
-                        .push_bind(1i64)
-                        .push_bind(name.as_str().to_owned())
-                        .push_bind(spec.version.clone())
-                        .push_bind(i64::from(spec.running))
-                        .push_bind(0i64);
-                });
-                query.build().execute(&mut *tx).await?;
-            }
-            insert_events!(self, tx, &[changed(host, &stored)]);
-            stored
-        });
-        self.refresh_newest_event().await?;
-        Ok(stored)
-    }
 }
 
 /// Without config: it may hold secrets, and events are for viewers and kept.
-fn changed(host: &HostId, stored: &Desired) -> NewEvent {
+pub(super) fn changed(host: &HostId, stored: &Desired) -> NewEvent {
     let versions: BTreeMap<&str, &str> = stored
         .apps
         .iter()

@@ -2,8 +2,8 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use protocol::Status;
 use protocol::rest::{EventKind, HostState};
+use protocol::{Apps, Status, apps_satisfied};
 use serde_json::json;
 
 use super::events::NewEvent;
@@ -23,6 +23,8 @@ pub struct Known {
     pub responding: bool,
     pub apps_digest: i64,
     pub errors_digest: i64,
+    /// See [`Facts::digest`]; 0: not known.
+    pub facts_digest: i64,
 }
 
 impl Default for Known {
@@ -38,6 +40,7 @@ impl Default for Known {
             responding: false,
             apps_digest: 0,
             errors_digest: 0,
+            facts_digest: 0,
         }
     }
 }
@@ -122,6 +125,44 @@ pub fn take(known: &mut Known, status: &Status, lost: i64, received_at: i64) -> 
     known.responding = true;
     known.errors_digest = errors_digest;
     events
+}
+
+/// What the columns of a host have from its last status, beside what is [`Known`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    pub hostname: String,
+    pub os_info: String,
+    pub agent_version: String,
+    pub error: Option<String>,
+    pub satisfied: bool,
+    /// Of all that is written about a host but the count and the time of its statuses; never 0.
+    pub digest: i64,
+}
+
+impl Facts {
+    /// Of a host that has sent this status last.
+    pub fn of(known: &Known, status: &Status, desired: Option<&Apps>) -> Self {
+        let fact = |name| {
+            let value = status.info.get(name).and_then(|fact| fact.as_str());
+            clean(value.unwrap_or_default())
+        };
+        let mut facts = Self {
+            hostname: fact("hostname"),
+            os_info: fact("os_info"),
+            agent_version: clean(&status.host_agent.version),
+            error: first_error(status),
+            satisfied: desired.is_none_or(|desired| apps_satisfied(desired, &status.apps)),
+            digest: 0,
+        };
+        let mut hasher = DefaultHasher::new();
+        (&facts.hostname, &facts.os_info, &facts.agent_version).hash(&mut hasher);
+        (&facts.error, facts.satisfied, status.generation).hash(&mut hasher);
+        (known.first_seen, &known.boot_id, &known.previous_boot_id).hash(&mut hasher);
+        (known.state.as_str(), known.responding).hash(&mut hasher);
+        (known.apps_digest, known.errors_digest).hash(&mut hasher);
+        facts.digest = hasher.finish().max(1).cast_signed();
+        facts
+    }
 }
 
 /// The status in words: state, and the first error.

@@ -10,13 +10,14 @@ use serde_json::json;
 use sqlx::QueryBuilder;
 
 use super::events::{NewEvent, insert_events};
-use super::query::{host_state, push_filters};
+use super::query::{host_state, push_count, push_page, search_text};
 use super::row::Columns;
 use super::{Result, Store, StoreError, now, reading, show_time, signed, unsigned, writing};
 
 /// What is in the columns of `hosts` and `desired`.
-const COLUMNS: &str = "SELECT h.host_id, h.state, h.responding, h.satisfied, h.hostname, h.os_info, h.agent_version, \
-     h.error, COALESCE(d.generation, 0), h.last_seen FROM hosts h LEFT JOIN desired d ON d.host_id = h.host_id";
+const COLUMNS: &str = "h.host_id, h.state, h.responding, h.satisfied, h.hostname, h.os_info, h.agent_version, h.error, \
+     COALESCE(d.generation, 0), h.last_seen";
+const DESIRED: &str = "LEFT JOIN desired d ON d.host_id = h.host_id";
 
 fn host_id(text: String) -> Result<HostId> {
     HostId::new(text).map_err(|_| StoreError::Content("hosts.host_id".to_owned()))
@@ -46,18 +47,21 @@ impl Store {
         let mut hosts = Vec::new();
         let total;
         reading!(self, pool => {
-            let mut query = QueryBuilder::new("SELECT COUNT(*) FROM hosts h");
-            push_filters(&mut query, wanted);
-            total = query.build().fetch_one(pool).await?.number(0)?;
-            let mut query = QueryBuilder::new(COLUMNS);
-            push_filters(&mut query, wanted);
-            query
-                .push(" AND h.host_id > ")
-                .push_bind(wanted.after.clone().unwrap_or_default())
-                .push(" ORDER BY h.host_id LIMIT ")
-                .push_bind(signed(limit as u64 + 1));
+            // The ids first, which indexes alone answer; the rows of those that are shown then.
+            let mut query = QueryBuilder::new("SELECT ");
+            query.push(COLUMNS).push(" FROM (");
+            push_page(&mut query, wanted, signed(limit as u64 + 1));
+            query.push(format_args!(") p CROSS JOIN hosts h {DESIRED} WHERE h.host_id = p.host_id ORDER BY h.host_id"));
             for row in query.build().fetch_all(pool).await? {
                 hosts.push(summary(&row)?);
+            }
+            // The first page may be all there is.
+            if wanted.after.is_none() && hosts.len() <= limit {
+                total = hosts.len() as u64;
+            } else {
+                let mut query = QueryBuilder::default();
+                push_count(&mut query, wanted);
+                total = unsigned(query.build().fetch_one(pool).await?.number(0)?);
             }
         });
         let more = hosts.len() > limit;
@@ -67,11 +71,7 @@ impl Store {
             .last()
             .filter(|_| more)
             .map(|host: &HostSummary| host.host_id.to_string());
-        Ok(HostList {
-            hosts,
-            next,
-            total: unsigned(total),
-        })
+        Ok(HostList { hosts, next, total })
     }
 
     async fn add_apps_and_labels(&self, hosts: &mut [HostSummary]) -> Result<()> {
@@ -110,13 +110,8 @@ impl Store {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let mut ids = Vec::new();
         reading!(self, pool => {
-            let mut query = QueryBuilder::new("SELECT h.host_id FROM hosts h");
-            push_filters(&mut query, wanted);
-            query
-                .push(" AND h.host_id > ")
-                .push_bind(wanted.after.clone().unwrap_or_default())
-                .push(" ORDER BY h.host_id LIMIT ")
-                .push_bind(signed(limit as u64 + 1));
+            let mut query = QueryBuilder::default();
+            push_page(&mut query, wanted, signed(limit as u64 + 1));
             for row in query.build().fetch_all(pool).await? {
                 ids.push(host_id(row.text(0)?)?);
             }
@@ -176,9 +171,11 @@ impl Store {
 
     async fn host_row(&self, id: &HostId) -> Result<Option<(HostSummary, Option<Status>, Option<i64>, u64)>> {
         reading!(self, pool => {
-            let sql = COLUMNS.replacen(" FROM", ", h.first_seen, h.lost, h.body FROM", 1);
-            let row = QueryBuilder::new(sql)
-                .push(" WHERE h.host_id = ")
+            let row = QueryBuilder::new("SELECT ")
+                .push(COLUMNS)
+                .push(", h.first_seen, h.lost, s.body FROM hosts h ")
+                .push(DESIRED)
+                .push(" LEFT JOIN statuses s ON s.host_id = h.host_id WHERE h.host_id = ")
                 .push_bind(id.as_str())
                 .build()
                 .fetch_optional(pool)
@@ -202,6 +199,7 @@ impl Store {
                 .await?
                 .rows_affected();
             for table in [
+                "DELETE FROM statuses WHERE host_id = $1",
                 "DELETE FROM desired WHERE host_id = $1",
                 "DELETE FROM host_apps WHERE host_id = $1",
                 "DELETE FROM labels WHERE host_id = $1",
@@ -251,8 +249,9 @@ impl Store {
     /// Replaces all labels of a host; one that was never seen gets a row.
     pub async fn put_labels(&self, id: &HostId, labels: &Labels, author: &str) -> Result<()> {
         writing!(self, tx => {
-            sqlx::query("INSERT INTO hosts (host_id) VALUES ($1) ON CONFLICT (host_id) DO NOTHING")
+            sqlx::query("INSERT INTO hosts (host_id, search) VALUES ($1, $2) ON CONFLICT (host_id) DO NOTHING")
                 .bind(id.as_str())
+                .bind(search_text(id.as_str(), "", ""))
                 .execute(&mut *tx)
                 .await?;
             sqlx::query("DELETE FROM labels WHERE host_id = $1")
@@ -286,9 +285,22 @@ impl Store {
 
     /// Marks hosts that have not reported since `before`; how many are newly so.
     pub async fn mark_silent(&self, before: i64) -> Result<u64> {
+        // Looked for before, so that writers wait only if there are any: no index has `last_seen`, which each
+        // heartbeat changes.
+        let any = reading!(self, pool => {
+            sqlx::query("SELECT 1 FROM hosts WHERE responding + 0 = 1 AND last_seen < $1 LIMIT 1")
+                .bind(before)
+                .fetch_optional(pool)
+                .await?
+                .is_some()
+        });
+        if !any {
+            return Ok(0);
+        }
         let silent = writing!(self, tx => {
             let rows = sqlx::query(
-                "UPDATE hosts SET responding = 0 WHERE responding = 1 AND last_seen < $1 RETURNING host_id, last_seen",
+                "UPDATE hosts SET responding = 0, facts_digest = 0 WHERE responding = 1 AND last_seen < $1 \
+                 RETURNING host_id, last_seen",
             )
             .bind(before)
             .fetch_all(&mut *tx)

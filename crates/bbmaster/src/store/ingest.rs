@@ -1,18 +1,19 @@
 //! A batch of statuses in one transaction: this is the master's hottest path, so its cost per status is a
-//! row in three statements, whatever the size of the batch.
+//! row in three statements, whatever the size of the batch. Of a host that says the same as before, two numbers and
+//! the message itself are written, and no index changes.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
 
 use protocol::rest::HostState;
-use protocol::{Apps, HostId, Status, apps_satisfied};
+use protocol::{Apps, HostId, Status};
 use sqlx::QueryBuilder;
 
 use super::events::{NewEvent, insert_events};
-use super::fold::{self, Known, Order};
-use super::query::host_state;
+use super::fold::{self, Facts, Known, Order};
+use super::query::{host_state, search_text};
 use super::row::Columns;
-use super::{Result, Store, StoreError, clean, signed, unsigned, writing};
+use super::{Result, Store, StoreError, clean, clean_up_to, signed, unsigned, writing};
 
 /// A status on its way in.
 #[derive(Debug, Clone)]
@@ -64,7 +65,10 @@ pub(super) struct Cache {
 /// Desired states kept parsed; all are dropped when there are more.
 const MAX_DESIRED: usize = 20_000;
 /// Rows per statement: few enough for every limit on bound values, and statements are kept prepared.
-const ROWS: usize = 100;
+pub(super) const ROWS: usize = 100;
+
+/// Characters of an installed version that can be searched for: more would not fit into an index of PostgreSQL.
+const MAX_VERSION: usize = 256;
 
 /// A host on the way through a batch.
 struct Host<'a> {
@@ -77,12 +81,38 @@ struct Host<'a> {
 }
 
 impl Host<'_> {
-    fn satisfied(&self) -> bool {
-        match (&self.desired, self.last) {
-            (Some(desired), Some(report)) => apps_satisfied(desired, &report.status.apps),
-            (None, _) => true,
-            (Some(_), None) => false,
+    fn new(known: Known, desired_generation: Option<u64>) -> Self {
+        Self {
+            known,
+            desired_generation,
+            desired: None,
+            last: None,
+            apps_changed: false,
         }
+    }
+}
+
+/// A host to be written.
+struct Changed<'a> {
+    id: &'a str,
+    host: &'a Host<'a>,
+    report: &'a Report,
+    facts: Facts,
+    /// Something beside the count and the time of its statuses has changed.
+    is_news: bool,
+}
+
+impl<'a> Changed<'a> {
+    fn of(id: &'a str, host: &'a Host<'a>) -> Option<Self> {
+        let report = host.last?;
+        let facts = Facts::of(&host.known, &report.status, host.desired.as_deref());
+        Some(Self {
+            id,
+            host,
+            report,
+            is_news: facts.digest != host.known.facts_digest,
+            facts,
+        })
     }
 }
 
@@ -114,38 +144,35 @@ impl Store {
             }
             let mut hosts: HashMap<String, Host<'_>> = HashMap::with_capacity(names.len());
             for chunk in names.chunks(ROWS) {
+                if self.is_postgres() {
+                    // By itself: what is read with it would be from before the wait for it.
+                    let mut query = QueryBuilder::new("SELECT 1 FROM hosts WHERE host_id IN (");
+                    let mut list = query.separated(", ");
+                    for id in chunk {
+                        list.push_bind((*id).to_owned());
+                    }
+                    query.push(") ORDER BY host_id FOR UPDATE");
+                    query.build().execute(&mut *tx).await?;
+                }
                 let mut query = QueryBuilder::new(
                     "SELECT h.host_id, h.first_seen, COALESCE(h.last_seen, 0), h.boot_id, h.previous_boot_id, \
-                     h.seq, h.lost, h.state, h.responding, h.apps_digest, h.errors_digest, d.generation \
+                     h.seq, h.lost, h.state, h.responding, h.apps_digest, h.errors_digest, h.facts_digest, \
+                     d.generation \
                      FROM hosts h LEFT JOIN desired d ON d.host_id = h.host_id WHERE h.host_id IN (",
                 );
                 let mut list = query.separated(", ");
                 for id in chunk {
                     list.push_bind((*id).to_owned());
                 }
-                query.push(") ORDER BY h.host_id");
-                if self.is_postgres() {
-                    query.push(" FOR UPDATE OF h");
-                }
+                query.push(")");
                 for row in query.build().fetch_all(&mut *tx).await? {
-                    hosts.insert(row.text(0)?, Host {
-                        known: known(&row)?,
-                        desired_generation: row.number_or_null(11)?.map(unsigned),
-                        desired: None,
-                        last: None,
-                        apps_changed: false,
-                    });
+                    let desired_generation = row.number_or_null(12)?.map(unsigned);
+                    hosts.insert(row.text(0)?, Host::new(known(&row)?, desired_generation));
                 }
             }
             // A row that was there is gone: another master has deleted the host since.
             for id in &names {
-                hosts.entry((*id).to_owned()).or_insert_with(|| Host {
-                    known: Known::default(),
-                    desired_generation: None,
-                    desired: None,
-                    last: None,
-                    apps_changed: false,
-                });
+                hosts.entry((*id).to_owned()).or_insert_with(|| Host::new(Known::default(), None));
             }
             let events = fold_batch(batch, &mut hosts, &mut done);
             let missing = self.recall_desired(&ids, &mut hosts);
@@ -167,40 +194,37 @@ impl Store {
                     }
                 }
             }
-            let mut changed: Vec<(&str, &Host<'_>)> = hosts
-                .iter()
-                .filter(|(_, host)| host.last.is_some())
-                .map(|(id, host)| (id.as_str(), host))
-                .collect();
-            changed.sort_unstable_by_key(|(id, _)| *id);
-            for chunk in changed.chunks(ROWS) {
+            let mut changed: Vec<Changed<'_>> =
+                hosts.iter().filter_map(|(id, host)| Changed::of(id, host)).collect();
+            changed.sort_unstable_by_key(|changed| changed.id);
+            let (news, heartbeats): (Vec<_>, Vec<_>) = changed.iter().partition(|changed| changed.is_news);
+            for chunk in news.chunks(ROWS) {
                 let mut query = QueryBuilder::new(
                     "INSERT INTO hosts (host_id, first_seen, last_seen, boot_id, previous_boot_id, seq, lost, state, \
                      responding, satisfied, reported_generation, hostname, os_info, agent_version, error, \
-                     apps_digest, errors_digest, body) ",
+                     apps_digest, errors_digest, facts_digest, search) ",
                 );
-                query.push_values(chunk, |mut row, (id, host)| {
-                    let Some(report) = host.last else { return };
-                    let Known { first_seen, last_seen, .. } = host.known;
-                    let status = &report.status;
+                query.push_values(chunk, |mut row, Changed { id, host, report, facts, .. }| {
+                    let known = &host.known;
                     row.push_bind((*id).to_owned())
-                        .push_bind(first_seen)
-                        .push_bind(last_seen)
-                        .push_bind(host.known.boot_id.clone())
-                        .push_bind(host.known.previous_boot_id.clone())
-                        .push_bind(host.known.seq)
-                        .push_bind(host.known.lost)
-                        .push_bind(host.known.state.as_str())
+                        .push_bind(known.first_seen)
+                        .push_bind(known.last_seen)
+                        .push_bind(known.boot_id.clone())
+                        .push_bind(known.previous_boot_id.clone())
+                        .push_bind(known.seq)
+                        .push_bind(known.lost)
+                        .push_bind(known.state.as_str())
                         .push_bind(1i64)
-                        .push_bind(i64::from(host.satisfied()))
-                        .push_bind(status.generation.map(signed))
-                        .push_bind(fact(status, "hostname"))
-                        .push_bind(fact(status, "os_info"))
-                        .push_bind(clean(&status.host_agent.version))
-                        .push_bind(fold::first_error(status))
-                        .push_bind(host.known.apps_digest)
-                        .push_bind(host.known.errors_digest)
-                        .push_bind(report.body.clone());
+                        .push_bind(i64::from(facts.satisfied))
+                        .push_bind(report.status.generation.map(signed))
+                        .push_bind(facts.hostname.clone())
+                        .push_bind(facts.os_info.clone())
+                        .push_bind(facts.agent_version.clone())
+                        .push_bind(facts.error.clone())
+                        .push_bind(known.apps_digest)
+                        .push_bind(known.errors_digest)
+                        .push_bind(facts.digest)
+                        .push_bind(search_text(id, &facts.hostname, &facts.os_info));
                 });
                 query.push(
                     " ON CONFLICT (host_id) DO UPDATE SET first_seen = excluded.first_seen, \
@@ -210,16 +234,39 @@ impl Store {
                      reported_generation = excluded.reported_generation, hostname = excluded.hostname, \
                      os_info = excluded.os_info, agent_version = excluded.agent_version, error = excluded.error, \
                      apps_digest = excluded.apps_digest, errors_digest = excluded.errors_digest, \
-                     body = excluded.body",
+                     facts_digest = excluded.facts_digest, search = excluded.search",
                 );
                 query.build().execute(&mut *tx).await?;
             }
-            let with_new_apps: Vec<&(&str, &Host<'_>)> =
-                changed.iter().filter(|(_, host)| host.apps_changed).collect();
+            // Their rows were read above and, on PostgreSQL, locked: none of these inserts.
+            for chunk in heartbeats.chunks(ROWS) {
+                let mut query = QueryBuilder::new("INSERT INTO hosts (host_id, last_seen, seq, lost) ");
+                query.push_values(chunk, |mut row, Changed { id, host, .. }| {
+                    row.push_bind((*id).to_owned())
+                        .push_bind(host.known.last_seen)
+                        .push_bind(host.known.seq)
+                        .push_bind(host.known.lost);
+                });
+                query.push(
+                    " ON CONFLICT (host_id) DO UPDATE SET last_seen = excluded.last_seen, seq = excluded.seq, \
+                     lost = excluded.lost",
+                );
+                query.build().execute(&mut *tx).await?;
+            }
+            for chunk in changed.chunks(ROWS) {
+                let mut query = QueryBuilder::new("INSERT INTO statuses (host_id, body) ");
+                query.push_values(chunk, |mut row, Changed { id, report, .. }| {
+                    row.push_bind((*id).to_owned()).push_bind(report.body.clone());
+                });
+                query.push(" ON CONFLICT (host_id) DO UPDATE SET body = excluded.body");
+                query.build().execute(&mut *tx).await?;
+            }
+            let with_new_apps: Vec<&Changed<'_>> =
+                changed.iter().filter(|changed| changed.host.apps_changed).collect();
             for chunk in with_new_apps.chunks(ROWS) {
                 let mut query = QueryBuilder::new("DELETE FROM host_apps WHERE desired = 0 AND host_id IN (");
                 let mut list = query.separated(", ");
-                for (id, _) in chunk {
+                for Changed { id, .. } in chunk {
                     list.push_bind((*id).to_owned());
                 }
                 query.push(")");
@@ -227,8 +274,9 @@ impl Store {
             }
             let rows: Vec<_> = with_new_apps
                 .iter()
-                .filter_map(|(id, host)| Some((id, &host.last?.status.apps)))
-                .flat_map(|(id, apps)| apps.iter().map(move |(name, app)| (*id, name, app)))
+                .flat_map(|Changed { id, report, .. }| {
+                    report.status.apps.iter().map(move |(name, app)| (*id, name, app))
+                })
                 .collect();
             for chunk in rows.chunks(ROWS) {
                 let mut query =
@@ -237,14 +285,14 @@ impl Store {
                     row.push_bind((*id).to_owned())
                         .push_bind(0i64)
                         .push_bind(name.as_str().to_owned())
-                        .push_bind(clean(&app.version))
+                        .push_bind(clean_up_to(MAX_VERSION, &app.version))
                         .push_bind(i64::from(app.running))
                         .push_bind(i64::from(app.health == protocol::status::Health::Failing));
                 });
                 query.build().execute(&mut *tx).await?;
             }
             insert_events!(self, tx, &events);
-            done.seen = changed.iter().filter_map(|(_, host)| seen(host)).collect();
+            done.seen = changed.iter().filter_map(seen).collect();
             told = !events.is_empty();
         });
         {
@@ -313,6 +361,7 @@ fn known(row: &impl Columns) -> Result<Known> {
         responding: row.flag(8)?,
         apps_digest: row.number(9)?,
         errors_digest: row.number(10)?,
+        facts_digest: row.number(11)?,
     })
 }
 
@@ -345,23 +394,17 @@ fn fold_batch<'a>(
     events
 }
 
-fn fact(status: &Status, name: &str) -> String {
-    clean(
-        status
-            .info
-            .get(name)
-            .and_then(|fact| fact.as_str())
-            .unwrap_or_default(),
-    )
-}
-
-fn seen(host: &Host<'_>) -> Option<Seen> {
+fn seen(
+    Changed {
+        host, report, facts, ..
+    }: &Changed<'_>,
+) -> Option<Seen> {
     let (desired, generation) = host.desired.as_ref().zip(host.desired_generation)?;
-    let status = &host.last?.status;
+    let status = &report.status;
     Some(Seen {
         host_id: status.host_id.clone(),
         state: host.known.state,
-        satisfied: host.satisfied(),
+        satisfied: facts.satisfied,
         towards_current: status.generation == Some(generation)
             || status.desired_apps.as_ref() == Some(desired.as_ref()),
         generation,

@@ -10,6 +10,7 @@ mod events;
 mod fold;
 mod hosts;
 mod ingest;
+mod puts;
 mod quarantine;
 mod query;
 mod replies;
@@ -41,6 +42,9 @@ pub enum StoreError {
     Migrate(#[from] sqlx::migrate::MigrateError),
     #[error("the database holds what this version cannot read: {0}")]
     Content(String),
+    /// The same for all that were to be written together.
+    #[error("{0}")]
+    Shared(Arc<StoreError>),
 }
 
 impl StoreError {
@@ -55,6 +59,7 @@ impl StoreError {
             }
             Self::Sql(sqlx::Error::Encode(_) | sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. })
             | Self::Content(_) => true,
+            Self::Shared(error) => error.is_about_data(),
             Self::Sql(_) | Self::Migrate(_) => false,
         }
     }
@@ -67,6 +72,7 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 pub struct Store {
     pools: Pools,
     cache: Arc<Mutex<ingest::Cache>>,
+    puts: Arc<Mutex<puts::Puts>>,
     /// Told when events were written, here or (PostgreSQL) by any master.
     events: Arc<watch::Sender<u64>>,
 }
@@ -115,6 +121,7 @@ const SECOND_POSTGRES: &str = include_str!("migrations/0002_postgres.sql");
 const THIRD: &str = include_str!("migrations/0003_plans.sql");
 const FOURTH: &str = include_str!("migrations/0004_enroll.sql");
 const FIFTH: &str = include_str!("migrations/0005_once.sql");
+const SIXTH: &str = include_str!("migrations/0006_lists.sql");
 
 fn migrator(second: &'static str) -> Migrator {
     let migration = |version, name: &'static str, sql: &'static str| {
@@ -132,6 +139,7 @@ fn migrator(second: &'static str) -> Migrator {
         migration(3, "plans", THIRD),
         migration(4, "enroll", FOURTH),
         migration(5, "once", FIFTH),
+        migration(6, "lists", SIXTH),
     ])
 }
 
@@ -173,6 +181,7 @@ impl Store {
         let store = Self {
             pools,
             cache: Arc::default(),
+            puts: Arc::default(),
             events: Arc::new(watch::channel(0).0),
         };
         store.refresh_newest_event().await?;
@@ -225,8 +234,11 @@ pub fn show_time(micros: i64) -> String {
 /// Text from outside as it may be stored and shown: no control characters (PostgreSQL takes no NUL), and
 /// not without end.
 fn clean(text: &str) -> String {
-    const LONGEST: usize = 1024;
-    text.chars().filter(|c| !c.is_control()).take(LONGEST).collect()
+    clean_up_to(1024, text)
+}
+
+fn clean_up_to(longest: usize, text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(longest).collect()
 }
 
 /// For a column: what a database counts with has a sign.

@@ -3,11 +3,21 @@
 use serde_json::{Value, json};
 
 use crate::agent::{Agent, Script};
-use crate::fleet::{Fleet, until};
+use crate::fleet::{Database, Fleet, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hosts_are_found_by_every_filter_and_page_by_page() {
-    let fleet = Fleet::sqlite();
+    hosts_are_found(Fleet::sqlite()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_are_found_by_every_filter_and_page_by_page_in_postgres() {
+    if let Some(database) = Database::postgres() {
+        hosts_are_found(Fleet::new(database)).await;
+    }
+}
+
+async fn hosts_are_found(fleet: Fleet) {
     let (_master, client) = fleet.master().await;
     let _agents: Vec<Agent> = (0..5)
         .map(|n| Agent::start(&fleet.broker, &format!("02:00:0{n}"), Script::Converges))
@@ -44,6 +54,16 @@ async fn hosts_are_found_by_every_filter_and_page_by_page() {
         ("label=site%3Dparis", vec![]),
         ("text=00:02.EXAMPLE", vec!["02:00:02"]),
         ("text=%25", vec![]),
+        ("text=AWA", vec!["away"]),
+        (
+            "text=example&status=ok&responding=true&application=foo",
+            vec!["02:00:04"],
+        ),
+        ("text=example&status=errors", vec![]),
+        ("version=7", vec!["02:00:04"]),
+        ("version=7&label=site", vec![]),
+        ("label=role&status=ok", vec!["02:00:03"]),
+        ("responding=true&satisfied=true&label=site", vec!["02:00:03"]),
         ("text=BOOKWORM&label=site", vec!["02:00:03"]),
         ("satisfied=false&status=missing", vec!["away"]),
     ] {
@@ -70,6 +90,11 @@ async fn hosts_are_found_by_every_filter_and_page_by_page() {
         }
     }
     assert_eq!(seen.len(), 6);
+    for (query, length) in [("limit=4", 4), ("limit=4&after=02:00:03", 2), ("limit=6", 6)] {
+        let page = client.get(&format!("/v1/hosts/?{query}")).await.expect(200);
+        assert_eq!(page["hosts"].as_array().unwrap().len(), length, "{query}");
+        assert_eq!(page["total"], 6, "{query}");
+    }
     let usage = client.get("/v1/apps/").await.expect(200);
     assert_eq!(
         usage["apps"],

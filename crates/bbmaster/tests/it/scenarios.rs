@@ -4,6 +4,10 @@ use std::time::{Duration, Instant};
 
 use bbmaster::Config;
 use bbmaster::collect::Policy;
+use bbmaster::store::{NewDesired, PutError};
+use futures_util::future::join_all;
+use protocol::rest::{EventKind, EventQuery};
+use protocol::{Apps, HostId};
 use serde_json::{Value, json};
 
 use crate::agent::{Agent, Script};
@@ -46,6 +50,7 @@ on_both!(
     a_restart_loses_nothing,
     events_are_followed_without_a_gap,
     what_several_masters_do_is_one,
+    puts_that_come_together_are_decided_on_one_by_one,
 );
 
 fn foo(version: &str) -> Value {
@@ -372,4 +377,58 @@ async fn what_several_masters_do_is_one(fleet: Fleet) {
     }
     let appeared = two.get("/v1/events?kind=host_appeared").await.expect(200);
     assert_eq!(appeared["events"].as_array().unwrap().len(), 10);
+}
+
+async fn puts_that_come_together_are_decided_on_one_by_one(fleet: Fleet) {
+    let store = fleet.database.open().await;
+    let host = |name: String| HostId::new(name).unwrap();
+    let apps = |version: &str| -> Apps { serde_json::from_value(foo(version)).unwrap() };
+    let put = async |name: String, apps: Apps, if_match: Option<&[u64]>| {
+        let new = NewDesired {
+            apps: &apps,
+            only_if_plan: None,
+            if_match,
+            author: "me",
+        };
+        store.put_desired(&host(name), new).await
+    };
+    let mut puts = Vec::new();
+    for n in 0..60 {
+        // Two of each, one of which refers to what the other makes or to nothing; and one for what is not there.
+        puts.push(put(format!("h{n}"), apps("1"), None));
+        puts.push(put(format!("h{n}"), apps("2"), Some(&[1])));
+        puts.push(put(format!("h{n}"), apps("3"), Some(&[7])));
+        puts.push(put(format!("never{n}"), apps("1"), Some(&[1])));
+    }
+    let answers = join_all(puts).await;
+    for four in answers.chunks(4) {
+        let [first, second, refused, unknown] = four else {
+            unreachable!()
+        };
+        let first = first.as_ref().unwrap();
+        let second = second.as_ref().unwrap();
+        assert_eq!((first.generation, second.generation), (1, 2));
+        for (refused, expected) in [(refused, 2), (unknown, 0)] {
+            assert!(
+                matches!(refused, Err(PutError::GenerationChanged { current }) if *current == expected),
+                "{refused:?}"
+            );
+        }
+    }
+    for n in 0..60 {
+        let stored = store.desired(&host(format!("h{n}"))).await.unwrap().unwrap();
+        assert_eq!((stored.apps, stored.generation), (apps("2"), 2));
+        // What was refused has left nothing.
+        assert!(store.host(&host(format!("never{n}"))).await.unwrap().is_none());
+    }
+    let wanted = EventQuery {
+        kind: Some(EventKind::DesiredChanged),
+        ..EventQuery::default()
+    };
+    assert_eq!(store.events(&wanted, 1000).await.unwrap().events.len(), 120);
+    // What is set already is no change.
+    let again = put("h1".to_owned(), apps("2"), None).await.unwrap();
+    assert_eq!(again.generation, 2);
+    let usage = store.apps().await.unwrap();
+    assert_eq!(usage.apps[0].desired, [("2".to_owned(), 60)].into());
 }
