@@ -10,7 +10,7 @@ use bus::Delivery;
 use protocol::rest::HostState;
 use protocol::{HostId, Limits, PlanAnswer, Status};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::dispatch::Dispatcher;
 use crate::metrics::Metrics;
@@ -38,6 +38,8 @@ pub struct Collector {
 
 /// Statuses written at once, at most.
 const BATCH: usize = 500;
+/// From one batch to the next, where nothing is urgent and few come: a commit costs more than ten statuses.
+const APART: Duration = Duration::from_millis(25);
 
 /// What one message turned out to be.
 enum Incoming {
@@ -61,12 +63,9 @@ impl Collector {
     pub async fn run(self, mut deliveries: mpsc::Receiver<Delivery>) {
         let (batches, written) = mpsc::channel(1);
         let writer = tokio::spawn(self.clone().write_batches(written));
-        let mut waiting = Vec::with_capacity(BATCH);
-        while deliveries.recv_many(&mut waiting, BATCH).await > 0 {
-            let incoming = waiting
-                .drain(..)
-                .map(|delivery| (self.policy.decode(&delivery), delivery))
-                .collect();
+        let mut last = None;
+        while let Some(incoming) = self.gather(&mut deliveries, last).await {
+            last = Some(Instant::now());
             if batches.send(Batch { incoming }).await.is_err() {
                 break;
             }
@@ -74,6 +73,50 @@ impl Collector {
         drop(batches);
         // What was decoded is written before the end.
         let _ = writer.await;
+    }
+
+    /// What is written next: all that is there, and, if the last batch was moments ago, what comes until it is
+    /// [`APART`] ago. `None` at the end.
+    async fn gather(
+        &self,
+        deliveries: &mut mpsc::Receiver<Delivery>,
+        last: Option<Instant>,
+    ) -> Option<Vec<(Incoming, Delivery)>> {
+        let mut incoming = Vec::new();
+        let mut waiting = Vec::with_capacity(BATCH);
+        if deliveries.recv_many(&mut waiting, BATCH).await == 0 {
+            return None;
+        }
+        let full_at = last.map(|last| last + APART);
+        loop {
+            let mut is_awaited = false;
+            for delivery in waiting.drain(..) {
+                let decoded = self.policy.decode(&delivery);
+                is_awaited |= self.is_awaited(&decoded);
+                incoming.push((decoded, delivery));
+            }
+            let room = BATCH - incoming.len();
+            let Some(until) = full_at.filter(|_| room > 0 && !is_awaited) else {
+                return Some(incoming);
+            };
+            match timeout_at(until, deliveries.recv_many(&mut waiting, room)).await {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return Some(incoming),
+            }
+        }
+    }
+
+    /// Whether someone may be waiting for just this one: an answer.
+    fn is_awaited(&self, incoming: &Incoming) -> bool {
+        match incoming {
+            // That of a desired state goes with every later status.
+            Incoming::Status(report) => {
+                let id = report.status.reply_to.as_deref();
+                id.is_some_and(|id| self.waiters.whose(id) != Whose::Nobody)
+            }
+            Incoming::Reply { .. } => true,
+            Incoming::Bad { .. } => false,
+        }
     }
 
     async fn write_batches(self, mut batches: mpsc::Receiver<Batch>) {
