@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bus::{Link, LinkState};
+use notify::Notifier;
 use protocol::{HostId, Limits};
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -17,7 +18,6 @@ use crate::host_state::{Board, HostState};
 use crate::inbox::Inbox;
 use crate::journal::JournalFile;
 use crate::ledger::Ledger;
-use crate::notify::Notifier;
 use crate::observe::Observer;
 use crate::reconcile::Reconciler;
 use crate::report::Reporter;

@@ -28,6 +28,23 @@ pub enum Standing {
     Errors(Vec<ErrorReport>),
 }
 
+impl Standing {
+    /// One line, for people.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Ok => "the host is as desired".into(),
+            Self::Converging { detail } => format!("converging: {detail}"),
+            Self::Errors(errors) => {
+                let apps = errors.iter().map(|error| match &error.app {
+                    Some(app) => app.as_str(),
+                    None => "the host",
+                });
+                format!("errors: {}", apps.collect::<Vec<_>>().join(", "))
+            }
+        }
+    }
+}
+
 /// A state that the master must hear of, even if another follows at once: `converging` before `ok`.
 #[derive(Debug, Clone)]
 pub struct Announcement {

@@ -38,7 +38,6 @@ pub mod guard;
 pub mod host_state;
 pub mod status;
 pub mod report;
-pub mod notify;
 pub mod watch;
 pub mod drift;
 

@@ -15,6 +15,7 @@ use bus::{LinkState, PublishError, Publisher};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use notify::Notifier;
 use protocol::status::Rejected;
 use protocol::{Apps, Category, ErrorReport, HostId, Phase, PlanAnswer, Status};
 use tokio::sync::{Notify, mpsc, watch};
@@ -24,7 +25,6 @@ use crate::engine::Engine;
 use crate::forecast::{self, Forecast};
 use crate::host::{Facts, HostError};
 use crate::host_state::{Announcement, HostState, Standing};
-use crate::notify::Notifier;
 use crate::observe::Freshness;
 use crate::status::{self, Particulars};
 

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use bus::amqp;
+use notify::Notifier;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::open_store;
@@ -26,11 +27,17 @@ pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     // Not before the address is its own: what is consumed is no longer there for a master that can serve.
     let link = amqp::connect(settings.broker(), settings.queue());
     let master = Master::start_on(tcp, config, store, link).context(CANNOT)?;
-    tracing::info!("listening on {scheme}://{}", master.address());
+    let address = master.address();
+    tracing::info!("listening on {scheme}://{address}");
+    // The database is brought up to date and requests are answered; a broker that is away is waited for.
+    let notifier = Notifier::of_process();
+    notifier.ready();
+    notifier.status(|| format!("listening on {scheme}://{address}"));
     tokio::select! {
         _ = terminate.recv() => tracing::info!("told to terminate"),
         _ = interrupt.recv() => tracing::info!("interrupted"),
     }
+    notifier.stopping();
     master.end().await;
     Ok(ExitCode::SUCCESS)
 }

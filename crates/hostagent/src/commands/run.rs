@@ -3,6 +3,7 @@
 use anyhow::Context as _;
 use bus::amqp::{self, AmqpSettings, ClientCertificate, Login, Roots, TlsSettings};
 use bus::{Link, Queue};
+use notify::Notifier;
 use protocol::Limits;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -10,7 +11,6 @@ use super::Exit;
 use super::context::Context;
 use crate::agent::{Agent, Parts};
 use crate::lock::Lock;
-use crate::notify::Notifier;
 use crate::settings::Settings;
 
 /// Runs the agent until SIGTERM or SIGINT. A package manager that is at work then is left to end first.
@@ -53,7 +53,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<Exit> {
 
     loop {
         let standing = state.borrow_and_update().standing.clone();
-        notifier.standing(&standing);
+        notifier.status(|| standing.describe());
         tokio::select! {
             // Its end shows in `failed`.
             Ok(()) = state.changed() => {}

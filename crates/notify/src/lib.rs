@@ -1,4 +1,4 @@
-//! What systemd is told of the agent (sd_notify(3)): that it is ready, how the host stands, and that it is not wedged.
+//! What systemd is told of a daemon (sd_notify(3)): that it is ready, how it stands, and that it is not wedged.
 //! Nothing, where systemd did not start it.
 
 use std::os::linux::net::SocketAddrExt;
@@ -7,13 +7,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::host_state::Standing;
-
 /// The way to systemd.
 #[derive(Debug)]
 pub struct Notifier {
     socket: Option<UnixDatagram>,
-    /// How often it wants to hear that the agent is alive.
+    /// How often it wants to hear that the daemon is alive.
     period: Option<Duration>,
     /// When it is to hear so next.
     due: Option<Instant>,
@@ -28,12 +26,12 @@ impl Notifier {
         Self::new(variable("NOTIFY_SOCKET").as_deref(), within.as_deref())
     }
 
-    /// `within`: microseconds, after which silence counts as the agent's death.
+    /// `within`: microseconds, after which silence counts as the daemon's death.
     fn new(address: Option<&str>, within: Option<&str>) -> Self {
         let socket = address.and_then(|address| match connect(address) {
             Ok(socket) => Some(socket),
             Err(error) => {
-                tracing::warn!(address, %error, "systemd can't be told how the agent is");
+                tracing::warn!(address, %error, "systemd can't be told how this daemon is");
                 None
             }
         });
@@ -48,7 +46,7 @@ impl Notifier {
         }
     }
 
-    /// The state is read, and the tasks run.
+    /// What it needs is read, and its tasks run.
     pub fn ready(&self) {
         self.tell("READY=1");
     }
@@ -57,14 +55,14 @@ impl Notifier {
         self.tell("STOPPING=1");
     }
 
-    /// For `systemctl status`.
-    pub fn standing(&self, standing: &Standing) {
+    /// One line, for `systemctl status`.
+    pub fn status(&self, text: impl FnOnce() -> String) {
         if self.socket.is_some() {
-            self.tell(&format!("STATUS={}", describe(standing)));
+            self.tell(&format!("STATUS={}", text().replace('\n', " ")));
         }
     }
 
-    /// Returns when systemd must be told that the agent is alive; never, where it does not want to know. Cancel-safe.
+    /// Returns when systemd must be told that the daemon is alive; never, where it does not want to know. Cancel-safe.
     pub async fn alive_is_due(&self) {
         match self.due {
             Some(due) => tokio::time::sleep_until(due).await,
@@ -93,24 +91,9 @@ fn connect(address: &str) -> std::io::Result<UnixDatagram> {
     };
     let socket = UnixDatagram::unbound()?;
     socket.connect_addr(&address)?;
-    // A systemd that reads nothing must not hold the agent up.
+    // A systemd that reads nothing must not hold the daemon up.
     socket.set_nonblocking(true)?;
     Ok(socket)
-}
-
-/// One line.
-fn describe(standing: &Standing) -> String {
-    match standing {
-        Standing::Ok => "the host is as desired".into(),
-        Standing::Converging { detail } => format!("converging: {}", detail.replace('\n', " ")),
-        Standing::Errors(errors) => {
-            let apps = errors.iter().map(|error| match &error.app {
-                Some(app) => app.as_str(),
-                None => "the host",
-            });
-            format!("errors: {}", apps.collect::<Vec<_>>().join(", "))
-        }
-    }
 }
 
 #[cfg(test)]
@@ -121,7 +104,7 @@ mod tests {
     async fn systemd_is_told_on_both_kinds_of_sockets() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify").display().to_string();
-        let name = format!("hostagent-test-{}", std::process::id());
+        let name = format!("backbone-notify-test-{}", std::process::id());
         let abstract_address = SocketAddr::from_abstract_name(&name).unwrap();
         for (socket, address) in [
             (UnixDatagram::bind(&path).unwrap(), path),
@@ -132,8 +115,7 @@ mod tests {
         ] {
             let mut notifier = Notifier::new(Some(&address), Some("30000"));
             notifier.ready();
-            let detail = "installing\nx".to_owned();
-            notifier.standing(&Standing::Converging { detail });
+            notifier.status(|| "converging: installing\nx".to_owned());
             notifier.alive_is_due().await;
             notifier.alive();
             notifier.stopping();
