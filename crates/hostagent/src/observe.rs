@@ -136,9 +136,27 @@ impl Observer {
     ) -> Result<Observed, HostError> {
         let packages = self.host.packages.installed().await?;
         let mut apps = BTreeMap::new();
-        for (app, candidate) in candidates(desired, records, &packages) {
-            let observed = self.observe_app(&app, candidate, freshness).await?;
-            apps.insert(app, observed);
+        let candidates = candidates(desired, records, &packages);
+        let names: Vec<(&AppName, &str)> = candidates
+            .iter()
+            .map(|(app, known)| (app, known.package))
+            .collect();
+        let contracts = self.host.app_config.contracts(&names).await;
+        let mut possible_services: BTreeSet<&str> = names
+            .iter()
+            .flat_map(|(app, package)| [app.as_str(), package])
+            .collect();
+        self.host.services.retain_possible(&mut possible_services);
+        for ((app, candidate), contract) in candidates.iter().zip(contracts) {
+            let observed = self
+                .observe_app(app, candidate, contract, &possible_services, freshness)
+                .await?;
+            apps.insert(app.clone(), observed);
+        }
+        // The notes lie in the agent's own folder; where that fails, writing the config does and tells.
+        let unfinished = self.host.app_config.unfinished().await;
+        for (app, observed) in &mut apps {
+            observed.config_unfinished = unfinished.as_ref().map_or(true, |apps| apps.contains(app));
         }
         Ok(Observed { apps, packages })
     }
@@ -146,17 +164,19 @@ impl Observer {
     async fn observe_app(
         &self,
         app: &AppName,
-        candidate: Candidate<'_>,
+        candidate: &Candidate<'_>,
+        contract: Result<Contract, HostError>,
+        possible_services: &BTreeSet<&str>,
         freshness: Freshness,
     ) -> Result<ObservedApp, HostError> {
-        let Candidate {
+        let &Candidate {
             package,
             installed,
             managed,
             record,
         } = candidate;
         // A broken contract (a manifest with an error in it) is that application's trouble, not the host's.
-        let (contract, contract_error) = match self.host.app_config.contract(app, package).await {
+        let (contract, contract_error) = match contract {
             Ok(contract) => (contract, None),
             Err(error) => {
                 let none = Contract {
@@ -168,7 +188,10 @@ impl Observer {
             }
         };
         let mut services = BTreeMap::new();
-        for name in self.service_names(app, package, installed, &contract).await? {
+        for name in self
+            .service_names(app, package, installed, &contract, possible_services)
+            .await?
+        {
             // Even for a ping: a script's answer that nobody asks for again would hide a dead service.
             let state = self.host.services.state(&name, true).await?;
             services.insert(name, state);
@@ -181,8 +204,6 @@ impl Observer {
                     .await
             }
         };
-        // The note lies in the agent's own folder; where that fails, writing the config does and tells.
-        let config_unfinished = self.host.app_config.unfinished(app).await.unwrap_or(true);
         Ok(ObservedApp {
             package: package.to_owned(),
             version: installed.version.clone(),
@@ -194,7 +215,7 @@ impl Observer {
             config_files: contract.watched_files,
             services,
             config,
-            config_unfinished,
+            config_unfinished: false,
             healthy,
             config_read_at,
         })
@@ -208,12 +229,13 @@ impl Observer {
         package: &str,
         installed: &InstalledPackage,
         contract: &Contract,
+        possible: &BTreeSet<&str>,
     ) -> Result<BTreeSet<String>, HostError> {
         if let Some(named) = &contract.services {
             return Ok(named.clone());
         }
         for name in [app.as_str(), package] {
-            if self.host.services.state(name, false).await?.is_some() {
+            if possible.contains(name) && self.host.services.state(name, false).await?.is_some() {
                 return Ok(BTreeSet::from([name.to_owned()]));
             }
         }

@@ -194,6 +194,10 @@ pub struct ServiceState {
 pub trait Services: Send + Sync {
     /// `None`: there is no such service. `fresh`: do not answer from a cache of SysV answers.
     async fn state(&self, service: &str, fresh: bool) -> Result<Option<ServiceState>, HostError>;
+    /// Leaves those of `names` that may be services here, looking once at all: [`Self::state`] of the others is `None`.
+    fn retain_possible(&self, names: &mut BTreeSet<&str>) {
+        let _ = names;
+    }
     /// The next answers come from the services themselves, however young the last ones are.
     fn forget_answers(&self) {}
     async fn start(&self, service: &str) -> Result<(), HostError>;
@@ -242,6 +246,14 @@ pub struct Contract {
 #[async_trait]
 pub trait AppConfig: Send + Sync {
     async fn contract(&self, app: &AppName, package: &str) -> Result<Contract, HostError>;
+    /// [`Self::contract`] of each of these (with its package), in their order: what they have in common is looked at once.
+    async fn contracts(&self, apps: &[(&AppName, &str)]) -> Vec<Result<Contract, HostError>> {
+        let mut contracts = Vec::with_capacity(apps.len());
+        for (app, package) in apps {
+            contracts.push(self.contract(app, package).await);
+        }
+        contracts
+    }
     /// The current config; empty where there is no contract.
     async fn read(&self, app: &AppName, package: &str) -> Result<Config, HostError>;
     /// Brings `desired` into the current config (a merge: other keys stay), then lets running services
@@ -253,11 +265,10 @@ pub trait AppConfig: Send + Sync {
         desired: &Config,
         running: &BTreeSet<String>,
     ) -> Result<(), HostError>;
-    /// Whether an earlier `write` was cut short, so that services may still run with the old config
+    /// Applications of which an earlier `write` was cut short, so that services may still run with the old config
     /// though the new one reads back: `write` is then due even where nothing differs.
-    async fn unfinished(&self, app: &AppName) -> Result<bool, HostError> {
-        let _ = app;
-        Ok(false)
+    async fn unfinished(&self) -> Result<BTreeSet<AppName>, HostError> {
+        Ok(BTreeSet::new())
     }
     /// Runs its health checks for `period`, or until each has passed after it; [`Category::Unhealthy`] as soon as one
     /// keeps failing. Without checks (hooks have none) it is well at once. Cancel-safe.

@@ -16,11 +16,13 @@ use super::{AppConfig, Contract, ContractKind, HostError, Root, Services, health
 use crate::atomic_file;
 
 mod files;
+mod folder;
 pub mod formats;
 pub mod hook;
 pub mod manifest;
 mod paths;
 
+use folder::Listing;
 use hook::Hook;
 use manifest::{Manifest, OnChange};
 use paths::{Stamp, exists, look, read_capped, resolve};
@@ -44,6 +46,30 @@ pub struct Contracts {
     unfinished: PathBuf,
     hook_deadline: Duration,
     cache: Mutex<Cache>,
+}
+
+/// Where hooks and manifests can be, as of one moment.
+struct Places {
+    hooks: Listing,
+    manifests: [Listing; MANIFESTS.len()],
+}
+
+impl Places {
+    /// For many applications.
+    fn seen(root: &Root) -> Self {
+        Self {
+            hooks: Listing::of(root, HOOKS),
+            manifests: MANIFESTS.map(|folder| Listing::of(root, folder)),
+        }
+    }
+
+    /// For one: its files are looked for by themselves.
+    fn unseen() -> Self {
+        Self {
+            hooks: Listing::unknown(HOOKS),
+            manifests: MANIFESTS.map(Listing::unknown),
+        }
+    }
 }
 
 /// A hook's answer; `None`: it does not know the question.
@@ -92,22 +118,24 @@ impl Contracts {
 
     /// The application's manifest, if that is its contract: for its health checks.
     pub fn manifest(&self, app: &AppName, package: &str) -> Result<Option<Arc<Manifest>>, HostError> {
-        Ok(match self.find(app, package)? {
+        Ok(match self.find(&Places::unseen(), app, package)? {
             Found::Manifest(known) => Some(known.manifest.clone()),
             Found::Hook(..) | Found::None => None,
         })
     }
 
-    fn find(&self, app: &AppName, package: &str) -> Result<Found, HostError> {
-        for folder in names(app, package) {
+    fn find(&self, places: &Places, app: &AppName, package: &str) -> Result<Found, HostError> {
+        for folder in names(app, package).filter(|folder| places.hooks.may_hold(folder)) {
             if let Some((hook, stamp)) = self.find_hook(folder)? {
                 return Ok(Found::Hook(hook, stamp));
             }
         }
-        for folder in MANIFESTS {
+        for folder in &places.manifests {
             for name in names(app, package) {
-                let file = PathBuf::from(format!("{folder}/{name}.toml"));
-                if let Some(known) = self.find_manifest(&file)? {
+                let name = format!("{name}.toml");
+                if folder.may_hold(&name)
+                    && let Some(known) = self.find_manifest(folder, &name)?
+                {
                     return Ok(Found::Manifest(known));
                 }
             }
@@ -134,12 +162,21 @@ impl Contracts {
         Ok(Some((Hook::new(&self.root, real, self.hook_deadline), stamp)))
     }
 
-    fn find_manifest(&self, file: &Path) -> Result<Option<Arc<Known>>, HostError> {
+    fn find_manifest(&self, folder: &Listing, name: &str) -> Result<Option<Arc<Known>>, HostError> {
+        let file = &Path::new(folder.path()).join(name);
         let failed = |error: io::Error| {
             let message = format!("cannot read the manifest {}: {error}", file.display());
             HostError::new(Category::Host, message)
         };
-        let Some(metadata) = look(&self.root, file).map_err(failed)? else {
+        // Where no link leads there, the kernel finds it as well as we do.
+        let plain = folder
+            .plain(name)
+            .and_then(|real| fs::symlink_metadata(real).ok());
+        let found = match plain.filter(|found| !found.is_symlink()) {
+            Some(found) => Some(found),
+            None => look(&self.root, file).map_err(failed)?,
+        };
+        let Some(metadata) = found else {
             self.cache().manifests.remove(file);
             return Ok(None);
         };
@@ -180,6 +217,26 @@ impl Contracts {
             watched,
             manifest: Arc::new(manifest),
         }
+    }
+
+    async fn contract_of(&self, found: Found) -> Result<Contract, HostError> {
+        Ok(match found {
+            Found::Hook(hook, stamp) => Contract {
+                kind: ContractKind::Hook,
+                services: self.hook_services(&hook, stamp).await?,
+                watched_files: vec![hook.program],
+            },
+            Found::Manifest(known) => Contract {
+                kind: ContractKind::Manifest,
+                services: known.manifest.services.clone().map(BTreeSet::from_iter),
+                watched_files: known.watched.clone(),
+            },
+            Found::None => Contract {
+                kind: ContractKind::None,
+                services: None,
+                watched_files: Vec::new(),
+            },
+        })
     }
 
     async fn hook_services(&self, hook: &Hook, stamp: Stamp) -> HookServices {
@@ -268,27 +325,28 @@ impl Contracts {
 #[async_trait]
 impl AppConfig for Contracts {
     async fn contract(&self, app: &AppName, package: &str) -> Result<Contract, HostError> {
-        Ok(match self.find(app, package)? {
-            Found::Hook(hook, stamp) => Contract {
-                kind: ContractKind::Hook,
-                services: self.hook_services(&hook, stamp).await?,
-                watched_files: vec![hook.program],
-            },
-            Found::Manifest(known) => Contract {
-                kind: ContractKind::Manifest,
-                services: known.manifest.services.clone().map(BTreeSet::from_iter),
-                watched_files: known.watched.clone(),
-            },
-            Found::None => Contract {
-                kind: ContractKind::None,
-                services: None,
-                watched_files: Vec::new(),
-            },
-        })
+        self.contract_of(self.find(&Places::unseen(), app, package)?)
+            .await
+    }
+
+    async fn contracts(&self, apps: &[(&AppName, &str)]) -> Vec<Result<Contract, HostError>> {
+        let places = Places::seen(&self.root);
+        let found: Vec<_> = apps
+            .iter()
+            .map(|(app, package)| self.find(&places, app, package))
+            .collect();
+        let mut contracts = Vec::with_capacity(found.len());
+        for found in found {
+            contracts.push(match found {
+                Ok(found) => self.contract_of(found).await,
+                Err(error) => Err(error),
+            });
+        }
+        contracts
     }
 
     async fn read(&self, app: &AppName, package: &str) -> Result<Config, HostError> {
-        match self.find(app, package)? {
+        match self.find(&Places::unseen(), app, package)? {
             Found::Hook(hook, _) => hook.get_config().await,
             Found::Manifest(known) => files::read(&self.root, &known.manifest),
             Found::None => Ok(BTreeMap::new()),
@@ -303,7 +361,7 @@ impl AppConfig for Contracts {
         running: &BTreeSet<String>,
     ) -> Result<(), HostError> {
         let empty = desired.values().all(BTreeMap::is_empty);
-        match self.find(app, package)? {
+        match self.find(&Places::unseen(), app, package)? {
             Found::Hook(hook, _) => {
                 if !empty {
                     self.begin(app)?;
@@ -317,8 +375,18 @@ impl AppConfig for Contracts {
         }
     }
 
-    async fn unfinished(&self, app: &AppName) -> Result<bool, HostError> {
-        self.is_unfinished(app)
+    async fn unfinished(&self) -> Result<BTreeSet<AppName>, HostError> {
+        let failed = |error| state_error(&self.unfinished, error);
+        let Some(markers) = exists(fs::read_dir(&self.unfinished)).map_err(failed)? else {
+            return Ok(BTreeSet::new());
+        };
+        let names: Vec<_> = markers
+            .map(|marker| marker.map(|marker| marker.file_name()))
+            .collect::<Result<_, _>>()
+            .map_err(failed)?;
+        // Others are temporary files of a write that was cut short.
+        let apps = names.iter().filter_map(|name| AppName::new(name.to_str()?).ok());
+        Ok(apps.collect())
     }
 
     async fn stays_healthy(&self, app: &AppName, package: &str, period: Duration) -> Result<(), HostError> {

@@ -5,6 +5,8 @@
 //! someone asks `fresh` (a ping, a heartbeat) and the answer is over [`FRESH_FOR`] old.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsStr;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,6 +22,7 @@ mod boot_links;
 
 use boot_links::BootLinks;
 
+const SCRIPTS: &str = "/etc/init.d";
 /// How old an answer may be to count as fresh.
 const FRESH_FOR: Duration = Duration::from_secs(5);
 /// For one run of a script.
@@ -130,7 +133,7 @@ impl SysV {
     }
 
     fn script(&self, service: &str) -> PathBuf {
-        self.root.join("/etc/init.d").join(service)
+        self.root.join(SCRIPTS).join(service)
     }
 
     fn exists(&self, service: &str) -> Result<bool, HostError> {
@@ -185,6 +188,20 @@ impl Services for SysV {
             enabled,
             instance: None,
         }))
+    }
+
+    fn retain_possible(&self, names: &mut BTreeSet<&str>) {
+        let folder = std::fs::read_dir(self.root.join(SCRIPTS));
+        let scripts = folder.and_then(|scripts| {
+            let names = scripts.map(|script| script.map(|script| script.file_name()));
+            names.collect::<Result<BTreeSet<_>, _>>()
+        });
+        match scripts {
+            Ok(scripts) => names.retain(|name| scripts.contains(OsStr::new(name))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => names.clear(),
+            // Each by itself says why the folder cannot be read.
+            Err(_) => {}
+        }
     }
 
     fn forget_answers(&self) {

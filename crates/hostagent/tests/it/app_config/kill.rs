@@ -116,14 +116,14 @@ async fn check_and_complete(sandbox: &Sandbox, what: &str) -> bool {
 
     let (contracts, services) = contracts(&sandbox.root);
     let web = app("web");
-    let unfinished = contracts.unfinished(&web).await.unwrap();
+    let unfinished = contracts.unfinished().await.unwrap().contains(&web);
     let changed = contents.iter().any(|text| text == NEW);
     assert!(unfinished || !changed, "{what}: a change that nobody remembers");
     let running = names(&["web"]);
     contracts.write(&web, "web", &desired(), &running).await.unwrap();
     assert_eq!(services.calls(), ["restart web"], "{what}");
     assert_eq!(FILES.map(|file| sandbox.read(file)), [NEW, NEW]);
-    assert!(!contracts.unfinished(&web).await.unwrap());
+    assert!(!contracts.unfinished().await.unwrap().contains(&web));
     let left = fs::read_dir(sandbox.root.join("/etc")).unwrap().count();
     assert_eq!(left, FILES.len() + 1, "{what}: temporary files are left behind");
     contents[0] != contents[1]
