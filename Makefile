@@ -4,6 +4,8 @@ export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
 
 # Tests that could not be run here write their reasons here.
 SKIPS := $(CURDIR)/target/skips
+# What the agent that ships is linked against.
+MUSL := $(shell uname -m)-unknown-linux-musl
 # What the sweeps count.
 COUNTS := $(CURDIR)/target/sweep-counts
 
@@ -37,10 +39,16 @@ test-long: tools ## the sweeps in full: a fault at every system call of the agen
 		--no-fail-fast --success-output final --no-tests fail kills:: && exit $$ended
 
 bench: tools ## agent and master beside limits and peers, in release builds; ONLY='ping ingest' runs some, `make bench ONLY=--list` names them
-	@# The agent by itself: built together with the others, it would get the features that only they ask for.
-	@cargo build --release -p hostagent
+	@# The agent by itself: built together with the others, it would get the features that only they ask for. As
+	@# scripts/build-packages builds it, where it can be.
 	@cargo build --release -p bbmaster -p bench
-	@target/release/bench $(ONLY)
+	@if command -v musl-gcc >/dev/null && rustup target add $(MUSL) >/dev/null 2>&1; then \
+		cargo build --release -p hostagent --target $(MUSL) && \
+		target/release/bench --agent target/$(MUSL)/release/hostagent $(ONLY); \
+	else \
+		echo "bench: no musl here (musl-gcc, and rustup's target $(MUSL)): the agent is linked dynamically" >&2; \
+		cargo build --release -p hostagent && target/release/bench $(ONLY); \
+	fi
 
 fuzz: ## libFuzzer on every parser of what comes from outside, FUZZ_SECONDS (600) each; ends by itself
 	scripts/fuzz

@@ -23,6 +23,9 @@ struct Cli {
     /// Folder of hostagent and bbmaster; not set: this program's own
     #[arg(long)]
     programs: Option<PathBuf>,
+    /// hostagent as it ships, linked statically; not set: that of --programs
+    #[arg(long)]
+    agent: Option<PathBuf>,
     /// Folder for the JSON file
     #[arg(long, default_value = "bench/results")]
     results: PathBuf,
@@ -65,7 +68,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         unknown.is_empty(),
         "no such benchmark: {unknown:?}; --list names them"
     );
-    let programs = Programs::new(cli.programs)?;
+    let programs = Programs::new(cli.programs, cli.agent)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut report = Report::begin();
     let chosen = |name: &str| cli.names.is_empty() || cli.names.iter().any(|chosen| chosen == name);

@@ -162,20 +162,33 @@ pub fn cpu_total(process: u32) -> Result<f64> {
 #[derive(Debug, Clone)]
 pub struct Programs {
     folder: PathBuf,
+    /// The agent as it ships, where that is another one than the folder's.
+    agent: Option<PathBuf>,
 }
 
 impl Programs {
-    pub fn new(folder: Option<PathBuf>) -> Result<Self> {
+    pub fn new(folder: Option<PathBuf>, agent: Option<PathBuf>) -> Result<Self> {
         let own = std::env::current_exe()?;
         let folder = match folder {
             Some(folder) => folder,
             None => own.parent().context("this program is in no folder")?.to_owned(),
         };
-        Ok(Self { folder })
+        Ok(Self { folder, agent })
+    }
+
+    /// How the agent is linked, which decides what it keeps in memory.
+    pub fn agent_is(&self) -> &'static str {
+        match self.agent {
+            Some(_) => "as it ships, linked statically against musl",
+            None => "linked against this machine's C library, for want of musl; what ships takes less",
+        }
     }
 
     pub fn get(&self, name: &str) -> Result<PathBuf> {
-        let path = self.folder.join(name);
+        let path = match &self.agent {
+            Some(agent) if name == "hostagent" => agent.clone(),
+            Some(_) | None => self.folder.join(name),
+        };
         ensure!(
             path.is_file(),
             "no {}: build it (cargo build --release -p {name}), or name its folder by --programs",

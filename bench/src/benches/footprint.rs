@@ -21,7 +21,8 @@ pub async fn run(programs: &Programs) -> Result<Vec<Row>> {
     let size = std::fs::metadata(programs.get("hostagent")?)?.len() as f64 / 1024.0 / 1024.0;
     let mut rows = vec![
         Row::new("footprint", "agent: program, stripped", "MiB", Sample::one(size))
-            .target(Target::FigureAtMost(8.0)),
+            .target(Target::FigureAtMost(8.0))
+            .note(programs.agent_is()),
     ];
     let stage = Stage::new(programs).await?;
     let mut caller = Caller::new(&stage).await?;
@@ -56,10 +57,13 @@ async fn start(stage: &Stage, caller: &mut Caller) -> Result<Row> {
     Ok(row.target(Target::FigureAtMost(100.0)))
 }
 
-fn split(memory: Memory) -> String {
+fn split(memory: Memory, stage: &Stage) -> String {
     format!(
-        "anonymous {:.2} MiB, of files {:.2} MiB, peak {:.1} MiB",
-        memory.anonymous, memory.files, memory.peak
+        "anonymous {:.2} MiB, of files {:.2} MiB, peak {:.1} MiB; {}",
+        memory.anonymous,
+        memory.files,
+        memory.peak,
+        stage.programs.agent_is()
     )
 }
 
@@ -92,7 +96,7 @@ async fn idle(stage: &Stage, caller: &mut Caller, tls: bool) -> Result<Vec<Row>>
             memory.resident,
         )
         .target(limit)
-        .note(split(memory)),
+        .note(split(memory, stage)),
     ];
     if tls {
         // One window is enough: plain text costs less.
@@ -128,7 +132,7 @@ async fn idle(stage: &Stage, caller: &mut Caller, tls: bool) -> Result<Vec<Row>>
     rows.push(
         row(what, "MiB", memory.resident)
             .target(limit)
-            .note(split(memory)),
+            .note(split(memory, stage)),
     );
     agent.end().await?;
     Ok(rows)
