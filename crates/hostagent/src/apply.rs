@@ -2,6 +2,7 @@
 //! by application.
 
 use protocol::{AppName, AppSpec, Apps, Category, Phase};
+use std::path::Path;
 
 use crate::failure::{Failure, Failures};
 use crate::host::{Family, Host, HostError, Source, Transaction};
@@ -91,6 +92,13 @@ pub fn record(ledger: &Ledger, desired: &Apps, pairs: &[(&AppName, &str)]) -> Re
     })
 }
 
+fn file_of(staged: &Staged) -> Option<&Path> {
+    match &staged.source {
+        Source::File(file) => Some(&file.path),
+        Source::Repository { .. } => None,
+    }
+}
+
 /// Puts on record where what is about to be installed comes from, with its package file kept for a way
 /// back. Before the package manager starts: it may end its work after the agent was killed.
 pub async fn record_provenance(
@@ -98,17 +106,17 @@ pub async fn record_provenance(
     ledger: &Ledger,
     arriving: &[Staged],
 ) -> Result<(), StateFileError> {
+    let files: Vec<&Path> = arriving.iter().filter_map(file_of).collect();
+    let mut kept = host.downloads.keep_all(&files).await.into_iter();
     let mut provenances = Vec::new();
     for staged in arriving {
-        let file = match &staged.source {
-            Source::File(file) => match host.downloads.keep(&file.path).await {
-                Ok(kept) => Some(kept),
-                Err(error) => {
-                    tracing::warn!(app = %staged.app, %error, "the package file could not be kept for a later rollback");
-                    None
-                }
-            },
-            Source::Repository { .. } => None,
+        let file = match file_of(staged).and_then(|_| kept.next()) {
+            Some(Ok(kept)) => Some(kept),
+            Some(Err(error)) => {
+                tracing::warn!(app = %staged.app, %error, "the package file could not be kept for a later rollback");
+                None
+            }
+            None => None,
         };
         let provenance = Provenance {
             version: staged.version().to_owned(),

@@ -147,6 +147,7 @@ impl Observer {
             .flat_map(|(app, package)| [app.as_str(), package])
             .collect();
         self.host.services.retain_possible(&mut possible_services);
+        self.learn_package_services(&candidates, &contracts).await;
         for ((app, candidate), contract) in candidates.iter().zip(contracts) {
             let observed = self
                 .observe_app(app, candidate, contract, &possible_services, freshness)
@@ -219,6 +220,53 @@ impl Observer {
             healthy,
             config_read_at,
         })
+    }
+
+    /// Asks for the services of all packages that are new here at once, where that is cheaper. What is not learnt is
+    /// asked for when it is needed.
+    async fn learn_package_services(
+        &self,
+        candidates: &BTreeMap<AppName, Candidate<'_>>,
+        contracts: &[Result<Contract, HostError>],
+    ) {
+        let new: BTreeMap<&str, &InstalledPackage> = {
+            let known = self
+                .package_services
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let is_known = |candidate: &Candidate| {
+                let known = known.get(candidate.package);
+                known.is_some_and(|known| known.version == candidate.installed.version)
+            };
+            let unnamed = |contract: &Result<Contract, _>| {
+                contract
+                    .as_ref()
+                    .is_ok_and(|contract| contract.services.is_none())
+            };
+            let pairs = candidates.values().zip(contracts);
+            pairs
+                .filter(|(candidate, contract)| unnamed(contract) && !is_known(candidate))
+                .map(|(candidate, _)| (candidate.package, candidate.installed))
+                .collect()
+        };
+        if new.len() < 2 {
+            return;
+        }
+        let names: Vec<&str> = new.keys().copied().collect();
+        let Ok(files) = self.host.packages.shipped_files_of(&names).await else {
+            return;
+        };
+        let learnt = files.into_iter().filter_map(|(package, files)| {
+            let known = PackageServices {
+                version: new.get(package.as_str())?.version.clone(),
+                services: self.host.services.services_in(&files),
+            };
+            Some((package, known))
+        });
+        self.package_services
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(learnt);
     }
 
     /// Those its contract names; else the unit of its own name, or of its package's; else the units its

@@ -127,6 +127,7 @@ impl Packages for FakeHost {
             arch: "all".into(),
             arch_fits: true,
             installed_size: 1,
+            conffiles: Vec::new(),
         })
     }
 

@@ -89,6 +89,8 @@ pub struct PackageFile {
     pub arch_fits: bool,
     /// Bytes it takes up when installed.
     pub installed_size: u64,
+    /// dpkg's configuration files in it, absolute paths without the root. rpm's are not looked for.
+    pub conffiles: Vec<PathBuf>,
 }
 
 /// Where the package manager takes a package from.
@@ -174,6 +176,12 @@ pub trait Packages: Send + Sync {
 
     /// Absolute paths that an installed package ships, without the root.
     async fn shipped_files(&self, package: &str) -> Result<Vec<PathBuf>, HostError>;
+
+    /// [`Self::shipped_files`] of those of `packages` that are cheaper to ask for together than one by one.
+    async fn shipped_files_of(&self, packages: &[&str]) -> Result<BTreeMap<String, Vec<PathBuf>>, HostError> {
+        let _ = packages;
+        Ok(BTreeMap::new())
+    }
 
     /// Files whose change means that the package database may have changed (for inotify), under the root.
     fn database_paths(&self) -> Vec<PathBuf>;
@@ -304,6 +312,14 @@ pub trait Downloads: Send + Sync {
     /// path to find it at. It stays until a call of [`Downloads::protect`] does not name it.
     async fn keep(&self, file: &Path) -> Result<PathBuf, HostError> {
         Ok(file.to_owned())
+    }
+    /// [`Self::keep`] of each, in their order.
+    async fn keep_all(&self, files: &[&Path]) -> Vec<Result<PathBuf, HostError>> {
+        let mut kept = Vec::with_capacity(files.len());
+        for file in files {
+            kept.push(self.keep(file).await);
+        }
+        kept
     }
     /// From now on the cache keeps `files`, however full it gets (those that a rollback needs), and no
     /// longer what was fetched before this call.

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
@@ -229,8 +229,15 @@ impl Entry {
         read_meta(&self.part_meta).unwrap_or_default()
     }
 
+    /// Durably, unless nothing is known of the part yet: after a crash that is what it falls back to, and the part is
+    /// fetched anew.
     pub fn write_part_meta(&self, meta: &Meta) -> Result<(), HostError> {
         let bytes = serde_json::to_vec(meta).unwrap_or_default();
+        if meta.synced == 0 && !self.part_meta.exists() {
+            return File::create_new(&self.part_meta)
+                .and_then(|mut file| file.write_all(&bytes))
+                .map_err(|error| disk_error("write", &self.part_meta, &error));
+        }
         atomic_file::replace(&self.part_meta, &bytes, 0o644)
             .map_err(|error| disk_error("write", &self.part_meta, &error))
     }

@@ -23,19 +23,36 @@ impl Kept {
         }
     }
 
-    /// Keeps the content that `file` has now. Keeping it twice gives the same path.
-    pub fn keep(&self, file: &Path) -> Result<PathBuf, HostError> {
-        if file.parent() == Some(&self.folder) {
-            return Ok(file.to_owned());
-        }
-        self.link(file).map_err(|error| {
+    /// Keeps the content that each of `files` has now. Keeping it twice gives the same path.
+    pub fn keep(&self, files: &[&Path]) -> Vec<Result<PathBuf, HostError>> {
+        let failed = |file: &Path, error: &io::Error| {
             let message = format!(
                 "can't keep {} in {} for a later rollback: {error}",
                 file.display(),
                 self.folder.display()
             );
             HostError::new(Category::Host, message)
-        })
+        };
+        let links: Vec<io::Result<PathBuf>> = files
+            .iter()
+            .map(|file| match file.parent() == Some(&self.folder) {
+                true => Ok((*file).to_owned()),
+                false => self.link(file),
+            })
+            .collect();
+        // Once for all of them: a disk takes milliseconds for each.
+        let synced = match files.iter().any(|file| file.parent() != Some(&self.folder)) {
+            true => fs::File::open(&self.folder).and_then(|folder| folder.sync_all()),
+            false => Ok(()),
+        };
+        let results = links.into_iter().zip(files).map(|(link, file)| {
+            let kept = link.map_err(|error| failed(file, &error))?;
+            match &synced {
+                Ok(()) => Ok(kept),
+                Err(error) => Err(failed(file, error)),
+            }
+        });
+        results.collect()
     }
 
     fn link(&self, file: &Path) -> io::Result<PathBuf> {
@@ -56,7 +73,6 @@ impl Kept {
             }
             other => other?,
         }
-        fs::File::open(&self.folder)?.sync_all()?;
         Ok(kept)
     }
 
@@ -86,13 +102,14 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let file = cache.path().join("a.deb");
         let kept = Kept::new(cache.path());
+        let keep = |file: &Path| kept.keep(&[file]).remove(0).unwrap();
         fs::write(&file, "version 1").unwrap();
-        let first = kept.keep(&file).unwrap();
-        assert_eq!(kept.keep(&file).unwrap(), first);
+        let first = keep(&file);
+        assert_eq!(keep(&file), first);
         // A newer download of the same URL is renamed over it.
         fs::write(cache.path().join("new"), "version 2").unwrap();
         fs::rename(cache.path().join("new"), &file).unwrap();
-        let second = kept.keep(&file).unwrap();
+        let second = keep(&file);
         assert_eq!(fs::read(&first).unwrap(), b"version 1");
         assert_eq!(fs::read(&second).unwrap(), b"version 2");
         kept.retain(&BTreeSet::from([second.clone()]));

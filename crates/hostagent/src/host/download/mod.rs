@@ -121,7 +121,12 @@ impl Downloads for Downloader {
     }
 
     async fn keep(&self, file: &Path) -> Result<PathBuf, HostError> {
-        self.kept.keep(file)
+        let mut kept = self.kept.keep(&[file]);
+        kept.pop().unwrap_or_else(|| Ok(file.to_owned()))
+    }
+
+    async fn keep_all(&self, files: &[&Path]) -> Vec<Result<PathBuf, HostError>> {
+        self.kept.keep(files)
     }
 
     fn protect(&self, files: &BTreeSet<PathBuf>) {

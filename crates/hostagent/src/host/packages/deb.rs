@@ -19,6 +19,7 @@ use crate::host::{Family, HostError, InstalledPackages, PackageFile, Packages, R
 
 mod apt;
 pub(super) mod archive;
+pub(super) mod control;
 pub(super) mod database;
 mod package_file;
 
@@ -252,6 +253,7 @@ impl Packages for Deb {
             arch,
             arch_fits,
             installed_size: said.installed_size,
+            conffiles: said.conffiles,
         })
     }
 
@@ -352,8 +354,7 @@ impl Packages for Deb {
         if installed.contains_key(&file.name) || database.remains.contains(&file.name) {
             return Ok(false);
         }
-        let conffiles = package_file::conffiles(&file.path).await?;
-        Ok(!conffiles.iter().any(|path| self.root.join(path).exists()))
+        Ok(!file.conffiles.iter().any(|path| self.root.join(path).exists()))
     }
 
     async fn purge(&self, package: &str) -> Result<(), HostError> {

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::io::{self, Cursor};
 
-use super::deb::{archive, database};
+use super::deb::{archive, control, database};
+use super::rpm::header;
 use crate::host::InstalledPackages;
 
 /// dpkg's database, from a status file and then the files of dpkg's own journal, and the names of the packages that are not
@@ -19,4 +20,14 @@ pub fn dpkg_database(files: &[&[u8]]) -> io::Result<(InstalledPackages, BTreeSet
 /// Whether these are the bytes of a Debian package with all its members.
 pub fn is_whole_deb(bytes: &[u8]) -> io::Result<bool> {
     archive::is_whole(Cursor::new(bytes))
+}
+
+/// Name and version that the control archive of a Debian package says, if it is for us to read.
+pub fn deb_control(bytes: &[u8]) -> Option<(String, String)> {
+    control::read(bytes).map(|control| (control.name, control.version))
+}
+
+/// Name and version that an rpm package's header says, if it is for us to read.
+pub fn rpm_header(bytes: &[u8]) -> io::Result<Option<(String, String)>> {
+    Ok(header::read(bytes)?.map(|header| (header.name, header.version)))
 }

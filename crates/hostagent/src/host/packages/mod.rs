@@ -298,6 +298,7 @@ mod tests {
                 arch: "all".into(),
                 arch_fits: true,
                 installed_size,
+                conffiles: Vec::new(),
             };
             Transaction {
                 install: vec![Source::File(file)],

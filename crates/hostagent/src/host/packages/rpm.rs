@@ -4,6 +4,7 @@
 //! relocates: `/` of every package becomes the root. Paths in the database are then those of the real
 //! host.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use crate::host::{Family, HostError, InstalledPackages, PackageFile, Packages, R
 
 mod database;
 mod dnf;
+pub(super) mod header;
 
 use database::{Database, ENTRY_FORMAT, without_zero_epoch};
 use dnf::{Tool, argument, repoquery_versions, verb_for, yum_versions};
@@ -76,8 +78,8 @@ impl Rpm {
         if let Some(snapshot) = self.cache.get(&stamp) {
             return Ok(snapshot);
         }
-        let entries = ask(&self.query().args(["--all", "--queryformat", ENTRY_FORMAT])).await?;
-        let applications = self.applications().await?;
+        let all = self.query().args(["--all", "--queryformat", ENTRY_FORMAT]);
+        let (entries, applications) = tokio::try_join!(ask(&all), self.applications())?;
         let mut database = database::parse(&entries, &applications);
         let packages = Arc::new(std::mem::take(&mut database.packages));
         let snapshot = (Arc::new(database), packages);
@@ -120,6 +122,14 @@ impl Rpm {
                 .arg("--dbpath")
                 .arg(&self.folder)
                 .env(ROOT_VARIABLE, self.root.path()),
+        }
+    }
+
+    /// A path of the database, as the host's programs name it.
+    fn without_root(&self, file: &Path) -> PathBuf {
+        match file.strip_prefix(self.root.path()) {
+            Ok(inside) => Path::new("/").join(inside),
+            Err(_) => file.to_owned(),
         }
     }
 
@@ -250,6 +260,20 @@ impl Packages for Rpm {
         if !begins_with_magic(file).map_err(|error| not_usable(&error.to_string()))? {
             return Err(not_usable("it does not begin as one"));
         }
+        let arch_fits = |arch: &str| arch_fits(arch, &rustix::system::uname().machine().to_string_lossy());
+        if let Some(said) = read_header(file).await {
+            check_name(&said.name).map_err(|error| not_usable(&error.message))?;
+            super::check_version(&said.version).map_err(|error| not_usable(&error.message))?;
+            return Ok(PackageFile {
+                path: file.to_owned(),
+                arch_fits: arch_fits(&said.arch),
+                name: said.name,
+                version: said.version,
+                arch: said.arch,
+                installed_size: said.size,
+                conffiles: Vec::new(),
+            });
+        }
         let format = "%{NAME}\\n%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\n%{ARCH}\\n%{LONGSIZE}\\n%|SOURCERPM?{binary}:{source}|\\n";
         // On the root's database: rpm looks for keys even here, and makes a database where it finds none.
         let query = self.query().args([
@@ -274,14 +298,14 @@ impl Packages for Rpm {
         let version = without_zero_epoch(&version).to_owned();
         check_name(&name).map_err(|error| not_usable(&error.message))?;
         super::check_version(&version).map_err(|error| not_usable(&error.message))?;
-        let arch_fits = arch_fits(&arch, &rustix::system::uname().machine().to_string_lossy());
         Ok(PackageFile {
             path: file.to_owned(),
             name,
             version,
+            arch_fits: arch_fits(&arch),
             arch,
-            arch_fits,
             installed_size: size.parse().unwrap_or(0),
+            conffiles: Vec::new(),
         })
     }
 
@@ -348,7 +372,12 @@ impl Packages for Rpm {
         if transaction.install.is_empty() {
             return run_in_turn(removal, None, &doing).await;
         }
-        if !self.root.is_host() || self.suffices(&transaction).await? {
+        let suffices = !self.root.is_host() || self.suffices(&transaction).await?;
+        if suffices && self.root.is_host() && removal.is_none() {
+            // That was the dry run.
+            return Ok(());
+        }
+        if suffices {
             let install = self.rpm_install(&["--test"], local_files(&transaction)?);
             return run_in_turn(removal, Some(install), &doing).await;
         }
@@ -413,18 +442,46 @@ impl Packages for Rpm {
             ));
         }
         let text = ask(&self.query().args(["--list", "--", package])).await?;
-        let files = text.lines().filter(|line| line.starts_with('/')).map(Path::new);
-        let root = self.root.path();
-        let without_root = |file: &Path| match file.strip_prefix(root) {
-            Ok(inside) => Path::new("/").join(inside),
-            Err(_) => file.to_owned(),
-        };
-        Ok(files.map(without_root).collect())
+        let files = text.lines().filter(|line| line.starts_with('/'));
+        Ok(files.map(|file| self.without_root(Path::new(file))).collect())
+    }
+
+    async fn shipped_files_of(&self, packages: &[&str]) -> Result<BTreeMap<String, Vec<PathBuf>>, HostError> {
+        let (_, installed) = self.database().await?;
+        let installed = |name: &&&str| installed.contains_key(**name) && check_name(name).is_ok();
+        let names: Vec<&str> = packages.iter().filter(installed).copied().collect();
+        let mut files: BTreeMap<String, Vec<PathBuf>> = names
+            .iter()
+            .map(|name| ((*name).to_owned(), Vec::new()))
+            .collect();
+        if names.is_empty() {
+            return Ok(files);
+        }
+        let format = "[%{=NAME} %{FILENAMES}\\n]";
+        let text = ask(&self.query().args(["--queryformat", format, "--"]).args(names)).await?;
+        for (name, file) in text.lines().filter_map(|line| line.split_once(' ')) {
+            if file.starts_with('/')
+                && let Some(files) = files.get_mut(name)
+            {
+                files.push(self.without_root(Path::new(file)));
+            }
+        }
+        Ok(files)
     }
 
     fn database_paths(&self) -> Vec<PathBuf> {
         DATABASE_FILES.iter().map(|file| self.folder.join(file)).collect()
     }
+}
+
+/// On a thread that may wait for the disk. `None`: rpm is to be asked.
+async fn read_header(file: &Path) -> Option<header::Header> {
+    let file = file.to_owned();
+    let read = tokio::task::spawn_blocking(move || {
+        let package = std::io::BufReader::new(std::fs::File::open(file)?);
+        header::read(package)
+    });
+    read.await.ok()?.ok()?
 }
 
 fn begins_with_magic(file: &Path) -> std::io::Result<bool> {

@@ -2,6 +2,8 @@
 
 use std::os::unix::process::CommandExt;
 
+use hostagent::host::packages::fuzzing::deb_control;
+
 use super::*;
 
 /// FAULTS 32: `kill -9` of dpkg in the middle of a maintainer script, as when the agent's unit is ended.
@@ -143,4 +145,20 @@ async fn a_missing_database_is_an_error_and_never_an_empty_one() {
         error.message.starts_with("cannot read the dpkg database in /"),
         "{error}"
     );
+}
+
+/// Nobody would notice if dpkg-deb were asked twice for each of them again, but by the time it takes.
+#[tokio::test]
+async fn a_usual_package_is_read_from_its_control_archive() {
+    let world = World::new(Family::Deb);
+    let file = world.build(&plain("app", "1:1.5-2"));
+    let output = std::process::Command::new("dpkg-deb")
+        .arg("--ctrl-tarfile")
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let said = deb_control(&output.stdout);
+    let version = world.packages.inspect(&file).await.unwrap().version;
+    assert_eq!(said, Some(("app".to_owned(), version)));
 }

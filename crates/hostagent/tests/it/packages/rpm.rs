@@ -2,6 +2,8 @@
 
 use std::os::unix::process::CommandExt;
 
+use hostagent::host::packages::fuzzing::rpm_header;
+
 use super::*;
 
 /// FAULTS 38: rpm killed in an upgrade, when the new version is in the database and the old one still is.
@@ -68,4 +70,24 @@ async fn a_damaged_database_is_an_error_and_never_an_empty_one() {
         assert_eq!(error.category, Category::Host, "{error}");
         assert!(error.message.contains("file is not a database"), "{error}");
     }
+}
+
+/// Nobody would notice if rpm were asked for each of them again, but by the time it takes.
+#[tokio::test]
+async fn a_usual_package_is_read_without_rpm() {
+    let world = World::new(Family::Rpm);
+    let file = world.build(&plain("app", "1.5"));
+    let whole = std::fs::read(&file).unwrap();
+    let said = rpm_header(&whole).unwrap();
+    assert_eq!(said, Some(("app".to_owned(), "1.5-1".to_owned())));
+    // What was changed on its way is for rpm to refuse.
+    let name = whole.windows(4).position(|bytes| bytes == b"app\0").unwrap();
+    let mut changed = whole;
+    changed[name] = b'b';
+    if let Some((name, _)) = rpm_header(&changed).unwrap() {
+        assert_eq!(name, "app", "the lead's name says nothing");
+    }
+    let last = changed.windows(4).rposition(|bytes| bytes == b"1.5\0").unwrap();
+    changed[last] = b'2';
+    assert_eq!(rpm_header(&changed).unwrap(), None);
 }

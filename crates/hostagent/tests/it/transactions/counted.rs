@@ -1,5 +1,7 @@
 //! The package manager, and how often it was at work.
 
+use std::collections::BTreeMap;
+
 use super::*;
 
 /// The real package manager, with a count of the times that it changed, or tried to change, the host.
@@ -75,6 +77,10 @@ impl Packages for Counted {
 
     async fn shipped_files(&self, package: &str) -> Result<Vec<PathBuf>, HostError> {
         self.real.shipped_files(package).await
+    }
+
+    async fn shipped_files_of(&self, packages: &[&str]) -> Result<BTreeMap<String, Vec<PathBuf>>, HostError> {
+        self.real.shipped_files_of(packages).await
     }
 
     fn database_paths(&self) -> Vec<PathBuf> {

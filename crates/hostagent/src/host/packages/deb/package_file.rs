@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use protocol::Category;
 
-use super::{QUERY_DEADLINE, archive};
+use super::{QUERY_DEADLINE, archive, control};
 use crate::host::HostError;
-use crate::host::command::{Command, Exit, Output, last_lines};
+use crate::host::command::{Command, Exit, Output, Overflow, last_lines};
 use crate::host::packages::{check_name, check_version};
 
 pub struct Said {
@@ -16,7 +16,12 @@ pub struct Said {
     pub arch: String,
     /// Bytes.
     pub installed_size: u64,
+    /// Its configuration files, as absolute paths.
+    pub conffiles: Vec<PathBuf>,
 }
+
+/// More than any control archive holds.
+const CONTROL_CAP: usize = 32 * 1024 * 1024;
 
 /// Reads it, if the file is whole.
 pub async fn read(file: &Path) -> Result<Said, HostError> {
@@ -28,6 +33,22 @@ pub async fn read(file: &Path) -> Result<Said, HostError> {
         )
     };
     archive::check_whole(file).map_err(|why| not_usable(&why))?;
+    // One process, where `--show` takes three, and as many again for the configuration files.
+    let command = Command::new("dpkg-deb").arg("--ctrl-tarfile").arg(file);
+    let output = ask(command.output_cap(CONTROL_CAP, Overflow::KeepTail)).await?;
+    if output.success()
+        && let Some(control) = control::read(&output.stdout)
+    {
+        check_name(&control.name).map_err(|error| not_usable(&error.message))?;
+        check_version(&control.version).map_err(|error| not_usable(&error.message))?;
+        return Ok(Said {
+            name: control.name,
+            version: control.version,
+            arch: control.arch,
+            installed_size: control.installed_size.saturating_mul(1024),
+            conffiles: control.conffiles,
+        });
+    }
     let format = "${Package}\n${Version}\n${Architecture}\n${Installed-Size}\n";
     let format = format!("--showformat={format}");
     let output = ask(Command::new("dpkg-deb").args([&format, "--show", "--"]).arg(file)).await?;
@@ -45,15 +66,16 @@ pub async fn read(file: &Path) -> Result<Said, HostError> {
         version,
         arch,
         installed_size: size.parse::<u64>().unwrap_or(0).saturating_mul(1024),
+        conffiles: conffiles(file).await?,
     })
 }
 
 /// Its configuration files, as absolute paths.
-pub async fn conffiles(file: &Path) -> Result<Vec<PathBuf>, HostError> {
+async fn conffiles(file: &Path) -> Result<Vec<PathBuf>, HostError> {
     let dpkg_deb = Command::new("dpkg-deb").arg("--info").arg(file).arg("conffiles");
     let output = ask(dpkg_deb.clone()).await?;
     if output.success() {
-        return Ok(listed(&output.stdout_text()));
+        return Ok(control::listed(&output.stdout_text()));
     }
     match output.stderr_text().contains("no control component") {
         true => Ok(Vec::new()),
@@ -62,14 +84,6 @@ pub async fn conffiles(file: &Path) -> Result<Vec<PathBuf>, HostError> {
             dpkg_deb.failure(&output).to_string(),
         )),
     }
-}
-
-/// `[FLAG ]PATH` a line (deb-conffiles(5)).
-fn listed(text: &str) -> Vec<PathBuf> {
-    let paths = text
-        .lines()
-        .filter_map(|line| line.find('/').map(|at| &line[at..]));
-    paths.map(|path| PathBuf::from(path.trim_end())).collect()
 }
 
 /// Any exit code will do, but not a dpkg-deb that was killed: it says nothing of the file.
@@ -83,11 +97,4 @@ async fn ask(dpkg_deb: Command) -> Result<Output, HostError> {
             dpkg_deb.failure(&output).to_string(),
         )),
     }
-}
-
-#[test]
-fn conffiles_are_listed_one_a_line() {
-    let text = "/etc/app.conf\nremove-on-upgrade /etc/old name.conf\n\n";
-    let expected = ["/etc/app.conf", "/etc/old name.conf"].map(PathBuf::from);
-    assert_eq!(listed(text), expected);
 }
