@@ -125,9 +125,10 @@ async fn play(
 async fn perform(cli: &Cli, screen: &Arc<Screen>, workshop: &Workshop, stage: &mut Stage) -> Result<Verdict> {
     let set = stage.set_up(cli, screen, workshop.folder()).await?;
     let url = set.operator.url().to_owned();
+    let package = set.catalogue.url("shop", "2.0");
     let verdict = story::play(set, screen).await?;
     if cli.keep {
-        screen.invite(&url, beside_this("bbctl").is_ok());
+        screen.invite(&url, beside_this("bbctl").is_ok(), &package);
     }
     Ok(verdict)
 }

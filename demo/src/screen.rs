@@ -210,8 +210,8 @@ impl Screen {
         }
     }
 
-    /// What can be done now that the play is over and the master stays.
-    pub fn invite(&self, url: &str, with_bbctl: bool) {
+    /// What can be done now that the play is over and the master stays; `package` is the URL of shop 2.0.
+    pub fn invite(&self, url: &str, with_bbctl: bool, package: &str) {
         self.is_over.store(true, Ordering::Relaxed);
         self.print("");
         self.print(&self.paint(Colour::Bold, &format!("The fleet stays up. Its page: {url}/")));
@@ -229,6 +229,8 @@ impl Screen {
                 ]
                 .map(|command| format!("bbctl {command}")),
             );
+            let desired = format!(r#"{{"shop": {{"version": "2.0", "url": "{package}"}}}}"#);
+            commands.push(format!("echo '{desired}' | bbctl set lima -f - --yes --wait"));
         }
         for command in commands {
             self.print(&format!("  {command}"));

@@ -32,12 +32,14 @@ pub struct Stage {
     master: Option<(Master, watch::Receiver<LinkState>)>,
     witness: Option<Witness>,
     topology: Option<OwnTopology>,
+    /// Served as long as the fleet is up: what is removed may be wanted again.
+    catalogue: Option<Arc<Catalogue>>,
 }
 
 /// What the story plays with.
 pub struct Set<'a> {
     pub hosts: Arc<Vec<DemoHost>>,
-    pub catalogue: Catalogue,
+    pub catalogue: Arc<Catalogue>,
     pub operator: Operator,
     pub witness: &'a mut Witness,
 }
@@ -58,7 +60,8 @@ impl Stage {
                 .collect()
         });
         let extensions: BTreeSet<_> = families.iter().map(|family| family.extension()).collect();
-        let catalogue = Catalogue::build(&extensions, &folder.join("packages")).await?;
+        let catalogue = Arc::new(Catalogue::build(&extensions, &folder.join("packages")).await?);
+        self.catalogue = Some(catalogue.clone());
         let hosts = creating.await??;
         for host in &hosts {
             let (family, root) = (host.family().extension(), host.root().display());

@@ -79,19 +79,39 @@ fn kept_up_it_answers_until_it_is_told_to_end() {
     let text = run.wait_for_text("Ctrl-C stops");
     let (_, url) = text.split_once("Its page: ").unwrap();
     let address = url.split('/').nth(2).unwrap();
-    let mut stream = TcpStream::connect(address).unwrap();
-    let request = format!("GET /v1/hosts/ids/ HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
+    let answer = ask(address, "GET /v1/hosts/ids/", "");
     assert!(answer.contains(r#"["lima","paris","tokyo"]"#), "{answer}");
     assert!(
         text.contains(&format!("curl http://{address}/v1/hosts/")),
         "{text}"
     );
+
+    // And it is a fleet to try things on: the packages are there as well.
+    let (_, packages) = text.split_once("Packages are served at ").unwrap();
+    let packages = packages.split_whitespace().next().unwrap();
+    let desired = format!(r#"{{"shop": {{"version": "2.0", "url": "{packages}shop_2.0-1.rpm"}}}}"#);
+    let answer = ask(address, "PUT /v1/hosts/lima/apps", &desired);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let (_, generation) = answer.split_once(r#""generation":"#).unwrap();
+    let generation = generation.split_once([',', '}']).unwrap().0;
+    run.wait_for_text(&format!("[desired-{generation}] shop 2.0-1 running"));
     kill_process(Pid::from_raw(run.id()).unwrap(), Signal::INT).unwrap();
     let (code, text) = run.end();
     assert_eq!(code, Some(0), "{text}");
+}
+
+/// The whole answer of the API to `request`, a method and a path.
+fn ask(address: &str, request: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let request = format!(
+        "{request} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 #[test]
