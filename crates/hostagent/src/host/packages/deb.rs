@@ -275,7 +275,8 @@ impl Packages for Deb {
         if before.broken.is_empty() && !before.interrupted {
             return Ok(());
         }
-        tracing::warn!(packages = ?before.broken, interrupted = before.interrupted, "healing dpkg's database");
+        // No warning yet: it may be the work in progress of somebody else's dpkg, which holds the lock.
+        tracing::info!(packages = ?before.broken, interrupted = before.interrupted, "healing dpkg's database");
         // Those that only wait for their turn come first: a script that hangs must not hold them up.
         let waiting: Vec<_> = before
             .broken
