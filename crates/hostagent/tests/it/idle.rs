@@ -87,18 +87,27 @@ async fn measure(program: &str, heartbeat_s: u64, span: Duration) -> Cost {
     assert!(statuses.iter().all(|status| status.state() == "ok"));
     let children_in_span = children() - before;
 
-    // SysV scripts are asked for a ping only if their answers are over 5 s old: right after a heartbeat.
-    world.heard("a heartbeat", |_| true).await;
-    let before = children();
-    for _ in 0..10 {
-        assert_eq!(world.answer_to_ping("host-1").await.state(), "ok");
+    // SysV scripts are asked for a ping only if their answers are over 5 s old: right after a heartbeat. On a busy
+    // machine the next one may come before ten pings are answered, with questions of its own; what pings ask, they ask
+    // each time.
+    let mut children_for_pings = usize::MAX;
+    for _ in 0..5 {
+        world.heard("a heartbeat", |_| true).await;
+        let before = children();
+        for _ in 0..10 {
+            assert_eq!(world.answer_to_ping("host-1").await.state(), "ok");
+        }
+        children_for_pings = children_for_pings.min(children() - before);
+        if children_for_pings == 0 {
+            break;
+        }
     }
     Cost {
         rss_kib: of_process(pid, "VmRSS"),
         threads: of_process(pid, "Threads"),
         statuses: statuses.len(),
         children: children_in_span,
-        children_for_pings: children() - before,
+        children_for_pings,
     }
 }
 
