@@ -50,6 +50,9 @@ bench: tools ## agent and master beside limits and peers, in release builds; ONL
 		cargo build --release -p hostagent && target/release/bench $(ONLY); \
 	fi
 
+package: ## .deb and .rpm of hostagent, bbmaster and bbctl, in release builds, into target/packages
+	@scripts/build-packages
+
 fuzz: ## libFuzzer on every parser of what comes from outside, FUZZ_SECONDS (600) each; ends by itself
 	scripts/fuzz
 
