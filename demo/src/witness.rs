@@ -122,7 +122,7 @@ impl Witness {
             LinkState::Down { reason } | LinkState::Clone { reason } => {
                 bail!("the witness has no connection to the bus after {PATIENCE:?}: {reason}")
             }
-            LinkState::Up { .. } => Ok(()),
+            LinkState::Up { .. } | LinkState::Contested { .. } => Ok(()),
         }
     }
 

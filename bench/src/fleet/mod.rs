@@ -168,7 +168,7 @@ impl Fleet {
     /// How often each connection was made so far.
     pub fn epochs(&self) -> Vec<Option<u64>> {
         let epoch = |link: &watch::Receiver<LinkState>| match *link.borrow() {
-            LinkState::Up { epoch } => Some(epoch),
+            LinkState::Up { epoch } | LinkState::Contested { epoch, .. } => Some(epoch),
             LinkState::Down { .. } | LinkState::Clone { .. } => None,
         };
         self.links.iter().map(epoch).collect()

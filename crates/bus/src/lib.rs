@@ -134,6 +134,9 @@ pub enum LinkState {
     Down { reason: String },
     /// Consuming. `epoch` counts connections from 1, so that a reconnect between two looks is seen.
     Up { epoch: u64 },
+    /// Consuming, as [`Self::Up`], but another agent has said that it wants this queue as well and is refused: it has
+    /// our host id.
+    Contested { epoch: u64, reason: String },
     /// Another consumer has held this queue for longer than a dead connection of our own could. Nothing
     /// is delivered, but publishing works, so that it can be reported; the queue is tried again and again.
     Clone { reason: String },
@@ -141,6 +144,6 @@ pub enum LinkState {
 
 impl LinkState {
     pub fn is_up(&self) -> bool {
-        matches!(self, Self::Up { .. })
+        matches!(self, Self::Up { .. } | Self::Contested { .. })
     }
 }

@@ -88,6 +88,7 @@ impl Reporter {
             facts: (self.collect_facts)(),
             last_rejected: None,
             epoch: 0,
+            contested: false,
         };
         let mut outbox = Outbox::default();
         let mut looks = Looks::default();
@@ -120,7 +121,7 @@ impl Reporter {
                     memory.facts = (self.collect_facts)();
                     // A look that a hook holds up does not hold up the heartbeat.
                     if !looks.start_full(|| self.look(Freshness::Full)) {
-                        outbox.queue(self.status(&memory, None));
+                        outbox.queue(self.with_conflict(self.status(&memory, None), &memory));
                     }
                 }
                 (kind, look) = looks.next() => match kind {
@@ -208,27 +209,54 @@ impl Reporter {
 
     fn report_connection(&mut self, memory: &mut Memory, outbox: &mut Outbox) {
         let link = self.link.borrow_and_update().clone();
-        match link {
-            LinkState::Up { epoch } if epoch != memory.epoch => {
-                memory.epoch = epoch;
-                let reply_to = outbox.merge_waiting();
-                outbox.queue(self.status(memory, reply_to));
-            }
-            LinkState::Clone { reason } => {
-                let mut status = self.status(memory, None);
-                let rejected = Rejected {
-                    reason,
-                    timestamp: status::now(),
-                    id: None,
-                };
-                status
-                    .errors
-                    .insert(0, rejection(&rejected, Phase::Connect, Category::Conflict));
-                status.status = protocol::State::Errors;
-                outbox.queue(status);
-            }
-            LinkState::Up { .. } | LinkState::Down { .. } => {}
+        let (epoch, contested) = match link {
+            LinkState::Up { epoch } => (epoch, false),
+            LinkState::Contested { epoch, .. } => (epoch, true),
+            // Of a connection that consumes nothing there is nothing to answer.
+            LinkState::Clone { .. } => (memory.epoch, true),
+            LinkState::Down { .. } => return,
+        };
+        let is_new = std::mem::replace(&mut memory.epoch, epoch) != epoch;
+        let was_contested = std::mem::replace(&mut memory.contested, contested);
+        let reply_to = if is_new { outbox.merge_waiting() } else { None };
+        let answers = reply_to.is_some();
+        if is_new || contested || was_contested {
+            outbox.queue(self.with_conflict(self.status(memory, reply_to), memory));
         }
+        if answers && contested {
+            outbox.queue(self.with_conflict(self.status(memory, None), memory));
+        }
+    }
+
+    /// Says so where another host has the same id. An answer is left as it is: it tells of what was asked.
+    fn with_conflict(&self, mut status: Status, memory: &Memory) -> Status {
+        if status.reply_to.is_some() {
+            return status;
+        }
+        let reason = match &*self.link.borrow() {
+            LinkState::Contested { reason, .. } | LinkState::Clone { reason } => reason.clone(),
+            LinkState::Up { .. } | LinkState::Down { .. } => return status,
+        };
+        let hostname = memory.facts.get("hostname").and_then(|name| name.as_str());
+        let conflict = ErrorReport {
+            app: None,
+            phase: Phase::Connect,
+            category: Category::Conflict,
+            message: format!(
+                "{reason}. This is {}",
+                hostname.unwrap_or("a host without a name")
+            ),
+            attempt: 1,
+            next_retry: None,
+            rolled_back: false,
+        };
+        status.errors.insert(0, conflict);
+        status.status = protocol::State::Errors;
+        status.detail = None;
+        status
+            .desired_apps
+            .get_or_insert_with(|| self.engine.ledger.desired().apps.clone());
+        status
     }
 
     /// Looks at the host, unless it is being changed.
@@ -284,7 +312,8 @@ impl Reporter {
         }
         self.bind_topics(&state);
         for reply_to in answers {
-            outbox.queue(status::build(&state, &self.particulars(memory, reply_to)));
+            let status = status::build(&state, &self.particulars(memory, reply_to));
+            outbox.queue(self.with_conflict(status, memory));
         }
     }
 
@@ -367,6 +396,8 @@ struct Memory {
     facts: Facts,
     last_rejected: Option<Rejected>,
     epoch: u64,
+    /// The last status about the connection said that another host has our id.
+    contested: bool,
 }
 
 /// At a random phase, so that a fleet that was started together does not beat together.

@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use protocol::rest::{EventKind, HostState};
-use protocol::{Apps, Status, apps_satisfied};
+use protocol::{Apps, Category, Phase, Status, apps_satisfied};
 use serde_json::json;
 
 use super::events::NewEvent;
@@ -56,8 +56,11 @@ pub enum Order {
     Late,
 }
 
-/// Statuses are ordered by `seq` within a start of the agent; a start replaces the one before it.
-pub fn order(known: &Known, boot_id: &str, seq: i64) -> Order {
+/// Statuses are ordered by `seq` within a start of the agent; a start replaces the one before it. But where two agents at
+/// once say that they have the same host id, the one before lives, and both are heard.
+pub fn order(known: &Known, status: &Status) -> Order {
+    let (boot_id, seq) = (clean(&status.boot_id), signed(status.seq));
+    let boot_id = boot_id.as_str();
     let never_seen = known.first_seen.is_none();
     // An agent from before Backbone counts nothing.
     if never_seen || boot_id.is_empty() {
@@ -71,6 +74,7 @@ pub fn order(known: &Known, boot_id: &str, seq: i64) -> Order {
         };
     }
     match boot_id == known.previous_boot_id {
+        true if is_of_two(status) || SAID_OF_TWO.contains(&known.errors_digest) => Order::Newer { lost: 0 },
         true => Order::Late,
         false => Order::Newer {
             lost: (seq - 1).max(0),
@@ -78,10 +82,23 @@ pub fn order(known: &Known, boot_id: &str, seq: i64) -> Order {
     }
 }
 
+/// Whether the agent says that another one has the same host id.
+fn is_of_two(status: &Status) -> bool {
+    let mut errors = status.errors.iter();
+    errors.any(|error| error.phase == Phase::Connect && error.category == Category::Conflict)
+}
+
+/// Digests of errors that say so: of one of the two agents, of both.
+const SAID_OF_TWO: [i64; 2] = [i64::MIN, i64::MIN + 1];
+
 /// Takes in a status that is newer, and says what happened by it.
 pub fn take(known: &mut Known, status: &Status, lost: i64, received_at: i64) -> Vec<NewEvent> {
     let state = HostState::from(status.status);
-    let errors_digest = errors_digest(status);
+    let boot_id = clean(&status.boot_id);
+    let errors_digest = match is_of_two(status) {
+        true => digest_of_two(known, &boot_id),
+        false => errors_digest(status),
+    };
     let mut events = Vec::new();
     let mut tell = |kind, message: String, data| {
         events.push(NewEvent {
@@ -113,7 +130,6 @@ pub fn take(known: &mut Known, status: &Status, lost: i64, received_at: i64) -> 
             );
         }
     }
-    let boot_id = clean(&status.boot_id);
     if boot_id != known.boot_id {
         known.previous_boot_id = std::mem::replace(&mut known.boot_id, boot_id);
     }
@@ -202,6 +218,17 @@ fn errors_digest(status: &Status) -> i64 {
     }))
 }
 
+/// Of a host id that two agents have: changes when the first of them says so and when the second does, and not with each
+/// turn that they take.
+fn digest_of_two(known: &Known, boot_id: &str) -> i64 {
+    let [one_says_so, both_say_so] = SAID_OF_TWO;
+    let said = SAID_OF_TWO.contains(&known.errors_digest);
+    match said && (boot_id != known.boot_id || known.errors_digest == both_say_so) {
+        true => both_say_so,
+        false => one_says_so,
+    }
+}
+
 /// Changes with what `host_apps` has of the host.
 pub fn apps_digest(status: &Status) -> i64 {
     digest(
@@ -237,7 +264,7 @@ impl Digestible for (&str, &str, bool, u8) {
     }
 }
 
-impl Digestible for (Option<&str>, protocol::Phase, u8, &String) {
+impl Digestible for (Option<&str>, Phase, u8, &String) {
     fn feed(&self, hasher: &mut DefaultHasher) {
         (self.0, self.1 as u8, self.2, self.3).hash(hasher);
     }
@@ -271,9 +298,55 @@ mod tests {
             ("c", 3, Order::Newer { lost: 2 }),
             ("", 0, Order::Newer { lost: 0 }),
         ] {
-            assert_eq!(order(&known("b", 5), boot_id, seq), expected, "{boot_id} {seq}");
+            let status = status_of(json!({"boot_id": boot_id, "seq": seq}));
+            assert_eq!(order(&known("b", 5), &status), expected, "{boot_id} {seq}");
         }
-        assert_eq!(order(&Known::default(), "b", 7), Order::Newer { lost: 0 });
+        let status = status_of(json!({"boot_id": "b", "seq": 7}));
+        assert_eq!(order(&Known::default(), &status), Order::Newer { lost: 0 });
+    }
+
+    /// FAULTS.md row 13, the master's side.
+    #[test]
+    fn of_two_agents_with_one_id_both_are_heard_and_each_is_an_event_once() {
+        let says = |boot_id: &str, seq: u32| {
+            let message = format!("two hosts have the same host id. This is {boot_id}");
+            status_of(
+                json!({"boot_id": boot_id, "seq": seq, "status": "errors", "errors": [
+                {"phase": "connect", "category": "conflict", "message": message, "attempt": 1, "rolled_back": false}]}),
+            )
+        };
+        let mut host = known("b", 5);
+        let mut told = Vec::new();
+        // The first one ("a") was there before; they take turns, and neither in order.
+        for (boot_id, seq) in [
+            ("b", 6),
+            ("a", 50),
+            ("a", 51),
+            ("b", 7),
+            ("b", 8),
+            ("a", 52),
+            ("b", 9),
+        ] {
+            let status = says(boot_id, seq);
+            assert_eq!(order(&host, &status), Order::Newer { lost: 0 }, "{boot_id} {seq}");
+            let events = take(&mut host, &status, 0, 10);
+            told.extend(events.into_iter().map(|event| event.message));
+        }
+        assert_eq!(
+            told,
+            [
+                "ok -> errors: two hosts have the same host id. This is b",
+                "still errors: two hosts have the same host id. This is a"
+            ]
+        );
+        // That one goes, and is not taken for the newer one for ever.
+        let alone = status_of(json!({"boot_id": "a", "seq": 53}));
+        assert_eq!(order(&host, &alone), Order::Newer { lost: 0 });
+        assert_eq!(take(&mut host, &alone, 0, 10)[0].message, "errors -> ok");
+        assert_eq!(
+            order(&host, &status_of(json!({"boot_id": "b", "seq": 10}))),
+            Order::Late
+        );
     }
 
     fn status_of(json: serde_json::Value) -> Status {

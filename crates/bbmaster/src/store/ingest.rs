@@ -13,7 +13,7 @@ use super::events::{NewEvent, insert_events};
 use super::fold::{self, Facts, Known, Order};
 use super::query::{host_state, search_text};
 use super::row::Columns;
-use super::{Result, Store, StoreError, clean, clean_up_to, signed, unsigned, writing};
+use super::{Result, Store, StoreError, clean_up_to, signed, unsigned, writing};
 
 /// A status on its way in.
 #[derive(Debug, Clone)]
@@ -377,7 +377,7 @@ fn fold_batch<'a>(
         let Some(host) = hosts.get_mut(status.host_id.as_str()) else {
             continue;
         };
-        match fold::order(&host.known, &clean(&status.boot_id), signed(status.seq)) {
+        match fold::order(&host.known, status) {
             Order::Duplicate => done.duplicate += 1,
             Order::Late => done.late += 1,
             Order::Newer { lost } => {

@@ -1,17 +1,18 @@
 //! The one task of a link: connects, serves, and starts over whatever happens.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::connect::{ConnectError, Wire};
 use super::consume::{self, Activity, Ended, Start};
 use super::failure::Failure;
-use super::probe::{Probe, jittered};
+use super::probe::{self, Probe, jittered};
 use super::publish::PublishChannel;
 use super::settings::AmqpSettings;
 use super::silence;
@@ -22,6 +23,8 @@ use crate::{Delivery, Link, LinkState, Outgoing, PublishError, Publisher, Queue}
 /// How long reconnects stay frequent: an outage within it ends one `retry_period` after the broker's
 /// return, at most.
 const HOLD: Duration = Duration::from_secs(60);
+/// Times the retry period: a clone that has not said for so long that it wants our queue has gone.
+const TWIN_FORGOTTEN: u32 = 5;
 
 /// Connects to RabbitMQ and stays connected; must be called within a tokio runtime.
 pub fn connect(settings: AmqpSettings, queue: Queue) -> Link {
@@ -42,6 +45,7 @@ pub fn connect(settings: AmqpSettings, queue: Queue) -> Link {
         queue,
         state: state_tx,
         epoch: 0,
+        number: fastrand::u64(..),
         refused_since: None,
         logged: None,
     };
@@ -68,6 +72,8 @@ struct Supervisor {
     state: watch::Sender<LinkState>,
     backoff: Backoff,
     epoch: u64,
+    /// By which a clone's messages are told from our own.
+    number: u64,
     /// Since when another consumer has had the queue, over all connections until we get it.
     refused_since: Option<Instant>,
     /// The reason that was logged last, since the link was last up.
@@ -183,6 +189,7 @@ impl Supervisor {
             topics,
             state: &self.state,
             epoch: &mut self.epoch,
+            number: self.number,
             refused_since: &mut self.refused_since,
             logged: &mut self.logged,
         };
@@ -205,6 +212,7 @@ struct Consuming<'a> {
     topics: &'a mut watch::Receiver<BTreeSet<String>>,
     state: &'a watch::Sender<LinkState>,
     epoch: &'a mut u64,
+    number: u64,
     refused_since: &'a mut Option<Instant>,
     logged: &'a mut Option<String>,
 }
@@ -216,6 +224,9 @@ impl Consuming<'_> {
                 Ok(Start::Consuming(consumer)) => return self.consume(channel, consumer).await,
                 Ok(Start::Refused) => self.refused(),
                 Err(failure) => return failure.into(),
+            }
+            if let Err(failure) = self.tell_twin_if_there_is_one().await {
+                return failure.into();
             }
             let pause = jittered(self.settings.retry_period);
             tokio::select! {
@@ -269,6 +280,17 @@ impl Consuming<'_> {
         }
     }
 
+    /// The other agent can't know otherwise that there are two.
+    async fn tell_twin_if_there_is_one(&self) -> Result<(), Failure> {
+        let is_clone = matches!(*self.state.borrow(), LinkState::Clone { .. });
+        match &self.topology.queue.probe {
+            Some(key) if is_clone => {
+                probe::tell_twin(key, self.number, self.settings.retry_period, &self.publishing).await
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     async fn consume(self, channel: lapin::Channel, consumer: lapin::Consumer) -> Ended {
         let queue = self.topology.queue;
         // Bound only now that the queue is ours: a clone must not change its twin's bindings.
@@ -288,7 +310,7 @@ impl Consuming<'_> {
         self.state.send_replace(LinkState::Up { epoch: *self.epoch });
         let period = self.settings.probe_period;
         let renewal = queue.probe.is_none().then_some(period);
-        let probe = Probe::new();
+        let probe = Probe::new(self.number);
         let probing = async {
             match &queue.probe {
                 Some(key) => {
@@ -299,11 +321,40 @@ impl Consuming<'_> {
                 None => std::future::pending().await,
             }
         };
+        let twin = follow_twin(
+            &probe,
+            self.settings.retry_period * TWIN_FORGOTTEN,
+            self.state,
+            *self.epoch,
+            &queue.name,
+        );
         tokio::select! {
             ended = consume::run(consumer, queue, self.deliveries, self.activity, &probe) => ended,
             failure = keep_bound(&mut bindings, self.topics, renewal, self.activity) => failure.into(),
             failure = probing => failure.into(),
+            never = twin => match never {},
         }
+    }
+}
+
+/// Says in the link's state whether another agent wants our queue. It is forgotten when it has been silent for `silence`.
+async fn follow_twin(
+    probe: &Probe,
+    silence: Duration,
+    state: &watch::Sender<LinkState>,
+    epoch: u64,
+    queue: &str,
+) -> Infallible {
+    loop {
+        probe.twin_is_heard().await;
+        let reason = format!(
+            "another agent wants queue {queue}, which this one has: two hosts have the same host id (a clone?); give one another"
+        );
+        tracing::warn!(reason, "consuming");
+        state.send_replace(LinkState::Contested { epoch, reason });
+        while timeout(silence, probe.twin_is_heard()).await.is_ok() {}
+        tracing::info!(queue, "no other agent wants the queue any more");
+        state.send_replace(LinkState::Up { epoch });
     }
 }
 

@@ -40,7 +40,11 @@ async fn a_clone_is_told_after_three_heartbeats_can_report_it_and_takes_over_whe
 
     second.publisher.publish(MASTER, "clone!".into()).await.unwrap();
     assert_eq!(receive_body(&mut master).await, "clone!");
-    // The twin is not disturbed: not its bindings, not its messages.
+    // The twin is told, and not disturbed: not its bindings, not its messages.
+    wait_for(&mut first, |state| {
+        matches!(state, LinkState::Contested { epoch: 1, .. })
+    })
+    .await;
     second.topics.send_replace(["app_of_the_clone".to_owned()].into());
     assert_consuming(&mut first, "host-a").await;
     assert!(
@@ -55,4 +59,24 @@ async fn a_clone_is_told_after_three_heartbeats_can_report_it_and_takes_over_whe
     wait_until_up(&mut second).await;
     assert_consuming(&mut second, "host-a").await;
     assert_consuming(&mut second, "app_of_the_clone").await;
+    // What it has told its twin does not concern itself.
+    assert_eq!(*second.state.borrow(), LinkState::Up { epoch: 1 });
+}
+
+#[tokio::test]
+async fn the_one_that_has_the_queue_hears_of_its_clone_and_when_that_is_gone() {
+    let node = RabbitMq::shared().await.unwrap();
+    let vhost = node.add_vhost().await.unwrap();
+    let settings = AmqpSettings {
+        heartbeat: Duration::from_secs(1),
+        ..settings(&node, &vhost)
+    };
+    let mut first = amqp::connect(settings.clone(), agent("host-a"));
+    wait_until_up(&mut first).await;
+    let second = amqp::connect(settings, agent("host-a"));
+    let state = wait_for(&mut first, |state| matches!(state, LinkState::Contested { .. })).await;
+    assert!(format!("{state:?}").contains("same host id"), "{state:?}");
+    drop(second);
+    wait_for(&mut first, |state| *state == LinkState::Up { epoch: 1 }).await;
+    assert_consuming(&mut first, "host-a").await;
 }

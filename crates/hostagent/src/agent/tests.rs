@@ -543,6 +543,28 @@ async fn a_clone_is_reported_as_errors_of_phase_connect() {
     assert_eq!(driver.said(1).await, ["ok -"]);
 }
 
+/// FAULTS row 13: the one that has the queue says so as well, works on, and says when it is over.
+#[tokio::test(start_paused = true)]
+async fn a_host_whose_clone_wants_its_queue_reports_that_and_works_on() {
+    let mut driver = started().await;
+    let contested = LinkState::Contested {
+        epoch: 1,
+        reason: "another agent wants the queue".to_owned(),
+    };
+    driver.link.send_replace(contested);
+    let status = driver.status().await;
+    assert_eq!(status["status"], "errors", "{status}");
+    assert_eq!(status["errors"][0]["phase"], "connect");
+    assert_eq!(status["errors"][0]["category"], "conflict");
+    let message = status["errors"][0]["message"].as_str().unwrap();
+    assert!(message.contains(". This is "), "{message}");
+    // An answer tells of what was asked.
+    driver.send_on(HOST, json!({"opcode": "ping", "id": "p1"})).await;
+    assert_eq!(driver.said(1).await, ["ok p1"]);
+    driver.link.send_replace(LinkState::Up { epoch: 1 });
+    assert_eq!(driver.said(1).await, ["ok -"]);
+}
+
 /// FAULTS row 6, the agent's side: what waited for the broker is merged into the status of the new connection.
 #[tokio::test(start_paused = true)]
 async fn what_waited_for_the_broker_is_merged_into_one_status_that_answers_the_newest() {
