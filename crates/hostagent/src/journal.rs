@@ -10,6 +10,7 @@ use protocol::{AppName, Apps, Config, Phase};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Failures};
+use crate::host::InstalledPackages;
 use crate::ledger::Record;
 use crate::state_file::{StateFile, StateFileError};
 
@@ -277,6 +278,22 @@ impl JournalFile {
         self.change(|journal| {
             journal.in_transaction.clear();
             journal.doom(failed);
+        })
+    }
+
+    /// What was cut short for the agent has come to its end without it: what has another version than before is whole.
+    pub fn trust_transaction(&mut self, installed: &InstalledPackages) -> Result<(), StateFileError> {
+        self.change(|journal| {
+            let entries = &journal.entries;
+            let is_whole = |entry: &Entry| match &entry.before {
+                Before::Installed(before) => installed
+                    .get(&before.package)
+                    .is_some_and(|now| now.version != before.version),
+                Before::Absent => false,
+            };
+            journal
+                .in_transaction
+                .retain(|app| !entries.get(app).is_some_and(is_whole));
         })
     }
 

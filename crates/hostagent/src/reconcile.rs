@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::converge::{self, End, Interrupts};
 use crate::engine::Engine;
 use crate::failure::{Failure, Failures};
+use crate::host::EarlierRuns;
 use crate::host_state::{Board, Standing};
 use crate::journal::JournalFile;
 use crate::ledger::Desired;
@@ -81,15 +82,16 @@ impl Reconciler {
         let detail =
             "waiting for the package manager that an earlier run of the agent has started".to_owned();
         self.board.note(&desired, None, Standing::Converging { detail });
-        tokio::select! {
-            () = earlier_runs_end(&self.engine) => {}
+        let earlier = tokio::select! {
+            earlier = earlier_runs_end(&self.engine) => earlier,
             _ = stop.wait_for(|stop| *stop) => {
                 if let Err(error) = self.journal.note_stop() {
                     tracing::warn!(%error, "this stop will count as a crash");
                 }
                 return;
             }
-        }
+        };
+        self.take_up(earlier).await;
         loop {
             let desired = self.interrupts.desired.borrow_and_update().clone();
             match self.attempt(&desired).await {
@@ -100,6 +102,22 @@ impl Reconciler {
             if !self.wait().await {
                 return;
             }
+        }
+    }
+
+    /// On an rpm host what was in a transaction when the agent ended only looks installed, and is installed again; not so
+    /// where it is known to have come to its end: an upgrade of the agent would else be followed by another, for ever.
+    async fn take_up(&mut self, earlier: EarlierRuns) {
+        let packages = &self.engine.host.packages;
+        if earlier == EarlierRuns::Succeeded
+            && self.journal.get().is_some()
+            && let Ok(installed) = packages.installed().await
+            && let Err(error) = self.journal.trust_transaction(&installed)
+        {
+            tracing::warn!(%error, "what an earlier agent has installed is installed again");
+        }
+        if let Err(error) = packages.forget_earlier_runs().await {
+            tracing::debug!(%error, "units of an earlier agent stay loaded");
         }
     }
 
@@ -280,10 +298,11 @@ impl Reconciler {
 
 /// A package manager that an earlier agent has started may still be at work: what is looked at before its end is not what
 /// will be.
-async fn earlier_runs_end(engine: &Engine) {
-    if let Err(error) = engine.host.packages.earlier_runs_end().await {
+async fn earlier_runs_end(engine: &Engine) -> EarlierRuns {
+    engine.host.packages.earlier_runs_end().await.unwrap_or_else(|error| {
         tracing::warn!(%error, "whether an earlier agent's package manager is still at work is not known");
-    }
+        EarlierRuns::Failed
+    })
 }
 
 enum Next {

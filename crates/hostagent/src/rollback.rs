@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::host::{Family, HostError, Source, Transaction};
 use crate::journal::{Before, Entry, SavedFile, Snapshot, WayBack};
 use crate::ledger::Desired;
-use crate::observe::{Freshness, ObservedApp};
+use crate::observe::{Freshness, ObservedApp, SELF_APP};
 
 /// Brings `app` back. `Err`: it is not what it was; what stands in the way, and what to do.
 pub async fn roll_back(engine: &Engine, app: &AppName, entry: &Entry) -> Result<(), Failure> {
@@ -81,8 +81,11 @@ async fn restore(engine: &Engine, app: &AppName, snapshot: &Snapshot) -> Result<
 async fn restore_package(engine: &Engine, app: &AppName, snapshot: &Snapshot) -> Result<bool, HostError> {
     let there = observe_app(engine, app).await?;
     // rpm enters what it does to a package when it has done it: files of another version may be there under
-    // the old entry, or none.
-    let may_deceive = engine.host.packages.family() == Family::Rpm && snapshot.way_back.is_package();
+    // the old entry, or none. Not so the agent's own: it is this program that looks, and to install it again would end
+    // it in the midst, time and again.
+    let may_deceive = engine.host.packages.family() == Family::Rpm
+        && snapshot.way_back.is_package()
+        && snapshot.package != SELF_APP;
     if !may_deceive && there.is_some_and(|there| there.version == snapshot.version && !there.broken) {
         return Ok(false);
     }

@@ -15,17 +15,24 @@ pub struct Host {
     pub machine: Machine,
     /// What the machine sees of the world outside: the address of the ports that are forwarded.
     pub outside: String,
+    /// Whose packages it takes.
+    pub family: Family,
     forwards: Vec<Forward>,
 }
 
 impl Host {
     /// Boots it and connects it to its part of the network.
     pub fn boot() -> Result<Self> {
-        let machine = Machine::boot()?;
+        Self::on(Machine::boot()?, Family::Deb)
+    }
+
+    /// `machine` takes packages of `family`.
+    pub(crate) fn on(machine: Machine, family: Family) -> Result<Self> {
         let (outside, _) = machine.connect_network()?;
         Ok(Self {
             machine,
             outside: outside.to_string(),
+            family,
             forwards: Vec::new(),
         })
     }
@@ -54,17 +61,21 @@ impl Host {
         self.machine.write("/etc/pf9/hostagent.conf", settings, 0o600)
     }
 
-    /// Builds `package` and installs it with dpkg, as an operator would; the file stays at `/srv`.
+    /// Builds `package` and installs it with dpkg or rpm, as an operator would; the file stays at `/srv`.
     pub fn install(&self, package: &Package) -> Result<()> {
         let built = tempfile::tempdir()?;
-        let file = package.build(Family::Deb, built.path())?;
+        let file = package.build(self.family, built.path())?;
         let name = file
             .file_name()
             .and_then(|name| name.to_str())
             .context("a name")?;
         let path = format!("/srv/{name}");
         self.machine.copy_in(&file, &path)?;
-        self.machine.sh(&format!("dpkg -i {path} 2>&1"))?;
+        let installer = match self.family {
+            Family::Deb => "dpkg -i",
+            Family::Rpm => "rpm -U",
+        };
+        self.machine.sh(&format!("{installer} {path} 2>&1"))?;
         Ok(())
     }
 
@@ -84,10 +95,14 @@ impl Host {
         shown.unwrap_or_default().trim().to_owned()
     }
 
-    /// Version and dpkg's state of a package; empty: unknown to dpkg.
+    /// Version of a package, and dpkg's state of it where there is dpkg; empty: not known.
     pub fn package(&self, name: &str) -> String {
-        let query =
-            format!("dpkg-query -W -f '${{Version}} ${{db:Status-Abbrev}}' {name} 2>/dev/null || true");
+        let query = match self.family {
+            Family::Deb => {
+                format!("dpkg-query -W -f '${{Version}} ${{db:Status-Abbrev}}' {name} 2>/dev/null || true")
+            }
+            Family::Rpm => format!("rpm -q --queryformat '%{{VERSION}}-%{{RELEASE}}' {name} || echo"),
+        };
         self.machine.sh(&query).unwrap_or_default().trim().to_owned()
     }
 

@@ -5,4 +5,5 @@ pub mod agent_package;
 pub mod app;
 pub mod host;
 pub mod repository;
+pub mod rpm_host;
 pub mod world;

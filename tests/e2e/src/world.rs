@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use harness::driver::{Driver, Received};
 use harness::http::HttpServer;
-use harness::packages::{Family, Package};
+use harness::packages::Package;
 use harness::rabbitmq::RabbitMq;
 use serde_json::{Value, json};
 
@@ -53,7 +53,15 @@ impl World {
 
     /// A machine with the agent installed and configured, not started.
     pub async fn host(&self, settings: &str) -> Result<Host> {
-        let mut host = Host::boot()?;
+        self.set_up(Host::boot()?, settings).await
+    }
+
+    /// The same on a machine with rpm.
+    pub async fn rpm_host(&self, settings: &str) -> Result<Host> {
+        self.set_up(crate::rpm_host::boot()?, settings).await
+    }
+
+    async fn set_up(&self, mut host: Host, settings: &str) -> Result<Host> {
         for port in [self.broker.port(), self.server.address().port()] {
             host.forward(port).await?;
         }
@@ -65,16 +73,22 @@ impl World {
     /// A machine with the agent at work, and its id.
     pub async fn managed_host(&mut self, settings: &str) -> Result<(Host, String)> {
         let host = self.host(settings).await?;
+        let id = self.start(&host).await?;
+        Ok((host, id))
+    }
+
+    /// Starts the agent, and waits until it has reported that all is well; the host's id.
+    pub async fn start(&mut self, host: &Host) -> Result<String> {
         host.start_agent()?;
         let id = host.mac()?;
-        self.status(&host, &id, "the first status", |status| status.state() == "ok")
+        self.status(host, &id, "the first status", |status| status.state() == "ok")
             .await?;
-        Ok((host, id))
+        Ok(id)
     }
 
     /// Builds `package` and serves it; its URL as seen from `host`.
     pub fn serve(&self, package: &Package, host: &Host) -> Result<String> {
-        let file = package.build(Family::Deb, self.built.path())?;
+        let file = package.build(host.family, self.built.path())?;
         let name = file
             .file_name()
             .and_then(|name| name.to_str())

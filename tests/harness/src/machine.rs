@@ -60,7 +60,8 @@ fn is_installed(program: &str) -> bool {
 /// A booted machine; killed, and its disk deleted, when dropped.
 pub struct Machine {
     name: String,
-    rootfs: PathBuf,
+    /// What its own disk lies on, the uppermost first.
+    disks: Vec<PathBuf>,
     arguments: Vec<String>,
     nspawn: Child,
     /// The host's pid of the machine's PID 1.
@@ -74,9 +75,9 @@ pub struct Machine {
 /// Lays the machine's own disk over the common one and boots it. In a mount namespace of its own, so that
 /// nothing stays mounted, whatever becomes of the test.
 const BOOT: &str = r#"
-folder=$1 rootfs=$2; shift 2
+folder=$1 disks=$2; shift 2
 mkdir -p "$folder/upper" "$folder/work" "$folder/root"
-mount -t overlay overlay -o "lowerdir=$rootfs,upperdir=$folder/upper,workdir=$folder/work" "$folder/root"
+mount -t overlay overlay -o "lowerdir=$disks,upperdir=$folder/upper,workdir=$folder/work" "$folder/root"
 exec systemd-nspawn --quiet -D "$folder/root" "$@"
 "#;
 /// How systemd-nspawn ends when the machine wants to be started again.
@@ -91,8 +92,13 @@ impl Machine {
 
     /// As [`Self::boot`], with more arguments for systemd-nspawn (`--bind-ro=...`).
     pub fn boot_with(arguments: &[&str]) -> Result<Self> {
+        Self::boot_on(&[], arguments)
+    }
+
+    /// As [`Self::boot_with`], with these packages of the distribution on the disk, which is kept as well.
+    pub fn boot_on(packages: &[&str], arguments: &[&str]) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let rootfs = rootfs::cached().context("cannot put a machine's disk together")?;
+        let disks = rootfs::with_packages(packages).context("cannot put a machine's disk together")?;
         // At most 12 characters, or the interface's name is no longer ve-NAME.
         let name = format!(
             "bb{}x{}",
@@ -101,10 +107,10 @@ impl Machine {
         );
         let folder = tempfile::tempdir()?;
         let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        let nspawn = spawn(&name, &rootfs, &arguments, folder.path())?;
+        let nspawn = spawn(&name, &disks, &arguments, folder.path())?;
         let mut machine = Self {
             name,
-            rootfs,
+            disks,
             arguments,
             nspawn,
             leader: 0,
@@ -249,7 +255,7 @@ impl Machine {
             self.name,
             self.console()
         );
-        self.nspawn = spawn(&self.name, &self.rootfs, &self.arguments, self.folder.path())?;
+        self.nspawn = spawn(&self.name, &self.disks, &self.arguments, self.folder.path())?;
         self.wait_for_boot()
     }
 
@@ -328,11 +334,12 @@ impl Drop for Machine {
     }
 }
 
-fn spawn(name: &str, rootfs: &Path, arguments: &[String], folder: &Path) -> Result<Child> {
+fn spawn(name: &str, disks: &[PathBuf], arguments: &[String], folder: &Path) -> Result<Child> {
     let console = File::options()
         .create(true)
         .append(true)
         .open(folder.join("console"))?;
+    let disks: Vec<_> = disks.iter().map(|disk| disk.to_string_lossy()).collect();
     // Ends with this test, even a killed one.
     Command::new("setpriv")
         .args([
@@ -345,7 +352,8 @@ fn spawn(name: &str, rootfs: &Path, arguments: &[String], folder: &Path) -> Resu
             BOOT,
             "sh",
         ])
-        .args([folder, rootfs])
+        .arg(folder)
+        .arg(disks.join(":"))
         .args([
             "--register=no",
             "--keep-unit",

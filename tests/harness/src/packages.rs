@@ -288,6 +288,7 @@ impl Package {
         let mut spec = String::from(
             "%global debug_package %{nil}\n%global __os_install_post %{nil}\n%global _build_id_links none\n\
              %global _binary_payload w1.gzdio\n%global _buildhost localhost\n\
+             %global _binaries_in_noarch_packages_terminate_build 0\n\
              %global use_source_date_epoch_as_buildtime 1\n%global clamp_mtime_to_source_date_epoch 1\n",
         );
         let (name, version, release) = (&self.name, &self.version, &self.release);

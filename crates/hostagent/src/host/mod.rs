@@ -115,6 +115,16 @@ impl Transaction {
     }
 }
 
+/// Runs of the package manager that an agent which is no more had started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EarlierRuns {
+    None,
+    /// Each came to its end, and nothing failed in it.
+    Succeeded,
+    /// One did not, or nobody can tell.
+    Failed,
+}
+
 /// The package manager: dpkg/apt or rpm/dnf.
 #[async_trait]
 pub trait Packages: Send + Sync {
@@ -170,7 +180,12 @@ pub trait Packages: Send + Sync {
     }
 
     /// Waits for the end of what an agent that is no more has left at work. Cancel-safe.
-    async fn earlier_runs_end(&self) -> Result<(), HostError> {
+    async fn earlier_runs_end(&self) -> Result<EarlierRuns, HostError> {
+        Ok(EarlierRuns::None)
+    }
+
+    /// How that ended need not be known any more.
+    async fn forget_earlier_runs(&self) -> Result<(), HostError> {
         Ok(())
     }
 

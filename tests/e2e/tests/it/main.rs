@@ -11,4 +11,5 @@ mod our_packages;
 mod package_runs;
 mod readme;
 mod rollback;
+mod rpm;
 mod wedged;

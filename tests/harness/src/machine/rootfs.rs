@@ -51,6 +51,29 @@ pub(super) fn cached() -> Result<PathBuf> {
     Ok(rootfs)
 }
 
+/// In a mount namespace of its own: installs the packages that follow on the disk `$1`; what that changes is left in `$2/upper`.
+const INSTALL: &str = r#"
+rootfs=$1 out=$2; shift 2
+work=$(mktemp -d)
+mount -t tmpfs none "$work"
+mkdir "$work/root" "$out/upper" "$out/work"
+mount -t overlay overlay -o "lowerdir=$rootfs,upperdir=$out/upper,workdir=$out/work" "$work/root"
+if [ -e /etc/resolv.conf ]; then cat /etc/resolv.conf > "$work/root/etc/resolv.conf"; fi
+chroot "$work/root" apt-get -q update
+DEBIAN_FRONTEND=noninteractive chroot "$work/root" apt-get -q -y --no-install-recommends install "$@"
+chroot "$work/root" apt-get -q clean
+"#;
+
+/// The disks, the uppermost first, that together have the distribution's packages `names` installed. Kept, as the disk is.
+pub(super) fn with_packages(names: &[&str]) -> Result<Vec<PathBuf>> {
+    let rootfs = cached()?;
+    if names.is_empty() {
+        return Ok(vec![rootfs]);
+    }
+    let folder = keep(&format!("layer-{SUITE}-{}", names.join("+")), INSTALL, names)?;
+    Ok(vec![folder.join("upper"), rootfs])
+}
+
 /// In a mount namespace of its own: downloads to `$2` what is missing on the disk `$1` for the packages that follow.
 const DOWNLOAD: &str = r#"
 rootfs=$1 out=$2; shift 2
@@ -66,9 +89,14 @@ cp "$work"/root/var/cache/apt/archives/*.deb "$out"
 
 /// A folder with the distribution's packages `names` and what they need beyond the common disk. Kept, as the disk is.
 pub(super) fn packages(names: &[&str]) -> Result<PathBuf> {
+    keep(&format!("packages-{SUITE}-{}", names.join("+")), DOWNLOAD, names)
+}
+
+/// The folder `name` beside the common disk, which `script` has filled, once, for these packages.
+fn keep(name: &str, script: &str, names: &[&str]) -> Result<PathBuf> {
     let rootfs = cached()?;
     let cache = cache_folder()?;
-    let folder = cache.join(format!("packages-{SUITE}-{}", names.join("+")));
+    let folder = cache.join(name);
     let lock = File::create(cache.join("lock"))?;
     lock.lock()?;
     if folder.exists() {
@@ -80,14 +108,14 @@ pub(super) fn packages(names: &[&str]) -> Result<PathBuf> {
     }
     fs::create_dir(&new)?;
     let output = Command::new("unshare")
-        .args(["--mount", "sh", "-ec", DOWNLOAD, "sh"])
+        .args(["--mount", "sh", "-ec", script, "sh"])
         .args([&rootfs, &new])
         .args(names)
         .output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(
         output.status.success(),
-        "downloading {names:?}: {}: {said}",
+        "downloading {names:?} for {name}: {}: {said}",
         output.status
     );
     fs::rename(&new, &folder)?;

@@ -51,26 +51,52 @@ impl OwnUnits {
         }
     }
 
-    /// Waits for the children of starters that are no more; each is killed when it has had `deadline` from now.
-    pub async fn orphans_end(&self, deadline: Duration) -> Result<(), CommandError> {
-        let orphans = async {
-            let manager = Manager::connect().await?;
-            let mut names = manager.loaded(PREFIX).await?;
-            names.retain(|name| starter(name) != Some(std::process::id()));
-            Ok::<_, ManagerError>(names)
-        };
-        let what = "units of an earlier agent";
-        for name in orphans.await.map_err(|error| error.about(what))? {
+    /// Waits for the children of starters that are no more; each is killed when it has had `deadline` from now. How each
+    /// has ended, if that can be told. Their units stay, for all who ask.
+    pub async fn orphans_end(&self, deadline: Duration) -> Result<Vec<Option<Output>>, CommandError> {
+        let mut outputs = Vec::new();
+        for name in orphans().await? {
+            let started = Instant::now();
             tracing::info!(unit = %name, "waiting for the end of what an earlier agent has started");
             let mut unit = Unit::found(name);
-            let end = unit.end(Instant::now(), deadline).await;
+            let end = unit.end(started, deadline).await;
             tracing::info!(unit = %unit.name, ?end, "it has ended");
-            if !starter(&unit.name).is_some_and(is_alive) {
-                unit.put_away().await;
+            let (stdout, stderr) = unit.logs.read();
+            outputs.push(match end {
+                End::Exited(exit) => Some(Output {
+                    exit,
+                    stdout,
+                    stderr,
+                    elapsed: started.elapsed(),
+                }),
+                End::TimedOut | End::Lost(_) => None,
+            });
+        }
+        Ok(outputs)
+    }
+
+    /// Puts the units away whose starters are no more.
+    pub async fn put_away_orphans(&self) -> Result<(), CommandError> {
+        for name in orphans().await? {
+            if !starter(&name).is_some_and(is_alive) {
+                Unit::found(name).put_away().await;
             }
         }
         Ok(())
     }
+}
+
+/// Units that other processes have started.
+async fn orphans() -> Result<Vec<String>, CommandError> {
+    let orphans = async {
+        let manager = Manager::connect().await?;
+        let mut names = manager.loaded(PREFIX).await?;
+        names.retain(|name| starter(name) != Some(std::process::id()));
+        Ok::<_, ManagerError>(names)
+    };
+    orphans
+        .await
+        .map_err(|error| error.about("units of an earlier agent"))
 }
 
 /// Counts as under way as long as it lives.

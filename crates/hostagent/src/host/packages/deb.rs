@@ -15,7 +15,9 @@ use super::{
     ROOT_VARIABLE, check_name, check_path, check_words, describe, newest_satisfying, no_repositories,
 };
 use crate::host::command::{Command, Overflow, OwnUnits};
-use crate::host::{Family, HostError, InstalledPackages, PackageFile, Packages, Root, Source, Transaction};
+use crate::host::{
+    EarlierRuns, Family, HostError, InstalledPackages, PackageFile, Packages, Root, Source, Transaction,
+};
 
 mod apt;
 pub(super) mod archive;
@@ -385,8 +387,12 @@ impl Packages for Deb {
         runs::work_alone(self.units.as_ref()).await;
     }
 
-    async fn earlier_runs_end(&self) -> Result<(), HostError> {
+    async fn earlier_runs_end(&self) -> Result<EarlierRuns, HostError> {
         runs::earlier_end(self.units.as_ref(), self.deadline).await
+    }
+
+    async fn forget_earlier_runs(&self) -> Result<(), HostError> {
+        runs::forget_earlier(self.units.as_ref()).await
     }
 
     async fn shipped_files(&self, package: &str) -> Result<Vec<PathBuf>, HostError> {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use protocol::Category;
 
 use super::messages;
-use crate::host::HostError;
 use crate::host::command::{Command, CommandError, Exit, Output, OwnUnits};
+use crate::host::{EarlierRuns, HostError};
 
 /// What a query prints. Its failure is no package's fault, and may pass: [`Category::Host`].
 pub(super) async fn ask(query: &Command) -> Result<String, HostError> {
@@ -74,9 +74,31 @@ pub(super) async fn work_alone(units: Option<&Arc<OwnUnits>>) {
 }
 
 /// See [`crate::host::Packages::earlier_runs_end`].
-pub(super) async fn earlier_end(units: Option<&Arc<OwnUnits>>, deadline: Duration) -> Result<(), HostError> {
+pub(super) async fn earlier_end(
+    units: Option<&Arc<OwnUnits>>,
+    deadline: Duration,
+) -> Result<EarlierRuns, HostError> {
+    let Some(units) = units else {
+        return Ok(EarlierRuns::None);
+    };
+    let outputs = units.orphans_end(deadline).await?;
+    let well = |output: &Option<Output>| {
+        let output = output.as_ref();
+        output.is_some_and(|output| {
+            output.success() && !messages::tells_of_failed_script(&output.stderr_text())
+        })
+    };
+    Ok(match outputs.as_slice() {
+        [] => EarlierRuns::None,
+        all if all.iter().all(well) => EarlierRuns::Succeeded,
+        _ => EarlierRuns::Failed,
+    })
+}
+
+/// See [`crate::host::Packages::forget_earlier_runs`].
+pub(super) async fn forget_earlier(units: Option<&Arc<OwnUnits>>) -> Result<(), HostError> {
     match units {
-        Some(units) => Ok(units.orphans_end(deadline).await?),
+        Some(units) => Ok(units.put_away_orphans().await?),
         None => Ok(()),
     }
 }
