@@ -7,8 +7,9 @@ use bbmaster::collect::Policy;
 use bbmaster::enroll::Enrollment;
 use bbmaster::settings::{Settings, Sources};
 use bbmaster::{Config, Master};
-use bus::amqp::{self, AmqpSettings, Secret};
+use bus::amqp::{self, AmqpSettings, Roots, Secret, TlsSettings};
 use bus::{LinkState, Queue};
+use harness::certificates::Authority;
 use harness::rabbitmq::{Options, RabbitMq};
 use hostagent::commands::enroll::{Request, enroll};
 use hostagent::settings as agent;
@@ -61,8 +62,14 @@ impl NewHost {
 
     /// By what was written.
     fn broker(&self) -> AmqpSettings {
-        let amqp = self.settings().amqp;
+        let agent::Settings { amqp, ssl, .. } = self.settings();
+        let tls = (!ssl.disable).then(|| TlsSettings {
+            roots: ssl.ca_certs.map_or(Roots::System, Roots::File),
+            client: None,
+            server_name: None,
+        });
         AmqpSettings {
+            tls,
             login: Some(amqp::Login {
                 username: amqp.username,
                 password: Secret::new(amqp.password.unwrap().expose()),
@@ -212,6 +219,79 @@ async fn a_host_gets_in_by_a_token_and_then_works() {
     assert_eq!(hosts, [host.id.as_str(), "h2", host.id.as_str()]);
     let shown = client.get("/v1/enroll-tokens/").await;
     assert!(!String::from_utf8_lossy(&shown.body).contains("bbe_"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_tls_a_host_asks_the_right_master_only_and_then_trusts_the_brokers_authority() {
+    let node = RabbitMq::start_with(Options { management: true }).await.unwrap();
+    let management = format!("http://127.0.0.1:{}", node.management_port());
+    set_up(&node, &management);
+    let folder = tempfile::tempdir().unwrap();
+    let [ours, foreign] = ["ours", "foreign"].map(|name| Authority::new(name).unwrap());
+    let file = |name: &str| folder.path().join(name);
+    ours.write_certificate(&file("ours.pem")).unwrap();
+    foreign.write_certificate(&file("foreign.pem")).unwrap();
+    let (certificate, key) = (file("master.pem"), file("master.key"));
+    ours.server(&["localhost"])
+        .unwrap()
+        .write(&certificate, &key)
+        .unwrap();
+
+    let mut settings = settings(&node, &management, RabbitMq::PASSWORD);
+    settings.enroll.amqp_host = Some("localhost".into());
+    settings.enroll.amqp_port = Some(node.tls_port());
+    settings.enroll.amqp_tls = Some(true);
+    settings.enroll.amqp_ca = Some(node.authority_file());
+    let config = Config {
+        enrollment: Enrollment::of(&settings).unwrap(),
+        tls: Some((certificate, key)),
+        ..Config::local()
+    };
+    let database = Database::sqlite();
+    let secret = {
+        let (_plain, client) = master(&settings, &database).await;
+        token(&client, json!({"name": "once"})).await
+    };
+    let link = amqp::connect(settings.broker(), settings.queue());
+    let over_tls = Master::start(config, database.open().await, link).await.unwrap();
+    let port = over_tls.address().port();
+    let (url, by_address) = (
+        format!("https://localhost:{port}"),
+        format!("https://127.0.0.1:{port}"),
+    );
+
+    // Neither a master of another authority nor one of another name is told the token.
+    let host = NewHost::new("02:FC:00:00:00:01");
+    for (url, ca, expected) in [
+        (&url, Some("foreign.pem"), "UnknownIssuer"),
+        (&url, None, "UnknownIssuer"),
+        (&by_address, Some("ours.pem"), "not valid for name"),
+    ] {
+        let error = host.enroll(url, &secret, ca.map(file)).await.unwrap_err();
+        assert!(error.contains(expected), "{ca:?}: {error}");
+    }
+    host.enroll(&url, &secret, Some(file("ours.pem"))).await.unwrap();
+    let written = host.folder.path().join("hostagent.conf.d");
+    assert!(is_private(&written.join("90-enrolled.conf")));
+    let settings = host.settings();
+    assert!(!settings.ssl.disable);
+    assert_eq!(
+        (settings.amqp.host.as_str(), settings.amqp.port),
+        ("localhost", Some(node.tls_port()))
+    );
+    let ca = settings.ssl.ca_certs.unwrap();
+    assert_eq!(
+        std::fs::read(&ca).unwrap(),
+        std::fs::read(node.authority_file()).unwrap()
+    );
+    // By what was written, over TLS; not by another authority.
+    let link = amqp::connect(host.broker(), host.queue());
+    link.state.clone().wait_for(LinkState::is_up).await.unwrap();
+    drop(link);
+    std::fs::copy(file("foreign.pem"), &ca).unwrap();
+    let link = amqp::connect(host.broker(), host.queue());
+    let refused = |state: &LinkState| format!("{state:?}").contains("UnknownIssuer");
+    link.state.clone().wait_for(refused).await.unwrap();
 }
 
 fn is_private(file: &Path) -> bool {

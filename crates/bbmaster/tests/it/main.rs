@@ -6,6 +6,7 @@
 mod access;
 mod agent;
 mod api;
+mod backup;
 mod broker_setup;
 mod client;
 mod enroll;
@@ -15,6 +16,7 @@ mod least_rights;
 mod lifetime;
 mod logs;
 mod masters;
+mod monitoring;
 mod openapi;
 mod plans;
 mod rabbitmq;

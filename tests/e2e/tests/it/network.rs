@@ -11,7 +11,7 @@ use harness::machine;
 use harness::packages::{Family, Moment};
 use serde_json::json;
 
-/// Many times what either end needs to give the connection up: two AMQP heartbeats of 5 s.
+/// Many times what either end needs to give the connection up: two AMQP heartbeats of 5 s, and of 30 s as they are by default.
 const CUT: Duration = Duration::from_secs(130);
 
 #[tokio::test]

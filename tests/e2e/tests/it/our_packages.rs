@@ -7,8 +7,17 @@ use anyhow::{Context, Result, ensure};
 use e2e::agent_package::program;
 use harness::machine::{self, Machine};
 
-/// Packs the programs that cargo has built beside this test.
+/// The version of this workspace, which packages made before have.
+const CURRENT: &str = env!("CARGO_PKG_VERSION");
+
+/// Packs the programs that cargo has built beside this test. Those of the current version are taken from the folder
+/// `$BACKBONE_PACKAGES` instead, where that is set: `make package && BACKBONE_PACKAGES=$PWD/target/packages make e2e`.
 pub fn packages(version: &str, out: &Path) -> Result<()> {
+    if version == CURRENT
+        && let Some(made) = std::env::var_os("BACKBONE_PACKAGES")
+    {
+        return take(Path::new(&made), out);
+    }
     let built = program("hostagent")?;
     let built = built.parent().context("the folder of the build")?;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/build-packages");
@@ -23,6 +32,20 @@ pub fn packages(version: &str, out: &Path) -> Result<()> {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
+    Ok(())
+}
+
+fn take(made: &Path, out: &Path) -> Result<()> {
+    let files = std::fs::read_dir(made).with_context(|| format!("BACKBONE_PACKAGES={}", made.display()))?;
+    for file in files.flatten() {
+        let name = file.file_name();
+        let is_package = [".deb", ".rpm"]
+            .iter()
+            .any(|end| name.to_string_lossy().ends_with(end));
+        if is_package && name.to_string_lossy().contains(CURRENT) {
+            std::fs::copy(file.path(), out.join(name))?;
+        }
+    }
     Ok(())
 }
 
