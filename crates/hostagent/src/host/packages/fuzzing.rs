@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Cursor};
+use std::path::PathBuf;
 
 use super::deb::{archive, control, database};
 use super::rpm::header;
@@ -22,9 +23,21 @@ pub fn is_whole_deb(bytes: &[u8]) -> io::Result<bool> {
     archive::is_whole(Cursor::new(bytes))
 }
 
-/// Name and version that the control archive of a Debian package says, if it is for us to read.
-pub fn deb_control(bytes: &[u8]) -> Option<(String, String)> {
-    control::read(bytes).map(|control| (control.name, control.version))
+/// What the control archive of a Debian package says.
+#[derive(Debug, PartialEq, Eq)]
+pub struct DebControl {
+    pub name: String,
+    pub version: String,
+    pub conffiles: Vec<PathBuf>,
+}
+
+/// Reads a control archive, if it is for us to read.
+pub fn deb_control(bytes: &[u8]) -> Option<DebControl> {
+    control::read(bytes).map(|control| DebControl {
+        name: control.name,
+        version: control.version,
+        conffiles: control.conffiles,
+    })
 }
 
 /// Name and version that an rpm package's header says, if it is for us to read.

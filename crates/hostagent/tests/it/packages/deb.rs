@@ -158,7 +158,7 @@ async fn a_usual_package_is_read_from_its_control_archive() {
         .output()
         .unwrap();
     assert!(output.status.success());
-    let said = deb_control(&output.stdout);
+    let said = deb_control(&output.stdout).unwrap();
     let version = world.packages.inspect(&file).await.unwrap().version;
-    assert_eq!(said, Some(("app".to_owned(), version)));
+    assert_eq!((said.name.as_str(), said.version), ("app", version));
 }
