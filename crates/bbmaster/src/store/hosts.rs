@@ -17,6 +17,10 @@ use super::{Result, Store, StoreError, now, reading, show_time, signed, unsigned
 /// What is in the columns of `hosts` and `desired`.
 const COLUMNS: &str = "h.host_id, h.state, h.responding, h.satisfied, h.hostname, h.os_info, h.agent_version, h.error, \
      COALESCE(d.generation, 0), h.last_seen";
+/// What a page shows of its hosts; a list of their ids follows.
+pub(super) const APPS_OF: &str =
+    "SELECT host_id, name, version FROM host_apps WHERE desired = 0 AND host_id IN (";
+pub(super) const LABELS_OF: &str = "SELECT host_id, name, value FROM labels WHERE host_id IN (";
 const DESIRED: &str = "LEFT JOIN desired d ON d.host_id = h.host_id";
 
 fn host_id(text: String) -> Result<HostId> {
@@ -85,8 +89,8 @@ impl Store {
         }
         reading!(self, pool => {
             for (select, of_apps) in [
-                ("SELECT host_id, name, version FROM host_apps WHERE desired = 0 AND host_id IN (", true),
-                ("SELECT host_id, name, value FROM labels WHERE host_id IN (", false),
+                (APPS_OF, true),
+                (LABELS_OF, false),
             ] {
                 let mut query = QueryBuilder::new(select);
                 let mut list = query.separated(", ");

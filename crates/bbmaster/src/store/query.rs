@@ -178,23 +178,34 @@ where
     String: Encode<'static, DB> + Type<DB>,
     i64: Encode<'static, DB> + Type<DB>,
 {
-    // Text is looked for in an index that has all of these columns; an index of one of them would lead to the rows
-    // of the table for it, and is kept away by an expression.
-    let (text, number) = match wanted.text {
-        Some(_) => (" || ''", " + 0"),
-        None => ("", ""),
+    // The index that leads has the text, else "satisfied". Others are kept away by an expression: they would lead to
+    // the rows of the table for what they do not have.
+    let (text, number) = match wanted.text.is_some() || wanted.satisfied.is_some() {
+        true => (" || ''", " + 0"),
+        false => ("", ""),
     };
     if let Some(state) = wanted.status {
         query
             .push(format_args!(" AND h.state{text} = "))
             .push_bind(state.as_str().to_owned());
     }
-    for (column, flag) in [("responding", wanted.responding), ("satisfied", wanted.satisfied)] {
-        if let Some(flag) = flag {
-            query
-                .push(format_args!(" AND h.{column}{number} = "))
-                .push_bind(i64::from(flag));
+    if let Some(responding) = wanted.responding {
+        query
+            .push(format_args!(" AND h.responding{number} = "))
+            .push_bind(i64::from(responding));
+    }
+    match (wanted.satisfied, &wanted.text) {
+        (Some(satisfied), None) => {
+            query.push(" AND h.satisfied = ").push_bind(i64::from(satisfied));
         }
+        // Looked up of those alone that have the text.
+        (Some(satisfied), Some(_)) => {
+            query
+                .push(" AND EXISTS (SELECT 1 FROM hosts s WHERE s.host_id = h.host_id AND s.satisfied + 0 = ")
+                .push_bind(i64::from(satisfied))
+                .push(")");
+        }
+        (None, _) => {}
     }
     if let Some(text) = &wanted.text {
         query
