@@ -24,7 +24,7 @@ test: tools lint ## installs what is missing, then lint and every test
 
 e2e: tools ## whole hosts: machines with a systemd of their own, the agent as a package, RabbitMQ outside; needs root
 	@rm -f $(SKIPS)
-	BACKBONE_SKIPS=$(SKIPS) cargo nextest run --workspace -E 'package(e2e)' --no-fail-fast --final-status-level pass
+	BACKBONE_SKIPS=$(SKIPS) cargo nextest run --workspace -E 'package(e2e)' --test-threads 3 --no-fail-fast --final-status-level pass
 	@if [ -s $(SKIPS) ]; then sort -u $(SKIPS); echo "$$(sort -u $(SKIPS) | wc -l) skipped, each with its reason"; \
 	else echo "0 skipped"; fi
 
