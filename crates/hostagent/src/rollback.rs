@@ -31,6 +31,35 @@ pub async fn roll_back(engine: &Engine, app: &AppName, entry: &Entry) -> Result<
     })
 }
 
+/// Whether somebody else has changed the package of `app` since the agent began to change its config and services, and
+/// nothing else: what failed then says nothing of the application, and what it was is not for us to bring back.
+pub async fn is_overtaken(engine: &Engine, app: &AppName, entry: &Entry) -> bool {
+    let Before::Installed(snapshot) = &entry.before else {
+        return false;
+    };
+    if snapshot.way_back != WayBack::NotNeeded {
+        return false;
+    }
+    match observe_app(engine, app).await {
+        Ok(Some(there)) => there.version != snapshot.version || there.broken,
+        Ok(None) => true,
+        Err(_) => false,
+    }
+}
+
+/// The same, of what could not be brought back: rpm enters what it does to a package when it has done it.
+pub async fn is_being_overtaken(engine: &Engine, app: &AppName, entry: &Entry) -> bool {
+    const LOOKS: u32 = 10;
+    const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
+    for _ in 0..LOOKS {
+        if is_overtaken(engine, app, entry).await {
+            return true;
+        }
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
+    false
+}
+
 /// It was not there before. `purge`: nor were configuration files of this package.
 async fn take_away(engine: &Engine, app: &AppName, purge: Option<&str>) -> Result<(), HostError> {
     remove_again(engine, app).await?;

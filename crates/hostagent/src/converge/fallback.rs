@@ -3,7 +3,7 @@
 use protocol::{AppName, Category, Phase};
 
 use super::attempt::Attempt;
-use super::{End, stuck};
+use super::{End, stuck, together};
 use crate::failure::{Failure, Failures};
 use crate::rollback;
 
@@ -65,8 +65,37 @@ impl Attempt<'_> {
             .collect()
     }
 
+    /// What failed because somebody else was changing the package at that time is no failure: it is planned anew. How
+    /// often, the passes of an attempt limit.
+    async fn leave_overtaken(&mut self) -> Result<(), End> {
+        for (app, _) in self.to_be_rolled_back() {
+            if let Some(entry) = self.journal.entry(&app).cloned()
+                && rollback::is_overtaken(self.engine, &app, &entry).await
+            {
+                self.start_over(&app)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What fell only because `app` did gets up with it; what failed by itself will do so again.
+    fn start_over(&mut self, app: &AppName) -> Result<(), End> {
+        tracing::warn!(%app, "somebody else has changed its package meanwhile; it is looked at anew");
+        for tied in together::with(&self.desired.apps, app) {
+            if !self.held.contains(&tied) {
+                self.failures.remove(&tied);
+                self.rolled_back.remove(&tied);
+                self.journal.reprieve(&tied).map_err(stuck)?;
+            }
+        }
+        self.failures.remove(app);
+        self.stale.remove(app);
+        self.journal.forget(app).map_err(stuck)
+    }
+
     /// Brings back every application that failed after it was changed.
     pub(super) async fn roll_back_failed(&mut self) -> Result<(), End> {
+        self.leave_overtaken().await?;
         let failed = self.to_be_rolled_back();
         // At once: killed between two that stand or fall together, the agent would let one of them stand.
         self.journal.doom(&failed).map_err(stuck)?;
@@ -94,6 +123,10 @@ impl Attempt<'_> {
                     tracing::warn!(%app, "{}; going on to what is desired now", obstacle.message);
                     self.failures.remove(&app);
                     self.journal.reprieve(&app).map_err(stuck)?;
+                    continue;
+                }
+                Err(_) if rollback::is_being_overtaken(self.engine, &app, &entry).await => {
+                    self.start_over(&app)?;
                     continue;
                 }
                 Err(obstacle) => {

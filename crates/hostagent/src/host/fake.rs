@@ -37,6 +37,8 @@ pub struct State {
     pub log: Vec<String>,
     /// Operations that fail, by their line in the log; each fails as often as it stands here.
     pub failures: Vec<(String, HostError)>,
+    /// Operations, by their line in the log, in the midst of which somebody else removes a package.
+    pub removed_behind: Vec<(String, String)>,
     /// Transactions that change the packages although they fail.
     pub half_done: Vec<String>,
     /// Applications whose health checks fail.
@@ -45,6 +47,15 @@ pub struct State {
     pub dying: BTreeSet<String>,
     /// Held while a transaction runs, if a test wants it to take its time.
     pub gate: Option<Arc<tokio::sync::Semaphore>>,
+}
+
+impl State {
+    fn remove(&mut self, package: &str) {
+        self.packages.remove(package);
+        for service in self.shipped.remove(package).unwrap_or_default() {
+            self.services.remove(&service);
+        }
+    }
 }
 
 #[derive(Clone, Default)]
@@ -85,6 +96,14 @@ impl FakeHost {
     fn act(&self, line: String) -> Result<(), HostError> {
         self.with(|state| {
             let failure = state.failures.iter().position(|(failing, _)| *failing == line);
+            if let Some(index) = state
+                .removed_behind
+                .iter()
+                .position(|(during, _)| *during == line)
+            {
+                let (_, package) = state.removed_behind.remove(index);
+                state.remove(&package);
+            }
             state.log.push(line);
             match failure {
                 Some(index) => Err(state.failures.remove(index).1),
@@ -165,12 +184,7 @@ impl Packages for FakeHost {
             return result;
         }
         self.with(|state| {
-            for name in &transaction.remove {
-                state.packages.remove(name);
-                for service in state.shipped.remove(name).unwrap_or_default() {
-                    state.services.remove(&service);
-                }
-            }
+            transaction.remove.iter().for_each(|name| state.remove(name));
             for source in &transaction.install {
                 let Source::File(file) = source else { continue };
                 let package = InstalledPackage {

@@ -179,6 +179,25 @@ async fn an_operator_may_ask_for_another_try() {
     assert_eq!(package_versions(&driver), ["a 2-1"]);
 }
 
+/// While a service is enabled that somebody's removal of its package has disabled, the package goes.
+#[tokio::test(start_paused = true)]
+async fn what_fails_while_somebody_else_removes_the_package_is_no_failure() {
+    let mut driver = with_a_at_1().await;
+    let gone = HostError::new(Category::NotFound, "there is no unit a");
+    driver.fake.with(|state| {
+        state.services.get_mut("a").unwrap().enabled = Some(false);
+        state.removed_behind.push(("enable a".into(), "a".into()));
+        state.failures.push(("enable a".into(), gone));
+    });
+    let apps = json!({"a": {"version": "1", "url": "http://fake/a-1-1.deb", "config": {"s": {"k": "old"}}}});
+    driver.set_config("m1", apps).await;
+    let status = last_said(&mut driver).await;
+    assert_eq!(status["status"], "ok", "{status}");
+    assert_eq!(package_versions(&driver), ["a 1-1"]);
+    let log = driver.fake.take_log();
+    assert!(log.contains(&"apply +a=1-1".to_owned()), "{log:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_message_may_ask_for_another_try() {
     let mut driver = with_a_at_1().await;
