@@ -8,7 +8,7 @@ mod attempt;
 mod fallback;
 mod packages;
 mod settle;
-mod together;
+pub(crate) mod together;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

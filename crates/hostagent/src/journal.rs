@@ -252,6 +252,19 @@ impl JournalFile {
         self.change(|journal| journal.pardon(app))
     }
 
+    /// Applications whose packages were changed, or were to be.
+    pub fn changed_packages(&self) -> BTreeSet<AppName> {
+        let is_changed = |entry: &Entry| match &entry.before {
+            Before::Installed(before) => before.way_back != WayBack::NotNeeded,
+            Before::Absent => true,
+        };
+        let entries = self.get().into_iter().flat_map(|journal| &journal.entries);
+        entries
+            .filter(|(_, entry)| is_changed(entry))
+            .map(|(app, _)| app.clone())
+            .collect()
+    }
+
     /// The operator wants all to be tried again: forward, not back.
     pub fn pardon(&mut self) -> Result<(), StateFileError> {
         self.change(|journal| {

@@ -169,6 +169,9 @@ impl Reconciler {
                 return self.stuck(desired, Failure::new(Phase::Observe, error), reply_to);
             }
         };
+        if self.errors.release_overtaken(&observed) {
+            self.errors.persist(desired, &self.engine);
+        }
         let held = self.errors.held();
         let mut plan = self.engine.plan(desired, &observed);
         plan.steps.retain(|step| !held.contains_key(&step.app));
@@ -206,7 +209,7 @@ impl Reconciler {
         )
         .await
         {
-            End::Finished(failures) => self.finished(desired, failures, reply_to).await,
+            End::Finished(failures) => self.finished(desired, &observed, failures, reply_to).await,
             End::Superseded => Next::Again,
             End::Stopped => Next::Stop,
             End::Stuck(failure) => self.stuck(desired, failure, reply_to),
@@ -229,9 +232,11 @@ impl Reconciler {
     async fn finished(
         &mut self,
         desired: &Arc<Desired>,
+        before: &Observed,
         failures: Failures,
         reply_to: Option<String>,
     ) -> Next {
+        let changed = self.journal.changed_packages();
         let transient = failures.values().any(|failure| failure.category.is_transient());
         self.schedule_retry(transient);
         self.errors.replace(failures, self.retry_time());
@@ -243,6 +248,11 @@ impl Reconciler {
                 return self.stuck(desired, Failure::new(Phase::Observe, error), reply_to);
             }
         };
+        self.errors.note_versions(before, &observed, &changed);
+        if self.errors.release_overtaken(&observed) {
+            self.errors.persist(desired, &self.engine);
+            return Next::Again;
+        }
         if let Standing::Ok = self.errors.standing() {
             tracing::info!("converged");
         }

@@ -47,19 +47,6 @@ pub async fn is_overtaken(engine: &Engine, app: &AppName, entry: &Entry) -> bool
     }
 }
 
-/// The same, of what could not be brought back: rpm enters what it does to a package when it has done it.
-pub async fn is_being_overtaken(engine: &Engine, app: &AppName, entry: &Entry) -> bool {
-    const LOOKS: u32 = 10;
-    const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
-    for _ in 0..LOOKS {
-        if is_overtaken(engine, app, entry).await {
-            return true;
-        }
-        tokio::time::sleep(BETWEEN_LOOKS).await;
-    }
-    false
-}
-
 /// It was not there before. `purge`: nor were configuration files of this package.
 async fn take_away(engine: &Engine, app: &AppName, purge: Option<&str>) -> Result<(), HostError> {
     remove_again(engine, app).await?;

@@ -125,10 +125,6 @@ impl Attempt<'_> {
                     self.journal.reprieve(&app).map_err(stuck)?;
                     continue;
                 }
-                Err(_) if rollback::is_being_overtaken(self.engine, &app, &entry).await => {
-                    self.start_over(&app)?;
-                    continue;
-                }
                 Err(obstacle) => {
                     tracing::error!(%app, "{}", obstacle.message);
                     let message = format!("{}. And the application {}", failure.message, obstacle.message);

@@ -50,7 +50,7 @@ pub struct State {
 }
 
 impl State {
-    fn remove(&mut self, package: &str) {
+    pub fn remove(&mut self, package: &str) {
         self.packages.remove(package);
         for service in self.shipped.remove(package).unwrap_or_default() {
             self.services.remove(&service);

@@ -1,9 +1,10 @@
 //! What failed, how often, and what is therefore left alone until when.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::{AppName, Apps, ErrorReport, Phase};
 
+use crate::converge::together;
 use crate::engine::Engine;
 use crate::failure::{Failure, Failures};
 use crate::host_state::Standing;
@@ -17,6 +18,8 @@ pub struct ErrorBook {
     apps: Option<Apps>,
     errors: BTreeMap<AppName, ErrorReport>,
     attempts: BTreeMap<AppName, u32>,
+    /// The version that each was at when it failed; `None`: not installed.
+    versions: BTreeMap<AppName, Option<String>>,
     host_attempts: u32,
     /// Transient failures are held too, until their retry is due.
     released: bool,
@@ -101,8 +104,46 @@ impl ErrorBook {
             self.errors.insert(app, ErrorReport { next_retry, ..error });
         }
         self.attempts.retain(|app, _| self.errors.contains_key(app));
+        self.versions.retain(|app, _| held.contains_key(app));
         self.released = false;
         self.host_attempts = 0;
+    }
+
+    /// Takes down what those that have just failed were at: `after` the attempt where it changed their packages itself, else
+    /// `before` it.
+    pub fn note_versions(&mut self, before: &Observed, after: &Observed, changed: &BTreeSet<AppName>) {
+        for app in self.errors.keys() {
+            let seen = if changed.contains(app) { after } else { before };
+            self.versions
+                .entry(app.clone())
+                .or_insert_with(|| version_of(app, seen));
+        }
+    }
+
+    /// What failed is not what is there any more, once somebody else has put the package at another version, or away: it
+    /// has another chance, with all that stand or fall with it. It may have failed because that was being done. True if there is
+    /// any.
+    pub fn release_overtaken(&mut self, observed: &Observed) -> bool {
+        let mut overtaken = BTreeSet::new();
+        for (app, error) in &self.errors {
+            let now = version_of(app, observed);
+            let then = self.versions.entry(app.clone()).or_insert_with(|| now.clone());
+            if *then != now && !error.category.is_transient() {
+                tracing::info!(%app, "what failed was changed by somebody else; it is tried again");
+                overtaken.insert(app.clone());
+            }
+        }
+        let apps = self.apps.clone().unwrap_or_default();
+        let tied: Vec<AppName> = overtaken
+            .iter()
+            .flat_map(|app| together::with(&apps, app))
+            .collect();
+        let any = !overtaken.is_empty();
+        overtaken.extend(tied);
+        self.errors.retain(|app, _| !overtaken.contains(app));
+        self.attempts.retain(|app, _| !overtaken.contains(app));
+        self.versions.retain(|app, _| !overtaken.contains(app));
+        any
     }
 
     /// An application that failed, and is as desired all the same by now, has no error any more.
@@ -133,6 +174,7 @@ impl ErrorBook {
     pub fn forget_all(&mut self) {
         self.errors.clear();
         self.attempts.clear();
+        self.versions.clear();
     }
 
     pub fn next_host_attempt(&mut self) -> u32 {
@@ -161,4 +203,8 @@ impl ErrorBook {
             tracing::warn!(%error, "the outcome could not be kept; after a restart it is tried again");
         }
     }
+}
+
+fn version_of(app: &AppName, observed: &Observed) -> Option<String> {
+    observed.apps.get(app).map(|there| there.version.clone())
 }

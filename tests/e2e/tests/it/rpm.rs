@@ -90,9 +90,8 @@ async fn a_host_with_rpm_installs_upgrades_rolls_back_and_removes() {
 
     // Behind its back, and then for good.
     host.machine.sh("rpm -e app 2>&1").unwrap();
-    // At the second heartbeat at the latest. That it is at once is not shown with rpm: on a busy machine it was not.
-    let limit = Duration::from_secs(150);
-    host.until_within("rpm -q app && systemctl is-active -q app", limit)
+    // The agent may have looked in the midst of it, when files were gone and the database still had the package.
+    host.until("rpm -q app && systemctl is-active -q app")
         .await
         .unwrap();
     let answer = world.converge(&host, &id, &json!({})).await.unwrap();

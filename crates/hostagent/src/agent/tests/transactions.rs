@@ -198,6 +198,29 @@ async fn what_fails_while_somebody_else_removes_the_package_is_no_failure() {
     assert!(log.contains(&"apply +a=1-1".to_owned()), "{log:?}");
 }
 
+/// In the midst of a removal by rpm, files are gone while the database still has the package.
+#[tokio::test(start_paused = true)]
+async fn what_is_held_has_another_chance_when_somebody_else_has_changed_its_package() {
+    let mut driver = with_a_at_1().await;
+    driver
+        .fake
+        .with(|state| state.without_contract.insert("a".into()));
+    let apps = json!({"a": {"version": "1", "url": "http://fake/a-1-1.deb", "config": {"s": {"k": "new"}}}});
+    driver.set_config("m1", apps.clone()).await;
+    let status = last_said(&mut driver).await;
+    assert_eq!(status["status"], "errors", "{status}");
+    // Nothing has changed, and it is held.
+    driver.set_config("m2", apps.clone()).await;
+    assert_eq!(driver.said(1).await, ["errors m2"]);
+    driver.fake.with(|state| {
+        state.remove("a");
+        state.without_contract.clear();
+    });
+    driver.set_config("m3", apps).await;
+    assert_eq!(driver.said(2).await, ["converging m3", "ok m3"]);
+    assert_eq!(package_versions(&driver), ["a 1-1"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_message_may_ask_for_another_try() {
     let mut driver = with_a_at_1().await;
