@@ -9,6 +9,7 @@ mod api;
 mod backup;
 mod broker_setup;
 mod client;
+mod definitions;
 mod enroll;
 mod fleet;
 mod kills;
