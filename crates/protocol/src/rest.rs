@@ -208,6 +208,63 @@ pub struct PutQuery {
     pub only_if_plan: Option<String>,
 }
 
+/// Query of `PUT /v1/apps/`: whose desired state is to be set. All filters that are given must hold, as in [`HostQuery`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct FleetQuery {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<HostState>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub responding: Option<bool>,
+    /// Whether the host runs what is desired of it so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub satisfied: Option<bool>,
+    /// Has this application installed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub application: Option<String>,
+    /// Has `application` (or any, without one) in exactly this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// `name`, or `name=value`; several separated by commas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// Part of the host id, hostname or OS, in any case.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Every host that is known; instead of filters.
+    pub all: bool,
+    /// Only count them.
+    pub dry_run: bool,
+}
+
+impl From<&FleetQuery> for HostQuery {
+    fn from(fleet: &FleetQuery) -> Self {
+        let fleet = fleet.clone();
+        Self {
+            status: fleet.status,
+            responding: fleet.responding,
+            satisfied: fleet.satisfied,
+            application: fleet.application,
+            version: fleet.version,
+            label: fleet.label,
+            text: fleet.text,
+            limit: None,
+            after: None,
+        }
+    }
+}
+
+/// Answer to `PUT /v1/apps/`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct FleetSet {
+    /// That match.
+    pub hosts: u64,
+    /// Of these, those of which something else was desired before. With `dry_run`: is desired now.
+    pub changed: u64,
+}
+
 /// Query of `POST /v1/hosts/{id}/ping`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

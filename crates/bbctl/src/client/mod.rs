@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use protocol::rest::{
     AppList, CreatedEnrollToken, CreatedToken, DesiredApps, EnrollTokenList, Event, EventList, EventQuery,
-    Health, Host, HostIds, HostList, HostQuery, Labels, NewEnrollToken, NewToken, PingAnswer, PingQuery,
-    PlanAnswer, PutQuery, RetryAnswer, TokenList, WhoAmI,
+    FleetQuery, FleetSet, Health, Host, HostIds, HostList, HostQuery, Labels, NewEnrollToken, NewToken,
+    PingAnswer, PingQuery, PlanAnswer, PutQuery, RetryAnswer, TokenList, WhoAmI,
 };
 use protocol::{Apps, HostId};
 use serde::Serialize;
@@ -37,6 +37,8 @@ pub struct Client {
 const CONNECT: Duration = Duration::from_secs(10);
 /// Longer than a master waits for a host's plan.
 const PATIENCE: Duration = Duration::from_secs(75);
+/// For a desired state that a hundred thousand hosts get.
+const PATIENCE_FOR_MANY: Duration = Duration::from_secs(600);
 /// A master says something on a stream every 15 s.
 const SILENCE: Duration = Duration::from_secs(45);
 /// Bytes of an answer; a page of 1000 hosts has about 1 MB.
@@ -260,6 +262,13 @@ impl Client {
             query,
             if_generation,
         ))
+    }
+
+    /// One desired state for all that match; with `dry_run`, how many that would be.
+    pub fn set_many(&self, query: &FleetQuery, apps: &Apps) -> Result<FleetSet, ClientError> {
+        let mut call = Call::new(Method::PUT, &["v1", "apps"]).query(query).json(apps);
+        call.patience = PATIENCE_FOR_MANY;
+        self.ask(call)
     }
 
     /// What the host would do.

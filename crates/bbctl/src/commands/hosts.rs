@@ -20,7 +20,7 @@ pub struct Hosts {
 }
 
 /// Which hosts. All that are given must hold.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct Filter {
     /// In this state.
     #[arg(short, long, value_enum)]
@@ -68,14 +68,28 @@ impl From<StateArg> for HostState {
 impl Filter {
     /// What to say where no host is found.
     pub fn nobody(&self) -> &'static str {
-        let everything = HostQuery {
-            limit: self.query().limit,
-            ..HostQuery::default()
-        };
-        match self.query() == everything {
+        match self.is_empty() {
             true => "No host has reported yet.",
             false => "No host matches.",
         }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        let filters = HostQuery {
+            limit: None,
+            ..self.query()
+        };
+        filters == HostQuery::default()
+    }
+
+    /// Whether it means the same hosts whatever becomes of them.
+    pub fn stays(&self) -> bool {
+        let lasting = Self {
+            labels: self.labels.clone(),
+            text: self.text.clone(),
+            ..Self::default()
+        };
+        self.query() == lasting.query()
     }
 
     pub fn query(&self) -> HostQuery {

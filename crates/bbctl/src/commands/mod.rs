@@ -16,8 +16,10 @@ mod login;
 mod ping;
 mod retry;
 mod set;
+mod set_many;
 mod token;
 mod wait;
+mod wait_many;
 mod watch;
 
 use std::io;
@@ -114,7 +116,7 @@ enum Command {
     Host(host::Host),
     /// Prints what a host should run, as `set` takes it.
     Get(get::Get),
-    /// Sets what a host should run. Applications that are not named are removed.
+    /// Sets what a host should run, or many hosts. Applications that are not named are removed.
     Set(set::Set),
     /// Opens what a host should run in your editor, and sets what you make of it.
     Edit(edit::Edit),

@@ -9,6 +9,8 @@ use protocol::rest::{DesiredApps, PlanAnswer, PutQuery};
 use protocol::{Apps, HostId};
 
 use super::confirm::confirm_emptying;
+use super::hosts::Filter;
+use super::set_many::Many;
 use super::{Context, Exit, UsageError, host_id, note_problems, time, wait};
 use crate::client::{Client, ClientError};
 use crate::desired::{self, Source};
@@ -16,12 +18,13 @@ use crate::output::{Format, Paint, Style, clean, clean_lines, for_programs, prin
 
 #[derive(Debug, Args)]
 pub struct Set {
+    /// One host; or give options that say which hosts.
     #[arg(value_name = "HOST", value_parser = host_id)]
-    id: HostId,
+    id: Option<HostId>,
     /// JSON or YAML: applications, or a whole set_config; - is standard input.
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
-    /// Only ask the host what it would do.
+    /// Only ask the host what it would do; of many hosts, how many would be changed.
     #[arg(long, conflicts_with_all = ["wait", "if_generation", "only_if_plan"])]
     dry_run: bool,
     /// Format of a dry run's output.
@@ -35,9 +38,14 @@ pub struct Set {
     /// Only if the host would still do just what a dry run said: the hash of its plan. Else it refuses, and says so.
     #[arg(long, value_name = "HASH", value_parser = plan_hash)]
     only_if_plan: Option<String>,
-    /// Do not ask, not even where it removes everything.
+    /// Do not ask, not even where it removes everything, or for many hosts.
     #[arg(short, long)]
     yes: bool,
+    /// Every host that is known.
+    #[arg(long, help_heading = "Instead of HOST, those that all of these fit")]
+    all: bool,
+    #[command(flatten, next_help_heading = "Instead of HOST, those that all of these fit")]
+    filter: Filter,
 }
 
 fn plan_hash(text: &str) -> Result<String, String> {
@@ -70,21 +78,66 @@ impl WaitArgs {
 
 impl Set {
     pub(super) fn execute(&self, context: &Context) -> anyhow::Result<Exit> {
-        let desired = desired::read(&self.file)?;
-        if self.dry_run {
-            return self.dry_run(context, &desired.apps, &desired.source);
-        }
-        let before = context.client.desired(&self.id)?;
-        let apps_before = before.as_ref().map(|before| &before.apps);
-        if self.yes || self.file.as_os_str() != "-" {
-            confirm_emptying(&self.id, apps_before, &desired.apps, self.yes, context.terminal)?;
-        } else if desired.apps.is_empty() {
-            // What we would ask for was read as the file.
+        let Some(id) = &self.id else {
+            return self.many()?.execute(context, &desired::read(&self.file)?);
+        };
+        if self.all || !self.filter.is_empty() {
             return Err(UsageError(format!(
-                "{{}} removes every managed application from {}: --yes",
-                self.id
+                "give {id}, or options that say which hosts, but not both"
             ))
             .into());
+        }
+        self.one(context, id)
+    }
+
+    /// Those that options speak of.
+    fn many(&self) -> Result<Many<'_>, UsageError> {
+        if self.all != self.filter.is_empty() {
+            return Err(UsageError(
+                match self.all {
+                    false => "whom to set it for? Give a host's id, or --label, --application, --text and the like, or --all",
+                    true => "--all means every host, and filters mean some: give one or the other",
+                }
+                .to_owned(),
+            ));
+        }
+        if self.if_generation.is_some() || self.only_if_plan.is_some() {
+            return Err(UsageError(
+                "generations and plans are each host's own: --if-generation and --only-if-plan need one HOST"
+                    .to_owned(),
+            ));
+        }
+        if self.wait.wait && !self.filter.stays() {
+            return Err(UsageError(
+                "--wait needs --label, --text or --all alone: what is set may change which hosts the other filters mean"
+                    .to_owned(),
+            ));
+        }
+        Ok(Many {
+            filter: &self.filter,
+            all: self.all,
+            dry_run: self.dry_run.then_some(self.output),
+            wait: self.wait.wait.then_some(self.wait.timeout),
+            // What we would ask for was read as the file.
+            can_ask: self.file.as_os_str() != "-",
+            yes: self.yes,
+        })
+    }
+
+    fn one(&self, context: &Context, id: &HostId) -> anyhow::Result<Exit> {
+        let desired = desired::read(&self.file)?;
+        if self.dry_run {
+            return self.dry_run(context, id, &desired.apps, &desired.source);
+        }
+        let before = context.client.desired(id)?;
+        let apps_before = before.as_ref().map(|before| &before.apps);
+        if self.yes || self.file.as_os_str() != "-" {
+            confirm_emptying(id, apps_before, &desired.apps, self.yes, context.terminal)?;
+        } else if desired.apps.is_empty() {
+            // What we would ask for was read as the file.
+            return Err(
+                UsageError(format!("{{}} removes every managed application from {id}: --yes")).into(),
+            );
         }
         let query = PutQuery {
             dry_run: false,
@@ -92,31 +145,27 @@ impl Set {
         };
         let set = put(
             &context.client,
-            &self.id,
+            id,
             &desired.apps,
             &query,
             self.if_generation,
             &desired.source,
         )?;
-        print(&outcome(&self.id, before.as_ref(), &set))?;
+        print(&outcome(id, before.as_ref(), &set))?;
         note_problems(&context.client);
-        self.wait.after(context, &self.id, &set)
+        self.wait.after(context, id, &set)
     }
 
-    fn dry_run(&self, context: &Context, apps: &Apps, source: &Source) -> anyhow::Result<Exit> {
+    fn dry_run(&self, context: &Context, id: &HostId, apps: &Apps, source: &Source) -> anyhow::Result<Exit> {
         let plan = context
             .client
-            .plan(&self.id, apps)
+            .plan(id, apps)
             .map_err(|error| at_its_place(error, source))?;
         let text = for_programs(self.output, &plan)?;
         if let Some(error) = plan.error.as_deref().filter(|_| text.is_none()) {
-            bail!(
-                "{} could not look at itself: {}",
-                self.id,
-                clean_lines(error, "    ")
-            );
+            bail!("{} could not look at itself: {}", id, clean_lines(error, "    "));
         }
-        let command = format!("bbctl set {} -f {}", self.id, self.file.display());
+        let command = format!("bbctl set {id} -f {}", self.file.display());
         print(&text.unwrap_or_else(|| plan_in_words(&plan, &command, context.terminal.paint)))?;
         Ok(match (plan.faults.is_empty(), plan.error) {
             (true, None) => Exit::Ok,
@@ -140,7 +189,7 @@ pub fn put(
         .map_err(|error| at_its_place(error, source))
 }
 
-fn at_its_place(error: ClientError, source: &Source) -> anyhow::Error {
+pub(super) fn at_its_place(error: ClientError, source: &Source) -> anyhow::Error {
     match &error {
         ClientError::Refused { problem, .. } => match (&problem.path, &problem.detail) {
             (Some(path), Some(detail)) if path.starts_with('$') => {

@@ -21,7 +21,7 @@ const CONFIRM: f64 = 5.0;
 
 /// How a host stands to a generation of its desired state.
 #[derive(Debug, PartialEq)]
-enum Progress<'a> {
+pub(super) enum Progress<'a> {
     /// Something else is desired by now.
     Superseded,
     /// It has never reported.
@@ -40,7 +40,7 @@ enum Progress<'a> {
     Done,
 }
 
-fn judge(host: &Host, generation: u64) -> Progress<'_> {
+pub(super) fn judge(host: &Host, generation: u64) -> Progress<'_> {
     if host.generation > generation {
         return Progress::Superseded;
     }

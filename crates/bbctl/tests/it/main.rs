@@ -11,5 +11,6 @@ mod fleet;
 mod live;
 mod real;
 mod set;
+mod set_many;
 mod show;
 mod terminal;

@@ -15,7 +15,7 @@ use super::extract::{Body, Id, Params};
 use super::ping::publish_failed;
 use super::problem::Refusal;
 use crate::replies::Reply;
-use crate::store::{NewDesired, PutError};
+use crate::store::{NewDesired, PutError, Stored};
 
 pub async fn usage(State(app): State<App>) -> Result<Json<AppList>, Refusal> {
     Ok(Json(app.store.apps().await?))
@@ -44,6 +44,23 @@ pub async fn desired(State(app): State<App>, Id(id): Id) -> Result<Response, Ref
 /// Bytes that a message has around its applications, and some more.
 const ENVELOPE: usize = 1024;
 
+/// The applications of a body.
+pub(super) fn wanted(body: &Body) -> Result<Apps, Refusal> {
+    let agents = Limits::default();
+    let limits = Limits {
+        max_size: agents.max_size - ENVELOPE,
+        ..agents
+    };
+    Ok(decode_apps(&body.0, limits)?)
+}
+
+pub(super) fn own_id(app: &str) -> Refusal {
+    Refusal::invalid(
+        format!("$[{app:?}]"),
+        "is a host's own id; an application needs another name",
+    )
+}
+
 pub async fn put_desired(
     State(app): State<App>,
     Id(id): Id,
@@ -52,17 +69,9 @@ pub async fn put_desired(
     principal: Principal,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let agents = Limits::default();
-    let limits = Limits {
-        max_size: agents.max_size - ENVELOPE,
-        ..agents
-    };
-    let apps = decode_apps(&body.0, limits)?;
+    let apps = wanted(&body)?;
     if let Some(app) = apps.keys().find(|app| id.collides_with(app)) {
-        return Err(Refusal::invalid(
-            format!("$[{:?}]", app.as_str()),
-            "is this host's own id; an application needs another name",
-        ));
+        return Err(own_id(app.as_str()));
     }
     let if_match = match headers.get(IF_MATCH) {
         None => None,
@@ -88,7 +97,7 @@ pub async fn put_desired(
         author: &principal.name,
     };
     match app.store.put_desired(&id, new).await {
-        Ok(desired) => {
+        Ok(Stored { desired, .. }) => {
             app.dispatcher.changed(id, desired.clone());
             Ok(with_tag(desired.into()))
         }

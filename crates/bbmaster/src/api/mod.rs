@@ -6,6 +6,7 @@ mod apps;
 mod enroll;
 mod events;
 mod extract;
+mod fleet;
 mod health;
 mod hosts;
 mod listener;

@@ -5,13 +5,13 @@ use axum::routing::{MethodRouter, delete, get, post, put};
 use protocol::Apps;
 use protocol::rest::{
     AppList, CreatedEnrollToken, CreatedToken, DesiredApps, Enroll, EnrollTokenList, Enrolled, EventList,
-    EventQuery, Health, Host, HostIds, HostList, HostQuery, Labels, NewEnrollToken, NewToken, PingAnswer,
-    PingQuery, PutQuery, RetryAnswer, Role, TokenList, WhoAmI,
+    EventQuery, FleetQuery, FleetSet, Health, Host, HostIds, HostList, HostQuery, Labels, NewEnrollToken,
+    NewToken, PingAnswer, PingQuery, PutQuery, RetryAnswer, Role, TokenList, WhoAmI,
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use super::access::Access;
-use super::{App, apps, enroll, events, health, hosts, openapi, ping, retry, tokens, ui};
+use super::{App, apps, enroll, events, fleet, health, hosts, openapi, ping, retry, tokens, ui};
 
 /// A method on a path.
 pub struct Route {
@@ -265,6 +265,20 @@ fn of_the_fleet() -> Vec<Route> {
             get(apps::usage),
             Doc::new("Every application of the fleet, and on how many hosts")
                 .answer::<AppList>(200, "By name"),
+        ),
+        route(
+            Method::PUT,
+            "/v1/apps/",
+            OPERATOR,
+            put(fleet::put_desired),
+            Doc::new(
+                "Set what every host that matches all filters should run, as PUT /v1/hosts/{id}/apps does for one. \
+                 The same again changes nothing",
+            )
+            .query::<FleetQuery>()
+            .body::<Apps>()
+            .answer::<FleetSet>(200, "All have it; with dry_run, how many would")
+            .problems(&[413, 415, 422]),
         ),
         route(
             Method::GET,

@@ -52,6 +52,7 @@ impl Dispatcher {
             in_hand: HashMap::new(),
             under_way: HashSet::new(),
             sent: HashMap::new(),
+            due: HashMap::new(),
             undelivered: HashSet::new(),
         };
         tokio::spawn(task.run(inbox, link));
@@ -102,6 +103,9 @@ struct Task {
     in_hand: HashMap<HostId, Box<Desired>>,
     under_way: HashSet<HostId>,
     sent: HashMap<HostId, Sent>,
+    /// Those whose last word asks for a sending that came too soon after the one before, and when it may be. Their next
+    /// word may be a heartbeat away, and what was sent may be lost: a broker keeps it in memory only.
+    due: HashMap<HostId, Instant>,
     /// Could not be sent for lack of a broker or database: tried again when the link is up anew.
     undelivered: HashSet<HostId>,
 }
@@ -139,13 +143,17 @@ impl Task {
                     Some(Order::Seen(hosts)) => hosts.into_iter().for_each(|seen| self.consider(seen)),
                     Some(Order::Changed(host, desired)) => {
                         self.sent.remove(&host);
+                        self.due.remove(&host);
                         self.keep_in_hand(&host, desired);
                         self.enqueue(host);
                     }
                     None => return,
                 },
                 Some((host, outcome)) = sending.next() => self.settle(host, outcome),
-                _ = retry.tick(), if !self.undelivered.is_empty() && link.borrow().is_up() => self.retry_undelivered(),
+                _ = retry.tick(), if link.borrow().is_up() => {
+                    self.retry_undelivered();
+                    self.send_due();
+                }
                 changed = link.changed(), if !link_ended => match changed {
                     Ok(()) if link.borrow_and_update().is_up() => self.retry_undelivered(),
                     Ok(()) => {}
@@ -176,6 +184,7 @@ impl Task {
     }
 
     fn consider(&mut self, seen: Seen) {
+        self.due.remove(&seen.host_id);
         match decide(&seen) {
             Decision::Leave(Why::Satisfied) => {
                 self.sent.remove(&seen.host_id);
@@ -188,10 +197,13 @@ impl Task {
             ),
             Decision::Leave(Why::Converging | Why::Retrying | Why::Rejected) => {}
             Decision::Send => {
-                let too_soon = self.sent.get(&seen.host_id).is_some_and(|sent| {
-                    sent.generation == seen.generation && Instant::now() < sent.again_from
-                });
-                if !too_soon && !self.under_way.contains(&seen.host_id) {
+                let sent = self.sent.get(&seen.host_id);
+                let again_from = sent
+                    .filter(|sent| sent.generation == seen.generation && Instant::now() < sent.again_from)
+                    .map(|sent| sent.again_from);
+                if let Some(again_from) = again_from {
+                    self.due.insert(seen.host_id, again_from);
+                } else if !self.under_way.contains(&seen.host_id) {
                     self.enqueue(seen.host_id);
                 }
             }
@@ -230,6 +242,19 @@ impl Task {
                 self.metrics.count_dispatch("failed");
                 self.undelivered.insert(host);
             }
+        }
+    }
+
+    /// Once for each word of a host: one that says no more is not sent to again and again.
+    fn send_due(&mut self) {
+        let now = Instant::now();
+        let due: Vec<HostId> = self
+            .due
+            .extract_if(|_, again_from| *again_from <= now)
+            .map(|(host, _)| host)
+            .collect();
+        for host in due {
+            self.enqueue(host);
         }
     }
 
@@ -279,5 +304,71 @@ pub fn set_config(desired: Desired) -> SetConfig {
         // Once taken it holds: what the host has lost of it since is no part of that plan.
         only_if_plan: desired.only_if_plan.filter(|_| !desired.is_taken),
         retry: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bus::Queue;
+    use bus::local::LocalBroker;
+    use protocol::rest::HostState;
+
+    use super::*;
+
+    async fn task(folder: &std::path::Path) -> Task {
+        let link = LocalBroker::new().connect(Queue::of_master("q", 1));
+        Task {
+            store: Store::open_sqlite(&folder.join("db")).await.unwrap(),
+            publisher: link.publisher,
+            metrics: Metrics::default(),
+            queue: VecDeque::new(),
+            queued: HashSet::new(),
+            in_hand: HashMap::new(),
+            under_way: HashSet::new(),
+            sent: HashMap::new(),
+            due: HashMap::new(),
+            undelivered: HashSet::new(),
+        }
+    }
+
+    fn says(satisfied: bool) -> Seen {
+        Seen {
+            host_id: HostId::new("h").unwrap(),
+            state: HostState::Ok,
+            satisfied,
+            towards_current: false,
+            generation: 7,
+            reported_generation: Some(6),
+            rejected_id: None,
+        }
+    }
+
+    /// A message is lost with its broker, and the host says how it is once, right after: without this it would be
+    /// sent to only at its next heartbeat.
+    #[tokio::test]
+    async fn a_host_that_needs_it_too_soon_is_sent_to_when_it_may_be_and_once_for_each_word() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut task = task(folder.path()).await;
+        tokio::time::pause();
+        let host = HostId::new("h").unwrap();
+        task.settle(host.clone(), Outcome::Sent { generation: 7 });
+        task.consider(says(false));
+        task.send_due();
+        assert!(task.queue.is_empty(), "it was sent to a moment ago");
+        tokio::time::advance(pause_after(1)).await;
+        task.send_due();
+        assert_eq!(task.queue.pop_front(), Some(host.clone()));
+        task.queued.clear();
+        task.settle(host.clone(), Outcome::Sent { generation: 7 });
+        tokio::time::advance(pause_after(9)).await;
+        task.send_due();
+        assert!(task.queue.is_empty(), "it has said nothing since");
+
+        task.settle(host, Outcome::Sent { generation: 7 });
+        task.consider(says(false));
+        task.consider(says(true));
+        tokio::time::advance(pause_after(9)).await;
+        task.send_due();
+        assert!(task.queue.is_empty(), "it has what is desired");
     }
 }

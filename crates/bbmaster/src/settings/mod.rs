@@ -3,6 +3,7 @@
 pub mod table;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use ::settings::{Gathered, Kind, Parse, check_pair, forget_default_user, read_password};
 use bus::amqp::{AmqpSettings as Broker, ClientCertificate, Login, Roots, Secret, TlsSettings as BrokerTls};
@@ -64,6 +65,7 @@ impl Settings {
             heartbeat: amqp.amqp_heartbeat_interval,
             connect_timeout: amqp.connect_timeout,
             retry_period: amqp.connection_retry_period,
+            retry_max: RETRY_MAX.max(amqp.connection_retry_period),
             connection_name: "bbmaster".to_owned(),
             frame_max: Broker::FRAME_MAX_LARGE,
             tls: tls.then(|| BrokerTls {
@@ -81,6 +83,10 @@ impl Settings {
         Queue::of_master(&self.amqp.queue_name, prefetch)
     }
 }
+
+/// Longest pause of a master that has no broker. Agents go up to five minutes, for there are thousands of them; masters
+/// are few, and while none is there nobody is heard and nothing is sent.
+const RETRY_MAX: Duration = Duration::from_secs(10);
 
 fn is_this_machine(host: &str) -> bool {
     host == "localhost"

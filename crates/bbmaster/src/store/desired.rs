@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use protocol::rest::{DesiredApps, EventKind};
 use protocol::{Apps, HostId};
 use serde_json::json;
+use sqlx::QueryBuilder;
 
 use super::events::NewEvent;
+use super::ingest::ROWS;
 use super::row::Columns;
 use super::{Result, Store, StoreError, reading, show_time, unsigned};
 
@@ -21,6 +23,14 @@ pub struct Desired {
     pub only_if_plan: Option<String>,
     /// The host has taken this generation: its plan was the right one, and no other is asked for any more.
     pub is_taken: bool,
+}
+
+/// What became of a PUT.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stored {
+    pub desired: Desired,
+    /// It is another generation than before.
+    pub is_change: bool,
 }
 
 /// What is to become a host's desired state.
@@ -81,6 +91,23 @@ impl Store {
             let row = sqlx::query(BY_HOST).bind(host.as_str()).fetch_optional(pool).await?;
             row.as_ref().map(desired).transpose()
         })
+    }
+
+    /// Of how many of these hosts something else than `apps` is desired, or the same under a condition.
+    pub async fn count_changes(&self, hosts: &[HostId], apps: &Apps) -> Result<u64> {
+        let mut same = 0;
+        for chunk in hosts.chunks(ROWS) {
+            reading!(self, pool => {
+                let mut query = QueryBuilder::new("SELECT apps FROM desired WHERE only_if_plan IS NULL AND host_id IN (");
+                let mut list = query.separated(", ");
+                chunk.iter().for_each(|id| { list.push_bind(id.as_str().to_owned()); });
+                query.push(")");
+                for row in query.build().fetch_all(pool).await? {
+                    same += u64::from(parse(&row.text(0)?)? == *apps);
+                }
+            });
+        }
+        Ok(hosts.len() as u64 - same)
     }
 }
 

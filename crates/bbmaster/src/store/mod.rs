@@ -28,7 +28,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{PgPool, SqlSafeStr, SqlitePool};
 use tokio::sync::watch;
 
-pub use desired::{Desired, NewDesired, PutError};
+pub use desired::{Desired, NewDesired, PutError, Stored};
 pub use enroll::NotLetIn;
 pub use ingest::{Ingested, Report, Seen};
 pub use tokens::{TokenError, digest as token_digest};

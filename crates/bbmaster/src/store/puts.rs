@@ -11,7 +11,7 @@ use protocol::{Apps, HostId, Limits, Status, apps_satisfied};
 use sqlx::QueryBuilder;
 use tokio::sync::oneshot;
 
-use super::desired::{Desired, NewDesired, PutError, changed, parse};
+use super::desired::{Desired, NewDesired, PutError, Stored, changed, parse};
 use super::events::{NewEvent, insert_events};
 use super::ingest::ROWS;
 use super::query::search_text;
@@ -35,7 +35,7 @@ struct Put {
     only_if_plan: Option<String>,
     if_match: Option<Vec<u64>>,
     author: String,
-    done: oneshot::Sender<std::result::Result<Desired, PutError>>,
+    done: oneshot::Sender<std::result::Result<Stored, PutError>>,
 }
 
 /// The host has another generation than the PUT was made for.
@@ -44,7 +44,7 @@ struct Overtaken {
 }
 
 /// What became of each PUT of a batch.
-type Answers = Vec<std::result::Result<Desired, Overtaken>>;
+type Answers = Vec<std::result::Result<Stored, Overtaken>>;
 
 /// A host on the way through a batch.
 struct Target {
@@ -63,7 +63,7 @@ impl Target {
     }
 
     /// Decides on one PUT. Pure, but for the time.
-    fn take(&mut self, put: &Put) -> std::result::Result<Desired, Overtaken> {
+    fn take(&mut self, put: &Put) -> std::result::Result<Stored, Overtaken> {
         let current = self.current().map_or(0, |current| current.generation);
         if put
             .if_match
@@ -76,9 +76,12 @@ impl Target {
             && current.apps == put.apps
             && current.only_if_plan == put.only_if_plan
         {
-            return Ok(current.clone());
+            return Ok(Stored {
+                desired: current.clone(),
+                is_change: false,
+            });
         }
-        let stored = Desired {
+        let desired = Desired {
             apps: put.apps.clone(),
             // Above what the host has, too: after a restored backup it may be ahead, and would refuse.
             generation: current.max(self.reported).saturating_add(1),
@@ -87,8 +90,11 @@ impl Target {
             only_if_plan: put.only_if_plan.clone(),
             is_taken: false,
         };
-        self.now = Some(stored.clone());
-        Ok(stored)
+        self.now = Some(desired.clone());
+        Ok(Stored {
+            desired,
+            is_change: true,
+        })
     }
 
     /// Whether what can be searched for has changed.
@@ -111,7 +117,7 @@ impl Store {
         &self,
         host: &HostId,
         new: NewDesired<'_>,
-    ) -> std::result::Result<Desired, PutError> {
+    ) -> std::result::Result<Stored, PutError> {
         let (done, answer) = oneshot::channel();
         let put = Put {
             host: host.clone(),
@@ -218,10 +224,9 @@ impl Store {
                 let Some(target) = targets.get_mut(put.host.as_str()) else {
                     return Err(StoreError::Content(format!("no row for {}", put.host)));
                 };
-                let before = target.current().map(|current| current.generation);
                 let taken = target.take(put);
-                if let Ok(stored) = &taken && before != Some(stored.generation) {
-                    events.push(changed(&put.host, stored));
+                if let Ok(stored) = &taken && stored.is_change {
+                    events.push(changed(&put.host, &stored.desired));
                 }
                 answers.push(taken);
             }

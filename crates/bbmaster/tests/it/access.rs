@@ -23,6 +23,7 @@ const EXPECTED: &[(&str, &str, Access)] = &[
     ("POST", "/v1/hosts/{id}/retry", Access::Needs(Role::Operator)),
     ("POST", "/v1/ping", Access::Needs(Role::Operator)),
     ("GET", "/v1/apps/", Access::Needs(Role::Viewer)),
+    ("PUT", "/v1/apps/", Access::Needs(Role::Operator)),
     ("GET", "/v1/events", Access::Needs(Role::Viewer)),
     ("GET", "/v1/tokens/", Access::Needs(Role::Admin)),
     ("POST", "/v1/tokens/", Access::Needs(Role::Admin)),

@@ -13,6 +13,31 @@ use tokio::time::{Instant, sleep};
 
 use crate::client::Client;
 
+/// Each scenario on SQLite and on PostgreSQL.
+macro_rules! on_both {
+    ($($name:ident),+ $(,)?) => {
+        mod sqlite {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    super::$name($crate::fleet::Fleet::sqlite()).await;
+                }
+            )+
+        }
+        mod postgres {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    if let Some(database) = $crate::fleet::Database::postgres() {
+                        super::$name($crate::fleet::Fleet::new(database)).await;
+                    }
+                }
+            )+
+        }
+    };
+}
+pub(crate) use on_both;
+
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(20);
 

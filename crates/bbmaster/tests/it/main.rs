@@ -16,6 +16,7 @@ mod kills;
 mod least_rights;
 mod lifetime;
 mod logs;
+mod many;
 mod masters;
 mod monitoring;
 mod openapi;

@@ -60,6 +60,9 @@ pub fn broker(node: &RabbitMq, vhost: &str) -> AmqpSettings {
         }),
         virtual_host: vhost.into(),
         retry_period: Duration::from_millis(300),
+        // A broker that is killed again and again before anything came through is taken for overloaded: pauses would
+        // grow to minutes, longer than tests wait.
+        retry_max: Duration::from_secs(3),
         ..AmqpSettings::new("127.0.0.1", node.port())
     }
 }

@@ -12,31 +12,8 @@ use serde_json::{Value, json};
 
 use crate::agent::{Agent, Script};
 use crate::client::Client;
-use crate::fleet::{Database, Fleet, eventually, until};
+use crate::fleet::{Database, Fleet, eventually, on_both, until};
 
-/// Each scenario on SQLite and on PostgreSQL.
-macro_rules! on_both {
-    ($($name:ident),+ $(,)?) => {
-        mod sqlite {
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $name() {
-                    super::$name(super::Fleet::sqlite()).await;
-                }
-            )+
-        }
-        mod postgres {
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $name() {
-                    if let Some(database) = super::Database::postgres() {
-                        super::$name(super::Fleet::new(database)).await;
-                    }
-                }
-            )+
-        }
-    };
-}
 on_both!(
     a_put_before_the_host_exists_is_delivered_when_it_appears,
     a_host_that_converges_ends_at_the_newest_put,
@@ -407,7 +384,8 @@ async fn puts_that_come_together_are_decided_on_one_by_one(fleet: Fleet) {
         };
         let first = first.as_ref().unwrap();
         let second = second.as_ref().unwrap();
-        assert_eq!((first.generation, second.generation), (1, 2));
+        assert_eq!((first.desired.generation, second.desired.generation), (1, 2));
+        assert!(first.is_change && second.is_change);
         for (refused, expected) in [(refused, 2), (unknown, 0)] {
             assert!(
                 matches!(refused, Err(PutError::GenerationChanged { current }) if *current == expected),
@@ -428,7 +406,7 @@ async fn puts_that_come_together_are_decided_on_one_by_one(fleet: Fleet) {
     assert_eq!(store.events(&wanted, 1000).await.unwrap().events.len(), 120);
     // What is set already is no change.
     let again = put("h1".to_owned(), apps("2"), None).await.unwrap();
-    assert_eq!(again.generation, 2);
+    assert_eq!((again.desired.generation, again.is_change), (2, false));
     let usage = store.apps().await.unwrap();
     assert_eq!(usage.apps[0].desired, [("2".to_owned(), 60)].into());
 }

@@ -25,6 +25,14 @@ fn the_file_that_is_shipped_has_every_key() {
     assert_eq!(std::fs::read_to_string(&path).unwrap(), wanted);
 }
 
+/// Agents take five minutes between tries in the end, as there are thousands of them; while no master is there, nobody is heard.
+#[test]
+fn a_master_never_waits_long_for_its_broker() {
+    let longest = |overrides: &[&str]| load(overrides).unwrap().broker().retry_max.as_secs();
+    assert_eq!(longest(&[]), 10);
+    assert_eq!(longest(&["amqp.connection_retry_period=60"]), 60);
+}
+
 #[test]
 fn without_any_settings_it_stays_on_this_machine() {
     let settings = load(&[]).unwrap();

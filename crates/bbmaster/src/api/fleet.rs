@@ -1,0 +1,126 @@
+//! One desired state for many hosts.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use futures_util::{StreamExt, stream};
+use protocol::rest::{FleetQuery, FleetSet, HostQuery};
+use protocol::{Apps, HostId};
+
+use super::App;
+use super::access::Principal;
+use super::apps::{own_id, wanted};
+use super::extract::{Body, Params};
+use super::problem::Refusal;
+use crate::store::{NewDesired, PutError, Store, StoreError};
+
+/// On their way into the store at a time: one commit's worth is written while the next gathers.
+const AT_ONCE: usize = 400;
+/// Ids read at a time.
+const PAGE: u32 = 1000;
+
+pub async fn put_desired(
+    State(app): State<App>,
+    Params(query): Params<FleetQuery>,
+    principal: Principal,
+    body: Body,
+) -> Result<Json<FleetSet>, Refusal> {
+    let filters = HostQuery::from(&query);
+    match (query.all, filters == HostQuery::default()) {
+        (false, true) => {
+            return Err(Refusal::bad_parameter(
+                "query",
+                "says nothing of which hosts: give a filter, or all=true for every host that is known",
+            ));
+        }
+        (true, false) => {
+            return Err(Refusal::bad_parameter(
+                "all",
+                "means every host, and filters mean some: give one or the other",
+            ));
+        }
+        (true, true) | (false, false) => {}
+    }
+    let apps = wanted(&body)?;
+    let hosts = matching(&app.store, filters).await?;
+    if let Some(name) = apps
+        .keys()
+        .find(|name| hosts.iter().any(|id| id.collides_with(name)))
+    {
+        return Err(own_id(name.as_str()));
+    }
+    let count = hosts.len() as u64;
+    let changed = match query.dry_run {
+        true => {
+            let hosts: Vec<HostId> = hosts.into_iter().collect();
+            app.store.count_changes(&hosts, &apps).await?
+        }
+        // By itself: where the client gives up, it is done all the same, and not in part.
+        false => tokio::spawn(set(app, hosts, Arc::new(apps), principal.name))
+            .await
+            .map_err(|_| Refusal::of(StatusCode::SERVICE_UNAVAILABLE).detail(ENDING))??,
+    };
+    Ok(Json(FleetSet {
+        hosts: count,
+        changed,
+    }))
+}
+
+const ENDING: &str = "the master ended while it was at it; the same again does what is left";
+
+/// As they are now: what is set may change what a filter asks for.
+async fn matching(store: &Store, mut filters: HostQuery) -> Result<BTreeSet<HostId>, StoreError> {
+    let mut hosts = BTreeSet::new();
+    loop {
+        let page = store.host_ids(&filters, PAGE).await?;
+        hosts.extend(page.ids);
+        match page.next {
+            Some(next) => filters.after = Some(next),
+            None => return Ok(hosts),
+        }
+    }
+}
+
+/// Of how many hosts something else was desired before.
+async fn set(app: App, hosts: BTreeSet<HostId>, apps: Arc<Apps>, author: String) -> Result<u64, Refusal> {
+    let all = hosts.len();
+    let puts = hosts.into_iter().map(|host| {
+        let (store, apps, author) = (&app.store, &apps, &author);
+        async move {
+            let new = NewDesired {
+                apps,
+                only_if_plan: None,
+                if_match: None,
+                author,
+            };
+            let stored = store.put_desired(&host, new).await;
+            (host, stored)
+        }
+    });
+    let mut puts = stream::iter(puts).buffer_unordered(AT_ONCE);
+    let (mut done, mut changed) = (0, 0);
+    while let Some((host, stored)) = puts.next().await {
+        match stored {
+            Ok(stored) => {
+                done += 1;
+                changed += u64::from(stored.is_change);
+                app.dispatcher.changed(host, stored.desired);
+            }
+            Err(PutError::Store(error)) => return Err(incomplete(&error, done, all)),
+            // There is no condition.
+            Err(PutError::GenerationChanged { .. }) => {}
+        }
+    }
+    Ok(changed)
+}
+
+fn incomplete(error: &StoreError, done: usize, all: usize) -> Refusal {
+    tracing::error!("one desired state for {all} hosts: the database failed after {done}: {error}");
+    Refusal::of(StatusCode::SERVICE_UNAVAILABLE).detail(format!(
+        "the database failed after {done} of {all} hosts, which have it; the same again does the rest; the master's log \
+         says more"
+    ))
+}

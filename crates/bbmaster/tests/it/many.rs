@@ -1,0 +1,127 @@
+//! One desired state for many hosts: `PUT /v1/apps/`.
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use crate::agent::{Agent, Script};
+use crate::client::Client;
+use crate::fleet::{Fleet, on_both, until};
+
+on_both!(
+    those_that_match_get_it_and_no_others,
+    a_dry_run_only_counts,
+    all_of_more_hosts_than_a_page_or_a_commit_takes,
+    who_may_be_meant_must_be_said,
+);
+
+fn foo(version: &str) -> Value {
+    json!({"foo": {"version": version}})
+}
+
+async fn label(client: &Client, host: &str, role: &str) {
+    let path = format!("/v1/hosts/{host}/labels");
+    client.put(&path, &json!({"role": role})).await.expect(200);
+}
+
+/// Two web servers, one with a database; all report.
+async fn three(fleet: &Fleet, client: &Client) -> Vec<Agent> {
+    let hosts = [("w1", "web"), ("w2", "web"), ("d1", "db")];
+    let agents = hosts.map(|(host, _)| Agent::start(&fleet.broker, host, Script::Converges));
+    until(client, "/v1/hosts/?status=ok", |page| page["total"] == 3).await;
+    for (host, role) in hosts {
+        label(client, host, role).await;
+    }
+    agents.into()
+}
+
+async fn those_that_match_get_it_and_no_others(fleet: Fleet) {
+    let (_master, client) = fleet.master().await;
+    let agents = three(&fleet, &client).await;
+    let set = client
+        .put("/v1/apps/?label=role=web", &foo("1"))
+        .await
+        .expect(200);
+    assert_eq!(set, json!({"hosts": 2, "changed": 2}));
+    let web = "/v1/hosts/?label=role=web&application=foo&version=1&satisfied=true";
+    until(&client, web, |page| page["total"] == 2).await;
+    assert!(agents[2].received().is_empty());
+    assert_eq!(client.get("/v1/hosts/d1/apps").await.expect(200)["generation"], 0);
+    // Each has a generation and an event of its own.
+    client.put("/v1/hosts/w2/apps", &foo("2")).await.expect(200);
+    let set = client.put("/v1/apps?label=role=web", &foo("2")).await.expect(200);
+    assert_eq!(set, json!({"hosts": 2, "changed": 1}));
+    let generation = async |host: &str| {
+        let desired = client.get(&format!("/v1/hosts/{host}/apps")).await.expect(200);
+        desired["generation"].clone()
+    };
+    assert_eq!(
+        (generation("w1").await, generation("w2").await),
+        (json!(2), json!(2))
+    );
+    let events = client.get("/v1/events?kind=desired_changed").await.expect(200);
+    assert_eq!(events["events"].as_array().unwrap().len(), 4, "{events:#}");
+    // What a filter asks for may be what is changed: they are chosen first.
+    let set = client
+        .put("/v1/apps/?application=foo&satisfied=true", &json!({}))
+        .await;
+    let set = set.expect(200);
+    assert_eq!(set["hosts"], set["changed"]);
+    // Nobody is no mistake.
+    let set = client
+        .put("/v1/apps/?label=role=none", &foo("1"))
+        .await
+        .expect(200);
+    assert_eq!(set, json!({"hosts": 0, "changed": 0}));
+}
+
+async fn a_dry_run_only_counts(fleet: Fleet) {
+    let (_master, client) = fleet.master().await;
+    let _agents = three(&fleet, &client).await;
+    client.put("/v1/hosts/w1/apps", &foo("1")).await.expect(200);
+    for (query, hosts, changed) in [("all=true", 3, 2), ("label=role=web", 2, 1), ("text=d1", 1, 1)] {
+        let path = format!("/v1/apps/?{query}&dry_run=true");
+        let set = client.put(&path, &foo("1")).await.expect(200);
+        assert_eq!(set, json!({"hosts": hosts, "changed": changed}), "{query}");
+    }
+    let events = client.get("/v1/events?kind=desired_changed").await.expect(200);
+    assert_eq!(events["events"].as_array().unwrap().len(), 1);
+}
+
+async fn all_of_more_hosts_than_a_page_or_a_commit_takes(fleet: Fleet) {
+    let (_master, client) = fleet.master().await;
+    let names: Vec<String> = (0..1_203).map(|n| format!("h{n:04}")).collect();
+    for some in names.chunks(60) {
+        let puts = some.iter().map(|name| {
+            let (client, path) = (client.clone(), format!("/v1/hosts/{name}/apps"));
+            async move { client.put(&path, &foo("1")).await.expect(200) }
+        });
+        join_all(puts).await;
+    }
+    let set = client.put("/v1/apps/?all=true", &foo("2")).await.expect(200);
+    assert_eq!(set, json!({"hosts": 1203, "changed": 1203}));
+    let usage = client.get("/v1/apps/").await.expect(200);
+    assert_eq!(usage["apps"][0]["desired"], json!({"2": 1203}));
+    let set = client.put("/v1/apps/?all=true", &foo("2")).await.expect(200);
+    assert_eq!(set, json!({"hosts": 1203, "changed": 0}));
+}
+
+async fn who_may_be_meant_must_be_said(fleet: Fleet) {
+    let (_master, client) = fleet.master().await;
+    let _agents = three(&fleet, &client).await;
+    for (query, body, status, path) in [
+        ("", foo("1"), 400, "query"),
+        ("dry_run=true", foo("1"), 400, "query"),
+        ("all=false", foo("1"), 400, "query"),
+        ("all=true&text=w", foo("1"), 400, "all"),
+        ("all=yes", foo("1"), 400, "query"),
+        ("lable=role=web", foo("1"), 400, "query"),
+        ("all=true", json!({"foo": {}}), 422, "$.foo.version"),
+        ("all=true", json!({"d1": {"version": "1"}}), 422, "$[\"d1\"]"),
+    ] {
+        let answer = client.put(&format!("/v1/apps/?{query}"), &body).await;
+        assert_eq!(answer.status, status, "{query}: {}", answer.json());
+        assert_eq!(answer.json()["path"], path, "{query}: {}", answer.json());
+    }
+    let events = client.get("/v1/events?kind=desired_changed").await.expect(200);
+    assert!(events["events"].as_array().unwrap().is_empty(), "{events:#}");
+}
