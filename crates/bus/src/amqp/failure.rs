@@ -33,6 +33,10 @@ pub(super) enum Failure {
     Silent,
     #[error("messages to this queue no longer reach it: its bindings are gone")]
     Unbound,
+    #[error(
+        "the broker has not confirmed what was published for {seconds} s: does the master's queue stand still?"
+    )]
+    Unconfirmed { seconds: u64 },
     #[error("consuming, but nothing is delivered")]
     Deaf,
     #[error("this user may not publish the probe")]

@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use super::connect::Wire;
 use super::consume::Activity;
-use super::failure::{Failure, channel_error};
+use super::failure::{Failure, answered, channel_error};
 use super::publish::PublishChannel;
 use crate::PublishError;
 
@@ -95,7 +95,12 @@ impl Probe {
                 // Where a full queue holds it up, it must not add to the queue for ever.
                 .with_expiration(period.as_millis().to_string().into());
             // Waits while the broker blocks publishers; if it dies meanwhile, `silence` notices.
-            match channel.publish(routing_key, b"", properties).await {
+            let publish = channel.publish(routing_key, b"", properties);
+            let Ok(published) = answered(&wire.connection, period, "publishing the probe", publish).await
+            else {
+                return Failure::Deaf;
+            };
+            match published {
                 Ok(Ok(())) => {}
                 Ok(Err(PublishError::Unroutable)) => return Failure::Unbound,
                 Ok(Err(PublishError::Refused | PublishError::Disconnected)) => {}

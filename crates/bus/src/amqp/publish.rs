@@ -1,13 +1,15 @@
 //! Messages out: mandatory, confirmed, in order, many under way at a time.
 
 use std::future::pending;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Channel, Confirmation};
+use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use protocol::topic::EXCHANGE;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 
 use super::failure::{Failure, answered};
 use super::topology::Topology;
@@ -81,11 +83,17 @@ impl PublishChannel {
         }
     }
 
-    /// Publishes what comes through `outbox` until the channel fails. What is under way then is told
-    /// [`PublishError::Disconnected`]: it may have arrived, or not.
-    pub(super) async fn run(&self, outbox: &mut mpsc::Receiver<Outgoing>) -> Failure {
+    /// Publishes what comes through `outbox` until the channel fails, or the broker confirms nothing for `patience`. What is
+    /// under way then is told [`PublishError::Disconnected`]: it may have arrived, or not.
+    pub(super) async fn run(
+        &self,
+        outbox: &mut mpsc::Receiver<Outgoing>,
+        connection: &Connection,
+        patience: Duration,
+    ) -> Failure {
         let mut unconfirmed = FuturesUnordered::new();
         let mut open = true;
+        let mut deadline = Instant::now() + patience;
         loop {
             if !open && unconfirmed.is_empty() {
                 // All publishers are gone; the link lives on for its deliveries.
@@ -93,14 +101,26 @@ impl PublishChannel {
             }
             tokio::select! {
                 Some(result) = unconfirmed.next() => {
+                    deadline = Instant::now() + patience;
                     if let Err(error) = result {
                         return Failure::amqp("publishing")(error);
                     }
                 }
                 outgoing = outbox.recv(), if open && unconfirmed.len() < UNCONFIRMED_MAX => match outgoing {
-                    Some(outgoing) => unconfirmed.push(self.carry_out(outgoing)),
+                    Some(outgoing) => {
+                        if unconfirmed.is_empty() {
+                            deadline = Instant::now() + patience;
+                        }
+                        unconfirmed.push(self.carry_out(outgoing));
+                    }
                     None => open = false,
                 },
+                () = sleep_until(deadline), if !unconfirmed.is_empty() => {
+                    if !connection.status().blocked() {
+                        return Failure::Unconfirmed { seconds: patience.as_secs() };
+                    }
+                    deadline = Instant::now() + patience;
+                }
             }
         }
     }

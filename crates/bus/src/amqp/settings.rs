@@ -23,6 +23,9 @@ pub struct AmqpSettings {
     pub connect_timeout: Duration,
     /// For the AMQP handshake, and for any later answer of the broker that does not come.
     pub handshake_timeout: Duration,
+    /// For the broker's confirm of what was published, since the last one that came: a queue may be at a standstill
+    /// while all else works. Does not run while the broker blocks publishers.
+    pub confirm_timeout: Duration,
     /// Window of the first reconnect after a loss ([`crate::backoff`]). Fleets of over 330 hosts raise it
     /// to hosts / 66 seconds, so that they don't overrun a broker that comes back.
     pub retry_period: Duration,
@@ -56,6 +59,7 @@ impl AmqpSettings {
             heartbeat: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
+            confirm_timeout: Duration::from_secs(60),
             retry_period: Duration::from_secs(5),
             retry_max: backoff::CAP,
             connection_name: "backbone".into(),

@@ -195,7 +195,7 @@ impl Supervisor {
         };
         tokio::select! {
             ended = consumer.run(channel) => ended,
-            failure = publishing.run(outbox) => failure.into(),
+            failure = publishing.run(outbox, &wire.connection, self.settings.confirm_timeout) => failure.into(),
             failure = silence::watch(wire) => failure.into(),
         }
     }

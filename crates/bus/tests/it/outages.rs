@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use bus::amqp::{self, AmqpSettings};
+use bus::{PublishError, Queue};
 use harness::proxy::{Mode, Proxy};
 use harness::rabbitmq::RabbitMq;
+use protocol::topic;
 use tokio::time::{Instant, timeout};
 
 use crate::support::{agent, assert_consuming, settings, wait_for, wait_until_up};
@@ -127,4 +129,42 @@ async fn a_peer_that_is_mute_during_the_reconnect_holds_nothing_up() {
     proxy.set(Mode::Forward);
     wait_until_up(&mut link).await;
     assert_consuming(&mut link, "host-a").await;
+}
+
+/// FAULTS.md row 11: any timeout. The broker lives, and so does our own queue; only the one that we publish to stands
+/// still, as one without a majority does.
+#[tokio::test]
+async fn what_is_never_confirmed_is_told_its_publisher_and_all_resumes() {
+    let node = RabbitMq::start().await.unwrap();
+    let mut master = amqp::connect(settings(&node, "/"), Queue::of_master("bbmaster-q", 10));
+    wait_until_up(&mut master).await;
+    let confirm_timeout = Duration::from_secs(2);
+    let mut link = amqp::connect(
+        AmqpSettings {
+            confirm_timeout,
+            ..settings(&node, "/")
+        },
+        agent("host-a"),
+    );
+    let before = wait_until_up(&mut link).await;
+    let process_of_the_queue = "lists:foreach(fun(Q) -> sys:FUNCTION(amqqueue:get_pid(Q)) end, [Q || Q <- \
+        rabbit_amqqueue:list(), element(4, amqqueue:get_name(Q)) =:= <<\"bbmaster-q\">>]).";
+    let tell = async |function: &str| {
+        let eval = process_of_the_queue.replace("FUNCTION", function);
+        node.ctl(&["eval", &eval]).await.unwrap();
+    };
+    tell("suspend").await;
+    let since = Instant::now();
+    let published = timeout(PROMISED, link.publisher.publish(topic::MASTER, b"{}".to_vec())).await;
+    assert!(
+        matches!(published, Ok(Err(PublishError::Disconnected))),
+        "{published:?}"
+    );
+    assert!(since.elapsed() >= confirm_timeout);
+    assert!(wait_until_up(&mut link).await > before);
+    assert_consuming(&mut link, "host-a").await;
+
+    tell("resume").await;
+    let published = timeout(PROMISED, link.publisher.publish(topic::MASTER, b"{}".to_vec())).await;
+    assert!(matches!(published, Ok(Ok(()))), "{published:?}");
 }
