@@ -1,5 +1,7 @@
 //! What hosts should run, and what the fleet runs.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::header::{ETAG, IF_MATCH};
@@ -54,10 +56,11 @@ pub(super) fn wanted(body: &Body) -> Result<Apps, Refusal> {
     Ok(decode_apps(&body.0, limits)?)
 }
 
-pub(super) fn own_id(app: &str) -> Refusal {
+/// An application may not be called as a host that is to have it: messages to the one would reach the other.
+pub(super) fn own_id(app: &str, whose: &str) -> Refusal {
     Refusal::invalid(
         format!("$[{app:?}]"),
-        "is a host's own id; an application needs another name",
+        format!("is {whose}'s own id; an application needs another name"),
     )
 }
 
@@ -71,7 +74,7 @@ pub async fn put_desired(
 ) -> Result<Response, Refusal> {
     let apps = wanted(&body)?;
     if let Some(app) = apps.keys().find(|app| id.collides_with(app)) {
-        return Err(own_id(app.as_str()));
+        return Err(own_id(app.as_str(), "this host"));
     }
     let if_match = match headers.get(IF_MATCH) {
         None => None,
@@ -91,7 +94,7 @@ pub async fn put_desired(
             .map(|plan| Json(plan).into_response());
     }
     let new = NewDesired {
-        apps: &apps,
+        apps: Arc::new(apps),
         only_if_plan: query.only_if_plan.as_deref(),
         if_match: if_match.as_deref(),
         author: &principal.name,

@@ -15,10 +15,13 @@ use super::access::Principal;
 use super::apps::{own_id, wanted};
 use super::extract::{Body, Params};
 use super::problem::Refusal;
-use crate::store::{NewDesired, PutError, Store, StoreError};
+use crate::store::{Desired, NewDesired, PutError, Store, StoreError};
 
 /// On their way into the store at a time: one commit's worth is written while the next gathers.
-const AT_ONCE: usize = 400;
+const AT_ONCE: usize = 2000;
+/// Stored before any of them is sent to. Hosts answer at once, and what they say has to be stored as well: sent to one by
+/// one, the first of them would hold up the storing of the others.
+const SENT_TOGETHER: usize = 10_000;
 /// Ids read at a time.
 const PAGE: u32 = 1000;
 
@@ -50,7 +53,7 @@ pub async fn put_desired(
         .keys()
         .find(|name| hosts.iter().any(|id| id.collides_with(name)))
     {
-        return Err(own_id(name.as_str()));
+        return Err(own_id(name.as_str(), "one of these hosts"));
     }
     let count = hosts.len() as u64;
     let changed = match query.dry_run {
@@ -91,7 +94,7 @@ async fn set(app: App, hosts: BTreeSet<HostId>, apps: Arc<Apps>, author: String)
         let (store, apps, author) = (&app.store, &apps, &author);
         async move {
             let new = NewDesired {
-                apps,
+                apps: apps.clone(),
                 only_if_plan: None,
                 if_match: None,
                 author,
@@ -102,18 +105,31 @@ async fn set(app: App, hosts: BTreeSet<HostId>, apps: Arc<Apps>, author: String)
     });
     let mut puts = stream::iter(puts).buffer_unordered(AT_ONCE);
     let (mut done, mut changed) = (0, 0);
-    while let Some((host, stored)) = puts.next().await {
-        match stored {
-            Ok(stored) => {
+    let mut stored = Vec::new();
+    let send = |stored: &mut Vec<(HostId, Desired)>| {
+        for (host, desired) in stored.drain(..) {
+            app.dispatcher.changed(host, desired);
+        }
+    };
+    while let Some((host, put)) = puts.next().await {
+        match put {
+            Ok(put) => {
                 done += 1;
-                changed += u64::from(stored.is_change);
-                app.dispatcher.changed(host, stored.desired);
+                changed += u64::from(put.is_change);
+                stored.push((host, put.desired));
+                if stored.len() >= SENT_TOGETHER {
+                    send(&mut stored);
+                }
             }
-            Err(PutError::Store(error)) => return Err(incomplete(&error, done, all)),
+            Err(PutError::Store(error)) => {
+                send(&mut stored);
+                return Err(incomplete(&error, done, all));
+            }
             // There is no condition.
             Err(PutError::GenerationChanged { .. }) => {}
         }
     }
+    send(&mut stored);
     Ok(changed)
 }
 

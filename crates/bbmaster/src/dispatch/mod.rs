@@ -8,6 +8,7 @@ mod decide;
 mod ping;
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 use bus::{LinkState, PublishError, Publisher};
 use futures_util::StreamExt;
@@ -113,7 +114,7 @@ struct Task {
 /// What failed for another reason than the link is tried again this often.
 const RETRY_PERIOD: std::time::Duration = std::time::Duration::from_secs(5);
 /// Confirms waited for at a time.
-const PARALLEL: usize = 256;
+const PARALLEL: usize = 512;
 /// Desired states kept until they are sent; those of more hosts are read again.
 const MAX_IN_HAND: usize = 10_000;
 
@@ -300,7 +301,7 @@ pub fn set_config(desired: Desired) -> SetConfig {
     SetConfig {
         id: Some(message_id(desired.generation)),
         generation: Some(desired.generation),
-        apps: desired.apps,
+        apps: Arc::unwrap_or_clone(desired.apps),
         // Once taken it holds: what the host has lost of it since is no part of that plan.
         only_if_plan: desired.only_if_plan.filter(|_| !desired.is_taken),
         retry: false,

@@ -1,6 +1,7 @@
 //! What hosts should run.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use protocol::rest::{DesiredApps, EventKind};
 use protocol::{Apps, HostId};
@@ -15,7 +16,8 @@ use super::{Result, Store, StoreError, reading, show_time, unsigned};
 /// A host's desired state as it is stored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Desired {
-    pub apps: Apps,
+    /// Shared by the hosts that one PUT was for.
+    pub apps: Arc<Apps>,
     pub generation: u64,
     pub author: String,
     pub changed_at: i64,
@@ -34,9 +36,9 @@ pub struct Stored {
 }
 
 /// What is to become a host's desired state.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct NewDesired<'a> {
-    pub apps: &'a Apps,
+    pub apps: Arc<Apps>,
     pub only_if_plan: Option<&'a str>,
     /// Nothing is changed unless the stored one is at one of these generations.
     pub if_match: Option<&'a [u64]>,
@@ -46,7 +48,7 @@ pub struct NewDesired<'a> {
 impl From<Desired> for DesiredApps {
     fn from(desired: Desired) -> Self {
         Self {
-            apps: desired.apps,
+            apps: Arc::unwrap_or_clone(desired.apps),
             generation: desired.generation,
             author: Some(desired.author),
             changed_at: Some(show_time(desired.changed_at)),
@@ -72,7 +74,7 @@ fn desired(row: &impl Columns) -> Result<Desired> {
     let generation = unsigned(row.number(0)?);
     Ok(Desired {
         generation,
-        apps: parse(&row.text(1)?)?,
+        apps: Arc::new(parse(&row.text(1)?)?),
         author: row.text(2)?,
         changed_at: row.number(3)?,
         only_if_plan: row.text_or_null(4)?,

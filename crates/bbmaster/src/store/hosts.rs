@@ -1,6 +1,7 @@
 //! Hosts as the API shows them, and what is changed of them beside the desired state.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use protocol::rest::{
     AppList, AppUsage, EventKind, Host, HostIds, HostList, HostQuery, HostState, HostSummary, Labels,
@@ -144,7 +145,7 @@ impl Store {
             detail: None,
             info: BTreeMap::new(),
             apps: BTreeMap::new(),
-            desired_apps: desired.map(|desired| desired.apps),
+            desired_apps: desired.map(|desired| Arc::unwrap_or_clone(desired.apps)),
             generation,
             reported_generation: None,
             errors: Vec::new(),

@@ -124,13 +124,7 @@ impl Store {
             .iter()
             .map(|report| (report.status.host_id.as_str(), &report.status.host_id))
             .collect();
-        let unknown: Vec<&str> = {
-            let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-            ids.values()
-                .filter(|id| !cache.rows.contains(**id))
-                .map(|id| id.as_str())
-                .collect()
-        };
+        let unknown = self.without_row(ids.values().copied());
         let names: Vec<&str> = ids.keys().copied().collect();
         let mut done = Ingested::default();
         let told;
@@ -138,7 +132,7 @@ impl Store {
             for chunk in unknown.chunks(ROWS) {
                 // Two masters that meet a host at the same time: one makes the row, the other waits for it.
                 let mut query = QueryBuilder::new("INSERT INTO hosts (host_id) ");
-                query.push_values(chunk, |mut row, id| { row.push_bind((*id).to_owned()); });
+                query.push_values(chunk, |mut row, id| { row.push_bind(id.as_str().to_owned()); });
                 query.push(" ON CONFLICT (host_id) DO NOTHING");
                 query.build().execute(&mut *tx).await?;
             }
@@ -187,7 +181,9 @@ impl Store {
                 for row in query.build().fetch_all(&mut *tx).await? {
                     let id = row.text(0)?;
                     let apps = Arc::new(super::desired::parse(&row.text(2)?)?);
-                    self.remember_desired(&id, unsigned(row.number(1)?), apps.clone());
+                    if let Ok(id) = HostId::new(id.as_str()) {
+                        self.remember_desired(id, unsigned(row.number(1)?), apps.clone());
+                    }
                     if let Some(host) = hosts.get_mut(&id) {
                         host.desired_generation = Some(unsigned(row.number(1)?));
                         host.desired = Some(apps);
@@ -295,19 +291,30 @@ impl Store {
             done.seen = changed.iter().filter_map(seen).collect();
             told = !events.is_empty();
         });
-        {
-            let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-            let new: HashSet<&str> = unknown.into_iter().collect();
-            cache.rows.extend(
-                ids.values()
-                    .filter(|id| new.contains(id.as_str()))
-                    .map(|id| (*id).clone()),
-            );
-        }
+        self.remember_rows(unknown.into_iter().cloned());
         if told {
             self.refresh_newest_event().await?;
         }
         Ok(done)
+    }
+
+    /// Those that may have no row yet. Another master may have deleted one of the others.
+    pub(super) fn without_row<'a>(&self, ids: impl Iterator<Item = &'a HostId>) -> Vec<&'a HostId> {
+        let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        ids.filter(|id| !cache.rows.contains(*id)).collect()
+    }
+
+    /// These have a row, and it is committed.
+    pub(super) fn remember_rows(&self, ids: impl Iterator<Item = HostId>) {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.rows.extend(ids);
+    }
+
+    /// A desired state that is known here, if it is still of this generation.
+    pub(super) fn recall(&self, id: &HostId, generation: u64) -> Option<Arc<Apps>> {
+        let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let (kept, apps) = cache.desired.get(id)?;
+        (*kept == generation).then(|| apps.clone())
     }
 
     /// Fills in the desired states that are known here; the hosts of which they must be read.
@@ -332,8 +339,7 @@ impl Store {
         missing
     }
 
-    fn remember_desired(&self, id: &str, generation: u64, apps: Arc<Apps>) {
-        let Ok(id) = HostId::new(id) else { return };
+    pub(super) fn remember_desired(&self, id: HostId, generation: u64, apps: Arc<Apps>) {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if cache.desired.len() >= MAX_DESIRED {
             cache.desired.clear();

@@ -4,10 +4,12 @@
 //! itself, in the order in which they came, and answered after the commit. It belongs to no request, so that
 //! one that is given up takes no others with it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use protocol::{Apps, HostId, Limits, Status, apps_satisfied};
+use protocol::{AppName, AppStatus, Apps, HostId, apps_satisfied};
+use serde::Deserialize;
 use sqlx::QueryBuilder;
 use tokio::sync::oneshot;
 
@@ -19,7 +21,7 @@ use super::row::Columns;
 use super::{Result, Store, StoreError, now, signed, unsigned, writing};
 
 /// Written at once, at most.
-const BATCH: usize = 200;
+const BATCH: usize = 1000;
 
 /// PUTs on their way to the database.
 #[derive(Default)]
@@ -31,7 +33,7 @@ pub(super) struct Puts {
 
 struct Put {
     host: HostId,
-    apps: Apps,
+    apps: Arc<Apps>,
     only_if_plan: Option<String>,
     if_match: Option<Vec<u64>>,
     author: String,
@@ -121,7 +123,7 @@ impl Store {
         let (done, answer) = oneshot::channel();
         let put = Put {
             host: host.clone(),
-            apps: new.apps.clone(),
+            apps: new.apps,
             only_if_plan: new.only_if_plan.map(str::to_owned),
             if_match: new.if_match.map(<[u64]>::to_vec),
             author: new.author.to_owned(),
@@ -161,21 +163,36 @@ impl Store {
     }
 
     async fn write_together(&self, batch: &[Put]) -> Result<Answers> {
+        loop {
+            if let Some(answers) = self.write_if_rows_are_there(batch).await? {
+                return Ok(answers);
+            }
+        }
+    }
+
+    /// `None`: another master has deleted a host whose row was taken to be there. This is known now, and nothing was written.
+    async fn write_if_rows_are_there(&self, batch: &[Put]) -> Result<Option<Answers>> {
         // In the order of ids, as statuses are written: then nobody waits for another's rows in a circle.
-        let mut ids: Vec<&str> = batch.iter().map(|put| put.host.as_str()).collect();
-        ids.sort_unstable();
-        ids.dedup();
+        let ids: BTreeMap<&str, &HostId> = batch.iter().map(|put| (put.host.as_str(), &put.host)).collect();
+        let names: Vec<&str> = ids.keys().copied().collect();
+        let unknown = self.without_row(ids.values().copied());
         let mut answers = Vec::with_capacity(batch.len());
+        let mut refused = Vec::new();
         let told;
         writing!(self, tx => {
             let mut targets: BTreeMap<String, Target> = BTreeMap::new();
-            for chunk in ids.chunks(ROWS) {
+            let mut made = HashSet::new();
+            for chunk in unknown.chunks(ROWS) {
                 let mut query = QueryBuilder::new("INSERT INTO hosts (host_id, search) ");
                 query.push_values(chunk, |mut row, id| {
-                    row.push_bind((*id).to_owned()).push_bind(search_text(id, "", ""));
+                    row.push_bind(id.as_str().to_owned()).push_bind(search_text(id.as_str(), "", ""));
                 });
                 query.push(" ON CONFLICT (host_id) DO NOTHING RETURNING host_id");
-                let made = query.build().fetch_all(&mut *tx).await?;
+                for row in query.build().fetch_all(&mut *tx).await? {
+                    made.insert(row.text(0)?);
+                }
+            }
+            for chunk in names.chunks(ROWS) {
                 let mut query =
                     QueryBuilder::new("SELECT host_id, reported_generation, satisfied FROM hosts WHERE host_id IN (");
                 let mut list = query.separated(", ");
@@ -185,18 +202,15 @@ impl Store {
                     query.push(" FOR UPDATE");
                 }
                 for row in query.build().fetch_all(&mut *tx).await? {
-                    targets.insert(row.text(0)?, Target {
+                    let id = row.text(0)?;
+                    let is_new = made.contains(&id);
+                    targets.insert(id, Target {
                         reported: row.number_or_null(1)?.map_or(0, unsigned),
                         satisfied: row.flag(2)?,
                         before: None,
                         now: None,
-                        is_new: false,
+                        is_new,
                     });
-                }
-                for row in made {
-                    if let Some(target) = targets.get_mut(&row.text(0)?) {
-                        target.is_new = true;
-                    }
                 }
                 // Not read together with the rows that are locked: while that waits, these may change.
                 let mut query = QueryBuilder::new(
@@ -206,11 +220,16 @@ impl Store {
                 chunk.iter().for_each(|id| { list.push_bind((*id).to_owned()); });
                 query.push(")");
                 for row in query.build().fetch_all(&mut *tx).await? {
-                    if let Some(target) = targets.get_mut(&row.text(0)?) {
+                    let id = row.text(0)?;
+                    if let (Some(target), Some(host)) = (targets.get_mut(&id), ids.get(id.as_str())) {
                         let generation = unsigned(row.number(1)?);
+                        let kept = self.recall(host, generation);
                         target.before = Some(Desired {
                             generation,
-                            apps: parse(&row.text(2)?)?,
+                            apps: match kept {
+                                Some(apps) => apps,
+                                None => Arc::new(parse(&row.text(2)?)?),
+                            },
                             author: row.text(3)?,
                             changed_at: row.number(4)?,
                             only_if_plan: row.text_or_null(5)?,
@@ -222,7 +241,8 @@ impl Store {
             let mut events: Vec<NewEvent> = Vec::new();
             for put in batch {
                 let Some(target) = targets.get_mut(put.host.as_str()) else {
-                    return Err(StoreError::Content(format!("no row for {}", put.host)));
+                    self.forget(&put.host);
+                    return Ok(None);
                 };
                 let taken = target.take(put);
                 if let Ok(stored) = &taken && stored.is_change {
@@ -233,6 +253,7 @@ impl Store {
             // A PUT that was refused leaves nothing behind.
             for (id, target) in &targets {
                 if target.is_new && target.now.is_none() {
+                    refused.push(id.clone());
                     sqlx::query("DELETE FROM hosts WHERE host_id = $1").bind(id).execute(&mut *tx).await?;
                 }
             }
@@ -240,18 +261,15 @@ impl Store {
                 .iter()
                 .filter_map(|(id, target)| Some((id, target, target.now.as_ref()?)))
                 .collect();
+            let texts = Texts::of_all(new.iter().map(|(.., desired)| &desired.apps))?;
             for chunk in new.chunks(ROWS) {
-                let mut texts = Vec::with_capacity(chunk.len());
-                for (.., desired) in chunk {
-                    texts.push(serde_json::to_string(&desired.apps)?);
-                }
                 let mut query = QueryBuilder::new(
                     "INSERT INTO desired (host_id, generation, apps, author, changed_at, only_if_plan) ",
                 );
-                query.push_values(chunk.iter().zip(texts), |mut row, ((id, _, desired), text)| {
+                query.push_values(chunk.iter(), |mut row, (id, _, desired)| {
                     row.push_bind((*id).clone())
                         .push_bind(signed(desired.generation))
-                        .push_bind(text)
+                        .push_bind(texts.of(&desired.apps))
                         .push_bind(desired.author.clone())
                         .push_bind(desired.changed_at)
                         .push_bind(desired.only_if_plan.clone());
@@ -267,9 +285,8 @@ impl Store {
                 chunk.iter().for_each(|(id, ..)| { list.push_bind((*id).clone()); });
                 query.push(")");
                 for row in query.build().fetch_all(&mut *tx).await? {
-                    let limits = Limits { max_size: usize::MAX, ..Limits::default() };
-                    if let Ok(status) = Status::decode(row.text(1)?.as_bytes(), limits) {
-                        installed.insert(row.text(0)?, status.apps);
+                    if let Ok(status) = serde_json::from_str::<Installed>(&row.text(1)?) {
+                        installed.insert(row.text(0)?, status.data.apps);
                     }
                 }
                 for satisfied in [false, true] {
@@ -319,13 +336,57 @@ impl Store {
             insert_events!(self, tx, &events);
             told = !events.is_empty();
         });
+        let gone: HashSet<&str> = refused.iter().map(String::as_str).collect();
+        self.remember_rows(
+            unknown
+                .into_iter()
+                .filter(|id| !gone.contains(id.as_str()))
+                .cloned(),
+        );
+        for (put, answer) in batch.iter().zip(&answers) {
+            if let Ok(Stored { desired, .. }) = answer {
+                self.remember_desired(put.host.clone(), desired.generation, desired.apps.clone());
+            }
+        }
         if told {
             // It is written: what cannot be seen now is found a second later.
             if let Err(error) = self.refresh_newest_event().await {
                 tracing::warn!("a change of desired states cannot be told yet: {error}");
             }
         }
-        Ok(answers)
+        Ok(Some(answers))
+    }
+}
+
+/// Of a stored status, what is installed: it was decoded in full when it came.
+#[derive(Deserialize)]
+struct Installed {
+    data: InstalledApps,
+}
+
+#[derive(Deserialize)]
+struct InstalledApps {
+    #[serde(default)]
+    apps: BTreeMap<AppName, AppStatus>,
+}
+
+/// Applications as they are stored: made once for all hosts that share them.
+struct Texts(HashMap<usize, String>);
+
+impl Texts {
+    fn of_all<'a>(all: impl Iterator<Item = &'a Arc<Apps>>) -> Result<Self> {
+        let mut texts = HashMap::new();
+        for apps in all {
+            if let Entry::Vacant(place) = texts.entry(Arc::as_ptr(apps).addr()) {
+                place.insert(serde_json::to_string(apps.as_ref())?);
+            }
+        }
+        Ok(Self(texts))
+    }
+
+    /// Empty, which no application's text is, where it was not in all.
+    fn of(&self, apps: &Arc<Apps>) -> String {
+        self.0.get(&Arc::as_ptr(apps).addr()).cloned().unwrap_or_default()
     }
 }
 

@@ -5,13 +5,14 @@ use serde_json::{Value, json};
 
 use crate::agent::{Agent, Script};
 use crate::client::Client;
-use crate::fleet::{Fleet, on_both, until};
+use crate::fleet::{Database, Fleet, on_both, until};
 
 on_both!(
     those_that_match_get_it_and_no_others,
     a_dry_run_only_counts,
     all_of_more_hosts_than_a_page_or_a_commit_takes,
     who_may_be_meant_must_be_said,
+    what_another_master_has_deleted_is_made_anew,
 );
 
 fn foo(version: &str) -> Value {
@@ -124,4 +125,21 @@ async fn who_may_be_meant_must_be_said(fleet: Fleet) {
     }
     let events = client.get("/v1/events?kind=desired_changed").await.expect(200);
     assert!(events["events"].as_array().unwrap().is_empty(), "{events:#}");
+}
+
+async fn what_another_master_has_deleted_is_made_anew(fleet: Fleet) {
+    if let Database::Sqlite(_) = fleet.database {
+        // Has one master only.
+        return;
+    }
+    let (_one, one) = fleet.master().await;
+    let (_other, other) = fleet.master().await;
+    for host in ["h1", "h2"] {
+        let path = format!("/v1/hosts/{host}/apps");
+        one.put(&path, &foo("1")).await.expect(200);
+    }
+    other.send("DELETE", "/v1/hosts/h1", &[], None).await.expect(204);
+    one.put("/v1/hosts/h1/apps", &foo("2")).await.expect(200);
+    let set = other.put("/v1/apps/?all=true", &foo("2")).await.expect(200);
+    assert_eq!(set, json!({"hosts": 2, "changed": 1}));
 }

@@ -1,5 +1,6 @@
 //! What operators see of hosts, end to end.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bbmaster::Config;
@@ -359,10 +360,10 @@ async fn what_several_masters_do_is_one(fleet: Fleet) {
 async fn puts_that_come_together_are_decided_on_one_by_one(fleet: Fleet) {
     let store = fleet.database.open().await;
     let host = |name: String| HostId::new(name).unwrap();
-    let apps = |version: &str| -> Apps { serde_json::from_value(foo(version)).unwrap() };
-    let put = async |name: String, apps: Apps, if_match: Option<&[u64]>| {
+    let apps = |version: &str| -> Arc<Apps> { Arc::new(serde_json::from_value(foo(version)).unwrap()) };
+    let put = async |name: String, apps: Arc<Apps>, if_match: Option<&[u64]>| {
         let new = NewDesired {
-            apps: &apps,
+            apps,
             only_if_plan: None,
             if_match,
             author: "me",
