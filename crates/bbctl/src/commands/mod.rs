@@ -14,6 +14,7 @@ mod hosts;
 mod label;
 mod login;
 mod ping;
+mod put;
 mod retry;
 mod set;
 mod set_many;

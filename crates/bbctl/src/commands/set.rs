@@ -3,16 +3,16 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{anyhow, bail};
+use anyhow::bail;
 use clap::Args;
 use protocol::rest::{DesiredApps, PlanAnswer, PutQuery};
 use protocol::{Apps, HostId};
 
 use super::confirm::confirm_emptying;
 use super::hosts::Filter;
+use super::put::{at_its_place, put};
 use super::set_many::Many;
 use super::{Context, Exit, UsageError, host_id, note_problems, time, wait};
-use crate::client::{Client, ClientError};
 use crate::desired::{self, Source};
 use crate::output::{Format, Paint, Style, clean, clean_lines, for_programs, print};
 
@@ -172,32 +172,6 @@ impl Set {
             (false, None) => Exit::NotConverged,
             (_, Some(_)) => Exit::Failed,
         })
-    }
-}
-
-/// A PUT; what the master finds wrong in the file is said with its place there.
-pub fn put(
-    client: &Client,
-    id: &HostId,
-    apps: &Apps,
-    query: &PutQuery,
-    if_generation: Option<u64>,
-    source: &Source,
-) -> anyhow::Result<DesiredApps> {
-    client
-        .set(id, apps, query, if_generation)
-        .map_err(|error| at_its_place(error, source))
-}
-
-pub(super) fn at_its_place(error: ClientError, source: &Source) -> anyhow::Error {
-    match &error {
-        ClientError::Refused { problem, .. } => match (&problem.path, &problem.detail) {
-            (Some(path), Some(detail)) if path.starts_with('$') => {
-                anyhow!("{}: {path}: {detail}", source.place(path))
-            }
-            _ => error.into(),
-        },
-        _ => error.into(),
     }
 }
 

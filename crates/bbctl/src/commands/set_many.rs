@@ -8,7 +8,7 @@ use protocol::rest::{FleetQuery, FleetSet};
 
 use super::confirm::confirm;
 use super::hosts::Filter;
-use super::set::at_its_place;
+use super::put::at_its_place;
 use super::{Context, Exit, UsageError, note_problems, wait_many};
 use crate::desired::Desired;
 use crate::output::{Format, clean, for_programs, print};

@@ -9,9 +9,8 @@ use serde_json::json;
 use sqlx::QueryBuilder;
 
 use super::events::NewEvent;
-use super::ingest::ROWS;
 use super::row::Columns;
-use super::{Result, Store, StoreError, reading, show_time, unsigned};
+use super::{ROWS, Result, Store, StoreError, reading, show_time, unsigned};
 
 /// A host's desired state as it is stored.
 #[derive(Debug, Clone, PartialEq)]

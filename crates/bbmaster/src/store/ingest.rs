@@ -2,8 +2,8 @@
 //! row in three statements, whatever the size of the batch. Of a host that says the same as before, two numbers and
 //! the message itself are written, and no index changes.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use protocol::rest::HostState;
 use protocol::{Apps, HostId, Status};
@@ -13,7 +13,7 @@ use super::events::{NewEvent, insert_events};
 use super::fold::{self, Facts, Known, Order};
 use super::query::{host_state, search_text};
 use super::row::Columns;
-use super::{Result, Store, StoreError, clean_up_to, signed, unsigned, writing};
+use super::{ROWS, Result, Store, StoreError, clean_up_to, signed, unsigned, writing};
 
 /// A status on its way in.
 #[derive(Debug, Clone)]
@@ -52,20 +52,6 @@ pub struct Seen {
     /// `id` of the last message that it refused.
     pub rejected_id: Option<String>,
 }
-
-/// What saves reading: both are only ever right or missing.
-#[derive(Default)]
-pub(super) struct Cache {
-    /// Hosts that have a row, less those that were deleted since by another master.
-    rows: HashSet<HostId>,
-    /// By host: generation, and what it holds.
-    desired: HashMap<HostId, (u64, Arc<Apps>)>,
-}
-
-/// Desired states kept parsed; all are dropped when there are more.
-const MAX_DESIRED: usize = 20_000;
-/// Rows per statement: few enough for every limit on bound values, and statements are kept prepared.
-pub(super) const ROWS: usize = 100;
 
 /// Characters of an installed version that can be searched for: more would not fit into an index of PostgreSQL.
 const MAX_VERSION: usize = 256;
@@ -169,7 +155,7 @@ impl Store {
                 hosts.entry((*id).to_owned()).or_insert_with(|| Host::new(Known::default(), None));
             }
             let events = fold_batch(batch, &mut hosts, &mut done);
-            let missing = self.recall_desired(&ids, &mut hosts);
+            let missing = self.fill_in_desired(&ids, &mut hosts);
             for chunk in missing.chunks(ROWS) {
                 let mut query =
                     QueryBuilder::new("SELECT host_id, generation, apps FROM desired WHERE host_id IN (");
@@ -298,60 +284,26 @@ impl Store {
         Ok(done)
     }
 
-    /// Those that may have no row yet. Another master may have deleted one of the others.
-    pub(super) fn without_row<'a>(&self, ids: impl Iterator<Item = &'a HostId>) -> Vec<&'a HostId> {
-        let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        ids.filter(|id| !cache.rows.contains(*id)).collect()
-    }
-
-    /// These have a row, and it is committed.
-    pub(super) fn remember_rows(&self, ids: impl Iterator<Item = HostId>) {
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        cache.rows.extend(ids);
-    }
-
-    /// A desired state that is known here, if it is still of this generation.
-    pub(super) fn recall(&self, id: &HostId, generation: u64) -> Option<Arc<Apps>> {
-        let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        let (kept, apps) = cache.desired.get(id)?;
-        (*kept == generation).then(|| apps.clone())
-    }
-
     /// Fills in the desired states that are known here; the hosts of which they must be read.
-    fn recall_desired(
+    fn fill_in_desired(
         &self,
         ids: &BTreeMap<&str, &HostId>,
         hosts: &mut HashMap<String, Host<'_>>,
     ) -> Vec<String> {
-        let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         let mut missing = Vec::new();
         for (name, host) in hosts.iter_mut() {
             let Some(generation) = host.desired_generation else {
                 continue;
             };
-            let kept = ids.get(name.as_str()).and_then(|id| cache.desired.get(*id));
-            match kept {
-                Some((kept, apps)) if *kept == generation => host.desired = Some(apps.clone()),
-                _ => missing.push(name.clone()),
+            host.desired = ids
+                .get(name.as_str())
+                .and_then(|id| self.recall_desired(id, generation));
+            if host.desired.is_none() {
+                missing.push(name.clone());
             }
         }
         missing.sort_unstable();
         missing
-    }
-
-    pub(super) fn remember_desired(&self, id: HostId, generation: u64, apps: Arc<Apps>) {
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        if cache.desired.len() >= MAX_DESIRED {
-            cache.desired.clear();
-        }
-        cache.desired.insert(id, (generation, apps));
-    }
-
-    /// The host was deleted: what is kept of it here is wrong.
-    pub(super) fn forget(&self, id: &HostId) {
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        cache.rows.remove(id);
-        cache.desired.remove(id);
     }
 }
 

@@ -4,6 +4,7 @@
 //! two macros below pick the pool; all else is written once. SQLite has one writer, so that writers queue
 //! here instead of failing there; PostgreSQL's rows are locked in the order of their host ids.
 
+mod cache;
 mod desired;
 mod enroll;
 mod events;
@@ -65,13 +66,16 @@ impl StoreError {
     }
 }
 
+/// Rows per statement: few enough for every limit on bound values, and statements are kept prepared.
+const ROWS: usize = 100;
+
 pub type Result<T> = std::result::Result<T, StoreError>;
 
 /// Cheap to clone; all clones are the same store.
 #[derive(Clone)]
 pub struct Store {
     pools: Pools,
-    cache: Arc<Mutex<ingest::Cache>>,
+    cache: Arc<Mutex<cache::Cache>>,
     puts: Arc<Mutex<puts::Puts>>,
     /// Told when events were written, here or (PostgreSQL) by any master.
     events: Arc<watch::Sender<u64>>,

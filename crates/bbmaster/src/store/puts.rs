@@ -15,10 +15,9 @@ use tokio::sync::oneshot;
 
 use super::desired::{Desired, NewDesired, PutError, Stored, changed, parse};
 use super::events::{NewEvent, insert_events};
-use super::ingest::ROWS;
 use super::query::search_text;
 use super::row::Columns;
-use super::{Result, Store, StoreError, now, signed, unsigned, writing};
+use super::{ROWS, Result, Store, StoreError, now, signed, unsigned, writing};
 
 /// Written at once, at most.
 const BATCH: usize = 1000;
@@ -223,7 +222,7 @@ impl Store {
                     let id = row.text(0)?;
                     if let (Some(target), Some(host)) = (targets.get_mut(&id), ids.get(id.as_str())) {
                         let generation = unsigned(row.number(1)?);
-                        let kept = self.recall(host, generation);
+                        let kept = self.recall_desired(host, generation);
                         target.before = Some(Desired {
                             generation,
                             apps: match kept {
