@@ -7,7 +7,7 @@ use futures_util::stream::FuturesUnordered;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation};
 use protocol::topic::EXCHANGE;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::failure::{Failure, answered};
 use super::topology::Topology;
@@ -82,8 +82,8 @@ impl PublishChannel {
     }
 
     /// Publishes what comes through `outbox` until the channel fails. What is under way then is told
-    /// [`PublishError::Disconnected`]: it may have arrived, or not.
-    pub(super) async fn run(&self, outbox: &mut mpsc::Receiver<Outgoing>) -> Failure {
+    /// [`PublishError::Disconnected`]: it may have arrived, or not. `on_its_way` is told of each.
+    pub(super) async fn run(&self, outbox: &mut mpsc::Receiver<Outgoing>, on_its_way: &Notify) -> Failure {
         let mut unconfirmed = FuturesUnordered::new();
         let mut open = true;
         loop {
@@ -98,7 +98,11 @@ impl PublishChannel {
                     }
                 }
                 outgoing = outbox.recv(), if open && unconfirmed.len() < UNCONFIRMED_MAX => match outgoing {
-                    Some(outgoing) => unconfirmed.push(self.carry_out(outgoing)),
+                    Some(outgoing) => {
+                        unconfirmed.push(self.carry_out(outgoing));
+                        // Who hears of it runs in the same task, after the next round has given it to lapin.
+                        on_its_way.notify_waiters();
+                    }
                     None => open = false,
                 },
             }
