@@ -3,7 +3,6 @@ use std::sync::Arc;
 
 use protocol::{Category, Config};
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 use super::*;
 use crate::host::{ContractKind, ServiceState};
@@ -33,7 +32,7 @@ fn there(name: &str) -> (AppName, ObservedApp) {
         config: Ok(Config::new()),
         config_unfinished: false,
         healthy: true,
-        config_read_at: Instant::now(),
+        config_read_at: None,
     };
     (AppName::new(name).unwrap(), app)
 }

@@ -2,10 +2,12 @@
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, Stat, openat2};
+use rustix::io::Errno;
 
 use super::Root;
 
@@ -19,6 +21,32 @@ const WORLD_WRITABLE: u32 = 0o002;
 /// The agent is root and an application's folder may belong to the application: a link is followed only
 /// if root made it, or if it leads to a file of its own maker.
 pub fn resolve(root: &Root, path: &Path) -> io::Result<PathBuf> {
+    match plain(root, path) {
+        Some(real) => Ok(real),
+        None => resolve_by_parts(root, path),
+    }
+}
+
+/// What [`resolve_by_parts`] finds where no link is on the way, which the kernel tells in one call. `None`: one is, or
+/// this kernel can't tell (before Linux 5.6, or not allowed).
+fn plain(root: &Root, path: &Path) -> Option<PathBuf> {
+    let is_plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
+    if !path.components().all(is_plain) {
+        return None;
+    }
+    let real = root.join(path);
+    match open_plain(&real, OFlags::PATH | OFlags::CLOEXEC) {
+        Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) => Some(real),
+        Err(_) => None,
+    }
+}
+
+/// Opens `real`; fails if a symbolic link is on the way, or is what it leads to.
+pub fn open_plain(real: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    openat2(CWD, real, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
+}
+
+fn resolve_by_parts(root: &Root, path: &Path) -> io::Result<PathBuf> {
     let mut real = root.path().to_owned();
     let mut depth = 0_usize;
     let mut todo: Vec<PathBuf> = vec![path.to_owned()];
@@ -190,6 +218,16 @@ impl Stamp {
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
     }
+
+    pub fn of_stat(stat: &Stat) -> Self {
+        Self {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            size: stat.st_size as u64,
+            modified: (stat.st_mtime, stat.st_mtime_nsec as i64),
+            changed: (stat.st_ctime, stat.st_ctime_nsec as i64),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -242,14 +280,7 @@ mod tests {
     fn only_a_regular_file_of_bounded_size_is_read() {
         let dir = tempfile::tempdir().unwrap();
         let pipe = dir.path().join("pipe");
-        rustix::fs::mknodat(
-            rustix::fs::CWD,
-            &pipe,
-            rustix::fs::FileType::Fifo,
-            rustix::fs::Mode::from(0o600),
-            0,
-        )
-        .unwrap();
+        rustix::fs::mknodat(CWD, &pipe, rustix::fs::FileType::Fifo, Mode::from(0o600), 0).unwrap();
         assert!(
             read_capped(&pipe, 10)
                 .unwrap_err()
