@@ -50,7 +50,7 @@ pub struct ObservedApp {
     pub rank: Option<Rank>,
     pub contract: ContractKind,
     /// Files whose change may mean a change of config. Real paths.
-    pub config_files: Vec<PathBuf>,
+    pub config_files: Arc<[PathBuf]>,
     /// Each service of the application; `None`: its contract names it, but the host does not have it.
     pub services: BTreeMap<String, Option<ServiceState>>,
     /// Its current config, or why it could not be read.
@@ -240,10 +240,7 @@ impl Observer {
         };
         let names = match named {
             Some(named) => Names::Named(named),
-            None => {
-                self.unnamed_services(app, package, installed, possible_services)
-                    .await?
-            }
+            None => self.unnamed_services(candidate, possible_services).await?,
         };
         let mut services = Vec::new();
         for name in names.iter() {
@@ -281,6 +278,9 @@ impl Observer {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
             let is_known = |candidate: &Candidate| {
+                if candidate.shipped.get().is_some() {
+                    return true;
+                }
                 let known = known.get(&candidate.package);
                 known.is_some_and(|known| known.version == candidate.installed.version)
             };
@@ -319,15 +319,23 @@ impl Observer {
     /// package ships.
     async fn unnamed_services<'a>(
         &self,
-        app: &'a AppName,
-        package: &'a str,
-        installed: &InstalledPackage,
+        candidate: &'a Candidate,
         possible: &BTreeSet<&str>,
     ) -> Result<Names<'a>, HostError> {
+        let Candidate {
+            app,
+            package,
+            installed,
+            shipped,
+            ..
+        } = candidate;
         for name in [app.as_str(), package] {
             if possible.contains(name) && self.host.services.state(name, false).await?.is_some() {
                 return Ok(Names::One(name));
             }
+        }
+        if let Some(known) = shipped.get() {
+            return Ok(Names::Shipped(known.clone()));
         }
         {
             let cache = self
@@ -337,7 +345,8 @@ impl Observer {
             if let Some(known) = cache.get(package)
                 && known.version == installed.version
             {
-                return Ok(Names::Shipped(known.services.clone()));
+                let services = shipped.get_or_init(|| known.services.clone());
+                return Ok(Names::Shipped(services.clone()));
             }
         }
         let files = match self.host.packages.shipped_files(package).await {
@@ -362,7 +371,7 @@ impl Observer {
         self.package_services
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(package.to_owned(), known);
+            .insert(package.clone(), known);
         Ok(Names::Shipped(services))
     }
 

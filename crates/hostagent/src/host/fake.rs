@@ -311,7 +311,7 @@ impl AppConfig for FakeHost {
         Ok(Contract {
             kind,
             services: None,
-            watched_files: Vec::new(),
+            watched_files: Arc::default(),
         })
     }
 

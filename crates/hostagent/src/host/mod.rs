@@ -262,7 +262,7 @@ pub struct Contract {
     /// Services it names; `None`: it leaves that to the package.
     pub services: Option<BTreeSet<String>>,
     /// Files whose change may mean that the config has changed (for inotify), under the root.
-    pub watched_files: Vec<PathBuf>,
+    pub watched_files: Arc<[PathBuf]>,
 }
 
 /// The application contract: hook or manifest (docs/app-contract.md).

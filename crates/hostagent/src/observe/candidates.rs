@@ -1,7 +1,7 @@
 //! Which installed packages are applications.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use protocol::AppName;
 use protocol::spec::Rank;
@@ -18,6 +18,8 @@ pub(super) struct Candidate {
     pub(super) managed: bool,
     pub(super) url: Option<String>,
     pub(super) rank: Option<Rank>,
+    /// The services that its package, at this version, ships: once they were needed.
+    pub(super) shipped: OnceLock<Arc<BTreeSet<String>>>,
 }
 
 /// All of them, by name; and what they were found in, none of which changes. The package database, which is large, is
@@ -72,6 +74,7 @@ fn find(desired: &Desired, records: &Records, packages: &InstalledPackages) -> V
             managed: record.is_some() || installed.is_application,
             url: record.and_then(|record| record.provenance_of(&installed.version)?.url.clone()),
             rank: record.and_then(|record| record.rank),
+            shipped: OnceLock::new(),
         };
     let mut found = BTreeMap::new();
     let mut taken = BTreeSet::new();

@@ -51,8 +51,17 @@ impl Seen<'_> {
         self.contract.map_or(ContractKind::None, |contract| contract.kind)
     }
 
-    fn config_files(&self) -> &[PathBuf] {
-        self.contract.map_or(&[], |contract| &contract.watched_files)
+    fn config_files(&self) -> Arc<[PathBuf]> {
+        self.contract
+            .map(|contract| contract.watched_files.clone())
+            .unwrap_or_default()
+    }
+
+    fn has_config_files(&self, files: &Arc<[PathBuf]>) -> bool {
+        match self.contract {
+            Some(contract) => Arc::ptr_eq(&contract.watched_files, files) || contract.watched_files == *files,
+            None => files.is_empty(),
+        }
     }
 
     /// Whether an earlier look has found just the same.
@@ -87,7 +96,7 @@ impl Seen<'_> {
             && candidate.url == *url
             && candidate.rank == *rank
             && self.contract_kind() == *contract
-            && self.config_files() == config_files
+            && self.has_config_files(config_files)
             && same_services
             && *self.config == *config
             && self.config_unfinished == *config_unfinished
@@ -106,7 +115,7 @@ impl Seen<'_> {
             url: candidate.url,
             rank: candidate.rank,
             contract: self.contract_kind(),
-            config_files: self.config_files().to_vec(),
+            config_files: self.config_files(),
             services: names.zip(self.services.iter().copied()).collect(),
             config: Result::clone(&self.config),
             config_unfinished: self.config_unfinished,

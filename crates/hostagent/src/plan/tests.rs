@@ -27,7 +27,7 @@ fn there(name: &str) -> (AppName, ObservedApp) {
         url: None,
         rank: None,
         contract: ContractKind::Hook,
-        config_files: Vec::new(),
+        config_files: Arc::default(),
         services: BTreeMap::from([(name.to_owned(), Some(state))]),
         config: Ok(Config::new()),
         config_unfinished: false,

@@ -96,7 +96,7 @@ struct Cache {
 
 /// The contract that counts for an application.
 enum Found {
-    Hook(Hook, Stamp),
+    Hook(Box<(Hook, Stamp)>),
     Manifest(Arc<Known>),
     None,
 }
@@ -114,7 +114,7 @@ impl Contracts {
             no_contract: Arc::new(Contract {
                 kind: ContractKind::None,
                 services: None,
-                watched_files: Vec::new(),
+                watched_files: Arc::default(),
             }),
         }
     }
@@ -131,14 +131,14 @@ impl Contracts {
     pub fn manifest(&self, app: &AppName, package: &str) -> Result<Option<Arc<Manifest>>, HostError> {
         Ok(match self.find(&Places::unseen(), app, package)? {
             Found::Manifest(known) => Some(known.manifest.clone()),
-            Found::Hook(..) | Found::None => None,
+            Found::Hook(_) | Found::None => None,
         })
     }
 
     fn find(&self, places: &Places, app: &AppName, package: &str) -> Result<Found, HostError> {
         for folder in names(app, package).filter(|folder| places.hooks.may_hold(folder)) {
             if let Some((hook, stamp)) = self.find_hook(folder)? {
-                return Ok(Found::Hook(hook, stamp));
+                return Ok(Found::Hook(Box::new((hook, stamp))));
             }
         }
         let mut file = String::new();
@@ -245,11 +245,14 @@ impl Contracts {
 
     async fn contract_of(&self, found: Found) -> Result<Arc<Contract>, HostError> {
         Ok(match found {
-            Found::Hook(hook, stamp) => Arc::new(Contract {
-                kind: ContractKind::Hook,
-                services: self.hook_services(&hook, stamp).await?,
-                watched_files: vec![hook.program],
-            }),
+            Found::Hook(found) => {
+                let (hook, stamp) = *found;
+                Arc::new(Contract {
+                    kind: ContractKind::Hook,
+                    services: self.hook_services(&hook, stamp).await?,
+                    watched_files: [hook.program].into(),
+                })
+            }
             Found::Manifest(known) => known.contract.clone(),
             Found::None => self.no_contract.clone(),
         })
@@ -363,7 +366,7 @@ impl AppConfig for Contracts {
 
     async fn read(&self, app: &AppName, package: &str) -> Result<Config, HostError> {
         match self.find(&Places::unseen(), app, package)? {
-            Found::Hook(hook, _) => hook.get_config().await,
+            Found::Hook(found) => found.0.get_config().await,
             Found::Manifest(known) => files::read(&self.root, &known.manifest),
             Found::None => Ok(BTreeMap::new()),
         }
@@ -378,10 +381,10 @@ impl AppConfig for Contracts {
     ) -> Result<(), HostError> {
         let empty = desired.values().all(BTreeMap::is_empty);
         match self.find(&Places::unseen(), app, package)? {
-            Found::Hook(hook, _) => {
+            Found::Hook(found) => {
                 if !empty {
                     self.begin(app)?;
-                    hook.set_config(desired).await?;
+                    found.0.set_config(desired).await?;
                 }
                 self.finish(app)
             }

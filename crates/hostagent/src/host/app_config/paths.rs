@@ -22,22 +22,29 @@ const WORLD_WRITABLE: u32 = 0o002;
 /// if root made it, or if it leads to a file of its own maker.
 pub fn resolve(root: &Root, path: &Path) -> io::Result<PathBuf> {
     match plain(root, path) {
-        Some(real) => Ok(real),
-        None => resolve_by_parts(root, path),
+        Plain::There(real, _) | Plain::Missing(real) => Ok(real),
+        Plain::Unknown => resolve_by_parts(root, path),
     }
 }
 
-/// What [`resolve_by_parts`] finds where no link is on the way, which the kernel tells in one call. `None`: one is, or
-/// this kernel can't tell (before Linux 5.6, or not allowed).
-fn plain(root: &Root, path: &Path) -> Option<PathBuf> {
+/// What [`resolve_by_parts`] finds where no link is on the way, which the kernel tells in one call.
+enum Plain {
+    There(PathBuf, OwnedFd),
+    Missing(PathBuf),
+    /// A link is on the way, or this kernel can't tell (before Linux 5.6, or not allowed).
+    Unknown,
+}
+
+fn plain(root: &Root, path: &Path) -> Plain {
     let is_plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
     if !path.components().all(is_plain) {
-        return None;
+        return Plain::Unknown;
     }
     let real = root.join(path);
     match open_plain(&real, OFlags::PATH | OFlags::CLOEXEC) {
-        Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) => Some(real),
-        Err(_) => None,
+        Ok(file) => Plain::There(real, file),
+        Err(Errno::NOENT | Errno::NOTDIR) => Plain::Missing(real),
+        Err(_) => Plain::Unknown,
     }
 }
 
@@ -106,8 +113,14 @@ pub fn find(root: &Root, path: &Path) -> io::Result<Option<(PathBuf, Metadata)>>
     if root.is_host() && look(root, path)?.is_none() {
         return Ok(None);
     }
-    let real = resolve(root, path)?;
-    Ok(exists(fs::symlink_metadata(&real))?.map(|metadata| (real, metadata)))
+    match plain(root, path) {
+        Plain::There(real, file) => Ok(Some((real, File::from(file).metadata()?))),
+        Plain::Missing(_) => Ok(None),
+        Plain::Unknown => {
+            let real = resolve_by_parts(root, path)?;
+            Ok(exists(fs::symlink_metadata(&real))?.map(|metadata| (real, metadata)))
+        }
+    }
 }
 
 /// What is at `path`, links followed. One system call on the host itself, where most of what is looked for
@@ -116,7 +129,7 @@ pub fn look(root: &Root, path: &Path) -> io::Result<Option<Metadata>> {
     if root.is_host() {
         exists(fs::metadata(path))
     } else {
-        exists(fs::symlink_metadata(resolve(root, path)?))
+        Ok(find(root, path)?.map(|(_, metadata)| metadata))
     }
 }
 
@@ -235,6 +248,43 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    #[test]
+    fn what_no_link_leads_to_is_found_in_one_call_as_it_is_part_by_part() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(fs::canonicalize(dir.path()).unwrap());
+        fs::create_dir_all(root.join("/etc/app")).unwrap();
+        fs::write(root.join("/etc/app/a.ini"), "12").unwrap();
+        symlink("a.ini", root.join("/etc/app/link.ini")).unwrap();
+        symlink("/nowhere", root.join("/etc/app/dangling")).unwrap();
+        symlink("/etc/app", root.join("/etc/other")).unwrap();
+        // What it is, whether in one call, and its size where it is there.
+        let table = [
+            ("/etc/app/a.ini", true, Some(2)),
+            ("/etc/app/none.ini", true, None),
+            ("/none/none.ini", true, None),
+            ("/etc/app/a.ini/none", true, None),
+            ("/etc/app/link.ini", false, Some(2)),
+            ("/etc/app/dangling", false, None),
+            ("/etc/other/a.ini", false, Some(2)),
+            ("/etc/other/none.ini", false, None),
+            ("/etc/app/../app/a.ini", false, Some(2)),
+        ];
+        for (path, in_one_call, size) in table {
+            let path = Path::new(path);
+            let known = !matches!(plain(&root, path), Plain::Unknown);
+            assert_eq!(known, in_one_call, "{path:?}");
+            let by_parts = resolve_by_parts(&root, path).unwrap();
+            assert_eq!(resolve(&root, path).unwrap(), by_parts, "{path:?}");
+            let found = find(&root, path).unwrap();
+            assert_eq!(
+                found.as_ref().map(|(_, metadata)| metadata.len()),
+                size,
+                "{path:?}"
+            );
+            assert!(found.is_none_or(|(real, _)| real == by_parts), "{path:?}");
+        }
+    }
 
     #[test]
     fn links_are_followed_as_if_the_root_were_slash() {

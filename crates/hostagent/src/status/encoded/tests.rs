@@ -26,7 +26,7 @@ fn there(config: Result<Config, HostError>, read_at: Option<Instant>) -> Observe
         url: Some("http://host/a.deb".into()),
         rank: None,
         contract: ContractKind::Manifest,
-        config_files: Vec::new(),
+        config_files: Arc::default(),
         services: BTreeMap::from([("a".to_owned(), Some(state)), ("gone".to_owned(), None)]),
         config,
         config_unfinished: false,
