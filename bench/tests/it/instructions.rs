@@ -10,7 +10,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_hotpaths");
 const KNOWN: [(&str, f64); 4] = [
     ("decode", 9.97),
     ("read", 67.1),
-    ("observe", 10.8),
+    ("observe", 6.6),
     ("plan", 1.16),
 ];
 /// Compilers differ by some percent; what is done twice, or once for each application, by far more.
