@@ -3,10 +3,12 @@
 //! The difference between two runs, of different TIMES, is what PATH itself takes.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use bench::agent::furnished;
 use hostagent::host::{self, Family, Host};
+use hostagent::ledger::Desired;
 use hostagent::observe::{Freshness, Observed, Observer};
 use hostagent::plan::plan;
 use hostagent::settings::{Settings, Sources};
@@ -37,9 +39,12 @@ fn run() -> Result<()> {
     let host = open(sandbox.root())?;
     runtime.block_on(async {
         let observer = Observer::new(host.clone());
-        let observed = observer
-            .observe(&apps, &Default::default(), Freshness::Full)
-            .await?;
+        let wanted = Arc::new(Desired {
+            apps: apps.clone(),
+            ..Desired::default()
+        });
+        let records = Arc::default();
+        let observed = observer.observe(&wanted, &records, Freshness::Full).await?;
         ensure!(
             observed.apps.len() == APPS,
             "{} applications",
@@ -55,9 +60,7 @@ fn run() -> Result<()> {
                 }
                 // As for each ping.
                 "observe" => {
-                    let again = observer
-                        .observe(&apps, &Default::default(), Freshness::Light)
-                        .await?;
+                    let again = observer.observe(&wanted, &records, Freshness::Light).await?;
                     ensure!(again.apps.len() == APPS, "{} applications", again.apps.len());
                 }
                 "plan" => plan_nothing(&apps, &observed)?,

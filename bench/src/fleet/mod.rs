@@ -238,5 +238,6 @@ fn shared_queue(prefix: &str, connection: usize) -> Queue {
         durable: false,
         prefetch: 200,
         probe: None,
+        ack_patience: Duration::ZERO,
     }
 }

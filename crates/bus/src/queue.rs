@@ -25,6 +25,9 @@ pub struct Queue {
     /// deaf because someone deleted the exchange and someone else made it anew, without our bindings.
     /// `None` (a shared queue): all bindings are made again from time to time instead.
     pub probe: Option<String>,
+    /// How long an acknowledgement may wait for a message that goes out, to travel with it: what is acknowledged is
+    /// answered as a rule, and who waits for the answer should not wait for the acknowledgement's own way first.
+    pub ack_patience: Duration,
 }
 
 impl Queue {
@@ -38,6 +41,7 @@ impl Queue {
             durable: true,
             prefetch: 16,
             probe: Some(host.as_str().to_owned()),
+            ack_patience: Duration::from_millis(5),
         }
     }
 
@@ -51,6 +55,7 @@ impl Queue {
             durable: true,
             prefetch,
             probe: None,
+            ack_patience: Duration::ZERO,
         }
     }
 }

@@ -29,7 +29,7 @@ fn runs(desired: &Desired, app: &AppName, there: &ObservedApp) -> bool {
 /// What has neither is not waited for. Cancel-safe: it changes nothing.
 pub async fn bake(
     engine: &Engine,
-    desired: &Desired,
+    desired: &Arc<Desired>,
     apps: &[AppName],
     observed: &Arc<Observed>,
 ) -> Result<Failures, HostError> {

@@ -23,12 +23,14 @@ pub struct Engine {
 }
 
 impl Engine {
-    pub async fn observe(&self, desired: &Desired, freshness: Freshness) -> Result<Arc<Observed>, HostError> {
-        let observed = self
-            .observer
-            .observe(&desired.apps, &self.ledger.records(), freshness)
-            .await?;
-        Ok(Arc::new(observed))
+    pub async fn observe(
+        &self,
+        desired: &Arc<Desired>,
+        freshness: Freshness,
+    ) -> Result<Arc<Observed>, HostError> {
+        self.observer
+            .observe(desired, &self.ledger.records(), freshness)
+            .await
     }
 
     /// What there is to do; nothing, as long as nothing was ever desired.

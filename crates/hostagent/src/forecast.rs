@@ -1,6 +1,8 @@
 //! What applying a desired state would do, for whoever asks first: the plan, a hash to hold it to, and how
 //! each step could be undone. Changes nothing.
 
+use std::sync::Arc;
+
 use protocol::plan::{PlanFault, PlanStep, Undo};
 use protocol::{AppName, Apps, HostId, PlanAnswer};
 use sha2::{Digest, Sha256};
@@ -30,11 +32,11 @@ const SHOWN: usize = 12;
 impl Forecast {
     /// What would be done for `apps` now.
     pub async fn of(engine: &Engine, apps: &Apps) -> Result<Self, HostError> {
-        let desired = Desired {
+        let desired = Arc::new(Desired {
             stated: true,
             apps: apps.clone(),
             ..Desired::default()
-        };
+        });
         let observed = engine.observe(&desired, Freshness::Full).await?;
         let plan = engine.plan(&desired, &observed);
         let records = engine.ledger.records();

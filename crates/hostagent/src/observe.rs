@@ -3,19 +3,25 @@
 //! In steady state this starts no child process: packages come from the package database's own files,
 //! services from systemd, config from the last time it was read.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use protocol::spec::Rank;
-use protocol::{AppName, Apps, Config};
+use protocol::{AppName, Config};
 use tokio::time::Instant;
 
 use crate::host::{
     Contract, ContractKind, Host, HostError, InstalledPackage, InstalledPackages, ServiceState,
 };
-use crate::ledger::{Record, Records};
+use crate::ledger::{Desired, Records};
+
+mod candidates;
+mod seen;
+
+use candidates::{Candidate, Candidates};
+use seen::{Names, Seen};
 
 /// The agent's own application: never removed by omission.
 pub const SELF_APP: &str = "hostagent";
@@ -44,7 +50,7 @@ pub struct ObservedApp {
     pub rank: Option<Rank>,
     pub contract: ContractKind,
     /// Files whose change may mean a change of config. Real paths.
-    pub config_files: Vec<PathBuf>,
+    pub config_files: Arc<[PathBuf]>,
     /// Each service of the application; `None`: its contract names it, but the host does not have it.
     pub services: BTreeMap<String, Option<ServiceState>>,
     /// Its current config, or why it could not be read.
@@ -53,8 +59,8 @@ pub struct ObservedApp {
     pub config_unfinished: bool,
     /// Its health checks passed when they were last run (at the last full look), or it has none.
     pub healthy: bool,
-    /// When `config` was read.
-    pub config_read_at: Instant,
+    /// When `config` was read; `None`: there is nothing to be read.
+    pub config_read_at: Option<Instant>,
 }
 
 impl ObservedApp {
@@ -88,23 +94,29 @@ pub enum Freshness {
 /// Observes, and remembers what is costly to ask: contracts' services and configs.
 pub struct Observer {
     host: Host,
-    configs: Mutex<BTreeMap<AppName, CachedConfig>>,
-    package_services: Mutex<BTreeMap<String, PackageServices>>,
+    configs: Mutex<HashMap<AppName, CachedConfig>>,
+    package_services: Mutex<HashMap<String, PackageServices>>,
     /// Applications whose health checks failed at the last full look.
     sick: Mutex<BTreeSet<AppName>>,
+    /// Of applications that have no contract.
+    no_config: Arc<Result<Config, HostError>>,
+    /// Of the last look.
+    candidates: Mutex<Arc<Candidates>>,
+    /// What the last look saw: handed out again where the next one sees the same.
+    last: Mutex<Option<Arc<Observed>>>,
 }
 
 struct CachedConfig {
     package: String,
     version: String,
-    config: Result<Config, HostError>,
+    config: Arc<Result<Config, HostError>>,
     read_at: Instant,
 }
 
 /// Services that a package ships, valid for one version of it.
 struct PackageServices {
     version: String,
-    services: BTreeSet<String>,
+    services: Arc<BTreeSet<String>>,
 }
 
 /// A config that could not be read is read again after this long.
@@ -117,6 +129,9 @@ impl Observer {
             configs: Mutex::default(),
             package_services: Mutex::default(),
             sick: Mutex::default(),
+            no_config: Arc::new(Ok(Config::new())),
+            candidates: Mutex::default(),
+            last: Mutex::default(),
         }
     }
 
@@ -128,92 +143,120 @@ impl Observer {
             .remove(app);
     }
 
+    /// What is there now. The very value of the look before, where nothing has changed since: so who has worked
+    /// something out from that need not do it again ([`Arc::ptr_eq`]).
     pub async fn observe(
         &self,
-        desired: &Apps,
-        records: &Records,
+        desired: &Arc<Desired>,
+        records: &Arc<Records>,
         freshness: Freshness,
-    ) -> Result<Observed, HostError> {
+    ) -> Result<Arc<Observed>, HostError> {
         let packages = self.host.packages.installed().await?;
-        let mut apps = BTreeMap::new();
-        let candidates = candidates(desired, records, &packages);
+        let candidates = self.candidates(desired, records, &packages);
         let names: Vec<(&AppName, &str)> = candidates
+            .found()
             .iter()
-            .map(|(app, known)| (app, known.package))
+            .map(|candidate| (&candidate.app, candidate.package.as_str()))
             .collect();
         let contracts = self.host.app_config.contracts(&names).await;
         let mut possible_services: BTreeSet<&str> = names
             .iter()
-            .flat_map(|(app, package)| [app.as_str(), package])
+            .zip(&contracts)
+            .filter(|(_, contract)| leaves_services_to_package(contract))
+            .flat_map(|((app, package), _)| {
+                let other = (app.as_str() != *package).then_some(*package);
+                [Some(app.as_str()), other].into_iter().flatten()
+            })
             .collect();
         self.host.services.retain_possible(&mut possible_services);
-        self.learn_package_services(&candidates, &contracts).await;
-        for ((app, candidate), contract) in candidates.iter().zip(contracts) {
-            let observed = self
-                .observe_app(app, candidate, contract, &possible_services, freshness)
-                .await?;
-            apps.insert(app.clone(), observed);
+        self.learn_package_services(candidates.found(), &contracts).await;
+        let mut seen = Vec::with_capacity(names.len());
+        for (candidate, contract) in candidates.found().iter().zip(&contracts) {
+            seen.push(
+                self.see(candidate, contract, &possible_services, freshness)
+                    .await?,
+            );
         }
         // The notes lie in the agent's own folder; where that fails, writing the config does and tells.
         let unfinished = self.host.app_config.unfinished().await;
-        for (app, observed) in &mut apps {
-            observed.config_unfinished = unfinished.as_ref().map_or(true, |apps| apps.contains(app));
+        for seen in &mut seen {
+            seen.config_unfinished = unfinished
+                .as_ref()
+                .map_or(true, |apps| apps.contains(&seen.candidate.app));
         }
-        Ok(Observed { apps, packages })
+        Ok(self.known_or_new(&packages, &seen))
     }
 
-    async fn observe_app(
+    fn candidates(
         &self,
-        app: &AppName,
-        candidate: &Candidate<'_>,
-        contract: Result<Contract, HostError>,
+        desired: &Arc<Desired>,
+        records: &Arc<Records>,
+        packages: &Arc<InstalledPackages>,
+    ) -> Arc<Candidates> {
+        let mut last = self.candidates.lock().unwrap_or_else(PoisonError::into_inner);
+        if !last.are_of(desired, records, packages) {
+            *last = Arc::new(Candidates::new(desired, records, packages));
+        }
+        last.clone()
+    }
+
+    fn known_or_new(&self, packages: &Arc<InstalledPackages>, seen: &[Seen<'_>]) -> Arc<Observed> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = &*last
+            && Arc::ptr_eq(&last.packages, packages)
+            && last.apps.len() == seen.len()
+            && last.apps.iter().zip(seen).all(|(there, seen)| seen.is(there))
+        {
+            return last.clone();
+        }
+        let observed = Arc::new(Observed {
+            apps: seen
+                .iter()
+                .map(|seen| (seen.candidate.app.clone(), seen.to_owned()))
+                .collect(),
+            packages: packages.clone(),
+        });
+        *last = Some(observed.clone());
+        observed
+    }
+
+    async fn see<'a>(
+        &self,
+        candidate: &'a Candidate,
+        contract: &'a Result<Arc<Contract>, HostError>,
         possible_services: &BTreeSet<&str>,
         freshness: Freshness,
-    ) -> Result<ObservedApp, HostError> {
-        let &Candidate {
+    ) -> Result<Seen<'a>, HostError> {
+        let Candidate {
+            app,
             package,
             installed,
-            managed,
-            record,
+            ..
         } = candidate;
         // A broken contract (a manifest with an error in it) is that application's trouble, not the host's.
-        let (contract, contract_error) = match contract {
-            Ok(contract) => (contract, None),
-            Err(error) => {
-                let none = Contract {
-                    kind: ContractKind::None,
-                    services: None,
-                    watched_files: Vec::<PathBuf>::new(),
-                };
-                (none, Some(error))
-            }
+        let (kind, named, contract_error) = match contract {
+            Ok(contract) => (contract.kind, contract.services.as_ref(), None),
+            Err(error) => (ContractKind::None, None, Some(error)),
         };
-        let mut services = BTreeMap::new();
-        for name in self
-            .service_names(app, package, installed, &contract, possible_services)
-            .await?
-        {
+        let names = match named {
+            Some(named) => Names::Named(named),
+            None => self.unnamed_services(candidate, possible_services).await?,
+        };
+        let mut services = Vec::new();
+        for name in names.iter() {
             // Even for a ping: a script's answer that nobody asks for again would hide a dead service.
-            let state = self.host.services.state(&name, true).await?;
-            services.insert(name, state);
+            let state = self.host.services.state(name, true).await?;
+            services.push(state);
         }
         let healthy = self.healthy(app, package, freshness).await;
         let (config, config_read_at) = match contract_error {
-            Some(error) => (Err(error), Instant::now()),
-            None => {
-                self.config(app, package, installed, contract.kind, freshness)
-                    .await
-            }
+            Some(error) => (Arc::new(Err(error.clone())), None),
+            None => self.config(app, package, installed, kind, freshness).await,
         };
-        Ok(ObservedApp {
-            package: package.to_owned(),
-            version: installed.version.clone(),
-            broken: installed.broken,
-            managed,
-            url: record.and_then(|record| record.provenance_of(&installed.version)?.url.clone()),
-            rank: record.and_then(|record| record.rank),
-            contract: contract.kind,
-            config_files: contract.watched_files,
+        Ok(Seen {
+            candidate,
+            contract: contract.as_deref().ok(),
+            names,
             services,
             config,
             config_unfinished: false,
@@ -226,8 +269,8 @@ impl Observer {
     /// asked for when it is needed.
     async fn learn_package_services(
         &self,
-        candidates: &BTreeMap<AppName, Candidate<'_>>,
-        contracts: &[Result<Contract, HostError>],
+        candidates: &[Candidate],
+        contracts: &[Result<Arc<Contract>, HostError>],
     ) {
         let new: BTreeMap<&str, &InstalledPackage> = {
             let known = self
@@ -235,18 +278,21 @@ impl Observer {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
             let is_known = |candidate: &Candidate| {
-                let known = known.get(candidate.package);
+                if candidate.shipped.get().is_some() {
+                    return true;
+                }
+                let known = known.get(&candidate.package);
                 known.is_some_and(|known| known.version == candidate.installed.version)
             };
-            let unnamed = |contract: &Result<Contract, _>| {
+            let unnamed = |contract: &Result<Arc<Contract>, _>| {
                 contract
                     .as_ref()
                     .is_ok_and(|contract| contract.services.is_none())
             };
-            let pairs = candidates.values().zip(contracts);
+            let pairs = candidates.iter().zip(contracts);
             pairs
                 .filter(|(candidate, contract)| unnamed(contract) && !is_known(candidate))
-                .map(|(candidate, _)| (candidate.package, candidate.installed))
+                .map(|(candidate, _)| (candidate.package.as_str(), &candidate.installed))
                 .collect()
         };
         if new.len() < 2 {
@@ -259,7 +305,7 @@ impl Observer {
         let learnt = files.into_iter().filter_map(|(package, files)| {
             let known = PackageServices {
                 version: new.get(package.as_str())?.version.clone(),
-                services: self.host.services.services_in(&files),
+                services: Arc::new(self.host.services.services_in(&files)),
             };
             Some((package, known))
         });
@@ -269,23 +315,27 @@ impl Observer {
             .extend(learnt);
     }
 
-    /// Those its contract names; else the unit of its own name, or of its package's; else the units its
+    /// Of an application whose contract names none: the unit of its own name, or of its package's; else the units its
     /// package ships.
-    async fn service_names(
+    async fn unnamed_services<'a>(
         &self,
-        app: &AppName,
-        package: &str,
-        installed: &InstalledPackage,
-        contract: &Contract,
+        candidate: &'a Candidate,
         possible: &BTreeSet<&str>,
-    ) -> Result<BTreeSet<String>, HostError> {
-        if let Some(named) = &contract.services {
-            return Ok(named.clone());
-        }
+    ) -> Result<Names<'a>, HostError> {
+        let Candidate {
+            app,
+            package,
+            installed,
+            shipped,
+            ..
+        } = candidate;
         for name in [app.as_str(), package] {
             if possible.contains(name) && self.host.services.state(name, false).await?.is_some() {
-                return Ok(BTreeSet::from([name.to_owned()]));
+                return Ok(Names::One(name));
             }
+        }
+        if let Some(known) = shipped.get() {
+            return Ok(Names::Shipped(known.clone()));
         }
         {
             let cache = self
@@ -295,7 +345,8 @@ impl Observer {
             if let Some(known) = cache.get(package)
                 && known.version == installed.version
             {
-                return Ok(known.services.clone());
+                let services = shipped.get_or_init(|| known.services.clone());
+                return Ok(Names::Shipped(services.clone()));
             }
         }
         let files = match self.host.packages.shipped_files(package).await {
@@ -304,13 +355,15 @@ impl Observer {
             // be healed; meanwhile the host can be looked at, and reported.
             Err(error) if installed.broken => {
                 tracing::debug!(package, %error, "half-installed: its services are not known");
-                return Ok(BTreeSet::new());
+                return Ok(Names::Shipped(Arc::default()));
             }
             // Gone meanwhile: a package manager that a killed agent has started is still at work.
-            Err(error) if error.category == protocol::Category::NotFound => return Ok(BTreeSet::new()),
+            Err(error) if error.category == protocol::Category::NotFound => {
+                return Ok(Names::Shipped(Arc::default()));
+            }
             Err(error) => return Err(error),
         };
-        let services = self.host.services.services_in(&files);
+        let services = Arc::new(self.host.services.services_in(&files));
         let known = PackageServices {
             version: installed.version.clone(),
             services: services.clone(),
@@ -318,8 +371,8 @@ impl Observer {
         self.package_services
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(package.to_owned(), known);
-        Ok(services)
+            .insert(package.clone(), known);
+        Ok(Names::Shipped(services))
     }
 
     async fn healthy(&self, app: &AppName, package: &str, freshness: Freshness) -> bool {
@@ -352,9 +405,9 @@ impl Observer {
         installed: &InstalledPackage,
         contract: ContractKind,
         freshness: Freshness,
-    ) -> (Result<Config, HostError>, Instant) {
+    ) -> (Arc<Result<Config, HostError>>, Option<Instant>) {
         if contract == ContractKind::None {
-            return (Ok(Config::new()), Instant::now());
+            return (self.no_config.clone(), None);
         }
         if freshness != Freshness::Full {
             let cache = self.configs.lock().unwrap_or_else(PoisonError::into_inner);
@@ -363,14 +416,14 @@ impl Observer {
                 && known.version == installed.version
                 && (known.config.is_ok() || known.read_at.elapsed() < FAILED_CONFIG_AGE)
             {
-                return (known.config.clone(), known.read_at);
+                return (known.config.clone(), Some(known.read_at));
             }
         }
-        let config = self.host.app_config.read(app, package).await;
+        let config = Arc::new(self.host.app_config.read(app, package).await);
         let read_at = Instant::now();
         if installed.broken {
             // Perhaps its files are being put in place right now: says nothing of what will be there.
-            return (config, read_at);
+            return (config, Some(read_at));
         }
         let known = CachedConfig {
             package: package.to_owned(),
@@ -382,73 +435,16 @@ impl Observer {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(app.clone(), known);
-        (config, read_at)
+        (config, Some(read_at))
     }
 }
 
-struct Candidate<'a> {
-    package: &'a str,
-    installed: &'a InstalledPackage,
-    managed: bool,
-    record: Option<&'a Record>,
+/// Whether [`Observer::unnamed_services`] will be looked for.
+fn leaves_services_to_package(contract: &Result<Arc<Contract>, HostError>) -> bool {
+    contract
+        .as_ref()
+        .map_or(true, |contract| contract.services.is_none())
 }
 
-/// Which installed packages are applications: those on record, those that provide `pf9app`, and those that
-/// a desired application names and that are there already. Pure.
-fn candidates<'a>(
-    desired: &'a Apps,
-    records: &'a Records,
-    packages: &'a InstalledPackages,
-) -> BTreeMap<AppName, Candidate<'a>> {
-    let mut found = BTreeMap::new();
-    let mut taken = BTreeSet::new();
-    for (app, record) in records {
-        if let Some(installed) = packages.get(&record.package) {
-            taken.insert(record.package.as_str());
-            let candidate = Candidate {
-                package: &record.package,
-                installed,
-                managed: true,
-                record: Some(record),
-            };
-            found.insert(app.clone(), candidate);
-        }
-    }
-    for (app, spec) in desired {
-        let package = spec.package.as_deref().unwrap_or(app.as_str());
-        if let Some(installed) = packages.get(package)
-            && !found.contains_key(app)
-            && !records.contains_key(app)
-            && taken.insert(package)
-        {
-            let managed = installed.is_application;
-            found.insert(
-                app.clone(),
-                Candidate {
-                    package,
-                    installed,
-                    managed,
-                    record: None,
-                },
-            );
-        }
-    }
-    for (package, installed) in packages.iter().filter(|(_, installed)| installed.is_application) {
-        // A package whose name can't be an application's stays out of reach.
-        if let Ok(app) = AppName::new(package.as_str())
-            && !found.contains_key(&app)
-            && taken.insert(package)
-        {
-            found.insert(
-                app,
-                Candidate {
-                    package,
-                    installed,
-                    managed: true,
-                    record: None,
-                },
-            );
-        }
-    }
-    found
-}
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 //! connection is (re)made, and every heartbeat. While the broker is away or slow, what is waiting is
 //! merged: the newest status says all that those before it said.
 
+mod known;
 mod looks;
 mod outbox;
 
@@ -17,7 +18,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use notify::Notifier;
 use protocol::status::Rejected;
-use protocol::{Apps, Category, ErrorReport, HostId, Phase, PlanAnswer, Status};
+use protocol::{Apps, Category, ErrorReport, HostId, Phase, PlanAnswer};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
@@ -26,10 +27,11 @@ use crate::forecast::{self, Forecast};
 use crate::host::{Facts, HostError};
 use crate::host_state::{Announcement, HostState, Standing};
 use crate::observe::Freshness;
-use crate::status::{self, Particulars};
+use crate::status;
 
+use known::Known;
 use looks::{Look, Looking, Looks};
-use outbox::{Outbox, Said};
+use outbox::{Outbox, Said, Spoken};
 
 /// What the inbox wants answered.
 #[derive(Debug)]
@@ -89,6 +91,7 @@ impl Reporter {
             last_rejected: None,
             epoch: 0,
             contested: false,
+            known: Known::default(),
         };
         let mut outbox = Outbox::default();
         let mut looks = Looks::default();
@@ -109,7 +112,7 @@ impl Reporter {
                     None => return,
                 },
                 announcement = self.announcements.recv() => match announcement {
-                    Some(announcement) => self.report_announcement(announcement, &memory, &mut outbox),
+                    Some(announcement) => self.report_announcement(announcement, &mut memory, &mut outbox),
                     None => return,
                 },
                 changed = self.link.changed() => {
@@ -121,16 +124,16 @@ impl Reporter {
                     memory.facts = (self.collect_facts)();
                     // A look that a hook holds up does not hold up the heartbeat.
                     if !looks.start_full(|| self.look(Freshness::Full)) {
-                        outbox.queue(self.with_conflict(self.status(&memory, None), &memory));
+                        outbox.queue(self.with_conflict(self.status(&mut memory, None), &memory));
                     }
                 }
                 (kind, look) = looks.next() => match kind {
                     Freshness::Light => {
                         let answers = looks.take_answers();
-                        self.report_look(look, answers, &memory, &mut outbox);
+                        self.report_look(look, answers, &mut memory, &mut outbox);
                         looks.start_light_if_asked(|| self.look(Freshness::Light));
                     }
-                    Freshness::Full => self.report_look(look, vec![None], &memory, &mut outbox),
+                    Freshness::Full => self.report_look(look, vec![None], &mut memory, &mut outbox),
                 },
                 (said, result) = outbox.published() => {
                     if tells_an_outcome(&said, &result) && let Some(guard) = &self.engine.guard {
@@ -143,7 +146,7 @@ impl Reporter {
                 () = self.notifier.alive_is_due() => self.notifier.alive(),
                 answer = next_plan(&mut plans) => outbox.queue(Said::Plan(answer)),
                 _ = self.stop.changed() => {
-                    self.report_announcements(&memory, &mut outbox);
+                    self.report_announcements(&mut memory, &mut outbox);
                     outbox.drain(&self.publisher).await;
                     return;
                 }
@@ -163,12 +166,12 @@ impl Reporter {
                     matches!(state.standing, Standing::Converging { .. }) && state.desired.serial < serial
                 };
                 if busy {
-                    let mut status = self.status(memory, id);
+                    let mut spoken = self.status(memory, id);
                     // What was accepted is newer than what the reconciler is at.
                     let desired = self.engine.ledger.desired();
-                    status.generation = desired.generation;
-                    status.desired_apps = Some(desired.apps.clone());
-                    outbox.queue(status);
+                    spoken.status.generation = desired.generation;
+                    spoken.status.desired_apps = Some(desired.apps.clone());
+                    outbox.queue(spoken);
                 }
             }
             Request::Rejected {
@@ -177,14 +180,15 @@ impl Reporter {
                 category,
             } => {
                 memory.last_rejected = Some(rejected.clone());
-                let mut status = self.status(memory, rejected.id.clone());
+                let mut spoken = self.status(memory, rejected.id.clone());
+                let status = &mut spoken.status;
                 status.errors.insert(0, rejection(&rejected, phase, category));
                 status
                     .desired_apps
                     .get_or_insert_with(|| self.engine.ledger.desired().apps.clone());
                 status.status = protocol::State::Errors;
                 status.detail = None;
-                outbox.queue(status);
+                outbox.queue(spoken);
             }
             Request::Stale { rejected } => {
                 let id = rejected.id.clone();
@@ -195,16 +199,16 @@ impl Reporter {
     }
 
     /// What was announced before the present moment goes out before what is said now.
-    fn report_announcements(&mut self, memory: &Memory, outbox: &mut Outbox) {
+    fn report_announcements(&mut self, memory: &mut Memory, outbox: &mut Outbox) {
         while let Ok(announcement) = self.announcements.try_recv() {
             self.report_announcement(announcement, memory, outbox);
         }
     }
 
-    fn report_announcement(&mut self, announcement: Announcement, memory: &Memory, outbox: &mut Outbox) {
+    fn report_announcement(&mut self, announcement: Announcement, memory: &mut Memory, outbox: &mut Outbox) {
         let Announcement { state, reply_to } = announcement;
-        self.bind_topics(&state);
-        outbox.queue(status::build(&state, &self.particulars(memory, reply_to)));
+        self.bind_topics(&state, memory);
+        outbox.queue(self.status_of(&state, memory, reply_to));
     }
 
     fn report_connection(&mut self, memory: &mut Memory, outbox: &mut Outbox) {
@@ -229,13 +233,14 @@ impl Reporter {
     }
 
     /// Says so where another host has the same id. An answer is left as it is: it tells of what was asked.
-    fn with_conflict(&self, mut status: Status, memory: &Memory) -> Status {
+    fn with_conflict(&self, mut spoken: Spoken, memory: &Memory) -> Spoken {
+        let status = &mut spoken.status;
         if status.reply_to.is_some() {
-            return status;
+            return spoken;
         }
         let reason = match &*self.link.borrow() {
             LinkState::Contested { reason, .. } | LinkState::Clone { reason } => reason.clone(),
-            LinkState::Up { .. } | LinkState::Down { .. } => return status,
+            LinkState::Up { .. } | LinkState::Down { .. } => return spoken,
         };
         let hostname = memory.facts.get("hostname").and_then(|name| name.as_str());
         let conflict = ErrorReport {
@@ -256,7 +261,7 @@ impl Reporter {
         status
             .desired_apps
             .get_or_insert_with(|| self.engine.ledger.desired().apps.clone());
-        status
+        spoken
     }
 
     /// Looks at the host, unless it is being changed.
@@ -281,7 +286,7 @@ impl Reporter {
         &mut self,
         look: Look,
         answers: Vec<Option<String>>,
-        memory: &Memory,
+        memory: &mut Memory,
         outbox: &mut Outbox,
     ) {
         self.report_announcements(memory, outbox);
@@ -292,7 +297,7 @@ impl Reporter {
             None => {}
             Some(Ok(observed)) => {
                 if matches!(state.standing, Standing::Ok)
-                    && !self.engine.plan(&state.desired, &observed).is_empty()
+                    && !memory.known.is_satisfied(&state.desired, &observed, &self.engine)
                 {
                     tracing::info!("the host has drifted from its desired state");
                     state.standing = Standing::Converging {
@@ -310,10 +315,10 @@ impl Reporter {
                 self.wake.notify_one();
             }
         }
-        self.bind_topics(&state);
+        self.bind_topics(&state, memory);
         for reply_to in answers {
-            let status = status::build(&state, &self.particulars(memory, reply_to));
-            outbox.queue(self.with_conflict(status, memory));
+            let spoken = self.status_of(&state, memory, reply_to);
+            outbox.queue(self.with_conflict(spoken, memory));
         }
     }
 
@@ -336,24 +341,34 @@ impl Reporter {
         )
     }
 
-    fn status(&self, memory: &Memory, reply_to: Option<String>) -> Status {
-        status::build(&self.state.borrow(), &self.particulars(memory, reply_to))
+    fn status(&self, memory: &mut Memory, reply_to: Option<String>) -> Spoken {
+        let state = self.state.borrow().clone();
+        self.status_of(&state, memory, reply_to)
     }
 
-    fn particulars<'a>(&'a self, memory: &'a Memory, reply_to: Option<String>) -> Particulars<'a> {
-        Particulars {
+    fn status_of(&self, state: &HostState, memory: &mut Memory, reply_to: Option<String>) -> Spoken {
+        let apps = memory.known.apps(&state.desired, state.observed.as_ref());
+        let particulars = status::Particulars {
             host_id: &self.host_id,
             boot_id: &self.boot_id,
             facts: &memory.facts,
             started: memory.started,
             last_rejected: memory.last_rejected.as_ref(),
             reply_to,
+        };
+        Spoken {
+            status: status::without_apps(state, &particulars),
+            apps,
+            at: Instant::now(),
         }
     }
 
     /// An installed application has a topic of its own.
-    fn bind_topics(&self, state: &HostState) {
+    fn bind_topics(&self, state: &HostState, memory: &mut Memory) {
         let Some(observed) = &state.observed else { return };
+        if !memory.known.is_news_to_topics(observed) {
+            return;
+        }
         let installed = observed
             .apps
             .iter()
@@ -385,7 +400,7 @@ async fn next_plan(plans: &mut Plans) -> PlanAnswer {
 fn tells_an_outcome(said: &Said, result: &Result<(), PublishError>) -> bool {
     let reached = matches!(result, Ok(()) | Err(PublishError::Unroutable));
     let is_outcome = match said {
-        Said::Status(status) => status.status != protocol::State::Converging,
+        Said::Status(spoken) => spoken.status.status != protocol::State::Converging,
         Said::Plan(_) => false,
     };
     reached && is_outcome
@@ -398,6 +413,8 @@ struct Memory {
     epoch: u64,
     /// The last status about the connection said that another host has our id.
     contested: bool,
+    /// What was worked out for the last status.
+    known: Known,
 }
 
 /// At a random phase, so that a fleet that was started together does not beat together.

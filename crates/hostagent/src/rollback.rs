@@ -1,6 +1,7 @@
 //! Brings an application back to what the journal says it was. Like everything else it is level-triggered: it
 //! looks, does what is missing, and may be killed and begun again at any instant.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::{AppName, Category, Phase};
@@ -10,7 +11,6 @@ use crate::engine::Engine;
 use crate::failure::Failure;
 use crate::host::{Family, HostError, Source, Transaction};
 use crate::journal::{Before, Entry, SavedFile, Snapshot, WayBack};
-use crate::ledger::Desired;
 use crate::observe::{Freshness, ObservedApp, SELF_APP};
 
 /// Brings `app` back. `Err`: it is not what it was; what stands in the way, and what to do.
@@ -292,6 +292,6 @@ async fn verify(engine: &Engine, app: &AppName, snapshot: &Snapshot) -> Result<(
 }
 
 async fn observe_app(engine: &Engine, app: &AppName) -> Result<Option<ObservedApp>, HostError> {
-    let observed = engine.observe(&Desired::default(), Freshness::Light).await?;
+    let observed = engine.observe(&Arc::default(), Freshness::Light).await?;
     Ok(observed.apps.get(app).cloned())
 }

@@ -2,6 +2,8 @@
 //! daemon and the tests say the same of the same host.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::time::SystemTime;
 
 use protocol::satisfied::version_satisfied;
@@ -12,6 +14,10 @@ use tokio::time::Instant;
 use crate::host::Facts;
 use crate::host_state::{HostState, Standing};
 use crate::observe::{Observed, ObservedApp};
+
+mod encoded;
+
+pub use encoded::EncodedApps;
 
 /// What a status says beside the host's state.
 pub struct Particulars<'a> {
@@ -25,6 +31,18 @@ pub struct Particulars<'a> {
 
 /// `seq` is left 0: it is given when the status goes out.
 pub fn build(state: &HostState, particulars: &Particulars<'_>) -> Status {
+    Status {
+        apps: state
+            .observed
+            .as_ref()
+            .map(|observed| app_statuses(&state.desired.apps, observed).collect())
+            .unwrap_or_default(),
+        ..without_apps(state, particulars)
+    }
+}
+
+/// All of [`build`] but the applications, for which the agent keeps [`EncodedApps`].
+pub fn without_apps(state: &HostState, particulars: &Particulars<'_>) -> Status {
     let (status, detail, errors) = match &state.standing {
         Standing::Ok => (State::Ok, None, Vec::new()),
         Standing::Converging { detail } => (State::Converging, Some(detail.clone()), Vec::new()),
@@ -36,11 +54,7 @@ pub fn build(state: &HostState, particulars: &Particulars<'_>) -> Status {
         status,
         detail,
         info: particulars.facts.clone(),
-        apps: state
-            .observed
-            .as_ref()
-            .map(|observed| app_statuses(&desired.apps, observed))
-            .unwrap_or_default(),
+        apps: BTreeMap::new(),
         desired_apps: (status != State::Ok).then(|| desired.apps.clone()),
         errors,
         last_rejected: particulars.last_rejected.cloned(),
@@ -59,11 +73,12 @@ pub fn now() -> String {
 }
 
 /// The applications that are the agent's: a package that is merely desired and not yet taken over is not.
-fn app_statuses(desired: &Apps, observed: &Observed) -> BTreeMap<AppName, AppStatus> {
-    let managed = observed.apps.iter().filter(|(_, there)| there.managed);
-    managed
-        .map(|(app, there)| (app.clone(), app_status(desired.get(app), there)))
-        .collect()
+fn app_statuses(desired: &Apps, observed: &Observed) -> impl Iterator<Item = (AppName, AppStatus)> {
+    managed(observed).map(|(app, there)| (app.clone(), app_status(desired.get(app), there)))
+}
+
+fn managed(observed: &Observed) -> impl Iterator<Item = (&AppName, &ObservedApp)> {
+    observed.apps.iter().filter(|(_, there)| there.managed)
 }
 
 fn app_status(spec: Option<&AppSpec>, there: &ObservedApp) -> AppStatus {
@@ -88,7 +103,7 @@ fn app_status(spec: Option<&AppSpec>, there: &ObservedApp) -> AppStatus {
             })
             .collect(),
         health: health(spec, there),
-        config_age_s: Some(there.config_read_at.elapsed().as_secs()),
+        config_age_s: Some(age_s(there.config_read_at, Instant::now())),
     }
 }
 
@@ -111,6 +126,11 @@ fn health(spec: Option<&AppSpec>, there: &ObservedApp) -> Health {
     }
 }
 
+/// Of what was read at that time; what there is nothing to read of is always as of now.
+fn age_s(read_at: Option<Instant>, now: Instant) -> u64 {
+    read_at.map_or(0, |read_at| now.saturating_duration_since(read_at).as_secs())
+}
+
 fn agent_info(started: Instant) -> AgentInfo {
     AgentInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -119,8 +139,24 @@ fn agent_info(started: Instant) -> AgentInfo {
     }
 }
 
+/// By the shorter of the two files in which the kernel says it.
 fn resident_kib() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse().ok()
+    let mut text = [0; 128];
+    let length = File::open("/proc/self/statm").ok()?.read(&mut text).ok()?;
+    let pages = str::from_utf8(text.get(..length)?).ok()?.split(' ').nth(1)?;
+    Some(pages.parse::<u64>().ok()? * rustix::param::page_size() as u64 / 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resident_memory_is_what_the_kernel_says_at_length() {
+        let kib = resident_kib().unwrap();
+        let text = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let there: u64 = line.trim().strip_suffix("kB").unwrap().trim().parse().unwrap();
+        assert!(kib.abs_diff(there) < there / 2, "{kib} and {there}");
+    }
 }

@@ -269,18 +269,94 @@ impl Status {
 
     /// The bytes to publish: `{"opcode": "status", "data": {...}}`.
     pub fn encode(&self) -> Vec<u8> {
-        #[derive(Serialize)]
-        struct Envelope<'a> {
-            opcode: &'static str,
-            data: &'a Status,
-        }
-        // Maps with string keys and no foreign Serialize: this cannot fail.
-        serde_json::to_vec(&Envelope {
-            opcode: STATUS,
-            data: self,
-        })
-        .unwrap_or_default()
+        self.encode_with(|bytes| write_json(bytes, &self.apps))
     }
+
+    /// The same, with what `write_apps` writes, a JSON object, in place of [`Self::apps`]: for who has it in bytes.
+    pub fn encode_with(&self, write_apps: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        // All of them, by name: what is added must be written, too.
+        let Self {
+            host_id,
+            status,
+            detail,
+            info,
+            apps: _,
+            desired_apps,
+            errors,
+            last_rejected,
+            host_agent,
+            generation,
+            reply_to,
+            seq,
+            boot_id,
+            timestamp,
+        } = self;
+        let before = BeforeApps {
+            host_id,
+            status: *status,
+            detail,
+            info,
+        };
+        let after = AfterApps {
+            desired_apps,
+            errors,
+            last_rejected,
+            host_agent,
+            generation,
+            reply_to,
+            seq: *seq,
+            boot_id,
+            timestamp,
+        };
+        let mut bytes = Vec::with_capacity(2048);
+        bytes.extend_from_slice(br#"{"opcode":"status","data":"#);
+        write_json(&mut bytes, &before);
+        // Both are objects that always have members; the one goes on where the other ends.
+        bytes.pop();
+        bytes.extend_from_slice(br#","apps":"#);
+        write_apps(&mut bytes);
+        let joint = bytes.len();
+        write_json(&mut bytes, &after);
+        if let Some(brace) = bytes.get_mut(joint) {
+            *brace = b',';
+        }
+        bytes.push(b'}');
+        bytes
+    }
+}
+
+/// What of a [`Status`] comes before `apps`.
+#[derive(Serialize)]
+struct BeforeApps<'a> {
+    host_id: &'a HostId,
+    status: State,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: &'a Option<String>,
+    info: &'a BTreeMap<String, Value>,
+}
+
+/// What of a [`Status`] comes after `apps`.
+#[derive(Serialize)]
+struct AfterApps<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    desired_apps: &'a Option<Apps>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    errors: &'a [ErrorReport],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_rejected: &'a Option<Rejected>,
+    host_agent: &'a AgentInfo,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    generation: &'a Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reply_to: &'a Option<String>,
+    seq: u64,
+    boot_id: &'a str,
+    timestamp: &'a str,
+}
+
+fn write_json(bytes: &mut Vec<u8>, value: &impl Serialize) {
+    // Maps with string keys and no foreign Serialize, into memory: this cannot fail.
+    let _ = serde_json::to_writer(bytes, value);
 }
 
 /// What is wrong with a body that is no `status`: found field by field, since serde does not say where.

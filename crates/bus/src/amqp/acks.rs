@@ -3,40 +3,43 @@
 //! One is under way at a time. lapin may write two of them in either order, and the broker closes a channel that
 //! acknowledges what an earlier, larger one had covered.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use lapin::Acker;
+use lapin::Channel;
 use lapin::options::BasicAckOptions;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 
 /// What a channel has delivered and the broker does not know to be settled.
-pub(super) struct Acks<A = Acker> {
-    /// Not acknowledged, or about to be given back.
+#[derive(Default)]
+pub(super) struct Acks {
+    /// Delivery tags: not acknowledged, or about to be given back.
     open: BTreeSet<u64>,
-    /// Acknowledged here, by delivery tag; to be told.
-    acked: BTreeMap<u64, A>,
+    /// Acknowledged here; to be told.
+    acked: BTreeSet<u64>,
+    /// When the first of them must be told.
+    due: Option<Instant>,
     telling: Option<BoxFuture<'static, lapin::Result<()>>>,
 }
 
-impl<A> Default for Acks<A> {
-    fn default() -> Self {
-        Self {
-            open: BTreeSet::new(),
-            acked: BTreeMap::new(),
-            telling: None,
-        }
-    }
+/// What acknowledgements may wait for.
+pub(super) struct Company<'a> {
+    /// Told when a message is on its way out.
+    pub(super) outgoing: &'a Notify,
+    pub(super) patience: Duration,
 }
 
-impl<A> Acks<A> {
+impl Acks {
     pub(super) fn received(&mut self, tag: u64) {
         self.open.insert(tag);
     }
 
-    pub(super) fn acked(&mut self, tag: u64, acker: A) {
+    pub(super) fn acked(&mut self, tag: u64) {
         self.open.remove(&tag);
-        self.acked.insert(tag, acker);
+        self.acked.insert(tag);
     }
 
     /// The broker was told that this one comes back to it.
@@ -45,29 +48,43 @@ impl<A> Acks<A> {
     }
 
     /// What can be told next: up to which message, and whether all before it are settled with it.
-    fn take(&mut self) -> Option<(A, bool)> {
+    fn take(&mut self) -> Option<(u64, bool)> {
         let first_open = self.open.first().copied().unwrap_or(u64::MAX);
-        let Some(last) = self.acked.range(..first_open).next_back().map(|(tag, _)| *tag) else {
+        let Some(last) = self.acked.range(..first_open).next_back().copied() else {
             // Behind one that is still open: alone.
-            return self.acked.pop_first().map(|(_, acker)| (acker, false));
+            return self.acked.pop_first().map(|tag| (tag, false));
         };
-        let beyond = self.acked.split_off(&(last + 1));
-        let settled = std::mem::replace(&mut self.acked, beyond);
-        settled.into_values().next_back().map(|acker| (acker, true))
+        self.acked = self.acked.split_off(&(last + 1));
+        Some((last, true))
     }
-}
 
-impl Acks {
     pub(super) fn is_settled(&self) -> bool {
         self.acked.is_empty() && self.telling.is_none()
     }
 
-    /// Tells the broker of what can be told; returns when it was told of some, never where there is nothing to tell.
+    /// Returns when what is to be told has had its time to find company; never, where there is nothing to tell.
     /// Cancel-safe.
-    pub(super) async fn tell(&mut self) -> lapin::Result<()> {
+    async fn is_due(&mut self, company: &Company<'_>) {
+        if self.acked.is_empty() {
+            return std::future::pending().await;
+        }
+        if company.patience.is_zero() {
+            return;
+        }
+        let due = *self.due.get_or_insert_with(|| Instant::now() + company.patience);
+        // Told or late: it goes.
+        let _ = timeout_at(due, company.outgoing.notified()).await;
+        self.due = None;
+    }
+
+    /// Tells the broker of what can be told, over the channel that it came by; returns when it was told of some, never
+    /// where there is nothing to tell. Cancel-safe.
+    pub(super) async fn tell(&mut self, channel: &Channel, company: &Company<'_>) -> lapin::Result<()> {
         if self.telling.is_none() {
-            self.telling = self.take().map(|(acker, multiple)| {
-                async move { acker.ack(BasicAckOptions { multiple }).await.map(|_| ()) }.boxed()
+            self.is_due(company).await;
+            self.telling = self.take().map(|(tag, multiple)| {
+                let channel = channel.clone();
+                async move { channel.basic_ack(tag, BasicAckOptions { multiple }).await }.boxed()
             });
         }
         match &mut self.telling {
@@ -90,17 +107,58 @@ mod tests {
         let mut acks = Acks::default();
         (1..=8).for_each(|tag| acks.received(tag));
         assert_eq!(acks.take(), None);
-        [3, 1, 2].into_iter().for_each(|tag| acks.acked(tag, tag));
+        [3, 1, 2].into_iter().for_each(|tag| acks.acked(tag));
         assert_eq!(acks.take(), Some((3, true)));
         assert_eq!(acks.take(), None);
         // 4 is still open, so each behind it is told alone.
-        [6, 5].into_iter().for_each(|tag| acks.acked(tag, tag));
+        [6, 5].into_iter().for_each(|tag| acks.acked(tag));
         assert_eq!(acks.take(), Some((5, false)));
         assert_eq!(acks.take(), Some((6, false)));
         // 4 goes back to the broker: what comes after it is a row again.
         acks.returned(4);
-        [8, 7].into_iter().for_each(|tag| acks.acked(tag, tag));
+        [8, 7].into_iter().for_each(|tag| acks.acked(tag));
         assert_eq!(acks.take(), Some((8, true)));
         assert_eq!(acks.take(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_acknowledgement_waits_for_company_and_not_for_long() {
+        let outgoing = Notify::new();
+        let patience = Duration::from_millis(5);
+        let company = Company {
+            outgoing: &outgoing,
+            patience,
+        };
+        let mut acks = Acks::default();
+        // Nothing to tell: never.
+        assert_eq!(acks.is_due(&company).now_or_never(), None);
+        acks.received(1);
+        acks.acked(1);
+        assert_eq!(acks.is_due(&company).now_or_never(), None);
+        outgoing.notify_waiters();
+        // Nobody was waiting just then.
+        assert_eq!(acks.is_due(&company).now_or_never(), None);
+        let began = Instant::now();
+        let (due, ()) = tokio::join!(acks.is_due(&company).map(|()| began.elapsed()), async {
+            tokio::time::sleep(patience / 5).await;
+            outgoing.notify_waiters();
+        });
+        assert_eq!(due, patience / 5, "it goes with the message");
+
+        // Alone, when its time is over; which does not begin anew with each look.
+        let began = Instant::now();
+        for _ in 0..100 {
+            let look = patience / 10;
+            if tokio::time::timeout(look, acks.is_due(&company)).await.is_ok() {
+                break;
+            }
+        }
+        assert_eq!(began.elapsed(), patience);
+
+        let impatient = Company {
+            outgoing: &outgoing,
+            patience: Duration::ZERO,
+        };
+        assert_eq!(acks.is_due(&impatient).now_or_never(), Some(()));
     }
 }

@@ -9,11 +9,11 @@ use lapin::message::Delivery as Received;
 use lapin::options::{BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
 use lapin::protocol::AMQPSoftError;
 use lapin::types::FieldTable;
-use lapin::{Acker, Channel, Consumer};
-use tokio::sync::{mpsc, oneshot};
+use lapin::{Channel, Consumer};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
-use super::acks::Acks;
+use super::acks::{Acks, Company};
 use super::failure::{Failure, answered, channel_error};
 use super::probe::Probe;
 use super::topology::Topology;
@@ -82,10 +82,13 @@ pub(super) struct Activity {
     pub(super) proven: AtomicBool,
     /// Handed on and not yet settled.
     pub(super) unsettled: AtomicUsize,
+    /// A message is on its way out.
+    pub(super) outgoing: Notify,
 }
 
-/// Hands on what `consumer` receives until it fails or `deliveries` is dropped.
+/// Hands on what `consumer` receives, over `channel`, until it fails or `deliveries` is dropped.
 pub(super) async fn run(
+    channel: &Channel,
     mut consumer: Consumer,
     queue: &Queue,
     deliveries: &mpsc::Sender<Delivery>,
@@ -94,6 +97,10 @@ pub(super) async fn run(
 ) -> Ended {
     let mut settling = FuturesUnordered::new();
     let mut acks = Acks::default();
+    let company = Company {
+        outgoing: &activity.outgoing,
+        patience: queue.ack_patience,
+    };
     // One message that has no room in `deliveries`; only after a reconnect, when the room is taken by
     // deliveries of the connection before.
     let mut waiting: Option<Received> = None;
@@ -109,10 +116,10 @@ pub(super) async fn run(
         tokio::select! {
             () = deliveries.closed() => {
                 // Acknowledgements given so far, or about to be; the rest goes back when the connection closes.
-                let _ = timeout(LAST_WORDS, last_words(settling, acks)).await;
+                let _ = timeout(LAST_WORDS, last_words(channel, settling, acks)).await;
                 return Ended::Dropped;
             }
-            told = acks.tell() => {
+            told = acks.tell(channel, &company) => {
                 if let Err(error) = told {
                     return Failure::amqp("acknowledging")(error).into();
                 }
@@ -134,7 +141,7 @@ pub(super) async fn run(
                     activity.proven.store(true, Ordering::Relaxed);
                     acks.received(received.delivery_tag);
                     if probe.recognise(&received) {
-                        acks.acked(received.delivery_tag, received.acker);
+                        acks.acked(received.delivery_tag);
                     } else {
                         waiting = Some(received);
                     }
@@ -148,13 +155,13 @@ pub(super) async fn run(
 
 /// What became of a message.
 enum Settled {
-    Acked(u64, Acker),
+    Acked(u64),
     Returned(u64, lapin::Result<()>),
 }
 
 fn take(settled: Settled, acks: &mut Acks) -> lapin::Result<()> {
     match settled {
-        Settled::Acked(tag, acker) => acks.acked(tag, acker),
+        Settled::Acked(tag) => acks.acked(tag),
         Settled::Returned(tag, result) => {
             result?;
             acks.returned(tag);
@@ -163,10 +170,18 @@ fn take(settled: Settled, acks: &mut Acks) -> lapin::Result<()> {
     Ok(())
 }
 
-async fn last_words(mut settling: FuturesUnordered<impl Future<Output = Settled>>, mut acks: Acks) {
+async fn last_words(
+    channel: &Channel,
+    mut settling: FuturesUnordered<impl Future<Output = Settled>>,
+    mut acks: Acks,
+) {
+    let alone = Company {
+        outgoing: &Notify::new(),
+        patience: Duration::ZERO,
+    };
     while !settling.is_empty() || !acks.is_settled() {
         let taken = tokio::select! {
-            told = acks.tell() => told,
+            told = acks.tell(channel, &alone) => told,
             Some(settled) = settling.next() => take(settled, &mut acks),
         };
         if taken.is_err() {
@@ -189,7 +204,7 @@ fn hand_on(received: Received) -> (Delivery, impl Future<Output = Settled>) {
         .redelivered(redelivered);
     let settle = async move {
         if verdict.await.is_ok() {
-            return Settled::Acked(received.delivery_tag, received.acker);
+            return Settled::Acked(received.delivery_tag);
         }
         // Not twice in a row without a pause: whoever drops a message may drop it again.
         if redelivered {

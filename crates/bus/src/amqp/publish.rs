@@ -8,7 +8,7 @@ use futures_util::stream::FuturesUnordered;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use protocol::topic::EXCHANGE;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 
 use super::failure::{Failure, answered};
@@ -84,12 +84,13 @@ impl PublishChannel {
     }
 
     /// Publishes what comes through `outbox` until the channel fails, or the broker confirms nothing for `patience`. What is
-    /// under way then is told [`PublishError::Disconnected`]: it may have arrived, or not.
+    /// under way then is told [`PublishError::Disconnected`]: it may have arrived, or not. `on_its_way` is told of each.
     pub(super) async fn run(
         &self,
         outbox: &mut mpsc::Receiver<Outgoing>,
         connection: &Connection,
         patience: Duration,
+        on_its_way: &Notify,
     ) -> Failure {
         let mut unconfirmed = FuturesUnordered::new();
         let mut open = true;
@@ -112,6 +113,8 @@ impl PublishChannel {
                             deadline = Instant::now() + patience;
                         }
                         unconfirmed.push(self.carry_out(outgoing));
+                        // Who hears of it runs in the same task, after the next round has given it to lapin.
+                        on_its_way.notify_waiters();
                     }
                     None => open = false,
                 },

@@ -195,7 +195,12 @@ impl Supervisor {
         };
         tokio::select! {
             ended = consumer.run(channel) => ended,
-            failure = publishing.run(outbox, &wire.connection, self.settings.confirm_timeout) => failure.into(),
+            failure = publishing.run(
+                outbox,
+                &wire.connection,
+                self.settings.confirm_timeout,
+                &activity.outgoing,
+            ) => failure.into(),
             failure = silence::watch(wire) => failure.into(),
         }
     }
@@ -294,7 +299,7 @@ impl Consuming<'_> {
     async fn consume(self, channel: lapin::Channel, consumer: lapin::Consumer) -> Ended {
         let queue = self.topology.queue;
         // Bound only now that the queue is ours: a clone must not change its twin's bindings.
-        let mut bindings = Bindings::new(queue, channel);
+        let mut bindings = Bindings::new(queue, channel.clone());
         if let Err(failure) = bindings.apply(self.topics).await {
             return failure.into();
         }
@@ -329,7 +334,7 @@ impl Consuming<'_> {
             &queue.name,
         );
         tokio::select! {
-            ended = consume::run(consumer, queue, self.deliveries, self.activity, &probe) => ended,
+            ended = consume::run(&channel, consumer, queue, self.deliveries, self.activity, &probe) => ended,
             failure = keep_bound(&mut bindings, self.topics, renewal, self.activity) => failure.into(),
             failure = probing => failure.into(),
             never = twin => match never {},

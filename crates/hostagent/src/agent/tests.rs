@@ -1,5 +1,6 @@
 //! The whole agent over a scripted host: what it says, and in which order.
 
+mod answers;
 mod transactions;
 
 use std::time::Duration;

@@ -26,6 +26,8 @@ pub struct Offer {
 pub struct State {
     pub offers: BTreeMap<String, Offer>,
     pub packages: InstalledPackages,
+    /// As last handed out: again, as by the real ones, while nothing has changed.
+    pub handed_out: Arc<InstalledPackages>,
     pub shipped: BTreeMap<String, BTreeSet<String>>,
     pub services: BTreeMap<String, ServiceState>,
     /// What was last said of them: said again, as SysV's is, to whoever does not ask for a fresh answer.
@@ -129,7 +131,12 @@ impl Packages for FakeHost {
     }
 
     async fn installed(&self) -> Result<Arc<InstalledPackages>, HostError> {
-        Ok(Arc::new(self.with(|state| state.packages.clone())))
+        Ok(self.with(|state| {
+            if *state.handed_out != state.packages {
+                state.handed_out = Arc::new(state.packages.clone());
+            }
+            state.handed_out.clone()
+        }))
     }
 
     async fn inspect(&self, file: &Path) -> Result<PackageFile, HostError> {
@@ -304,7 +311,7 @@ impl AppConfig for FakeHost {
         Ok(Contract {
             kind,
             services: None,
-            watched_files: Vec::new(),
+            watched_files: Arc::default(),
         })
     }
 

@@ -262,7 +262,7 @@ pub struct Contract {
     /// Services it names; `None`: it leaves that to the package.
     pub services: Option<BTreeSet<String>>,
     /// Files whose change may mean that the config has changed (for inotify), under the root.
-    pub watched_files: Vec<PathBuf>,
+    pub watched_files: Arc<[PathBuf]>,
 }
 
 /// The application contract: hook or manifest (docs/app-contract.md).
@@ -270,10 +270,10 @@ pub struct Contract {
 pub trait AppConfig: Send + Sync {
     async fn contract(&self, app: &AppName, package: &str) -> Result<Contract, HostError>;
     /// [`Self::contract`] of each of these (with its package), in their order: what they have in common is looked at once.
-    async fn contracts(&self, apps: &[(&AppName, &str)]) -> Vec<Result<Contract, HostError>> {
+    async fn contracts(&self, apps: &[(&AppName, &str)]) -> Vec<Result<Arc<Contract>, HostError>> {
         let mut contracts = Vec::with_capacity(apps.len());
         for (app, package) in apps {
-            contracts.push(self.contract(app, package).await);
+            contracts.push(self.contract(app, package).await.map(Arc::new));
         }
         contracts
     }

@@ -3,7 +3,6 @@ use std::sync::Arc;
 
 use protocol::{Category, Config};
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 use super::*;
 use crate::host::{ContractKind, ServiceState};
@@ -28,12 +27,12 @@ fn there(name: &str) -> (AppName, ObservedApp) {
         url: None,
         rank: None,
         contract: ContractKind::Hook,
-        config_files: Vec::new(),
+        config_files: Arc::default(),
         services: BTreeMap::from([(name.to_owned(), Some(state))]),
         config: Ok(Config::new()),
         config_unfinished: false,
         healthy: true,
-        config_read_at: Instant::now(),
+        config_read_at: None,
     };
     (AppName::new(name).unwrap(), app)
 }

@@ -3,21 +3,41 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bus::{PublishError, Publisher};
 use protocol::{PlanAnswer, Status, topic};
+use tokio::time::Instant;
+
+use crate::status::EncodedApps;
 
 /// What the agent has to say.
 #[derive(Debug, Clone)]
 pub enum Said {
-    Status(Box<Status>),
+    Status(Box<Spoken>),
     Plan(PlanAnswer),
 }
 
-impl From<Status> for Said {
-    fn from(status: Status) -> Self {
-        Self::Status(Box::new(status))
+/// A status in two parts.
+#[derive(Debug, Clone)]
+pub struct Spoken {
+    /// Without applications.
+    pub status: Status,
+    pub apps: Arc<EncodedApps>,
+    /// When it was true.
+    pub at: Instant,
+}
+
+impl Spoken {
+    fn encode(&self) -> Vec<u8> {
+        self.status.encode_with(|bytes| self.apps.write(self.at, bytes))
+    }
+}
+
+impl From<Spoken> for Said {
+    fn from(spoken: Spoken) -> Self {
+        Self::Status(Box::new(spoken))
     }
 }
 
@@ -56,7 +76,7 @@ impl Outbox {
     pub fn merge_waiting(&mut self) -> Option<String> {
         self.returned = None;
         let unanswered = |said| match said {
-            Said::Status(status) => status.reply_to,
+            Said::Status(spoken) => spoken.status.reply_to,
             Said::Plan(_) => None,
         };
         self.waiting.drain(..).rev().find_map(unanswered)
@@ -68,10 +88,10 @@ impl Outbox {
         }
         if let Some(mut said) = self.waiting.pop_front() {
             let body = match &mut said {
-                Said::Status(status) => {
+                Said::Status(spoken) => {
                     self.seq += 1;
-                    status.seq = self.seq;
-                    status.encode()
+                    spoken.status.seq = self.seq;
+                    spoken.encode()
                 }
                 Said::Plan(answer) => answer.encode(),
             };

@@ -22,7 +22,7 @@ pub mod hook;
 pub mod manifest;
 mod paths;
 
-use folder::Listing;
+use folder::{Entry, Listing};
 use hook::Hook;
 use manifest::{Manifest, OnChange};
 use paths::{Stamp, exists, look, read_capped, resolve};
@@ -32,6 +32,7 @@ pub(super) use paths::{check_trust, find};
 const HOOKS: &str = "/opt/pf9";
 /// Where manifests are, `<app>.toml`; the operator's comes before the package's.
 const MANIFESTS: [&str; 2] = ["/etc/hostagent/apps", "/usr/share/hostagent/apps"];
+const MANIFEST_EXTENSION: &str = ".toml";
 const MAX_MANIFEST: u64 = 256 * 1024;
 const EXECUTABLE: u32 = 0o111;
 const HOOK_DEADLINE: Duration = Duration::from_secs(30);
@@ -46,6 +47,8 @@ pub struct Contracts {
     unfinished: PathBuf,
     hook_deadline: Duration,
     cache: Mutex<Cache>,
+    /// Of every application that has none.
+    no_contract: Arc<Contract>,
 }
 
 /// Where hooks and manifests can be, as of one moment.
@@ -75,22 +78,25 @@ impl Places {
 /// A hook's answer; `None`: it does not know the question.
 type HookServices = Result<Option<BTreeSet<String>>, HostError>;
 
-/// A manifest, and the real paths of the files that it and its config are in.
+/// A manifest, and the contract that it is.
 struct Known {
     manifest: Arc<Manifest>,
-    watched: Vec<PathBuf>,
+    contract: Arc<Contract>,
 }
+
+type KnownAt = (Stamp, Result<Arc<Known>, HostError>);
 
 /// What was worked out from a file, for as long as the file stays the same.
 #[derive(Default)]
 struct Cache {
-    manifests: HashMap<PathBuf, (Stamp, Result<Arc<Known>, HostError>)>,
+    /// By folder, then by name.
+    manifests: HashMap<&'static str, HashMap<String, KnownAt>>,
     hook_services: HashMap<PathBuf, (Stamp, Instant, HookServices)>,
 }
 
 /// The contract that counts for an application.
 enum Found {
-    Hook(Hook, Stamp),
+    Hook(Box<(Hook, Stamp)>),
     Manifest(Arc<Known>),
     None,
 }
@@ -105,6 +111,11 @@ impl Contracts {
             unfinished: state_dir.join("unfinished-config"),
             hook_deadline: HOOK_DEADLINE,
             cache: Mutex::default(),
+            no_contract: Arc::new(Contract {
+                kind: ContractKind::None,
+                services: None,
+                watched_files: Arc::default(),
+            }),
         }
     }
 
@@ -120,21 +131,25 @@ impl Contracts {
     pub fn manifest(&self, app: &AppName, package: &str) -> Result<Option<Arc<Manifest>>, HostError> {
         Ok(match self.find(&Places::unseen(), app, package)? {
             Found::Manifest(known) => Some(known.manifest.clone()),
-            Found::Hook(..) | Found::None => None,
+            Found::Hook(_) | Found::None => None,
         })
     }
 
     fn find(&self, places: &Places, app: &AppName, package: &str) -> Result<Found, HostError> {
         for folder in names(app, package).filter(|folder| places.hooks.may_hold(folder)) {
             if let Some((hook, stamp)) = self.find_hook(folder)? {
-                return Ok(Found::Hook(hook, stamp));
+                return Ok(Found::Hook(Box::new((hook, stamp))));
             }
         }
+        let mut file = String::new();
         for folder in &places.manifests {
             for name in names(app, package) {
-                let name = format!("{name}.toml");
-                if folder.may_hold(&name)
-                    && let Some(known) = self.find_manifest(folder, &name)?
+                file.clear();
+                file.reserve(name.len() + MANIFEST_EXTENSION.len());
+                file.push_str(name);
+                file.push_str(MANIFEST_EXTENSION);
+                if folder.may_hold(&file)
+                    && let Some(known) = self.find_manifest(folder, &file)?
                 {
                     return Ok(Found::Manifest(known));
                 }
@@ -163,29 +178,31 @@ impl Contracts {
     }
 
     fn find_manifest(&self, folder: &Listing, name: &str) -> Result<Option<Arc<Known>>, HostError> {
-        let file = &Path::new(folder.path()).join(name);
+        let file = || Path::new(folder.path()).join(name);
         let failed = |error: io::Error| {
-            let message = format!("cannot read the manifest {}: {error}", file.display());
+            let message = format!("cannot read the manifest {}: {error}", file().display());
             HostError::new(Category::Host, message)
         };
-        // Where no link leads there, the kernel finds it as well as we do.
-        let plain = folder
-            .plain(name)
-            .and_then(|real| fs::symlink_metadata(real).ok());
-        let found = match plain.filter(|found| !found.is_symlink()) {
-            Some(found) => Some(found),
-            None => look(&self.root, file).map_err(failed)?,
+        let found = match folder.entry(name) {
+            Entry::There(stamp) => Some(stamp),
+            Entry::Missing => None,
+            Entry::Unknown => look(&self.root, &file())
+                .map_err(failed)?
+                .map(|metadata| Stamp::of(&metadata)),
         };
-        let Some(metadata) = found else {
-            self.cache().manifests.remove(file);
+        let Some(stamp) = found else {
+            if let Some(known) = self.cache().manifests.get_mut(folder.path()) {
+                known.remove(name);
+            }
             return Ok(None);
         };
-        let stamp = Stamp::of(&metadata);
-        if let Some((parsed_at, parsed)) = self.cache().manifests.get(file)
+        if let Some(known) = self.cache().manifests.get(folder.path())
+            && let Some((parsed_at, parsed)) = known.get(name)
             && *parsed_at == stamp
         {
             return parsed.clone().map(Some);
         }
+        let file = &file();
         let real = resolve(&self.root, file).map_err(failed)?;
         // With the state of the file that is read, which may have come since.
         let Some((bytes, metadata)) = read_capped(&real, MAX_MANIFEST).map_err(failed)? else {
@@ -199,7 +216,9 @@ impl Contracts {
             .map(|manifest| Arc::new(self.know(file, manifest)))
             .map_err(|message| HostError::new(Category::Invalid, message));
         let entry = (Stamp::of(&metadata), parsed.clone());
-        self.cache().manifests.insert(file.to_owned(), entry);
+        let mut cache = self.cache();
+        let known = cache.manifests.entry(folder.path()).or_default();
+        known.insert(name.to_owned(), entry);
         parsed.map(Some)
     }
 
@@ -213,29 +232,29 @@ impl Contracts {
             .chain([file])
             .map(|file| resolve(&self.root, file).unwrap_or_else(|_| self.root.join(file)))
             .collect();
+        let contract = Contract {
+            kind: ContractKind::Manifest,
+            services: manifest.services.clone().map(BTreeSet::from_iter),
+            watched_files: watched,
+        };
         Known {
-            watched,
             manifest: Arc::new(manifest),
+            contract: Arc::new(contract),
         }
     }
 
-    async fn contract_of(&self, found: Found) -> Result<Contract, HostError> {
+    async fn contract_of(&self, found: Found) -> Result<Arc<Contract>, HostError> {
         Ok(match found {
-            Found::Hook(hook, stamp) => Contract {
-                kind: ContractKind::Hook,
-                services: self.hook_services(&hook, stamp).await?,
-                watched_files: vec![hook.program],
-            },
-            Found::Manifest(known) => Contract {
-                kind: ContractKind::Manifest,
-                services: known.manifest.services.clone().map(BTreeSet::from_iter),
-                watched_files: known.watched.clone(),
-            },
-            Found::None => Contract {
-                kind: ContractKind::None,
-                services: None,
-                watched_files: Vec::new(),
-            },
+            Found::Hook(found) => {
+                let (hook, stamp) = *found;
+                Arc::new(Contract {
+                    kind: ContractKind::Hook,
+                    services: self.hook_services(&hook, stamp).await?,
+                    watched_files: [hook.program].into(),
+                })
+            }
+            Found::Manifest(known) => known.contract.clone(),
+            Found::None => self.no_contract.clone(),
         })
     }
 
@@ -325,11 +344,11 @@ impl Contracts {
 #[async_trait]
 impl AppConfig for Contracts {
     async fn contract(&self, app: &AppName, package: &str) -> Result<Contract, HostError> {
-        self.contract_of(self.find(&Places::unseen(), app, package)?)
-            .await
+        let found = self.find(&Places::unseen(), app, package)?;
+        self.contract_of(found).await.map(Arc::unwrap_or_clone)
     }
 
-    async fn contracts(&self, apps: &[(&AppName, &str)]) -> Vec<Result<Contract, HostError>> {
+    async fn contracts(&self, apps: &[(&AppName, &str)]) -> Vec<Result<Arc<Contract>, HostError>> {
         let places = Places::seen(&self.root);
         let found: Vec<_> = apps
             .iter()
@@ -347,7 +366,7 @@ impl AppConfig for Contracts {
 
     async fn read(&self, app: &AppName, package: &str) -> Result<Config, HostError> {
         match self.find(&Places::unseen(), app, package)? {
-            Found::Hook(hook, _) => hook.get_config().await,
+            Found::Hook(found) => found.0.get_config().await,
             Found::Manifest(known) => files::read(&self.root, &known.manifest),
             Found::None => Ok(BTreeMap::new()),
         }
@@ -362,10 +381,10 @@ impl AppConfig for Contracts {
     ) -> Result<(), HostError> {
         let empty = desired.values().all(BTreeMap::is_empty);
         match self.find(&Places::unseen(), app, package)? {
-            Found::Hook(hook, _) => {
+            Found::Hook(found) => {
                 if !empty {
                     self.begin(app)?;
-                    hook.set_config(desired).await?;
+                    found.0.set_config(desired).await?;
                 }
                 self.finish(app)
             }

@@ -2,10 +2,12 @@
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, Stat, openat2};
+use rustix::io::Errno;
 
 use super::Root;
 
@@ -19,6 +21,39 @@ const WORLD_WRITABLE: u32 = 0o002;
 /// The agent is root and an application's folder may belong to the application: a link is followed only
 /// if root made it, or if it leads to a file of its own maker.
 pub fn resolve(root: &Root, path: &Path) -> io::Result<PathBuf> {
+    match plain(root, path) {
+        Plain::There(real, _) | Plain::Missing(real) => Ok(real),
+        Plain::Unknown => resolve_by_parts(root, path),
+    }
+}
+
+/// What [`resolve_by_parts`] finds where no link is on the way, which the kernel tells in one call.
+enum Plain {
+    There(PathBuf, OwnedFd),
+    Missing(PathBuf),
+    /// A link is on the way, or this kernel can't tell (before Linux 5.6, or not allowed).
+    Unknown,
+}
+
+fn plain(root: &Root, path: &Path) -> Plain {
+    let is_plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
+    if !path.components().all(is_plain) {
+        return Plain::Unknown;
+    }
+    let real = root.join(path);
+    match open_plain(&real, OFlags::PATH | OFlags::CLOEXEC) {
+        Ok(file) => Plain::There(real, file),
+        Err(Errno::NOENT | Errno::NOTDIR) => Plain::Missing(real),
+        Err(_) => Plain::Unknown,
+    }
+}
+
+/// Opens `real`; fails if a symbolic link is on the way, or is what it leads to.
+pub fn open_plain(real: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    openat2(CWD, real, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
+}
+
+fn resolve_by_parts(root: &Root, path: &Path) -> io::Result<PathBuf> {
     let mut real = root.path().to_owned();
     let mut depth = 0_usize;
     let mut todo: Vec<PathBuf> = vec![path.to_owned()];
@@ -78,8 +113,14 @@ pub fn find(root: &Root, path: &Path) -> io::Result<Option<(PathBuf, Metadata)>>
     if root.is_host() && look(root, path)?.is_none() {
         return Ok(None);
     }
-    let real = resolve(root, path)?;
-    Ok(exists(fs::symlink_metadata(&real))?.map(|metadata| (real, metadata)))
+    match plain(root, path) {
+        Plain::There(real, file) => Ok(Some((real, File::from(file).metadata()?))),
+        Plain::Missing(_) => Ok(None),
+        Plain::Unknown => {
+            let real = resolve_by_parts(root, path)?;
+            Ok(exists(fs::symlink_metadata(&real))?.map(|metadata| (real, metadata)))
+        }
+    }
 }
 
 /// What is at `path`, links followed. One system call on the host itself, where most of what is looked for
@@ -88,7 +129,7 @@ pub fn look(root: &Root, path: &Path) -> io::Result<Option<Metadata>> {
     if root.is_host() {
         exists(fs::metadata(path))
     } else {
-        exists(fs::symlink_metadata(resolve(root, path)?))
+        Ok(find(root, path)?.map(|(_, metadata)| metadata))
     }
 }
 
@@ -190,6 +231,16 @@ impl Stamp {
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
     }
+
+    pub fn of_stat(stat: &Stat) -> Self {
+        Self {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            size: stat.st_size as u64,
+            modified: (stat.st_mtime, stat.st_mtime_nsec as i64),
+            changed: (stat.st_ctime, stat.st_ctime_nsec as i64),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -197,6 +248,43 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    #[test]
+    fn what_no_link_leads_to_is_found_in_one_call_as_it_is_part_by_part() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(fs::canonicalize(dir.path()).unwrap());
+        fs::create_dir_all(root.join("/etc/app")).unwrap();
+        fs::write(root.join("/etc/app/a.ini"), "12").unwrap();
+        symlink("a.ini", root.join("/etc/app/link.ini")).unwrap();
+        symlink("/nowhere", root.join("/etc/app/dangling")).unwrap();
+        symlink("/etc/app", root.join("/etc/other")).unwrap();
+        // What it is, whether in one call, and its size where it is there.
+        let table = [
+            ("/etc/app/a.ini", true, Some(2)),
+            ("/etc/app/none.ini", true, None),
+            ("/none/none.ini", true, None),
+            ("/etc/app/a.ini/none", true, None),
+            ("/etc/app/link.ini", false, Some(2)),
+            ("/etc/app/dangling", false, None),
+            ("/etc/other/a.ini", false, Some(2)),
+            ("/etc/other/none.ini", false, None),
+            ("/etc/app/../app/a.ini", false, Some(2)),
+        ];
+        for (path, in_one_call, size) in table {
+            let path = Path::new(path);
+            let known = !matches!(plain(&root, path), Plain::Unknown);
+            assert_eq!(known, in_one_call, "{path:?}");
+            let by_parts = resolve_by_parts(&root, path).unwrap();
+            assert_eq!(resolve(&root, path).unwrap(), by_parts, "{path:?}");
+            let found = find(&root, path).unwrap();
+            assert_eq!(
+                found.as_ref().map(|(_, metadata)| metadata.len()),
+                size,
+                "{path:?}"
+            );
+            assert!(found.is_none_or(|(real, _)| real == by_parts), "{path:?}");
+        }
+    }
 
     #[test]
     fn links_are_followed_as_if_the_root_were_slash() {
@@ -242,14 +330,7 @@ mod tests {
     fn only_a_regular_file_of_bounded_size_is_read() {
         let dir = tempfile::tempdir().unwrap();
         let pipe = dir.path().join("pipe");
-        rustix::fs::mknodat(
-            rustix::fs::CWD,
-            &pipe,
-            rustix::fs::FileType::Fifo,
-            rustix::fs::Mode::from(0o600),
-            0,
-        )
-        .unwrap();
+        rustix::fs::mknodat(CWD, &pipe, rustix::fs::FileType::Fifo, Mode::from(0o600), 0).unwrap();
         assert!(
             read_capped(&pipe, 10)
                 .unwrap_err()

@@ -223,7 +223,7 @@ async fn a_hook_names_the_services_and_is_asked_once() {
         let contract = sandbox.contracts.contract(&app("web"), "web").await.unwrap();
         assert_eq!(contract.kind, ContractKind::Hook);
         assert_eq!(contract.services, Some(names(&["web", "web-worker"])));
-        assert_eq!(contract.watched_files, std::slice::from_ref(&hook));
+        assert_eq!(*contract.watched_files, *std::slice::from_ref(&hook));
     }
     assert_eq!(sandbox.read("/asked"), "asked\n");
     sandbox.file(HOOK, script("[ $1 = --get-config ] && echo '{}'"), 0o755);

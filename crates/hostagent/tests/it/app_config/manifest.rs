@@ -65,7 +65,7 @@ async fn the_contract_of_a_manifest() {
     assert_eq!(contract.kind, ContractKind::Manifest);
     assert_eq!(contract.services, Some(names(&["web", "web-worker"])));
     let watched = ["/etc/web.ini", MANIFEST].map(|path| sandbox.root.join(path));
-    assert_eq!(contract.watched_files, watched);
+    assert_eq!(*contract.watched_files, watched);
     let empty = sandbox.contracts.read(&app("web"), "web").await.unwrap();
     assert_eq!(
         empty,
