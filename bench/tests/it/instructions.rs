@@ -7,12 +7,7 @@ use std::process::Command;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_hotpaths");
 /// Of the development build, in millions of instructions. When something is made cheaper, or has a reason
 /// to cost more, its new figure goes here: the failing test prints it.
-const KNOWN: [(&str, f64); 4] = [
-    ("decode", 9.97),
-    ("read", 67.1),
-    ("observe", 6.6),
-    ("plan", 1.16),
-];
+const KNOWN: [(&str, f64); 4] = [("decode", 9.97), ("read", 67.1), ("observe", 6.6), ("plan", 1.16)];
 /// Compilers differ by some percent; what is done twice, or once for each application, by far more.
 const TOLERANCE: f64 = 1.3;
 
