@@ -106,10 +106,11 @@ impl Host {
         self.machine.sh(&query).unwrap_or_default().trim().to_owned()
     }
 
-    /// What the agent has logged since the boot.
+    /// What the agent has logged since the boot, without what the AMQP library says at each try to connect.
     pub fn log(&self) -> String {
-        let journal =
-            "journalctl --no-pager -o short-monotonic -u hostagent -u 'hostagent-*' 2>&1 | tail -n 150";
+        let journal = "journalctl --no-pager -o short-monotonic -u hostagent -u 'hostagent-*' 2>&1 \
+             | grep -v -e ': still no link' -e ': Connection error' -e ': error doing IO' -e ': Socket was readable' \
+             -e ': Exponential backoff' | tail -n 150";
         self.machine.sh(journal).unwrap_or_else(|error| error.to_string())
     }
 
