@@ -50,6 +50,13 @@ impl Host {
         Ok(())
     }
 
+    /// Cuts its power and boots it again; the network is there again.
+    pub fn power_cut(&mut self) -> Result<()> {
+        self.machine.power_cut()?;
+        self.machine.connect_network()?;
+        Ok(())
+    }
+
     /// What an operator would write into the agent's settings.
     pub fn configure_agent(&self, port: u16, vhost: &str, more: &str) -> Result<()> {
         let (user, password, outside) = (RabbitMq::USER, RabbitMq::PASSWORD, &self.outside);

@@ -9,6 +9,7 @@ mod fleet;
 mod network;
 mod our_packages;
 mod package_runs;
+mod power_cut;
 mod readme;
 mod rollback;
 mod rpm;
