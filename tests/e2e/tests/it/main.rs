@@ -4,6 +4,7 @@
 #![cfg(test)]
 
 mod agent_upgrade;
+mod enroll_tls;
 mod first_boot;
 mod fleet;
 mod network;
