@@ -38,7 +38,8 @@ fn free_port() -> Result<u16> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-/// Sets the broker up for it and starts it, to be reached as `localhost` and as `master.test`.
+/// Sets the broker up for it and starts it, to be reached as `localhost` and as `master.test`. It is on the broker's machine and
+/// speaks plain text there; hosts are not to.
 fn start_master(broker: &RabbitMq, authority: &Authority, port: u16, folder: &Path) -> Result<Master> {
     let (certificate, key) = (folder.join("master.pem"), folder.join("master.key"));
     authority
@@ -48,13 +49,14 @@ fn start_master(broker: &RabbitMq, authority: &Authority, port: u16, folder: &Pa
     let settings = format!(
         "[bbmaster]\nlisten = 127.0.0.1:{port}\nstate_dir = {state}\n\
          [tls]\ncertfile = {certificate}\nkeyfile = {key}\n\
-         [amqp]\nhost = localhost\nport = {amqps}\nusername = bbmaster\npassword = secret-of-the-master\n\
-         require_user_id = true\nhost_user = host-{{host_id}}\n[ssl]\ndisable = false\nca_certs = {ca}\n\
+         [amqp]\nhost = localhost\nport = {amqp}\nusername = bbmaster\npassword = secret-of-the-master\n\
+         require_user_id = true\nhost_user = host-{{host_id}}\n\
          [enroll]\nmanagement = {management}\nusername = {user}\npassword = {password}\n\
-         amqp_host = broker.test\namqp_ca = {ca}\n",
+         amqp_host = broker.test\namqp_port = {amqps}\namqp_ca = {ca}\n",
         state = folder.join("state").display(),
         certificate = certificate.display(),
         key = key.display(),
+        amqp = broker.port(),
         amqps = broker.tls_port(),
         ca = broker.authority_file().display(),
         user = RabbitMq::USER,
