@@ -57,7 +57,11 @@ impl Enrollment {
         });
         let broker = settings.broker();
         // What masters use may be a name that only they know.
-        let tls = enroll.amqp_tls.unwrap_or(broker.tls.is_some());
+        // Whoever names an authority for hosts wants them to ask for it, also where the master itself is on the broker's machine
+        // and speaks plain text.
+        let tls = enroll
+            .amqp_tls
+            .unwrap_or(broker.tls.is_some() || enroll.amqp_ca.is_some());
         let usual_port = match (tls == broker.tls.is_some(), tls) {
             (true, _) => broker.port,
             (false, true) => 5671,

@@ -92,6 +92,18 @@ pub fn record(ledger: &Ledger, desired: &Apps, pairs: &[(&AppName, &str)]) -> Re
     })
 }
 
+/// What the master says of where the adopted application `app` comes from, for a way back to it. Not proven: what lies there
+/// is looked into when it is fetched.
+pub fn record_source(ledger: &Ledger, app: &AppName, source: Provenance) -> Result<(), StateFileError> {
+    ledger.change_records(|records| {
+        if let Some(record) = records.get_mut(app)
+            && record.provenance_of(&source.version).is_none()
+        {
+            record.provenance = Some(source);
+        }
+    })
+}
+
 fn file_of(staged: &Staged) -> Option<&Path> {
     match &staged.source {
         Source::File(file) => Some(&file.path),

@@ -29,6 +29,21 @@ pub fn agent_package_with(version: &str, program: impl Into<Vec<u8>>) -> Package
         .script(Moment::BeforeRemove, BEFORE_REMOVE)
 }
 
+/// A package whose script at `moment` waits: it makes `/var/tmp/VERSION.waits`, and goes on when `/run/VERSION.may-go-on`
+/// is there. Not a second time: after a power cut it is run again, and passes.
+pub fn that_waits(package: Package, version: &str, moment: Moment) -> Package {
+    let wait = format!(
+        "waits=/var/tmp/{version}.waits\nif [ ! -e $waits ]; then\n  touch $waits\n  \
+         until [ -e /run/{version}.may-go-on ]; do sleep 0.1; done\nfi\n"
+    );
+    let then = if moment == Moment::AfterInstall {
+        AFTER_INSTALL
+    } else {
+        ""
+    };
+    package.script(moment, &format!("{wait}{then}"))
+}
+
 /// The debug build without its symbols: a third of the size, and the machines' disks are copied.
 fn stripped() -> Result<&'static Path> {
     static STRIPPED: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();

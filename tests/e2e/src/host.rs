@@ -50,6 +50,13 @@ impl Host {
         Ok(())
     }
 
+    /// Cuts its power and boots it again; the network is there again.
+    pub fn power_cut(&mut self) -> Result<()> {
+        self.machine.power_cut()?;
+        self.machine.connect_network()?;
+        Ok(())
+    }
+
     /// What an operator would write into the agent's settings.
     pub fn configure_agent(&self, port: u16, vhost: &str, more: &str) -> Result<()> {
         let (user, password, outside) = (RabbitMq::USER, RabbitMq::PASSWORD, &self.outside);
@@ -106,10 +113,11 @@ impl Host {
         self.machine.sh(&query).unwrap_or_default().trim().to_owned()
     }
 
-    /// What the agent has logged since the boot.
+    /// What the agent has logged since the boot, without what the AMQP library says at each try to connect.
     pub fn log(&self) -> String {
-        let journal =
-            "journalctl --no-pager -o short-monotonic -u hostagent -u 'hostagent-*' 2>&1 | tail -n 150";
+        let journal = "journalctl --no-pager -o short-monotonic -u hostagent -u 'hostagent-*' 2>&1 \
+             | grep -v -e ': still no link' -e ': Connection error' -e ': error doing IO' -e ': Socket was readable' \
+             -e ': Exponential backoff' | tail -n 150";
         self.machine.sh(journal).unwrap_or_else(|error| error.to_string())
     }
 

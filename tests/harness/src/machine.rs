@@ -8,7 +8,7 @@ use std::io::Write;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -236,19 +236,7 @@ impl Machine {
     pub fn reboot(&mut self) -> Result<()> {
         // Its own end may cut this one short.
         let _ = self.run(&["systemctl", "--no-block", "reboot"])?;
-        let deadline = Instant::now() + BOOT_DEADLINE;
-        let status = loop {
-            if let Some(status) = self.nspawn.try_wait()? {
-                break status;
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "{} does not shut down:\n{}",
-                self.name,
-                self.console()
-            );
-            std::thread::sleep(POLL);
-        };
+        let status = self.wait_for_end()?;
         ensure!(
             status.code() == Some(REBOOT),
             "{} ended with {status}:\n{}",
@@ -261,6 +249,15 @@ impl Machine {
 
     /// Ends it as a power cut does.
     pub fn kill(self) {}
+
+    /// The same, and boots it again, on the disk as it was. Unlike a real power cut's, this host's memory survives: what
+    /// was written and not yet synced is not lost.
+    pub fn power_cut(&mut self) -> Result<()> {
+        succeed(Command::new("kill").args(["-KILL", &self.leader.to_string()]))?;
+        self.wait_for_end()?;
+        self.nspawn = spawn(&self.name, &self.disks, &self.arguments, self.folder.path())?;
+        self.wait_for_boot()
+    }
 
     fn interface(&self) -> String {
         format!("ve-{}", self.name)
@@ -278,6 +275,23 @@ impl Machine {
                 "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             );
         command
+    }
+
+    /// How systemd-nspawn ended.
+    fn wait_for_end(&mut self) -> Result<ExitStatus> {
+        let deadline = Instant::now() + BOOT_DEADLINE;
+        loop {
+            if let Some(status) = self.nspawn.try_wait()? {
+                return Ok(status);
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "{} does not end:\n{}",
+                self.name,
+                self.console()
+            );
+            std::thread::sleep(POLL);
+        }
     }
 
     fn wait_for_boot(&mut self) -> Result<()> {

@@ -122,7 +122,7 @@ impl RabbitMq {
         self.files.ports.amqp
     }
 
-    /// AMQP over TLS, with a certificate for `localhost` by [`Self::authority_file`]; asks for a client
+    /// AMQP over TLS, with a certificate for `localhost` and `broker.test` by [`Self::authority_file`]; asks for a client
     /// certificate, and takes its common name as the user's name (EXTERNAL).
     pub fn tls_port(&self) -> u16 {
         self.files.ports.amqps
@@ -263,7 +263,7 @@ impl Files {
         let authority = Authority::new("Backbone test CA")?;
         authority.write_certificate(&folder.join("ca.pem"))?;
         authority
-            .server(&["localhost"])?
+            .server(&["localhost", "broker.test"])?
             .write(&folder.join("server.pem"), &folder.join("server.key"))?;
         authority
             .client("backbone-client")?

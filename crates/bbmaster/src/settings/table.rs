@@ -111,7 +111,7 @@ const DAY: u64 = 24 * 60 * 60;
         amqp_host: Option<String> = "", Kind::Text;
         /// Its port. Not set: [amqp] port, or what is usual where amqp_tls differs.
         amqp_port: Option<u16> = "", Kind::Port;
-        /// Whether hosts are to speak TLS. Not set: as the master does.
+        /// Whether hosts are to speak TLS. Not set: they are if there is an amqp_ca, else as the master does.
         amqp_tls: Option<bool> = "", Kind::Bool;
         /// PEM file of the authorities that vouch for the broker, for hosts to keep. Not set: the hosts' own.
         amqp_ca: Option<PathBuf> = "", Kind::Path;

@@ -114,6 +114,13 @@ impl Wire {
     }
 }
 
+/// Logs in and says goodbye: whether the broker would let a link with these settings in. Touches no queue.
+pub async fn log_in(settings: &AmqpSettings) -> Result<(), ConnectError> {
+    let wire = Wire::open(settings).await?;
+    wire.close(settings.handshake_timeout).await;
+    Ok(())
+}
+
 async fn open_stream(
     settings: &AmqpSettings,
     last_read: &LastRead,

@@ -22,5 +22,6 @@ mod supervisor;
 mod tls;
 mod topology;
 
+pub use connect::{ConnectError, log_in};
 pub use settings::{AmqpSettings, ClientCertificate, Login, Roots, Secret, TlsSettings};
 pub use supervisor::connect;

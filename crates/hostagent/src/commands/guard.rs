@@ -1,14 +1,17 @@
 //! `hostagent guard`: watches over an upgrade of the agent, started by the agent itself ([`crate::guard`]).
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use bus::amqp;
+use bus::backoff;
 use protocol::{Category, Phase};
-use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::Exit;
 use super::context::Context;
+use super::run::amqp_settings;
 use crate::failure::Failure;
 use crate::guard::{self, Watched};
 use crate::host::{HostError, Source, Transaction};
@@ -18,8 +21,12 @@ use crate::observe::SELF_APP;
 use crate::settings::Settings;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// For the broker to take a connection.
-const BROKER_ANSWERS: Duration = Duration::from_secs(5);
+/// Between two logins that find out whether the broker is there. Only an agent that has done its work and does not report
+/// is the reason for any.
+const ASK_BROKER_EVERY: Duration = Duration::from_secs(5);
+/// How long the broker has been there before a silent agent is at fault: one that looks for it as rarely as it ever does has
+/// tried by then.
+const BROKER_IS_FOUND: Duration = backoff::CAP.saturating_add(Duration::from_secs(30));
 /// For the upgraded agent to let go of its lock, once it was stopped.
 const LOCK_FREE: Duration = Duration::from_secs(10);
 const TRIES: u32 = 5;
@@ -29,32 +36,85 @@ const BETWEEN_TRIES: Duration = Duration::from_secs(30);
 pub async fn guard(settings: Settings) -> anyhow::Result<Exit> {
     let context = Context::open(&settings)?;
     let file = guard::file(&context.state_dir);
-    let deadline = settings.hostagent.own_upgrade_deadline;
-    let mut since = Instant::now();
-    let mut patient = false;
+    // An agent that watches itself has not reported yet.
+    let deadline = settings.hostagent.own_upgrade_deadline + settings.hostagent.bake_period;
+    let mut watch = Watch::new(deadline);
     loop {
         let Some(watched) = file.peek()? else {
             tracing::info!("the agent's upgrade was reported; the guard ends");
             return Ok(Exit::Ok);
         };
-        // While the old agent or the package manager is at work, the new one's time has not begun.
-        let before = Instant::now();
-        context.host.packages.earlier_runs_end().await?;
-        if before.elapsed() > LOOK_EVERY || is_agent(watched.agent) {
-            since = Instant::now();
+        if is_under_way(&context, &watched).await {
+            watch = Watch::new(deadline);
         }
-        if since.elapsed() > deadline {
-            if !has_converged(&context.state_dir, &watched) || broker_answers(&settings).await {
-                return bring_back(&context, &watched, deadline).await;
+        let converged = has_converged(&context.state_dir, &watched);
+        if converged && watch.asks_broker() {
+            let login = amqp::log_in(&amqp_settings(&settings, &context)).await;
+            if let Err(error) = &login
+                && watch.is_broker_there != Some(false)
+            {
+                tracing::warn!(%error, "the new agent has done its work, and nobody reaches the broker to report it: waiting");
             }
-            if !patient {
-                tracing::warn!(
-                    "the new agent has not reported, and the broker does not answer: waiting for that"
-                );
-                patient = true;
-            }
+            watch.note_broker(login.is_ok());
+        }
+        if watch.is_over(converged) {
+            return bring_back(&context, &watched, watch.since.elapsed()).await;
         }
         tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// While the old agent or the package manager is at work, the new one's time has not begun.
+async fn is_under_way(context: &Context, watched: &Watched) -> bool {
+    let before = Instant::now();
+    if let Err(error) = context.host.packages.earlier_runs_end().await {
+        tracing::warn!(%error, "whether the package manager is at work is not known; asking again");
+        return true;
+    }
+    before.elapsed() > LOOK_EVERY || is_agent(watched.agent)
+}
+
+/// What has been seen since the new agent has been on its own.
+struct Watch {
+    deadline: Duration,
+    since: Instant,
+    /// As found by the last login.
+    is_broker_there: Option<bool>,
+    asked_at: Option<Instant>,
+    /// Without a gap.
+    broker_there_since: Option<Instant>,
+}
+
+impl Watch {
+    fn new(deadline: Duration) -> Self {
+        Self {
+            deadline,
+            since: Instant::now(),
+            is_broker_there: None,
+            asked_at: None,
+            broker_there_since: None,
+        }
+    }
+
+    fn asks_broker(&self) -> bool {
+        self.asked_at.is_none_or(|at| at.elapsed() >= ASK_BROKER_EVERY)
+    }
+
+    fn note_broker(&mut self, there: bool) {
+        let now = Instant::now();
+        self.asked_at = Some(now);
+        self.is_broker_there = Some(there);
+        self.broker_there_since = there.then(|| self.broker_there_since.unwrap_or(now));
+    }
+
+    /// Whether the new agent has had its time. One that has done its work and only can't report it is no worse than the old
+    /// one, unless the broker lets the guard, which is the old one, in.
+    fn is_over(&self, converged: bool) -> bool {
+        let found_in = self.deadline.max(BROKER_IS_FOUND);
+        let silent = self
+            .broker_there_since
+            .is_some_and(|since| since.elapsed() >= found_in);
+        self.since.elapsed() > self.deadline && (!converged || silent)
     }
 }
 
@@ -70,20 +130,14 @@ fn has_converged(state_dir: &Path, watched: &Watched) -> bool {
     journal.is_ok_and(|journal| journal.is_none_or(|journal| !journal.entries.contains_key(&watched.app)))
 }
 
-async fn broker_answers(settings: &Settings) -> bool {
-    let address = (settings.amqp.host.as_str(), settings.amqp_port());
-    let connected = tokio::time::timeout(BROKER_ANSWERS, TcpStream::connect(address)).await;
-    matches!(connected, Ok(Ok(_)))
-}
-
-async fn bring_back(context: &Context, watched: &Watched, deadline: Duration) -> anyhow::Result<Exit> {
+async fn bring_back(context: &Context, watched: &Watched, waited: Duration) -> anyhow::Result<Exit> {
     let Before::Installed(before) = &watched.entry.before else {
         bail!("the agent was not there before: there is nothing to bring back");
     };
     let message = format!(
         "the upgraded agent did not come up and report within {} s; {} {} was brought back. See `journalctl -u \
          {SELF_APP}` of that time",
-        deadline.as_secs(),
+        waited.as_secs(),
         before.package,
         before.version
     );
@@ -157,4 +211,47 @@ async fn reinstall(context: &Context, before: &Snapshot) -> Result<(), HostError
         remove: Vec::new(),
     };
     packages.apply(&transaction).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(180);
+
+    /// Seconds until a guard gives up on the new agent, over two hours. `broker`: whether it is there at a time.
+    async fn given_up_after(converged_after: u64, broker: impl Fn(u64) -> bool) -> Option<u64> {
+        let mut watch = Watch::new(DEADLINE);
+        for second in 0..7200 {
+            let converged = second >= converged_after;
+            if converged && watch.asks_broker() {
+                watch.note_broker(broker(second));
+            }
+            if watch.is_over(converged) {
+                return Some(second);
+            }
+            tokio::time::advance(LOOK_EVERY).await;
+        }
+        None
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_does_not_come_up_goes_back_whether_the_broker_is_there_or_not() {
+        for there in [true, false] {
+            assert_eq!(given_up_after(u64::MAX, |_| there).await, Some(181));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_only_cant_report_goes_back_if_the_broker_lets_the_old_one_in() {
+        assert_eq!(given_up_after(40, |_| true).await, Some(370));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broker_that_is_away_is_no_reason_to_go_back() {
+        assert_eq!(given_up_after(40, |_| false).await, None);
+        // Each time it is back the new agent gets the time to find it.
+        assert_eq!(given_up_after(40, |second| second % 300 < 200).await, None);
+        assert_eq!(given_up_after(40, |second| second >= 3000).await, Some(3330));
+    }
 }

@@ -82,7 +82,8 @@ fn connect(settings: &Settings, context: &Context) -> Link {
     amqp::connect(amqp_settings(settings, context), queue)
 }
 
-fn amqp_settings(settings: &Settings, context: &Context) -> AmqpSettings {
+/// How this host reaches its broker.
+pub(super) fn amqp_settings(settings: &Settings, context: &Context) -> AmqpSettings {
     let amqp = &settings.amqp;
     let ssl = &settings.ssl;
     let client = match (&ssl.certfile, &ssl.keyfile) {

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use protocol::satisfied::version_satisfied;
 use protocol::{AppName, Category, Phase};
 
 use super::attempt::Attempt;
 use super::{End, Interrupts, stuck};
 use crate::apply::{self, PackageWork, PackagesEnd, Removal};
 use crate::failure::{Failure, Failures};
+use crate::host::download::url_for_family;
 use crate::host::{Cancel, HostError, Transaction};
+use crate::ledger::Provenance;
 use crate::observe::{Observed, SELF_APP};
 use crate::plan::{Action, Step};
 use crate::stage;
@@ -49,7 +52,7 @@ impl Attempt<'_> {
             .copied()
             .filter(|step| !self.failures.contains_key(&step.app))
             .collect();
-        self.adopt(&steps, &work).map_err(stuck)?;
+        self.adopt(&steps, &work, observed).map_err(stuck)?;
         if work.installs.is_empty() && work.removals.is_empty() {
             return Ok(());
         }
@@ -210,14 +213,39 @@ impl Attempt<'_> {
         }
     }
 
-    fn adopt(&self, steps: &[&Step], work: &PackageWork) -> Result<(), crate::state_file::StateFileError> {
+    fn adopt(
+        &self,
+        steps: &[&Step],
+        work: &PackageWork,
+        observed: &Observed,
+    ) -> Result<(), crate::state_file::StateFileError> {
+        let ledger = &self.engine.ledger;
         let adopted = steps.iter().filter_map(|step| match &step.action {
             Action::Adopt { package } => Some((&step.app, package.as_str())),
             _ => None,
         });
         let installed = work.installs.iter().map(|staged| (&staged.app, staged.package()));
-        let pairs: Vec<(&AppName, &str)> = adopted.chain(installed).collect();
-        apply::record(&self.engine.ledger, &self.desired.apps, &pairs)
+        let pairs: Vec<(&AppName, &str)> = adopted.clone().chain(installed).collect();
+        apply::record(ledger, &self.desired.apps, &pairs)?;
+        for (app, _) in adopted {
+            if let Some(source) = self.source_of_adopted(app, observed) {
+                apply::record_source(ledger, app, source)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the version that is installed is to be had, by the desired state.
+    fn source_of_adopted(&self, app: &AppName, observed: &Observed) -> Option<Provenance> {
+        let spec = self.desired.apps.get(app)?;
+        let there = observed.apps.get(app)?;
+        let url = spec.url.as_deref()?;
+        version_satisfied(&spec.version, &there.version).then(|| Provenance {
+            version: there.version.clone(),
+            url: Some(url_for_family(url, self.engine.host.packages.family())),
+            sha256: spec.sha256.clone(),
+            file: None,
+        })
     }
 
     async fn guard_own_upgrade(&self, work: &PackageWork) -> Result<(), crate::state_file::StateFileError> {

@@ -44,7 +44,7 @@ const TIB: u64 = 1 << 40;
         max_converge_attempts: u32 = "5", Kind::Count { min: 1, max: 1000 };
         /// How long changed applications must stay healthy before the change counts as done.
         bake_period: Duration = "30", Kind::Seconds { min: 0, max: 3600 };
-        /// An upgraded agent that has not reported after this time is replaced by the previous one.
+        /// An upgraded agent that has not reported so long after its bake_period is replaced by the previous one.
         own_upgrade_deadline: Duration = "180", Kind::Seconds { min: 10, max: 3600 };
         /// Longer messages are refused.
         max_message_size: u64 = "1MiB", Kind::Size { min: KIB, max: 64 * MIB };

@@ -4,11 +4,13 @@
 #![cfg(test)]
 
 mod agent_upgrade;
+mod enroll_tls;
 mod first_boot;
 mod fleet;
 mod network;
 mod our_packages;
 mod package_runs;
+mod power_cut;
 mod readme;
 mod rollback;
 mod rpm;
