@@ -56,7 +56,6 @@ impl Enrollment {
             })
         });
         let broker = settings.broker();
-        // What masters use may be a name that only they know.
         // Whoever names an authority for hosts wants them to ask for it, also where the master itself is on the broker's machine
         // and speaks plain text.
         let tls = enroll

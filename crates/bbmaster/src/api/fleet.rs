@@ -1,7 +1,7 @@
 //! One desired state for many hosts.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Json;
 use axum::extract::State;
@@ -47,6 +47,17 @@ pub async fn put_desired(
         }
         (true, true) | (false, false) => {}
     }
+    // It would mean every host, and is what a script sends whose variable is not set.
+    let given = [&query.application, &query.version, &query.label, &query.text];
+    let names = ["application", "version", "label", "text"];
+    for (name, value) in names.into_iter().zip(given) {
+        if value.as_ref().is_some_and(|value| value.trim().is_empty()) {
+            return Err(Refusal::bad_parameter(
+                name,
+                "is empty: give it a value, or leave it out; all=true means every host",
+            ));
+        }
+    }
     let apps = wanted(&body)?;
     let hosts = matching(&app.store, filters).await?;
     if let Some(name) = apps
@@ -90,7 +101,10 @@ async fn matching(store: &Store, mut filters: HostQuery) -> Result<BTreeSet<Host
 /// Of how many hosts something else was desired before.
 async fn set(app: App, hosts: BTreeSet<HostId>, apps: Arc<Apps>, author: String) -> Result<u64, Refusal> {
     let all = hosts.len();
-    let puts = hosts.into_iter().map(|host| {
+    let failure = OnceLock::new();
+    // None is begun after one has failed; those under way are waited for, since they may well be written.
+    let begun = hosts.into_iter().take_while(|_| failure.get().is_none());
+    let puts = begun.map(|host| {
         let (store, apps, author) = (&app.store, &apps, &author);
         async move {
             let new = NewDesired {
@@ -122,15 +136,18 @@ async fn set(app: App, hosts: BTreeSet<HostId>, apps: Arc<Apps>, author: String)
                 }
             }
             Err(PutError::Store(error)) => {
-                send(&mut stored);
-                return Err(incomplete(&error, done, all));
+                let _ = failure.set(error);
             }
             // There is no condition.
             Err(PutError::GenerationChanged { .. }) => {}
         }
     }
     send(&mut stored);
-    Ok(changed)
+    drop(puts);
+    match failure.into_inner() {
+        None => Ok(changed),
+        Some(error) => Err(incomplete(&error, done, all)),
+    }
 }
 
 fn incomplete(error: &StoreError, done: usize, all: usize) -> Refusal {

@@ -115,6 +115,10 @@ async fn who_may_be_meant_must_be_said(fleet: Fleet) {
         ("all=false", foo("1"), 400, "query"),
         ("all=true&text=w", foo("1"), 400, "all"),
         ("all=yes", foo("1"), 400, "query"),
+        // What a script sends whose variable is not set: it would mean everybody.
+        ("text=", foo("1"), 400, "text"),
+        ("text=%20", foo("1"), 400, "text"),
+        ("label=&text=w", foo("1"), 400, "label"),
         ("lable=role=web", foo("1"), 400, "query"),
         ("all=true", json!({"foo": {}}), 422, "$.foo.version"),
         ("all=true", json!({"d1": {"version": "1"}}), 422, "$[\"d1\"]"),
