@@ -80,6 +80,7 @@ impl Enrollment {
                     .unwrap_or_else(|| Names::USUAL_HOST_USER.to_owned()),
                 apps: Vec::new(),
             },
+            // What masters use may be a name that only they know.
             host: enroll.amqp_host.clone().unwrap_or_else(|| amqp.host.clone()),
             port: enroll.amqp_port.unwrap_or(usual_port),
             tls,

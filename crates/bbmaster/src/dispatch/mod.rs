@@ -44,19 +44,7 @@ impl Dispatcher {
         metrics: Metrics,
     ) -> Self {
         let (orders, inbox) = mpsc::unbounded_channel();
-        let task = Task {
-            store,
-            publisher,
-            metrics,
-            queue: VecDeque::new(),
-            queued: HashSet::new(),
-            in_hand: HashMap::new(),
-            under_way: HashSet::new(),
-            sent: HashMap::new(),
-            due: HashMap::new(),
-            undelivered: HashSet::new(),
-        };
-        tokio::spawn(task.run(inbox, link));
+        tokio::spawn(Task::new(store, publisher, metrics).run(inbox, link));
         Self { orders }
     }
 
@@ -119,6 +107,21 @@ const PARALLEL: usize = 512;
 const MAX_IN_HAND: usize = 10_000;
 
 impl Task {
+    fn new(store: Store, publisher: Publisher, metrics: Metrics) -> Self {
+        Self {
+            store,
+            publisher,
+            metrics,
+            queue: VecDeque::new(),
+            queued: HashSet::new(),
+            in_hand: HashMap::new(),
+            under_way: HashSet::new(),
+            sent: HashMap::new(),
+            due: HashMap::new(),
+            undelivered: HashSet::new(),
+        }
+    }
+
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Order>, mut link: watch::Receiver<LinkState>) {
         let mut sending: FuturesUnordered<BoxFuture<'static, (HostId, Outcome)>> = FuturesUnordered::new();
         let mut link_ended = false;
@@ -318,18 +321,8 @@ mod tests {
 
     async fn task(folder: &std::path::Path) -> Task {
         let link = LocalBroker::new().connect(Queue::of_master("q", 1));
-        Task {
-            store: Store::open_sqlite(&folder.join("db")).await.unwrap(),
-            publisher: link.publisher,
-            metrics: Metrics::default(),
-            queue: VecDeque::new(),
-            queued: HashSet::new(),
-            in_hand: HashMap::new(),
-            under_way: HashSet::new(),
-            sent: HashMap::new(),
-            due: HashMap::new(),
-            undelivered: HashSet::new(),
-        }
+        let store = Store::open_sqlite(&folder.join("db")).await.unwrap();
+        Task::new(store, link.publisher, Metrics::default())
     }
 
     fn says(satisfied: bool) -> Seen {

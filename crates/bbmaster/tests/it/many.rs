@@ -1,5 +1,7 @@
 //! One desired state for many hosts: `PUT /v1/apps/`.
 
+use std::process::Command;
+
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -146,4 +148,49 @@ async fn what_another_master_has_deleted_is_made_anew(fleet: Fleet) {
     one.put("/v1/hosts/h1/apps", &foo("2")).await.expect(200);
     let set = other.put("/v1/apps/?all=true", &foo("2")).await.expect(200);
     assert_eq!(set, json!({"hosts": 2, "changed": 1}));
+}
+
+/// Has SQLite run a statement, beside the master.
+fn sqlite(database: &Database, statement: &str) {
+    let Database::Sqlite(folder) = database else {
+        panic!("no SQLite")
+    };
+    let program =
+        "import sqlite3, sys\nwith sqlite3.connect(sys.argv[1], timeout=30) as db: db.execute(sys.argv[2])";
+    let file = folder.path().join("bbmaster.db");
+    let run = Command::new("python3")
+        .args(["-c", program])
+        .arg(file)
+        .arg(statement)
+        .output();
+    let run = run.unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_database_fails_half_way_the_answer_counts_those_that_have_it_and_the_same_again_does_the_rest()
+ {
+    let fleet = Fleet::sqlite();
+    let (_master, client) = fleet.master().await;
+    for n in 0..40 {
+        let path = format!("/v1/hosts/h{n:02}/apps");
+        client.put(&path, &foo("1")).await.expect(200);
+    }
+    sqlite(
+        &fleet.database,
+        "CREATE TRIGGER no BEFORE INSERT ON desired WHEN NEW.host_id = 'h20' BEGIN SELECT RAISE(ABORT, 'no'); END",
+    );
+    let answer = client.put("/v1/apps/?all=true", &foo("2")).await.expect(503);
+    let usage = client.get("/v1/apps/").await.expect(200);
+    let have_it = usage["apps"][0]["desired"]["2"].as_u64().unwrap_or(0);
+    assert!(have_it < 40, "{usage}");
+    let said = format!("the database failed after {have_it} of 40 hosts, which have it");
+    assert!(
+        answer["detail"].as_str().unwrap().starts_with(&said),
+        "{said}: {answer}"
+    );
+
+    sqlite(&fleet.database, "DROP TRIGGER no");
+    let set = client.put("/v1/apps/?all=true", &foo("2")).await.expect(200);
+    assert_eq!(set, json!({"hosts": 40, "changed": 40 - have_it}));
 }

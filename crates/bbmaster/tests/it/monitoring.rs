@@ -56,7 +56,7 @@ async fn the_alert_rules_ask_for_metrics_that_the_master_has() {
     assert!(asked.len() >= 12, "the rules are not read: {asked:?}");
     // What a label may be is said in the master's own words.
     let values =
-        include_str!("../../src/metrics.rs").to_owned() + include_str!("../../../protocol/src/rest.rs");
+        include_str!("../../src/metrics.rs").to_owned() + include_str!("../../../protocol/src/rest/hosts.rs");
     for (name, label) in asked {
         assert!(there.contains(name.as_str()), "{name} is not in\n{shown}");
         let Some((_, value)) = label.as_deref().and_then(|label| label.split_once('=')) else {
