@@ -115,6 +115,7 @@ impl Agent {
             interrupts,
             wake.clone(),
             second_chance.clone(),
+            link_state.clone(),
         );
         let engine_of_inbox = engine.clone();
         let topics_of_apps = topics.subscribe();

@@ -1,14 +1,15 @@
-//! The one loop that changes the host. It wakes on a new desired state, on drift and on a retry that is
-//! due, and always does the same: one attempt to converge.
+//! The one loop that changes the host. It wakes on a new desired state, on drift, on a retry that is due and on a
+//! broker that is reached again while one waits, and always does the same: one attempt to converge.
 
 mod error_book;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bus::LinkState;
 use bus::backoff::Backoff;
 use protocol::Phase;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::converge::{self, End, Interrupts};
@@ -42,6 +43,7 @@ pub struct Reconciler {
     answered: Option<u64>,
     retry: Option<Retry>,
     backoff: Backoff,
+    connection: Connection,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +59,7 @@ impl Reconciler {
         interrupts: Interrupts,
         wake: Arc<Notify>,
         second_chance: Arc<Notify>,
+        link: watch::Receiver<LinkState>,
     ) -> Self {
         Self {
             engine,
@@ -72,6 +75,7 @@ impl Reconciler {
             answered: None,
             retry: None,
             backoff: Backoff::new(RETRY_BASE, RETRY_CAP),
+            connection: Connection::new(link),
         }
     }
 
@@ -94,6 +98,8 @@ impl Reconciler {
         self.take_up(earlier).await;
         loop {
             let desired = self.interrupts.desired.borrow_and_update().clone();
+            // From here on another one is news.
+            self.connection.is_new();
             match self.attempt(&desired).await {
                 Next::Again => continue,
                 Next::Stop => return,
@@ -137,6 +143,8 @@ impl Reconciler {
             () = self.wake.notified() => true,
             () = self.second_chance.notified() => { self.give_second_chance(); true }
             () = retry_due => { self.errors.release_transient(); true }
+            // What keeps us from the broker keeps us from packages, too, as a rule; and tries have moved apart by now.
+            () = self.connection.is_made(), if retry_at.is_some() => { self.errors.release_transient(); true }
         }
     }
 
@@ -303,6 +311,38 @@ impl Reconciler {
     fn retry_time(&self) -> Option<String> {
         let delay = self.retry?.at.saturating_duration_since(Instant::now());
         Some(humantime::format_rfc3339_micros(SystemTime::now() + delay).to_string())
+    }
+}
+
+/// To the broker, as far as it says something of the network.
+struct Connection {
+    link: watch::Receiver<LinkState>,
+    /// Of the one that there was when the last attempt began.
+    epoch: u64,
+}
+
+impl Connection {
+    fn new(link: watch::Receiver<LinkState>) -> Self {
+        Self { link, epoch: 0 }
+    }
+
+    /// Whether it is another one than was noted last; notes it.
+    fn is_new(&mut self) -> bool {
+        match &*self.link.borrow_and_update() {
+            LinkState::Up { epoch } | LinkState::Contested { epoch, .. } => {
+                std::mem::replace(&mut self.epoch, *epoch) != *epoch
+            }
+            LinkState::Down { .. } | LinkState::Clone { .. } => false,
+        }
+    }
+
+    /// Returns when there is another one than was noted last. Cancel-safe.
+    async fn is_made(&mut self) {
+        while !self.is_new() {
+            if self.link.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use bus::{Delivery, LinkState, Outgoing, Publisher};
 use protocol::{AppName, Category};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::*;
 use crate::host::HostError;
@@ -293,6 +294,40 @@ async fn a_transient_failure_is_retried_until_it_is_over() {
     assert!(first["errors"][0]["next_retry"].is_string());
     assert_eq!(driver.status().await["errors"][0]["attempt"], 2);
     assert_eq!(driver.said(1).await, ["ok -"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_failed_for_the_network_is_tried_again_when_the_broker_is_reached_again() {
+    let mut driver = started().await;
+    let url = driver.fake.offer("a", "1-1");
+    let away = HostError::new(Category::Network, "No route to host");
+    driver.fake.with(|state| {
+        let failure = (format!("fetch {url}"), away);
+        state.failures.extend(std::iter::repeat_n(failure, 8));
+    });
+    driver
+        .set_config("m1", json!({"a": {"version": "1", "url": url}}))
+        .await;
+    let mut attempt = 0;
+    while attempt < 8 {
+        let outgoing = driver.published.recv().await.unwrap();
+        let message: Value = serde_json::from_slice(&outgoing.body).unwrap();
+        attempt = message["data"]["errors"][0]["attempt"].as_u64().unwrap_or(0);
+        let _ = outgoing.done.send(Ok(()));
+    }
+    // The next try is minutes off by now.
+    driver.quiet().await;
+    driver.link.send_replace(LinkState::Down { reason: "cut".into() });
+    driver.quiet().await;
+    let back = Instant::now();
+    driver.link.send_replace(LinkState::Up { epoch: 2 });
+    while driver.status().await["status"] != "ok" {}
+    let bake_period = Duration::from_secs(10);
+    assert!(
+        back.elapsed() <= bake_period + Duration::from_secs(5),
+        "{:?}",
+        back.elapsed()
+    );
 }
 
 #[tokio::test(start_paused = true)]
