@@ -182,7 +182,9 @@ impl Store {
             .await?
             .rows_affected();
             if used == 0 {
-                return Ok(Err(NotLetIn::UsedUp));
+                // Since it was looked at it has been used up by another host, or has expired, or was revoked.
+                let why = self.enroll_token(digest).await?.err();
+                return Ok(Err(why.unwrap_or(NotLetIn::UsedUp)));
             }
             let enrolled = sqlx::query(
                 "INSERT INTO enrolled (host_id, at, token) VALUES ($1, $2, $3) ON CONFLICT (host_id) DO NOTHING",
