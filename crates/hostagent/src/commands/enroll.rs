@@ -249,7 +249,7 @@ async fn start(settings: &Settings) -> anyhow::Result<Exit> {
         print("This host does not run systemd: start `hostagent run` by its own means, at each boot.\n")?;
         return Ok(Exit::Ok);
     }
-    let systemd = services::detect(&root);
+    let systemd = services::detect(&root, None);
     systemd.reread_units().await?;
     if systemd.state(UNIT, true).await?.is_none() {
         print(&format!(

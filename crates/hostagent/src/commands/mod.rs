@@ -12,6 +12,7 @@ pub mod plan;
 pub mod redact;
 pub mod retry;
 pub mod run;
+mod run_hooks;
 pub mod status;
 pub mod support_bundle;
 
@@ -104,6 +105,9 @@ enum Command {
     /// Watches over an upgrade of the agent; the agent starts it by itself.
     #[command(hide = true)]
     Guard,
+    /// Starts hooks, health checks and SysV scripts outside the agent's sandbox; the agent starts it by itself.
+    #[command(hide = true)]
+    RunHooks,
     /// Checks the settings, and prints each with where it comes from. Secrets are not shown.
     CheckConfig,
     /// Writes what is needed to help with a problem into one file. Secrets are left out.
@@ -153,8 +157,9 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
     let sources = Sources::of_process(&PROGRAM, cli.settings.config, cli.settings.overrides);
     let loaded = Settings::load(&sources);
     let command = cli.command.unwrap_or(Command::Run);
-    // These two are for when settings are in doubt, so they take whatever came out.
+    // These are for when settings are in doubt, or need none.
     match &command {
+        Command::RunHooks => return block_on(run_hooks::run_hooks()),
         Command::CheckConfig => return check_config::check_config(&loaded),
         Command::SupportBundle { output } => {
             return block_on(support_bundle::support_bundle(&loaded, output.as_deref()));
@@ -189,7 +194,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
         Command::Retry => retry::retry(&settings),
         Command::Journal => journal::journal(&settings),
         Command::Guard => block_on(guard::guard(settings)),
-        Command::CheckConfig | Command::SupportBundle { .. } => Ok(Exit::Ok),
+        Command::CheckConfig | Command::RunHooks | Command::SupportBundle { .. } => Ok(Exit::Ok),
     }
 }
 

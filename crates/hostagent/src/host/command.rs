@@ -6,8 +6,11 @@
 //! away while it keeps the pipes open can neither hang the agent nor fill its memory.
 //!
 //! Dropping the future kills the group. What must not be cut short (a package manager) runs with
-//! [`Command::run_to_end`], and on a host with systemd in a unit of its own ([`Command::in_unit`]), where it goes on
-//! without the agent.
+//! [`Command::run_to_end`].
+//!
+//! On a host with systemd the agent's own unit is tight, and what it runs must not be: a package manager is a unit of its
+//! own ([`Command::in_unit`]), where it goes on without the agent; all else that comes from packages is started by a
+//! [`Runner`] ([`Command::by_runner`]).
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
@@ -15,14 +18,18 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 mod capture;
 mod group;
 mod outcome;
+mod runner;
 mod supervise;
 mod unit;
 
 pub(crate) use outcome::last_lines;
 pub use outcome::{CommandError, Exit, Output};
+pub use runner::{COMMAND as RUN_HOOKS, Runner, serve as serve_hooks};
 pub use unit::OwnUnits;
 
 /// What a hook may take; package managers get more.
@@ -33,7 +40,7 @@ const SHOWN_ARGUMENT: usize = 200;
 const MASK: &str = "<secret>";
 
 /// What happens when a stream exceeds the output cap.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Overflow {
     /// The group is killed and the run fails: the output is wanted whole or not at all.
     Kill,
@@ -42,7 +49,7 @@ pub enum Overflow {
 }
 
 /// What happens to processes that are still in the child's group when the child itself has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Leftovers {
     /// They live on, with a broken pipe for stdout: a service that a script has started.
     Leave,
@@ -63,13 +70,29 @@ pub struct Command {
     leftovers: Leftovers,
     secrets: Vec<String>,
     secret_output: bool,
-    units: Option<Arc<OwnUnits>>,
+    place: Place,
 }
 
 #[derive(Debug, Clone)]
 enum Argument {
     Plain(OsString),
     Secret(OsString),
+}
+
+impl Argument {
+    fn text(&self) -> &OsString {
+        let (Self::Plain(text) | Self::Secret(text)) = self;
+        text
+    }
+}
+
+/// Whose child it is.
+#[derive(Debug, Clone)]
+enum Place {
+    Agent,
+    /// systemd's, in a unit of its own.
+    Unit(Arc<OwnUnits>),
+    Runner(Arc<Runner>),
 }
 
 impl Command {
@@ -86,7 +109,7 @@ impl Command {
             leftovers: Leftovers::Leave,
             secrets: Vec::new(),
             secret_output: false,
-            units: None,
+            place: Place::Agent,
         }
     }
 
@@ -158,7 +181,17 @@ impl Command {
     /// Where there are units, it runs in one of its own, with an empty stdin and [`Overflow::KeepTail`]. All that it leaves
     /// behind is killed at its end. Dropping the future leaves it to itself.
     pub fn in_unit(mut self, units: Option<&Arc<OwnUnits>>) -> Self {
-        self.units = units.cloned();
+        if let Some(units) = units {
+            self.place = Place::Unit(units.clone());
+        }
+        self
+    }
+
+    /// Where there is a runner, it starts the child, and all else is as if the agent did.
+    pub fn by_runner(mut self, runner: Option<&Arc<Runner>>) -> Self {
+        if let Some(runner) = runner {
+            self.place = Place::Runner(runner.clone());
+        }
         self
     }
 

@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -15,7 +16,7 @@ use tokio::time::Instant;
 use super::app_config::hook::said_to_operator;
 use super::app_config::manifest::{HealthCheck, Probe};
 use super::app_config::{check_trust, find};
-use super::command::{Command, Leftovers, Overflow};
+use super::command::{Command, Leftovers, Overflow, Runner};
 use super::download::{describe, host_tls};
 use super::{HostError, Root};
 use crate::settings::without_credentials;
@@ -23,32 +24,51 @@ use crate::settings::without_credentials;
 /// For each of a program's stdout and stderr.
 const OUTPUT_CAP: usize = 64 * 1024;
 
-/// Makes each check once, all at the same time.
-pub async fn is_healthy(root: &Root, app: &AppName, checks: &[HealthCheck]) -> Result<(), HostError> {
-    let once = checks.iter().map(async |check| {
-        probe(root, check)
-            .await
-            .map_err(|found| unhealthy(app, check, 1, &found))
-    });
-    try_join_all(once).await.map(drop)
+/// Makes checks on the host under `root`.
+#[derive(Clone, Copy)]
+pub struct Checker<'h> {
+    pub root: &'h Root,
+    /// Starts programs; `None`: the agent does.
+    pub runner: Option<&'h Arc<Runner>>,
 }
 
-/// Makes each check at once, at its interval, and once more at the end of `period`, all side by side. An error as
-/// soon as one has failed as often in a row as it may.
-///
-/// Ends well only on a pass of every check: where the last one before the end of `period` has failed, it goes on at
-/// its interval until it passes, or has failed too often.
-pub async fn stays_healthy(
-    root: &Root,
-    app: &AppName,
-    checks: &[HealthCheck],
-    period: Duration,
-) -> Result<(), HostError> {
-    let end = Instant::now() + period;
-    let watches = checks
-        .iter()
-        .map(|check| watch(app, check, end, || probe(root, check)));
-    try_join_all(watches).await.map(drop)
+impl Checker<'_> {
+    /// Makes each check once, all at the same time.
+    pub async fn is_healthy(self, app: &AppName, checks: &[HealthCheck]) -> Result<(), HostError> {
+        let once = checks.iter().map(async |check| {
+            self.probe(check)
+                .await
+                .map_err(|found| unhealthy(app, check, 1, &found))
+        });
+        try_join_all(once).await.map(drop)
+    }
+
+    /// Makes each check at once, at its interval, and once more at the end of `period`, all side by side. An error as
+    /// soon as one has failed as often in a row as it may.
+    ///
+    /// Ends well only on a pass of every check: where the last one before the end of `period` has failed, it goes on at
+    /// its interval until it passes, or has failed too often.
+    pub async fn stays_healthy(
+        self,
+        app: &AppName,
+        checks: &[HealthCheck],
+        period: Duration,
+    ) -> Result<(), HostError> {
+        let end = Instant::now() + period;
+        let watches = checks
+            .iter()
+            .map(|check| watch(app, check, end, || self.probe(check)));
+        try_join_all(watches).await.map(drop)
+    }
+
+    /// Makes a check once. The error is what was found instead.
+    async fn probe(self, check: &HealthCheck) -> Result<(), String> {
+        match &check.probe {
+            Probe::Exec { command } => exec(self, command, check.timeout).await,
+            Probe::Http { url, status } => http(url, *status, check.timeout).await,
+            Probe::Tcp { address } => tcp(address, check.timeout).await,
+        }
+    }
 }
 
 async fn watch<F: Future<Output = Result<(), String>>>(
@@ -109,16 +129,8 @@ fn unhealthy(app: &AppName, check: &HealthCheck, failures: u32, found: &str) -> 
     HostError::new(Category::Unhealthy, message)
 }
 
-/// Makes a check once. The error is what was found instead.
-async fn probe(root: &Root, check: &HealthCheck) -> Result<(), String> {
-    match &check.probe {
-        Probe::Exec { command } => exec(root, command, check.timeout).await,
-        Probe::Http { url, status } => http(url, *status, check.timeout).await,
-        Probe::Tcp { address } => tcp(address, check.timeout).await,
-    }
-}
-
-async fn exec(root: &Root, argv: &[String], timeout: Duration) -> Result<(), String> {
+async fn exec(checker: Checker<'_>, argv: &[String], timeout: Duration) -> Result<(), String> {
+    let root = checker.root;
     let Some((program, arguments)) = argv.split_first() else {
         return Err("it names no program".to_owned());
     };
@@ -138,6 +150,7 @@ async fn exec(root: &Root, argv: &[String], timeout: Duration) -> Result<(), Str
         .deadline(timeout)
         .output_cap(OUTPUT_CAP, Overflow::KeepTail)
         .leftovers(Leftovers::Kill)
+        .by_runner(checker.runner)
         // As a hook's: it may print the application's config.
         .secret_output();
     let output = command.run_any_exit().await.map_err(|error| error.to_string())?;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::app_config::Contracts;
+use super::command::Runner;
 use super::download::Downloader;
 use super::{Host, HostError, packages, services};
 use crate::settings::{PackageFamily, Settings};
@@ -22,8 +23,9 @@ pub fn open(settings: &Settings, state_dir: &Path) -> Result<Host, HostError> {
             ..packages::Options::default()
         },
     )?;
-    let services = services::detect(&root);
-    let app_config = Arc::new(Contracts::new(root, services.clone(), state_dir));
+    let runner = Runner::of(&root);
+    let services = services::detect(&root, runner.as_ref());
+    let app_config = Arc::new(Contracts::new(root, services.clone(), state_dir).runner(runner));
     Ok(Host {
         packages,
         services,

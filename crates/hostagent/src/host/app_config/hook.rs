@@ -5,13 +5,14 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::name::check_service_name;
 use protocol::{Category, Config, Limits, decode_config};
 use serde_json::Value;
 
-use super::super::command::{Command, CommandError, Leftovers, Output, Overflow};
+use super::super::command::{Command, CommandError, Leftovers, Output, Overflow, Runner};
 use super::{HostError, Root};
 
 /// Linux takes no argument over 128 KiB (MAX_ARG_STRLEN); a longer config goes to stdin.
@@ -30,6 +31,8 @@ pub struct Hook {
     /// Of a sandbox; tells the hook where its files are.
     pub sandbox: Option<PathBuf>,
     pub deadline: Duration,
+    /// Starts it; `None`: the agent does.
+    pub runner: Option<Arc<Runner>>,
 }
 
 impl Hook {
@@ -38,7 +41,12 @@ impl Hook {
             program,
             sandbox: (!root.is_host()).then(|| root.path().to_owned()),
             deadline,
+            runner: None,
         }
+    }
+
+    pub fn runner(self, runner: Option<Arc<Runner>>) -> Self {
+        Self { runner, ..self }
     }
 
     /// The application's current config.
@@ -99,6 +107,7 @@ impl Hook {
             .arg(question)
             .deadline(self.deadline)
             .output_cap(OUTPUT_CAP, Overflow::Kill)
+            .by_runner(self.runner.as_ref())
             .secret_output();
         match &self.sandbox {
             Some(root) => command.env("BACKBONE_ROOT", root),

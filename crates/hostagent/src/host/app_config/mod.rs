@@ -12,7 +12,9 @@ use async_trait::async_trait;
 use protocol::name::check_plain_name;
 use protocol::{AppName, Category, Config};
 
-use super::{AppConfig, Contract, ContractKind, HostError, Root, Services, health};
+use super::command::Runner;
+use super::health::Checker;
+use super::{AppConfig, Contract, ContractKind, HostError, Root, Services};
 use crate::atomic_file;
 
 mod files;
@@ -43,6 +45,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(60);
 pub struct Contracts {
     root: Root,
     services: Arc<dyn Services>,
+    runner: Option<Arc<Runner>>,
     /// Holds a file for each application whose config was written, but not yet taken up.
     unfinished: PathBuf,
     hook_deadline: Duration,
@@ -108,6 +111,7 @@ impl Contracts {
         Self {
             root,
             services,
+            runner: None,
             unfinished: state_dir.join("unfinished-config"),
             hook_deadline: HOOK_DEADLINE,
             cache: Mutex::default(),
@@ -117,6 +121,11 @@ impl Contracts {
                 watched_files: Arc::default(),
             }),
         }
+    }
+
+    /// Starts hooks and health checks; not given: the agent does.
+    pub fn runner(self, runner: Option<Arc<Runner>>) -> Self {
+        Self { runner, ..self }
     }
 
     /// What a hook may take; 30 s unless set.
@@ -133,6 +142,13 @@ impl Contracts {
             Found::Manifest(known) => Some(known.manifest.clone()),
             Found::Hook(_) | Found::None => None,
         })
+    }
+
+    fn checker(&self) -> Checker<'_> {
+        Checker {
+            root: &self.root,
+            runner: self.runner.as_ref(),
+        }
     }
 
     fn find(&self, places: &Places, app: &AppName, package: &str) -> Result<Found, HostError> {
@@ -174,7 +190,8 @@ impl Contracts {
         check_trust(&self.root, &real, &metadata)
             .map_err(|why| HostError::new(Category::Script, format!("the hook is not run: {why}")))?;
         let stamp = Stamp::of(&metadata);
-        Ok(Some((Hook::new(&self.root, real, self.hook_deadline), stamp)))
+        let hook = Hook::new(&self.root, real, self.hook_deadline).runner(self.runner.clone());
+        Ok(Some((hook, stamp)))
     }
 
     fn find_manifest(&self, folder: &Listing, name: &str) -> Result<Option<Arc<Known>>, HostError> {
@@ -410,14 +427,14 @@ impl AppConfig for Contracts {
 
     async fn stays_healthy(&self, app: &AppName, package: &str, period: Duration) -> Result<(), HostError> {
         match self.manifest(app, package)? {
-            Some(manifest) => health::stays_healthy(&self.root, app, &manifest.health, period).await,
+            Some(manifest) => self.checker().stays_healthy(app, &manifest.health, period).await,
             None => Ok(()),
         }
     }
 
     async fn is_healthy(&self, app: &AppName, package: &str) -> Result<(), HostError> {
         match self.manifest(app, package)? {
-            Some(manifest) => health::is_healthy(&self.root, app, &manifest.health).await,
+            Some(manifest) => self.checker().is_healthy(app, &manifest.health).await,
             None => Ok(()),
         }
     }

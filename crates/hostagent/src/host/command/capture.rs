@@ -26,7 +26,7 @@ impl Capture {
         let Some(mut pipe) = pipe else { return Ok(()) };
         let mut chunk = [0; 8192];
         loop {
-            match pipe.read(&mut chunk).await.map_err(End::Io)? {
+            match pipe.read(&mut chunk).await.map_err(End::Lost)? {
                 0 => return Ok(()),
                 read => self.bytes.extend_from_slice(&chunk[..read]),
             }

@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use protocol::Category;
+use serde::{Deserialize, Serialize};
 
 use crate::host::HostError;
 
@@ -13,7 +14,7 @@ const EXCERPT_LINES: usize = 5;
 pub(super) const EXCERPT_BYTES: usize = 1500;
 
 /// How a child ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Exit {
     Code(i32),
     Signal(i32),

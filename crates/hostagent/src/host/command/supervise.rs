@@ -9,7 +9,7 @@ use tokio::process::Child;
 
 use super::capture::Capture;
 use super::group::Group;
-use super::{Argument, Command, CommandError, Exit, Leftovers, Output, unit};
+use super::{Argument, Command, CommandError, Exit, Leftovers, Output, Place, unit};
 
 /// Where programs are looked for: that of a root login, whatever the agent itself was started with
 /// (dpkg refuses to work without the sbin folders).
@@ -68,13 +68,26 @@ impl Command {
     }
 
     async fn supervise(&self, started: Instant) -> Result<Output, CommandError> {
-        // A unit has no stdin to write to.
-        if let (Some(units), None) = (&self.units, &self.stdin)
-            && let Some(output) = unit::run(self, units, started).await?
-        {
-            return Ok(output);
-        }
-        let mut child = self.spawn()?;
+        let elsewhere = match &self.place {
+            // A unit has no stdin to write to.
+            Place::Unit(_) if self.stdin.is_some() => None,
+            Place::Unit(units) => unit::run(self, units, started).await?,
+            Place::Runner(runner) => runner.run(self).await?,
+            Place::Agent => None,
+        };
+        let ended = match elsewhere {
+            Some(ended) => ended,
+            None => self.child().await,
+        };
+        self.conclude(ended, started)
+    }
+
+    /// Its whole life as a child of this very process.
+    pub(super) async fn child(&self) -> Ended {
+        let mut child = match self.spawn() {
+            Ok(child) => child,
+            Err(error) => return Ended::without_output(End::NotStarted(error)),
+        };
         let mut group = Group::of(&child);
         let mut stdout = Capture::new(self.output_cap, self.overflow);
         let mut stderr = Capture::new(self.output_cap, self.overflow);
@@ -94,13 +107,13 @@ impl Command {
             let whole = async {
                 tokio::select! {
                     read = &mut streams => match read {
-                        Ok(()) => child.wait().await.map_err(End::Io),
+                        Ok(()) => child.wait().await.map_err(End::Lost),
                         Err(end) => Err(end),
                     },
                     exit = child.wait() => {
                         // Whoever still holds the pipes is not the child: no reason to wait for it.
                         let _ = tokio::time::timeout(AFTER_EXIT, &mut streams).await;
-                        exit.map_err(End::Io)
+                        exit.map_err(End::Lost)
                     }
                 }
             };
@@ -110,49 +123,60 @@ impl Command {
                 Err(_) => End::Deadline,
             }
         };
-        let command = || self.to_string();
-        match end {
-            End::Exited(exit) => {
-                match self.leftovers {
-                    Leftovers::Leave => group.release(),
-                    Leftovers::Kill => group.kill(),
-                }
-                let (stdout, stderr) = (stdout.into_bytes(), stderr.into_bytes());
-                Ok(Output {
-                    exit,
-                    stdout,
-                    stderr,
-                    elapsed: started.elapsed(),
-                })
-            }
-            failed => {
+        match (&end, self.leftovers) {
+            (End::Exited(_), Leftovers::Leave) => group.release(),
+            (End::Exited(_), Leftovers::Kill) => group.kill(),
+            _ => {
                 let dying = group.kill_and_tell();
                 // Reaped here as a rule; else by the runtime, later.
                 let dead = async { tokio::join!(child.wait(), dying.end()) };
                 let _ = tokio::time::timeout(AFTER_KILL, dead).await;
-                Err(match failed {
-                    End::Overflow => CommandError::TooMuchOutput {
-                        command: command(),
-                        cap: self.output_cap,
-                    },
-                    End::Io(source) => CommandError::Io {
-                        command: command(),
-                        source,
-                    },
-                    End::Deadline | End::Exited(_) => CommandError::TimedOut {
-                        command: command(),
-                        deadline: self.deadline,
-                        output: self.excerpt(&stdout.into_bytes(), &stderr.into_bytes()),
-                    },
-                })
             }
+        }
+        Ended {
+            end,
+            stdout: stdout.into_bytes(),
+            stderr: stderr.into_bytes(),
         }
     }
 
-    fn spawn(&self) -> Result<Child, CommandError> {
-        let arguments = self.arguments.iter().map(|argument| match argument {
-            Argument::Plain(text) | Argument::Secret(text) => text,
-        });
+    fn conclude(&self, ended: Ended, started: Instant) -> Result<Output, CommandError> {
+        let Ended { end, stdout, stderr } = ended;
+        let command = self.to_string();
+        Err(match end {
+            End::Exited(exit) => {
+                return Ok(Output {
+                    exit,
+                    stdout,
+                    stderr,
+                    elapsed: started.elapsed(),
+                });
+            }
+            End::NotStarted(source) => CommandError::Start {
+                command,
+                reason: match source.kind() {
+                    io::ErrorKind::NotFound => "no such program (or no interpreter for it)".into(),
+                    io::ErrorKind::PermissionDenied => "it is not executable for the agent".into(),
+                    io::ErrorKind::ArgumentListTooLong => "its arguments are too long".into(),
+                    _ => source.to_string(),
+                },
+                source,
+            },
+            End::Overflow => CommandError::TooMuchOutput {
+                command,
+                cap: self.output_cap,
+            },
+            End::Lost(source) => CommandError::Io { command, source },
+            End::Deadline => CommandError::TimedOut {
+                command,
+                deadline: self.deadline,
+                output: self.excerpt(&stdout, &stderr),
+            },
+        })
+    }
+
+    fn spawn(&self) -> io::Result<Child> {
+        let arguments = self.arguments.iter().map(Argument::text);
         let mut command = tokio::process::Command::new(&self.program);
         command
             .args(arguments)
@@ -170,25 +194,39 @@ impl Command {
             })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        command.spawn().map_err(|source| CommandError::Start {
-            command: self.to_string(),
-            reason: match source.kind() {
-                io::ErrorKind::NotFound => "no such program (or no interpreter for it)".into(),
-                io::ErrorKind::PermissionDenied => "it is not executable for the agent".into(),
-                io::ErrorKind::ArgumentListTooLong => "its arguments are too long".into(),
-                _ => source.to_string(),
-            },
-            source,
-        })
+        command.spawn()
     }
 }
 
-/// How supervising a child ended.
+/// How a child ended.
+#[derive(Debug)]
 pub(super) enum End {
     Exited(Exit),
+    /// It was killed.
     Deadline,
+    /// It was killed, too.
     Overflow,
-    Io(io::Error),
+    NotStarted(io::Error),
+    /// Nobody can tell.
+    Lost(io::Error),
+}
+
+/// How a child ended, and what it printed.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub end: End,
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+}
+
+impl Ended {
+    pub fn without_output(end: End) -> Self {
+        Self {
+            end,
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+        }
+    }
 }
 
 fn exit_of(status: std::process::ExitStatus) -> Exit {

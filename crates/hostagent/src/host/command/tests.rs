@@ -7,12 +7,12 @@ use rustix::process::{Pid, Signal};
 use super::outcome::EXCERPT_BYTES;
 use super::*;
 
-fn shell(script: &str) -> Command {
+pub(super) fn shell(script: &str) -> Command {
     Command::new("/bin/sh").arg("-c").arg(script)
 }
 
 /// Waits until `process` is gone (or a zombie, which only its new parent can reap).
-async fn assert_ends(process: &str) {
+pub(super) async fn assert_ends(process: &str) {
     let deadline = Instant::now() + Duration::from_secs(5);
     let alive = || {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.trim())).unwrap_or_default();
@@ -27,7 +27,7 @@ async fn assert_ends(process: &str) {
 }
 
 /// Waits until a child has written its process id.
-async fn read_when_there(path: &std::path::Path) -> String {
+pub(super) async fn read_when_there(path: &std::path::Path) -> String {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
         match std::fs::read_to_string(path) {

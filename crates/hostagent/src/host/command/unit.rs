@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::supervise::{AFTER_KILL, PATH};
-use super::{Argument, Command, CommandError, Exit, Output};
+use super::supervise::{AFTER_KILL, End, Ended, PATH};
+use super::{Command, CommandError, Output};
 use crate::host::Root;
 
 mod log;
-mod manager;
+pub(super) mod manager;
 
 use log::Logs;
 use manager::{Manager, ManagerError, State};
@@ -69,7 +69,7 @@ impl OwnUnits {
                     stderr,
                     elapsed: started.elapsed(),
                 }),
-                End::TimedOut | End::Lost(_) => None,
+                _ => None,
             });
         }
         Ok(outputs)
@@ -129,7 +129,7 @@ pub(super) async fn run(
     command: &Command,
     units: &OwnUnits,
     started: Instant,
-) -> Result<Option<Output>, CommandError> {
+) -> Result<Option<Ended>, CommandError> {
     let name = format!("{PREFIX}{}-{:08x}.service", std::process::id(), fastrand::u32(..));
     let argv = argv(command)?;
     let io = |source| CommandError::Io {
@@ -152,7 +152,7 @@ pub(super) async fn run(
     };
     match start.await {
         Ok(()) => {}
-        Err(ManagerError::Refused(why)) => {
+        Err(ManagerError::Unsupported(why)) => {
             tracing::warn!(%why, "systemd takes no units of ours; running it beside the agent");
             logs.delete();
             return Ok(None);
@@ -164,21 +164,7 @@ pub(super) async fn run(
     let end = unit.end(started, command.deadline).await;
     let (stdout, stderr) = unit.logs.read();
     unit.put_away().await;
-    let said = || command.excerpt(&stdout, &stderr);
-    match end {
-        End::Exited(exit) => Ok(Some(Output {
-            exit,
-            stdout,
-            stderr,
-            elapsed: started.elapsed(),
-        })),
-        End::TimedOut => Err(CommandError::TimedOut {
-            command: command.to_string(),
-            deadline: command.deadline,
-            output: said(),
-        }),
-        End::Lost(why) => Err(io(std::io::Error::other(why))),
-    }
+    Ok(Some(Ended { end, stdout, stderr }))
 }
 
 pub(super) async fn start_apart(command: &Command, name: &str) -> Result<(), CommandError> {
@@ -198,16 +184,6 @@ struct Unit {
     logs: Logs,
 }
 
-/// How what runs in a unit has ended.
-#[derive(Debug)]
-enum End {
-    Exited(Exit),
-    /// It was killed.
-    TimedOut,
-    /// Nobody can tell.
-    Lost(String),
-}
-
 impl Unit {
     /// Started by another process.
     fn found(name: String) -> Self {
@@ -222,14 +198,14 @@ impl Unit {
         loop {
             let elapsed = started.elapsed();
             if elapsed > deadline + 2 * AFTER_KILL {
-                return End::Lost(format!("its unit {} does not end: {last_error}", self.name));
+                return lost(format!("its unit {} does not end: {last_error}", self.name));
             }
             match self.follow(deadline.saturating_sub(elapsed), &mut killed).await {
                 Ok(State::Running) => tokio::time::sleep(RECONNECT).await,
-                Ok(State::Ended(_)) if killed => return End::TimedOut,
+                Ok(State::Ended(_)) if killed => return End::Deadline,
                 Ok(State::Ended(exit)) => return End::Exited(exit),
                 Ok(State::Gone) => {
-                    return End::Lost(format!("its unit {} was stopped by someone", self.name));
+                    return lost(format!("its unit {} was stopped by someone", self.name));
                 }
                 Err(error) => {
                     last_error = error.to_string();
@@ -275,6 +251,10 @@ impl Unit {
     }
 }
 
+fn lost(why: String) -> End {
+    End::Lost(std::io::Error::other(why))
+}
+
 /// systemd wants the program's whole path, text, and `$` twice.
 fn argv(command: &Command) -> Result<Vec<String>, CommandError> {
     let start_error = |reason: &str| CommandError::Start {
@@ -294,8 +274,8 @@ fn argv(command: &Command) -> Result<Vec<String>, CommandError> {
         });
     let program = program.flatten().ok_or_else(|| start_error("no such program"))?;
     let arguments = command.arguments.iter().map(|argument| {
-        let (Argument::Plain(text) | Argument::Secret(text)) = argument;
-        let text = text
+        let text = argument
+            .text()
             .to_str()
             .ok_or_else(|| start_error("an argument is not UTF-8"))?;
         Ok(text.replace('$', "$$"))

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use zbus::wire::OwnedObjectPath;
 
 use super::{ServiceChanges, SysV, check_name, scripts_in};
-use crate::host::command::Command;
+use crate::host::command::{Command, Runner};
 use crate::host::{HostError, Root, ServiceState, Services};
 
 mod bus;
@@ -60,6 +60,14 @@ impl Systemd {
             view: Arc::new(View::new(changes.clone())),
             changes,
             bus: Mutex::new(None),
+        }
+    }
+
+    /// Starts SysV scripts; not given: the agent does.
+    pub fn runner(self, runner: Option<&Arc<Runner>>) -> Self {
+        Self {
+            sysv: self.sysv.runner(runner),
+            ..self
         }
     }
 

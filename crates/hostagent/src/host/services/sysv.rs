@@ -8,14 +8,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use protocol::Category;
 
 use super::{check_name, scripts_in};
-use crate::host::command::{Command, Exit, Output, Overflow};
+use crate::host::command::{Command, Exit, Output, Overflow, Runner};
 use crate::host::{HostError, Root, ServiceState, Services};
 
 mod boot_links;
@@ -35,6 +35,7 @@ const ROOT_VARIABLE: &str = "BACKBONE_ROOT";
 /// The scripts of one host or sandbox.
 pub struct SysV {
     root: Root,
+    runner: Option<Arc<Runner>>,
     boot_links: BootLinks,
     answers: Mutex<HashMap<String, Answer>>,
 }
@@ -58,8 +59,18 @@ impl SysV {
     pub fn new(root: &Root) -> Self {
         Self {
             root: root.clone(),
-            boot_links: BootLinks::new(root),
+            runner: None,
+            boot_links: BootLinks::new(root, None),
             answers: Mutex::default(),
+        }
+    }
+
+    /// Starts the scripts; not given: the agent does.
+    pub fn runner(self, runner: Option<&Arc<Runner>>) -> Self {
+        Self {
+            boot_links: BootLinks::new(&self.root, runner),
+            runner: runner.cloned(),
+            ..self
         }
     }
 
@@ -125,7 +136,8 @@ impl SysV {
         let command = Command::new(self.script(service))
             .arg(action)
             .deadline(DEADLINE)
-            .output_cap(OUTPUT_CAP, Overflow::KeepTail);
+            .output_cap(OUTPUT_CAP, Overflow::KeepTail)
+            .by_runner(self.runner.as_ref());
         match self.root.is_host() {
             true => command,
             false => command.env(ROOT_VARIABLE, self.root.path()),

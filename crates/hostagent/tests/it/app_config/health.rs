@@ -2,7 +2,7 @@
 
 use harness::http::{HttpServer, Page};
 use hostagent::host::app_config::manifest::{HealthCheck, Probe};
-use hostagent::host::health;
+use hostagent::host::health::Checker;
 use tokio::net::{TcpListener, TcpSocket};
 
 use super::*;
@@ -30,6 +30,13 @@ fn tcp(address: impl ToString) -> HealthCheck {
 }
 
 impl Sandbox {
+    fn checker(&self) -> Checker<'_> {
+        Checker {
+            root: &self.root,
+            runner: None,
+        }
+    }
+
     /// A check that runs `script` as `/opt/web/check`.
     fn exec(&self, script: &str, arguments: &[&str]) -> HealthCheck {
         self.file("/opt/web/check", format!("#!/bin/sh\n{script}\n"), 0o755);
@@ -40,12 +47,14 @@ impl Sandbox {
     }
 
     async fn stays_healthy(&self, check: HealthCheck) -> Result<(), HostError> {
-        health::stays_healthy(&self.root, &app("web"), &[check], SHORT).await
+        self.checker().stays_healthy(&app("web"), &[check], SHORT).await
     }
 
     /// Makes the check once. It has to fail; gives what it says.
     async fn complaint(&self, check: HealthCheck) -> String {
-        let error = health::is_healthy(&self.root, &app("web"), &[check])
+        let error = self
+            .checker()
+            .is_healthy(&app("web"), &[check])
             .await
             .unwrap_err();
         assert_eq!(error.category, Category::Unhealthy, "{error}");
@@ -276,7 +285,9 @@ async fn a_check_may_flap_but_not_keep_failing() {
     sandbox.file("/n", "0", 0o644);
     let mut dying = sandbox.exec(&format!("{count}; [ $n -lt 2 ]"), &[]);
     dying.interval = Duration::from_millis(1);
-    let error = health::stays_healthy(&sandbox.root, &app("web"), &[dying], Duration::from_secs(3600))
+    let error = sandbox
+        .checker()
+        .stays_healthy(&app("web"), &[dying], Duration::from_secs(3600))
         .await
         .unwrap_err();
     assert_says(&error.message, &["failed 3 times in a row"]);
@@ -290,7 +301,9 @@ async fn checks_run_side_by_side_and_the_first_that_keeps_failing_counts() {
     let (_deaf, address) = deaf();
     let checks = [hanging, tcp(address)];
     let began = Instant::now();
-    let error = health::stays_healthy(&sandbox.root, &app("web"), &checks, SHORT)
+    let error = sandbox
+        .checker()
+        .stays_healthy(&app("web"), &checks, SHORT)
         .await
         .unwrap_err();
     assert_says(

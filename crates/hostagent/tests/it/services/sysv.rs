@@ -40,7 +40,7 @@ impl Sandbox {
         for path in ["etc/init.d", "run"] {
             fs::create_dir_all(folder.path().join(path)).unwrap();
         }
-        let services = detect(&Root::new(folder.path()));
+        let services = detect(&Root::new(folder.path()), None);
         let sandbox = Self { folder, services };
         sandbox.write_script(script);
         sandbox

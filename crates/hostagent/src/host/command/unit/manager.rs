@@ -25,10 +25,21 @@ const CALL_DEADLINE: Duration = Duration::from_secs(30);
 /// `si_code` of a child that has exited (waitid(2)); others were ended by a signal.
 const EXITED: i32 = 1;
 
+/// What an older systemd says of a property that it does not know, or of a method.
+const UNSUPPORTED: [&str; 5] = [
+    "org.freedesktop.DBus.Error.InvalidArgs",
+    "org.freedesktop.DBus.Error.NotSupported",
+    "org.freedesktop.DBus.Error.PropertyReadOnly",
+    "org.freedesktop.DBus.Error.UnknownMethod",
+    "org.freedesktop.DBus.Error.UnknownProperty",
+];
+
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ManagerError {
+pub(in crate::host::command) enum ManagerError {
     #[error("systemd says: {0}")]
     Refused(String),
+    #[error("systemd does not know how: {0}")]
+    Unsupported(String),
     #[error("systemd is not to be reached over D-Bus: {0}")]
     Unreachable(String),
 }
@@ -46,22 +57,19 @@ impl From<zbus::Error> for ManagerError {
     fn from(error: zbus::Error) -> Self {
         match error {
             zbus::Error::MethodError(name, text, _) => {
-                Self::Refused(format!("{name}: {}", text.unwrap_or_default()))
+                let says = format!("{name}: {}", text.unwrap_or_default());
+                match UNSUPPORTED.contains(&name.as_str()) {
+                    true => Self::Unsupported(says),
+                    false => Self::Refused(says),
+                }
             }
-            zbus::Error::FDO(error) => match *error {
-                zbus::fdo::Error::InvalidArgs(text)
-                | zbus::fdo::Error::PropertyReadOnly(text)
-                | zbus::fdo::Error::UnknownProperty(text)
-                | zbus::fdo::Error::UnknownMethod(text) => Self::Refused(text),
-                other => Self::Unreachable(other.to_string()),
-            },
             other => Self::Unreachable(other.to_string()),
         }
     }
 }
 
 /// A unit to be.
-pub(super) struct NewUnit<'a> {
+pub(in crate::host::command) struct NewUnit<'a> {
     pub name: &'a str,
     pub description: String,
     pub argv: Vec<String>,
@@ -82,7 +90,7 @@ impl NewUnit<'_> {
 }
 
 #[derive(Debug)]
-pub(super) enum State {
+pub(in crate::host::command) enum State {
     Running,
     Ended(Exit),
     /// Not loaded any more.
@@ -90,7 +98,7 @@ pub(super) enum State {
 }
 
 /// A connection of its own: it lives for one run of a child.
-pub(super) struct Manager {
+pub(in crate::host::command) struct Manager {
     connection: Connection,
 }
 
@@ -106,7 +114,7 @@ impl Manager {
     }
 
     /// Stays loaded after its end. `deadline`: when the host shuts down, it may take so long to come to its end.
-    pub async fn start(
+    pub(super) async fn start(
         &self,
         unit: &NewUnit<'_>,
         deadline: Duration,
@@ -140,6 +148,17 @@ impl Manager {
             Err(ManagerError::Refused(why)) if why.contains("UnitExists") => Ok(()),
             answer => answer,
         }
+    }
+
+    /// Its stdin is `stdin`. Is forgotten at its end; what its process has started lives on.
+    pub async fn start_fed(&self, unit: &NewUnit<'_>, stdin: OwnedFd) -> Result<(), ManagerError> {
+        let mut properties = unit.properties();
+        properties.extend([
+            ("StandardInputFileDescriptor", Fd::from(stdin).into()),
+            ("KillMode", "process".into()),
+            ("CollectMode", "inactive-or-failed".into()),
+        ]);
+        self.start_transient(unit.name, properties).await
     }
 
     async fn start_transient(&self, name: &str, properties: Properties<'_>) -> Result<(), ManagerError> {
@@ -259,7 +278,7 @@ impl Manager {
 /// systemd refuses these where nothing is left to do: no process, no such unit any more.
 fn forgiving(answer: Result<Message, ManagerError>) -> Result<(), ManagerError> {
     match answer {
-        Ok(_) | Err(ManagerError::Refused(_)) => Ok(()),
+        Ok(_) | Err(ManagerError::Refused(_) | ManagerError::Unsupported(_)) => Ok(()),
         Err(error) => Err(error),
     }
 }

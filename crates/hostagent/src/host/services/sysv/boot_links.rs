@@ -7,10 +7,11 @@
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use protocol::Category;
 
-use crate::host::command::Command;
+use crate::host::command::{Command, Runner};
 use crate::host::{HostError, Root};
 
 const LEVELS: std::ops::RangeInclusive<u8> = 0..=6;
@@ -19,6 +20,7 @@ const WORKING_LEVELS: [u8; 4] = [2, 3, 4, 5];
 
 pub(super) struct BootLinks {
     root: Root,
+    runner: Option<Arc<Runner>>,
 }
 
 /// Which tool changes the links.
@@ -36,8 +38,11 @@ enum Link {
 }
 
 impl BootLinks {
-    pub(super) fn new(root: &Root) -> Self {
-        Self { root: root.clone() }
+    pub(super) fn new(root: &Root, runner: Option<&Arc<Runner>>) -> Self {
+        Self {
+            root: root.clone(),
+            runner: runner.cloned(),
+        }
     }
 
     pub(super) fn is_enabled(&self, service: &str) -> Result<bool, HostError> {
@@ -57,12 +62,12 @@ impl BootLinks {
         match self.tool() {
             Tool::UpdateRcD => {
                 // `enable` works on links that are there only; `defaults` leaves those alone.
-                run("update-rc.d", &[service, "defaults"]).await?;
-                run("update-rc.d", &[service, "enable"]).await
+                self.run("update-rc.d", &[service, "defaults"]).await?;
+                self.run("update-rc.d", &[service, "enable"]).await
             }
             Tool::Chkconfig => {
-                run("chkconfig", &["--add", service]).await?;
-                run("chkconfig", &[service, "on"]).await
+                self.run("chkconfig", &["--add", service]).await?;
+                self.run("chkconfig", &[service, "on"]).await
             }
             Tool::None => {
                 let script = self.root.join("/etc/init.d").join(service);
@@ -83,10 +88,10 @@ impl BootLinks {
     pub(super) async fn disable(&self, service: &str) -> Result<(), HostError> {
         match self.tool() {
             Tool::UpdateRcD => {
-                run("update-rc.d", &[service, "defaults"]).await?;
-                run("update-rc.d", &[service, "disable"]).await
+                self.run("update-rc.d", &[service, "defaults"]).await?;
+                self.run("update-rc.d", &[service, "disable"]).await
             }
-            Tool::Chkconfig => run("chkconfig", &[service, "off"]).await,
+            Tool::Chkconfig => self.run("chkconfig", &[service, "off"]).await,
             Tool::None => LEVELS
                 .into_iter()
                 .try_for_each(|level| self.set_link(level, service, Link::Kill)),
@@ -150,14 +155,17 @@ impl BootLinks {
             .map_err(|error| failed("create", &path, &error))
     }
 
+    async fn run(&self, program: &str, arguments: &[&str]) -> Result<(), HostError> {
+        let command = Command::new(program)
+            .args(arguments)
+            .by_runner(self.runner.as_ref());
+        command.run().await?;
+        Ok(())
+    }
+
     fn folder(&self, level: u8) -> PathBuf {
         self.root.join(format!("/etc/rc{level}.d"))
     }
-}
-
-async fn run(program: &str, arguments: &[&str]) -> Result<(), HostError> {
-    Command::new(program).args(arguments).run().await?;
-    Ok(())
 }
 
 fn failed(what: &str, path: &std::path::Path, error: &io::Error) -> HostError {

@@ -1,0 +1,157 @@
+//! The agent's side and the runner's, joined by real sockets in one process; the children are real.
+
+use std::time::{Duration, Instant};
+
+use super::super::tests::{assert_ends, read_when_there, shell};
+use super::super::{Exit, Leftovers, Overflow};
+use super::*;
+
+async fn unit_of(runner: &Runner) -> Option<String> {
+    let at_work = runner.at_work.lock().await;
+    at_work.as_ref().map(|known| known.unit.clone())
+}
+
+#[tokio::test]
+async fn what_goes_to_a_child_and_comes_from_it_arrives_byte_for_byte() {
+    let runner = Runner::new(Start::Task);
+    let nasty = "'; rm -rf $HOME \"`id`\"\n\\ \t*";
+    let echo = Command::new("printf")
+        .arg("%s|%s")
+        .secret_arg(nasty)
+        .arg("é\u{1f}");
+    let output = echo.by_runner(Some(&runner)).run().await.unwrap();
+    assert_eq!(output.stdout, format!("{nasty}|é\u{1f}").as_bytes());
+    let big: Vec<u8> = (0..700_000u32).map(|n| n as u8).collect();
+    let cat = shell("cat; echo $X >&2; exit 3")
+        .stdin(big.clone())
+        .env("X", "given")
+        .by_runner(Some(&runner));
+    let output = cat.run_any_exit().await.unwrap();
+    assert_eq!(output.exit, Exit::Code(3));
+    assert!(output.stdout == big);
+    assert_eq!(output.stderr, b"given\n");
+}
+
+#[tokio::test]
+async fn errors_are_those_of_a_child_of_the_agent_itself() {
+    let runner = Runner::new(Start::Task);
+    let soon = Duration::from_millis(300);
+    let commands = [
+        shell("echo fine; echo first >&2; echo the $0 >&2; exit 7").secret_arg("secret"),
+        shell("kill -9 $$"),
+        shell("echo began; sleep 60").deadline(soon),
+        shell("while :; do echo 0123456789; done").output_cap(1000, Overflow::Kill),
+        Command::new("/nowhere/hook"),
+        Command::new("/etc/passwd"),
+        Command::new("with\0nul"),
+    ];
+    for command in commands {
+        let direct = command.run().await.unwrap_err().to_string();
+        let by_runner = command.by_runner(Some(&runner)).run().await.unwrap_err();
+        assert_eq!(by_runner.to_string(), direct);
+    }
+}
+
+#[tokio::test]
+async fn a_child_whose_future_is_dropped_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pid");
+    let runner = Runner::new(Start::Task);
+    let child = shell("echo $$ > \"$0\"; sleep 60")
+        .arg(&file)
+        .by_runner(Some(&runner));
+    let running = tokio::spawn(async move { child.run().await });
+    let process = read_when_there(&file).await;
+    running.abort();
+    assert_ends(&process).await;
+}
+
+#[tokio::test]
+async fn what_a_child_leaves_behind_stays_or_goes_as_it_was_asked() {
+    let runner = Runner::new(Start::Task);
+    let child = |leftovers| {
+        shell("sleep 60 > /dev/null 2>&1 & echo $!")
+            .leftovers(leftovers)
+            .by_runner(Some(&runner))
+    };
+    let killed = child(Leftovers::Kill).run().await.unwrap().stdout_text();
+    assert_ends(&killed).await;
+    let left = child(Leftovers::Leave).run().await.unwrap().stdout_text();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(std::path::Path::new(&format!("/proc/{}", left.trim())).exists());
+    shell("kill $0").arg(left.trim()).run().await.unwrap();
+}
+
+#[tokio::test]
+async fn children_run_side_by_side_in_one_runner() {
+    let runner = Runner::new(Start::Task);
+    let started = Instant::now();
+    let children = (0..20).map(|n| {
+        let child = shell("sleep 0.5; echo $0")
+            .arg(n.to_string())
+            .by_runner(Some(&runner));
+        async move { child.run().await.unwrap().stdout_text() }
+    });
+    let said = futures_util::future::join_all(children).await;
+    assert!(said.iter().enumerate().all(|(n, said)| *said == format!("{n}\n")));
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        started.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn a_runner_that_has_ended_unnoticed_is_replaced_and_one_that_never_lives_is_an_error() {
+    let runner = Runner::new(Start::Task);
+    shell("true").by_runner(Some(&runner)).run().await.unwrap();
+    let first = unit_of(&runner).await;
+    // Its end of the socket is closed, as when it was killed.
+    let (dead, _) = StdStream::pair().unwrap();
+    runner.at_work.lock().await.as_mut().unwrap().control = dead.into();
+    shell("true").by_runner(Some(&runner)).run().await.unwrap();
+    assert_ne!(unit_of(&runner).await, first);
+
+    let stillborn = Runner::new(Start::Stillborn);
+    let child = shell("true").by_runner(Some(&stillborn));
+    let error = child.run().await.unwrap_err().to_string();
+    assert!(
+        error.contains("ended at once: `journalctl -u hostagent-hooks-"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_runner_that_ends_in_the_midst_takes_its_children_with_it_and_is_not_tried_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pid");
+    let runner = Runner::new(Start::Task);
+    let child = shell("echo $$ >> \"$0\"; sleep 60")
+        .arg(&file)
+        .by_runner(Some(&runner));
+    let running = tokio::spawn(async move { child.run().await });
+    let process = read_when_there(&file).await;
+    // The agent's end, closed as when the agent has died.
+    *runner.at_work.lock().await = None;
+    let error = running.await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("its runner was lost"), "{error}");
+    assert_ends(&process).await;
+    assert_eq!(
+        std::fs::read_to_string(&file).unwrap(),
+        process,
+        "it was run once"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runner_ends_when_nothing_was_asked_of_it_in_a_while_and_not_while_a_child_runs() {
+    let runner = Runner::new(Start::Task);
+    let Ok(child) = runner.socket().await else {
+        panic!("not started");
+    };
+    tokio::time::sleep(3 * IDLE).await;
+    assert!(unit_of(&runner).await.is_some());
+    drop(child);
+    tokio::time::sleep(2 * IDLE).await;
+    assert_eq!(unit_of(&runner).await, None);
+}
