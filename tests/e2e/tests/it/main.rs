@@ -7,6 +7,7 @@ mod agent_upgrade;
 mod enroll_tls;
 mod first_boot;
 mod fleet;
+mod hooks;
 mod network;
 mod our_packages;
 mod package_runs;

@@ -266,6 +266,7 @@ impl Packages for Deb {
         }
         let apt_cache = Command::new("apt-cache")
             .args(["madison", "--", package])
+            .in_unit(self.units.as_ref())
             .deadline(QUERY_DEADLINE);
         let output = run(apt_cache, &format!("looking for {package}")).await?;
         let offered = madison_versions(&output.stdout_text(), package);

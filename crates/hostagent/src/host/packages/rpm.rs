@@ -320,7 +320,10 @@ impl Packages for Rpm {
             Tool::Dnf => {
                 let format = "%{name} %{epoch}:%{version}-%{release}\n";
                 let dnf = Command::new("dnf").args(["--quiet", "repoquery", "--queryformat", format, "--"]);
-                let dnf = dnf.arg(package).deadline(self.deadline);
+                let dnf = dnf
+                    .arg(package)
+                    .in_unit(self.units.as_ref())
+                    .deadline(self.deadline);
                 repoquery_versions(
                     &run(dnf, &format!("looking for {package}")).await?.stdout_text(),
                     package,
@@ -329,7 +332,10 @@ impl Packages for Rpm {
             Tool::Yum => {
                 let yum =
                     Command::new("yum").args(["--quiet", "--showduplicates", "list", "available", "--"]);
-                let yum = yum.arg(package).deadline(self.deadline);
+                let yum = yum
+                    .arg(package)
+                    .in_unit(self.units.as_ref())
+                    .deadline(self.deadline);
                 yum_versions(
                     &run(yum, &format!("looking for {package}")).await?.stdout_text(),
                     package,

@@ -41,7 +41,10 @@ impl Start {
                 Ok(())
             }
             #[cfg(test)]
-            Self::Stillborn => Ok(drop(control)),
+            Self::Stillborn => {
+                drop(control);
+                Ok(())
+            }
         }
     }
 }
