@@ -19,6 +19,7 @@ mod logs;
 mod many;
 mod masters;
 mod monitoring;
+mod old_database;
 mod openapi;
 mod plans;
 mod rabbitmq;
