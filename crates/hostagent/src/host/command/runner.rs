@@ -36,6 +36,8 @@ use crate::host::Root;
 
 /// A runner without a child ends after that time.
 const IDLE: Duration = Duration::from_secs(60);
+/// A runner that has not taken a child by then never will.
+const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 /// What a runner says as soon as it has read what it is asked for.
 const TAKEN: u8 = b'!';
 
@@ -119,16 +121,16 @@ impl Runner {
             wire::ask(&mut socket, command).await?;
             socket.read_u8().await
         };
-        match taken.await {
-            Ok(_) => Ok((socket, child)),
-            Err(_) => {
-                let mut at_work = self.at_work.lock().await;
-                if at_work.as_ref().is_some_and(|known| known.unit == unit) {
-                    *at_work = None;
-                }
-                Err(NotTaken::Gone(unit))
-            }
+        let why = match tokio::time::timeout(TAKEN_WITHIN, taken).await {
+            Ok(Ok(_)) => return Ok((socket, child)),
+            Ok(Err(_)) => NotTaken::Gone(unit.clone()),
+            Err(_) => NotTaken::Io(io::Error::other(format!("its runner, {unit}, does not take it"))),
+        };
+        let mut at_work = self.at_work.lock().await;
+        if at_work.as_ref().is_some_and(|known| known.unit == unit) {
+            *at_work = None;
         }
+        Err(why)
     }
 
     /// A socket whose other end the runner has.

@@ -18,6 +18,9 @@ pub(super) enum Start {
     /// As a process that ends at once.
     #[cfg(test)]
     Stillborn,
+    /// As a process that does nothing.
+    #[cfg(test)]
+    Deaf,
 }
 
 impl Start {
@@ -38,6 +41,14 @@ impl Start {
             #[cfg(test)]
             Self::Task => {
                 tokio::spawn(super::serve(control));
+                Ok(())
+            }
+            #[cfg(test)]
+            Self::Deaf => {
+                tokio::spawn(async move {
+                    let _control = control;
+                    std::future::pending::<()>().await;
+                });
                 Ok(())
             }
             #[cfg(test)]

@@ -121,6 +121,19 @@ async fn a_runner_that_has_ended_unnoticed_is_replaced_and_one_that_never_lives_
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_runner_that_takes_nothing_is_an_error_in_time_and_is_let_go() {
+    let runner = Runner::new(Start::Deaf);
+    let error = shell("true")
+        .by_runner(Some(&runner))
+        .run()
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("does not take it"), "{error}");
+    assert_eq!(unit_of(&runner).await, None);
+}
+
 #[tokio::test]
 async fn a_runner_that_ends_in_the_midst_takes_its_children_with_it_and_is_not_tried_again() {
     let folder = tempfile::tempdir().unwrap();
