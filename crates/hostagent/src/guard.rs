@@ -1,23 +1,23 @@
 //! The way back for the agent's own upgrade. What an agent upgrades itself to may never start, or never reach the
 //! broker, and then nobody is left to roll it back: so before it begins, the agent starts a guard, a copy of its own
 //! program in a systemd unit of its own, which waits until an agent has reported the outcome, and else brings the
-//! previous package back (`hostagent guard`).
+//! previous package back (`hostagent guard`). The unit is enabled meanwhile: after a power cut there is a guard again.
 
-use std::ffi::OsString;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use anyhow::Context;
 use protocol::{AppName, Apps};
 use serde::{Deserialize, Serialize};
 
-use crate::host::command::Command;
-use crate::host::{Host, HostError, Services};
+use crate::host::{Host, HostError, Services, processes};
 use crate::journal::{Before, Entry};
 use crate::state_file::{StateFile, StateFileError};
 
-const UNIT: &str = "hostagent-guard.service";
+mod unit;
+
 /// The command of the guard.
 pub const COMMAND: &str = "guard";
 
@@ -30,6 +30,17 @@ pub struct Watched {
     pub entry: Entry,
     /// The process that upgrades itself.
     pub agent: u32,
+    /// When it was started, as the kernel counts: after a boot its number may be another's.
+    #[serde(default)]
+    pub agent_started: Option<u64>,
+}
+
+impl Watched {
+    /// Whether the process that began the upgrade is still there.
+    pub fn is_agent_there(&self) -> bool {
+        let started = processes::started(self.agent);
+        started.is_some() && started == self.agent_started
+    }
 }
 
 /// The file that says which upgrade is being watched; as long as there is one, there is a guard.
@@ -68,11 +79,15 @@ impl Guard {
             desired: desired.clone(),
             entry: entry.clone(),
             agent: std::process::id(),
+            agent_started: processes::started(std::process::id()),
         };
         file(&self.state_dir).store(&watched)?;
         self.armed.store(true, Ordering::Relaxed);
         match self.start().await {
-            Ok(true) => tracing::info!(unit = UNIT, "a guard watches over the agent's own upgrade"),
+            Ok(true) => tracing::info!(
+                unit = unit::SERVICE,
+                "a guard watches over the agent's own upgrade"
+            ),
             Ok(false) => self.stand_down(),
             Err(error) => {
                 tracing::warn!(%error, "no guard watches over the agent's own upgrade");
@@ -85,29 +100,44 @@ impl Guard {
     /// The master has heard how the upgrade ended.
     pub fn stand_down(&self) {
         if self.armed.swap(false, Ordering::Relaxed)
-            && let Err(error) = file(&self.state_dir).remove()
+            && let Err(error) = call_off(&self.state_dir)
         {
-            tracing::warn!(%error, "the guard of the agent's own upgrade can't be called off; trying again");
+            tracing::warn!(error = %format!("{error:#}"), "the guard of the agent's own upgrade can't be called off; trying again");
             self.armed.store(true, Ordering::Relaxed);
         }
     }
 
     /// False: not on this host.
     async fn start(&self) -> Result<bool, HostError> {
-        // The program itself is about to be replaced.
-        let folder = self.state_dir.join("guard");
-        let copied = copy_program(&folder).map_err(|error| {
-            let message = format!(
-                "the guard's program can't be copied to {}: {error}",
-                folder.display()
-            );
-            HostError::new(protocol::Category::Host, message)
-        });
-        let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-        arguments.retain(|argument| argument != "run");
-        let command = Command::new(copied?).args(arguments).arg(COMMAND);
-        self.services.start_apart(UNIT, &command).await
+        if !self.services.has_unit_files() {
+            return Ok(false);
+        }
+        self.write().map_err(|error| {
+            HostError::new(
+                protocol::Category::Host,
+                format!("the guard can't be written: {error}"),
+            )
+        })?;
+        self.services.reread_units().await?;
+        self.services.enable(unit::SERVICE).await?;
+        self.services.start(unit::SERVICE).await?;
+        Ok(true)
     }
+
+    fn write(&self) -> std::io::Result<()> {
+        // The program itself is about to be replaced.
+        let mut argv = vec![copy_program(&self.state_dir.join("guard"))?.into_os_string()];
+        argv.extend(std::env::args_os().skip(1).filter(|argument| argument != "run"));
+        argv.push(COMMAND.into());
+        unit::write(&argv, file(&self.state_dir).path())
+    }
+}
+
+/// The upgrade is over: the guard ends, and none starts at boot.
+pub fn call_off(state_dir: &Path) -> anyhow::Result<()> {
+    // The file last: as long as there is one, this is tried again.
+    unit::remove().context("can't remove its unit")?;
+    Ok(file(state_dir).remove()?)
 }
 
 fn copy_program(folder: &Path) -> std::io::Result<PathBuf> {

@@ -71,7 +71,7 @@ async fn is_under_way(context: &Context, watched: &Watched) -> bool {
         tracing::warn!(%error, "whether the package manager is at work is not known; asking again");
         return true;
     }
-    before.elapsed() > LOOK_EVERY || is_agent(watched.agent)
+    before.elapsed() > LOOK_EVERY || watched.is_agent_there()
 }
 
 /// What has been seen since the new agent has been on its own.
@@ -118,12 +118,6 @@ impl Watch {
     }
 }
 
-/// Whether the process that began the upgrade is still there.
-fn is_agent(process: u32) -> bool {
-    let program = std::fs::read_to_string(format!("/proc/{process}/comm"));
-    program.is_ok_and(|program| program.trim() == "hostagent")
-}
-
 /// Whether the new agent has done all that it had to but report it.
 fn has_converged(state_dir: &Path, watched: &Watched) -> bool {
     let journal = JournalFile::peek(state_dir);
@@ -161,7 +155,6 @@ async fn bring_back(context: &Context, watched: &Watched, waited: Duration) -> a
         )?;
         journal.doom(&[(watched.app.clone(), failure)].into())?;
         journal.note_stop()?;
-        guard::file(&context.state_dir).remove()?;
     }
     let mut tries = 0;
     let result = loop {
@@ -174,6 +167,10 @@ async fn bring_back(context: &Context, watched: &Watched, waited: Duration) -> a
             result => break result,
         }
     };
+    // Only now: until it is done, a guard that starts at boot has to do it.
+    if result.is_ok() {
+        guard::call_off(&context.state_dir)?;
+    }
     // Whichever agent is there now: one that may work is better than none.
     context.host.services.start(SELF_APP).await?;
     result.context("the previous agent could not be brought back")?;

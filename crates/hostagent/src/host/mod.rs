@@ -20,6 +20,7 @@ pub mod fake;
 pub mod health;
 mod open;
 pub mod packages;
+pub mod processes;
 pub mod root;
 pub mod services;
 
@@ -230,11 +231,9 @@ pub trait Services: Send + Sync {
     async fn reload(&self, service: &str) -> Result<(), HostError>;
     async fn enable(&self, service: &str) -> Result<(), HostError>;
     async fn disable(&self, service: &str) -> Result<(), HostError>;
-    /// Starts `command` as `unit`, apart from the agent, and does not wait for it; false: this init system has no such way.
-    /// One that is there already is left to itself.
-    async fn start_apart(&self, unit: &str, command: &command::Command) -> Result<bool, HostError> {
-        let _ = (unit, command);
-        Ok(false)
+    /// Whether it is systemd, which takes what is written to `/etc/systemd/system`.
+    fn has_unit_files(&self) -> bool {
+        false
     }
     /// The init system must read its unit files again (after packages changed).
     async fn reread_units(&self) -> Result<(), HostError>;

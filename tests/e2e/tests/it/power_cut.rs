@@ -1,6 +1,8 @@
 //! The power goes in the midst of an upgrade of the agent, in whose transaction an application is as well. FAULTS.md row 37.
 
-use e2e::agent_package::{agent_package, that_waits};
+use std::time::Duration;
+
+use e2e::agent_package::{agent_package, agent_package_with, that_waits};
 use e2e::app::app_with_hook;
 use e2e::world::World;
 use harness::machine;
@@ -77,8 +79,65 @@ async fn a_power_cut_at_any_point_of_the_agents_upgrade_delays_it_and_nothing_el
         host.until("cd /var/lib/hostagent; ! [ -e journal.json ] && ! [ -e guard.json ] && [ -z \"$(dpkg --audit)\" ]")
             .await
             .unwrap();
-        host.until("! systemctl is-active -q hostagent-guard && ! systemctl list-units --all | grep -q hostagent-run")
+        host.until(
+            "! systemctl is-active -q hostagent-guard && ! [ -e /etc/systemd/system/hostagent-guard.service ] && \
+             ! systemctl list-units --all | grep -q hostagent-run",
+        )
             .await
             .unwrap();
     }
+}
+
+/// Neither agent is at work then, and none will be: only the guard that starts at boot brings one back.
+#[tokio::test]
+async fn a_power_cut_in_the_upgrade_to_a_bad_agent_does_not_leave_the_host_without_one() {
+    if machine::skip("a_power_cut_in_the_upgrade_to_a_bad_agent_does_not_leave_the_host_without_one") {
+        return;
+    }
+    let mut world = World::new().await.unwrap();
+    let (mut host, id) = world.managed_host("own_upgrade_deadline = 20").await.unwrap();
+    let first = world.serve(&agent_package("1.0").unwrap(), &host).unwrap();
+    let good = json!({"hostagent": {"version": "1.0", "url": first}});
+    let answer = world.converge(&host, &id, &good).await.unwrap();
+    assert_eq!(answer.state(), "ok", "{}", answer.message);
+
+    let bad = agent_package_with("2.0", "#!/bin/sh\nexec sleep 100000\n");
+    let bad = that_waits(bad, "2.0", Moment::AfterInstall);
+    let url = world.serve(&bad, &host).unwrap();
+    let desired = json!({"hostagent": {"version": "2.0", "url": url}});
+    let message = world.set_config(&id, &desired).await.unwrap();
+    host.until("[ -e /var/tmp/2.0.waits ]").await.unwrap();
+    host.power_cut().unwrap();
+
+    let limit = Duration::from_secs(180);
+    let answer = world
+        .status_within(&host, &id, "the previous agent reports", limit, |status| {
+            status.reply_to() == Some(&message) && status.state() == "errors"
+        })
+        .await
+        .unwrap();
+    let error = &answer.data("errors")[0];
+    assert_eq!(error["rolled_back"], true, "{}", answer.message);
+    assert!(
+        answer.message.to_string().contains("did not come up and report"),
+        "{error}"
+    );
+    assert_eq!(host.package("hostagent"), "1.0-1 ii");
+    host.until(
+        "! systemctl is-active -q hostagent-guard && ! [ -e /etc/systemd/system/hostagent-guard.service ]",
+    )
+    .await
+    .unwrap();
+    host.until(
+        "cd /var/lib/hostagent; ! [ -e journal.json ] && ! [ -e guard.json ] && [ -z \"$(dpkg --audit)\" ]",
+    )
+    .await
+    .unwrap();
+    // And it takes orders as before, after a boot that no guard is part of.
+    host.reboot().unwrap();
+    let answer = world.converge(&host, &id, &good).await.unwrap();
+    assert_eq!(answer.state(), "ok", "{}", answer.message);
+    host.machine
+        .sh("! journalctl -b -u hostagent-guard | grep -q Started")
+        .unwrap();
 }

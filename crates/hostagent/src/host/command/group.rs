@@ -5,6 +5,8 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal};
 use tokio::process::Child;
 
+use crate::host::processes::{process_id, stat};
+
 /// A child's process group; killed when dropped, unless released.
 pub(super) struct Group(Option<Pid>);
 
@@ -60,7 +62,7 @@ impl Dying {
     /// Returns when all are dead. Cancel-safe.
     pub async fn end(self) {
         for process in self.0 {
-            while state(process).is_some_and(|state| state.process != 'Z' && state.process != 'X') {
+            while stat(process).is_some_and(|stat| stat.state != 'Z' && stat.state != 'X') {
                 tokio::time::sleep(LOOK).await;
             }
         }
@@ -70,33 +72,12 @@ impl Dying {
 /// Between two looks at a dying process; the kernel tells nobody but its parent.
 const LOOK: Duration = Duration::from_millis(5);
 
-struct State {
-    /// As in proc(5): `Z`, a zombie, has let go of all it held.
-    process: char,
-    group: Option<Pid>,
-}
-
-/// `None`: there is no such process.
-fn state(process: Pid) -> Option<State> {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // ID (NAME) STATE PARENT GROUP ...; a name may hold anything.
-    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-    let process = fields.next()?.chars().next()?;
-    let group = process_id(fields.nth(1)?);
-    Some(State { process, group })
-}
-
-/// The kernel says -1 of the group of a process that is just ending.
-fn process_id(text: &str) -> Option<Pid> {
-    text.parse().ok().filter(|id| *id > 0).and_then(Pid::from_raw)
-}
-
 /// All processes of a group, their parents alive or not.
 fn members(leader: Pid) -> Vec<Pid> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let processes = entries.filter_map(|entry| process_id(entry.file_name().to_str()?));
     processes
-        .filter(|process| state(*process).is_some_and(|state| state.group == Some(leader)))
+        .filter(|process| stat(*process).is_some_and(|stat| stat.group == Some(leader)))
         .collect()
 }
 
@@ -118,12 +99,4 @@ fn descendants(process: Pid) -> Vec<Pid> {
         }
     }
     found
-}
-
-#[test]
-fn only_what_can_be_a_process_is_one() {
-    assert_eq!(process_id("7"), Pid::from_raw(7));
-    for text in ["-1", "0", "", "self", "99999999999"] {
-        assert_eq!(process_id(text), None, "{text}");
-    }
 }

@@ -52,12 +52,6 @@ impl Command {
         })
     }
 
-    /// Starts it as the systemd unit `name`, and returns when systemd has taken it. What it prints goes to the
-    /// journal. A unit of that name that is at work already is left to itself.
-    pub async fn start_apart(&self, name: &str) -> Result<(), CommandError> {
-        unit::start_apart(self, name).await
-    }
-
     /// The error for an exit that the caller does not accept.
     pub fn failure(&self, output: &Output) -> CommandError {
         CommandError::Failed {

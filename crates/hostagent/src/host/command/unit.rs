@@ -167,17 +167,6 @@ pub(super) async fn run(
     Ok(Some(Ended { end, stdout, stderr }))
 }
 
-pub(super) async fn start_apart(command: &Command, name: &str) -> Result<(), CommandError> {
-    let unit = manager::NewUnit {
-        name,
-        description: format!("Backbone host agent: {}", super::shortened(&command.to_string())),
-        argv: argv(command)?,
-        environment: environment(command),
-    };
-    let start = async { Manager::connect().await?.start_apart(&unit).await };
-    start.await.map_err(|error| error.about(&command.to_string()))
-}
-
 /// A unit that was started.
 struct Unit {
     name: String,

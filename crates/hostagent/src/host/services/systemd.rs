@@ -14,7 +14,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use zbus::wire::OwnedObjectPath;
 
 use super::{ServiceChanges, SysV, check_name, scripts_in};
-use crate::host::command::{Command, Runner};
+use crate::host::command::Runner;
 use crate::host::{HostError, Root, ServiceState, Services};
 
 mod bus;
@@ -303,9 +303,8 @@ impl Services for Systemd {
         self.set_enabled(service, false).await
     }
 
-    async fn start_apart(&self, unit: &str, command: &Command) -> Result<bool, HostError> {
-        command.start_apart(unit).await?;
-        Ok(true)
+    fn has_unit_files(&self) -> bool {
+        true
     }
 
     async fn reread_units(&self) -> Result<(), HostError> {

@@ -140,16 +140,6 @@ impl Manager {
         self.start_transient(unit.name, properties).await
     }
 
-    /// Is forgotten at its end.
-    pub async fn start_apart(&self, unit: &NewUnit<'_>) -> Result<(), ManagerError> {
-        let mut properties = unit.properties();
-        properties.push(("CollectMode", "inactive-or-failed".into()));
-        match self.start_transient(unit.name, properties).await {
-            Err(ManagerError::Refused(why)) if why.contains("UnitExists") => Ok(()),
-            answer => answer,
-        }
-    }
-
     /// Its stdin is `stdin`. Is forgotten at its end; what its process has started lives on.
     pub async fn start_fed(&self, unit: &NewUnit<'_>, stdin: OwnedFd) -> Result<(), ManagerError> {
         let mut properties = unit.properties();
