@@ -355,9 +355,14 @@ impl Files {
 
 impl Ports {
     fn draw() -> Result<Self> {
-        // All open at once, so that no two are the same.
+        // All open at once, so that no two are the same. Below those that the kernel gives to clients: else one of these
+        // may have a node's port when the node is started again.
+        let free = || {
+            (0..1000)
+                .find_map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, fastrand::u16(10_000..32_000))).ok())
+        };
         let listeners: Vec<TcpListener> = (0..5)
-            .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
+            .map(|_| free().context("no free port between 10000 and 32000"))
             .collect::<Result<_, _>>()?;
         let ports: Vec<u16> = listeners
             .iter()
