@@ -225,6 +225,9 @@ async fn newest_log_lines() -> String {
         .args([
             "--unit",
             "hostagent",
+            // The guard, the runner of hooks, package managers.
+            "--unit",
+            "hostagent-*",
             "--lines",
             LOG_LINES,
             "--no-pager",
