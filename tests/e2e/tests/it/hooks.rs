@@ -3,6 +3,7 @@
 use e2e::app::app_that_runs;
 use e2e::host::Host;
 use e2e::world::World;
+use harness::driver::Received;
 use harness::machine;
 use serde_json::{Value, json};
 
@@ -95,6 +96,31 @@ async fn a_hook_may_do_what_the_agent_may_not_and_nobody_reads_its_config() {
     let answer = world.answer(&host, &id, &message).await.unwrap();
     assert_eq!(answer.state(), "ok", "{}\n{}", answer.message, host.log());
     assert!(host.machine.sh("cat /etc/app.conf").unwrap().contains(SECRET));
+
+    // A runner that somebody kills takes its hook with it, too, and another one does the work.
+    host.machine.sh("touch /run/hold; rm /run/hook.pid").unwrap();
+    let config = json!({"app": {"password": "one-more-secret"}});
+    let message = world.set_config(&id, &desired(&url, &config)).await.unwrap();
+    host.until("[ -s /run/hook.pid ]").await.unwrap();
+    let hook = host.machine.sh("cat /run/hook.pid").unwrap();
+    host.machine
+        .sh("rm /run/hook.pid; systemctl kill -s KILL --kill-whom=main 'hostagent-hooks-*'")
+        .unwrap();
+    host.until(&format!("! kill -0 {}", hook.trim())).await.unwrap();
+    let answer = world.answer(&host, &id, &message).await.unwrap();
+    let error = &answer.data("errors")[0];
+    assert_eq!(error["category"], "host", "{error}");
+    assert!(
+        error["message"].as_str().unwrap().contains("has ended"),
+        "{error}"
+    );
+    host.machine.sh("rm /run/hold").unwrap();
+    let is_ok = |status: &Received| status.state() == "ok";
+    world
+        .status(&host, &id, "it is tried again", is_ok)
+        .await
+        .unwrap();
+    assert!(host.machine.sh("cat /etc/app.conf").unwrap().contains("one-more"));
 
     // Told to stop, an agent lets a hook come to its end.
     host.machine.sh("touch /run/hold; rm /run/hook.pid").unwrap();

@@ -133,13 +133,19 @@ impl Hook {
     }
 
     fn failure(&self, question: &str, error: CommandError) -> HostError {
-        let category = HostError::from(error).category;
-        let problem = match category {
-            Category::Timeout => format!("did not end within {:?} and was killed", self.deadline),
-            Category::Script => format!("printed more than {OUTPUT_CAP} bytes and was killed"),
-            _ => "could not be run; is its interpreter (first line) there?".to_owned(),
+        let problem = match &error {
+            CommandError::TimedOut { .. } => format!("did not end within {:?} and was killed", self.deadline),
+            CommandError::TooMuchOutput { .. } => {
+                format!("printed more than {OUTPUT_CAP} bytes and was killed")
+            }
+            CommandError::Io { source, .. } => {
+                format!("was lost, and how far it came is not known: {source}")
+            }
+            CommandError::Start { .. } | CommandError::Failed { .. } => {
+                "could not be run; is its interpreter (first line) there?".to_owned()
+            }
         };
-        self.error(category, question, &problem)
+        self.error(HostError::from(error).category, question, &problem)
     }
 
     fn error(&self, category: Category, question: &str, problem: &str) -> HostError {

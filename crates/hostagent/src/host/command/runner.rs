@@ -59,6 +59,13 @@ struct AtWork {
     used: Instant,
 }
 
+/// A child that a runner is at.
+struct Taken {
+    unit: String,
+    socket: UnixStream,
+    _child: Arc<()>,
+}
+
 /// Why a child was not even started.
 enum NotTaken {
     /// The runner had ended, unnoticed.
@@ -92,7 +99,7 @@ impl Runner {
             tracing::info!(%unit, "the runner of hooks has ended; starting another");
             taken = self.taken(command).await;
         }
-        let (mut socket, _child) = match taken {
+        let mut taken = match taken {
             Ok(taken) => taken,
             Err(NotTaken::Manager(ManagerError::Unsupported(why))) => {
                 tracing::warn!(%why, "systemd takes no units of ours; hooks and checks run in the agent's sandbox");
@@ -106,15 +113,19 @@ impl Runner {
             }
         };
         let longest = command.deadline.saturating_add(2 * AFTER_KILL);
-        match tokio::time::timeout(longest, wire::answered(&mut socket)).await {
-            Ok(Ok(ended)) => Ok(Some(ended)),
-            Ok(Err(error)) => Err(io(io::Error::other(format!("its runner was lost: {error}")))),
-            Err(_) => Err(io(io::Error::other("its runner does not answer"))),
-        }
+        let why = match tokio::time::timeout(longest, wire::answered(&mut taken.socket)).await {
+            Ok(Ok(ended)) => return Ok(Some(ended)),
+            Ok(Err(error)) => format!("its runner, {}, has ended ({error})", taken.unit),
+            Err(_) => format!("its runner, {}, does not answer", taken.unit),
+        };
+        // Whoever killed the runner may have left the child.
+        self.let_go(&taken.unit).await;
+        self.start.kill(&taken.unit).await;
+        Err(io(io::Error::other(why)))
     }
 
     /// Hands `command` to the runner, which is started if there is none.
-    async fn taken(self: &Arc<Self>, command: &Command) -> Result<(UnixStream, Arc<()>), NotTaken> {
+    async fn taken(self: &Arc<Self>, command: &Command) -> Result<Taken, NotTaken> {
         let (unit, socket, child) = self.socket().await?;
         let mut socket = UnixStream::from_std(socket).map_err(NotTaken::Io)?;
         let taken = async {
@@ -122,15 +133,26 @@ impl Runner {
             socket.read_u8().await
         };
         let why = match tokio::time::timeout(TAKEN_WITHIN, taken).await {
-            Ok(Ok(_)) => return Ok((socket, child)),
+            Ok(Ok(_)) => {
+                return Ok(Taken {
+                    unit,
+                    socket,
+                    _child: child,
+                });
+            }
             Ok(Err(_)) => NotTaken::Gone(unit.clone()),
             Err(_) => NotTaken::Io(io::Error::other(format!("its runner, {unit}, does not take it"))),
         };
+        self.let_go(&unit).await;
+        Err(why)
+    }
+
+    /// The next child is for another runner.
+    async fn let_go(&self, unit: &str) {
         let mut at_work = self.at_work.lock().await;
         if at_work.as_ref().is_some_and(|known| known.unit == unit) {
             *at_work = None;
         }
-        Err(why)
     }
 
     /// A socket whose other end the runner has.

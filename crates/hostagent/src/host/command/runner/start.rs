@@ -24,6 +24,15 @@ pub(super) enum Start {
 }
 
 impl Start {
+    /// Ends all that is left of a runner that is lost.
+    pub async fn kill(&self, unit: &str) {
+        if matches!(self, Self::Unit)
+            && let Err(error) = async { Manager::connect().await?.kill(unit).await }.await
+        {
+            tracing::warn!(%unit, %error, "what a lost runner of hooks has started may still run");
+        }
+    }
+
     /// `control`: the runner's end.
     pub async fn start(&self, unit: &str, control: OwnedFd) -> Result<(), ManagerError> {
         match self {

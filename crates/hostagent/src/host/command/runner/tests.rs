@@ -147,7 +147,7 @@ async fn a_runner_that_ends_in_the_midst_takes_its_children_with_it_and_is_not_t
     // The agent's end, closed as when the agent has died.
     *runner.at_work.lock().await = None;
     let error = running.await.unwrap().unwrap_err().to_string();
-    assert!(error.contains("its runner was lost"), "{error}");
+    assert!(error.contains("its runner, hostagent-hooks-"), "{error}");
     assert_ends(&process).await;
     assert_eq!(
         std::fs::read_to_string(&file).unwrap(),
