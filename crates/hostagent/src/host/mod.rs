@@ -24,6 +24,7 @@ pub mod root;
 pub mod services;
 
 pub use open::open;
+pub use packages::Relations;
 pub use root::Root;
 
 /// Which package manager a host has.
@@ -91,6 +92,8 @@ pub struct PackageFile {
     pub installed_size: u64,
     /// dpkg's configuration files in it, absolute paths without the root. rpm's are not looked for.
     pub conffiles: Vec<PathBuf>,
+    /// Of a Debian package whose control archive is in every way as usual.
+    pub relations: Option<Arc<Relations>>,
 }
 
 /// Where the package manager takes a package from.

@@ -274,6 +274,7 @@ impl Packages for Rpm {
                 arch: said.arch,
                 installed_size: said.size,
                 conffiles: Vec::new(),
+                relations: None,
             });
         }
         let format = "%{NAME}\\n%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\n%{ARCH}\\n%{LONGSIZE}\\n%|SOURCERPM?{binary}:{source}|\\n";
@@ -308,6 +309,7 @@ impl Packages for Rpm {
             arch,
             installed_size: size.parse().unwrap_or(0),
             conffiles: Vec::new(),
+            relations: None,
         })
     }
 

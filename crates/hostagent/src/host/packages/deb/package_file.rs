@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use protocol::Category;
 
-use super::{QUERY_DEADLINE, archive, control};
+use super::{QUERY_DEADLINE, Relations, archive, control};
 use crate::host::HostError;
 use crate::host::command::{Command, Exit, Output, Overflow, last_lines};
 use crate::host::packages::{check_name, check_version};
@@ -18,6 +18,8 @@ pub struct Said {
     pub installed_size: u64,
     /// Its configuration files, as absolute paths.
     pub conffiles: Vec<PathBuf>,
+    /// `None`: not for us to read.
+    pub relations: Option<Relations>,
 }
 
 /// More than any control archive holds.
@@ -47,6 +49,7 @@ pub async fn read(file: &Path) -> Result<Said, HostError> {
             arch: control.arch,
             installed_size: control.installed_size.saturating_mul(1024),
             conffiles: control.conffiles,
+            relations: control.relations,
         });
     }
     let format = "${Package}\n${Version}\n${Architecture}\n${Installed-Size}\n";
@@ -67,6 +70,7 @@ pub async fn read(file: &Path) -> Result<Said, HostError> {
         arch,
         installed_size: size.parse::<u64>().unwrap_or(0).saturating_mul(1024),
         conffiles: conffiles(file).await?,
+        relations: None,
     })
 }
 
