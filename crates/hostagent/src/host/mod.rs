@@ -94,6 +94,8 @@ pub struct PackageFile {
     pub conffiles: Vec<PathBuf>,
     /// Of a Debian package whose control archive is in every way as usual.
     pub relations: Option<Arc<Relations>>,
+    /// Of an rpm package: the digests that it says of itself are those of what is in it.
+    pub digests_fit: bool,
 }
 
 /// Where the package manager takes a package from.

@@ -307,6 +307,7 @@ mod tests {
                 installed_size,
                 conffiles: Vec::new(),
                 relations: None,
+                digests_fit: false,
             };
             Transaction {
                 install: vec![Source::File(file)],
