@@ -154,6 +154,8 @@ impl Packages for FakeHost {
             arch_fits: true,
             installed_size: 1,
             conffiles: Vec::new(),
+            relations: None,
+            digests_fit: false,
         })
     }
 

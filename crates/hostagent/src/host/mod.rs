@@ -25,6 +25,7 @@ pub mod root;
 pub mod services;
 
 pub use open::open;
+pub use packages::Relations;
 pub use root::Root;
 
 /// Which package manager a host has.
@@ -92,6 +93,10 @@ pub struct PackageFile {
     pub installed_size: u64,
     /// dpkg's configuration files in it, absolute paths without the root. rpm's are not looked for.
     pub conffiles: Vec<PathBuf>,
+    /// Of a Debian package whose control archive is in every way as usual.
+    pub relations: Option<Arc<Relations>>,
+    /// Of an rpm package: the digests that it says of itself are those of what is in it.
+    pub digests_fit: bool,
 }
 
 /// Where the package manager takes a package from.

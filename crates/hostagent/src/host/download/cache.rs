@@ -253,7 +253,8 @@ impl Entry {
     }
 
     /// Makes the part, which is fsynced, the complete file. In between there may be a file without
-    /// validators, but never one with those of another.
+    /// validators, but never one with those of another. A power cut may take the name back and leave the part, which is
+    /// then fetched again or completed: what must outlast one is kept under a name of its own ([`super::kept`]).
     pub fn complete_part(&self) -> io::Result<()> {
         match fs::remove_file(&self.meta) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -261,10 +262,7 @@ impl Entry {
         }
         fs::rename(&self.part, &self.complete)?;
         let _ = fs::rename(&self.part_meta, &self.meta);
-        match self.complete.parent() {
-            Some(folder) => File::open(folder)?.sync_all(),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }
 

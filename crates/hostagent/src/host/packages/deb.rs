@@ -23,10 +23,16 @@ mod apt;
 pub(super) mod archive;
 pub(super) mod control;
 pub(super) mod database;
+mod fit;
 mod package_file;
+mod relations;
+mod stanzas;
+
+pub use relations::Relations;
 
 use apt::{madison_versions, unasked_removals};
 use database::{Breakage, Database};
+use fit::Arriving;
 
 const ADMIN_FOLDER: &str = "/var/lib/dpkg";
 /// Of a package manager's output the end says why it failed.
@@ -160,6 +166,24 @@ impl Deb {
         run_in_turn(removal, (!files.is_empty()).then_some(install), doing).await
     }
 
+    /// Whether dpkg would surely take all of it: then its dry run need not be asked. `false` says nothing.
+    async fn surely_fits(&self, transaction: &Transaction) -> bool {
+        let arriving: Option<Vec<Arriving>> = transaction.install.iter().map(arriving).collect();
+        let Some(arriving) = arriving.filter(|_| transaction.remove.is_empty()) else {
+            return false;
+        };
+        // It has a say of its own in dpkg's dry run.
+        if super::is_installed("debsig-verify") {
+            return false;
+        }
+        let Ok(native) = self.native_arch().await else {
+            return false;
+        };
+        let fits = database::status_alone(&self.admin)
+            .and_then(|status| status.map_or(Ok(false), |status| fit::surely_fit(&arriving, status, native)));
+        fits.unwrap_or(false)
+    }
+
     /// Removes even what is half-installed; configuration files stay.
     fn dpkg_remove(&self, mode: &[&str]) -> Command {
         self.dpkg()
@@ -256,6 +280,8 @@ impl Packages for Deb {
             arch_fits,
             installed_size: said.installed_size,
             conffiles: said.conffiles,
+            relations: said.relations.map(Arc::new),
+            digests_fit: false,
         })
     }
 
@@ -324,6 +350,7 @@ impl Packages for Deb {
         let doing = format!("dry run of {}", describe(&transaction));
         match self.root.is_host() {
             true => self.check_removals(&transaction).await,
+            false if self.surely_fits(&transaction).await => Ok(()),
             false => self.run_dpkg(&transaction, &["--no-act"], &doing).await,
         }
     }
@@ -430,6 +457,19 @@ impl Packages for Deb {
 
     fn database_paths(&self) -> Vec<PathBuf> {
         vec![self.admin.join("status"), self.admin.join("updates")]
+    }
+}
+
+/// `None`: of what is to come too little is known.
+fn arriving(source: &Source) -> Option<Arriving<'_>> {
+    match source {
+        Source::File(file) => Some(Arriving {
+            name: &file.name,
+            version: &file.version,
+            arch: &file.arch,
+            relations: file.relations.as_deref()?,
+        }),
+        Source::Repository { .. } => None,
     }
 }
 

@@ -22,7 +22,7 @@ mod rpm;
 mod runs;
 mod version;
 
-pub use deb::Deb;
+pub use deb::{Deb, Relations};
 pub use rpm::Rpm;
 pub use version::compare as compare_versions;
 
@@ -79,7 +79,14 @@ fn detect_family(root: &Root) -> Result<Family, HostError> {
 }
 
 fn is_installed(program: &str) -> bool {
-    let folders = ["/usr/bin", "/bin", "/usr/local/bin"];
+    let folders = [
+        "/usr/bin",
+        "/bin",
+        "/usr/local/bin",
+        "/usr/sbin",
+        "/sbin",
+        "/usr/local/sbin",
+    ];
     folders
         .iter()
         .any(|folder| Path::new(folder).join(program).is_file())
@@ -299,6 +306,8 @@ mod tests {
                 arch_fits: true,
                 installed_size,
                 conffiles: Vec::new(),
+                relations: None,
+                digests_fit: false,
             };
             Transaction {
                 install: vec![Source::File(file)],

@@ -188,12 +188,33 @@ impl Rpm {
         let Ok(files) = local_files(transaction) else {
             return Ok(false);
         };
-        let test = run_in_turn(None, Some(self.rpm_install(&["--test"], files)), "test").await;
-        match test {
+        match self.test(None, files, digests_fit(transaction), "test").await {
             Ok(()) => Ok(true),
             Err(error) if error.category == Category::Dependency => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// rpm's dry run. Most of its time goes into the digests of the packages: where they are known to fit, it goes without
+    /// them, and with them only if it finds fault. The transaction itself looks at them all, before it changes anything.
+    async fn test(
+        &self,
+        removal: Option<Command>,
+        files: Vec<PathBuf>,
+        digests_fit: bool,
+        doing: &str,
+    ) -> Result<(), HostError> {
+        if digests_fit {
+            let install = self.rpm_install(&["--test", "--nodigest"], files.clone());
+            match run_in_turn(removal.clone(), Some(install), doing).await {
+                Ok(()) => return Ok(()),
+                Err(error) if matches!(error.category, Category::Locked | Category::Timeout) => {
+                    return Err(error);
+                }
+                Err(error) => tracing::debug!(%error, "asking rpm once more, with all digests"),
+            }
+        }
+        run_in_turn(removal, Some(self.rpm_install(&["--test"], files)), doing).await
     }
 
     /// Runs of dnf, which fetches dependencies: one for all that changes version, one for what is to be
@@ -263,7 +284,7 @@ impl Packages for Rpm {
             return Err(not_usable("it does not begin as one"));
         }
         let arch_fits = |arch: &str| arch_fits(arch, &rustix::system::uname().machine().to_string_lossy());
-        if let Some(said) = read_header(file).await {
+        if let Some((said, digests_fit)) = read_header(file).await {
             check_name(&said.name).map_err(|error| not_usable(&error.message))?;
             super::check_version(&said.version).map_err(|error| not_usable(&error.message))?;
             return Ok(PackageFile {
@@ -274,6 +295,8 @@ impl Packages for Rpm {
                 arch: said.arch,
                 installed_size: said.size,
                 conffiles: Vec::new(),
+                relations: None,
+                digests_fit,
             });
         }
         let format = "%{NAME}\\n%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\n%{ARCH}\\n%{LONGSIZE}\\n%|SOURCERPM?{binary}:{source}|\\n";
@@ -308,6 +331,8 @@ impl Packages for Rpm {
             arch,
             installed_size: size.parse().unwrap_or(0),
             conffiles: Vec::new(),
+            relations: None,
+            digests_fit: false,
         })
     }
 
@@ -386,8 +411,8 @@ impl Packages for Rpm {
             return Ok(());
         }
         if suffices {
-            let install = self.rpm_install(&["--test"], local_files(&transaction)?);
-            return run_in_turn(removal, Some(install), &doing).await;
+            let files = local_files(&transaction)?;
+            return self.test(removal, files, digests_fit(&transaction), &doing).await;
         }
         if let Some(removal) = removal {
             run(removal, &doing).await?;
@@ -486,12 +511,17 @@ impl Packages for Rpm {
     }
 }
 
-/// On a thread that may wait for the disk. `None`: rpm is to be asked.
-async fn read_header(file: &Path) -> Option<header::Header> {
+/// The header, and whether all the rest of the file is what it says; on a thread that may wait for the disk. `None`: rpm
+/// is to be asked.
+async fn read_header(file: &Path) -> Option<(header::Header, bool)> {
     let file = file.to_owned();
     let read = tokio::task::spawn_blocking(move || {
-        let package = std::io::BufReader::new(std::fs::File::open(file)?);
-        header::read(package)
+        let mut package = std::io::BufReader::new(std::fs::File::open(file)?);
+        let Some(header) = header::read(&mut package)? else {
+            return Ok(None);
+        };
+        let is_whole = header.is_of(package)?;
+        std::io::Result::Ok(Some((header, is_whole)))
     });
     read.await.ok()?.ok()?
 }
@@ -514,6 +544,14 @@ fn arch_fits(arch: &str, machine: &str) -> bool {
         _ => &[],
     };
     arch == "noarch" || arch == machine || also.contains(&arch)
+}
+
+/// Of every file that comes.
+fn digests_fit(transaction: &Transaction) -> bool {
+    transaction.install.iter().all(|source| match source {
+        Source::File(file) => file.digests_fit,
+        Source::Repository { .. } => false,
+    })
 }
 
 fn local_files(transaction: &Transaction) -> Result<Vec<PathBuf>, HostError> {

@@ -162,3 +162,38 @@ async fn a_usual_package_is_read_from_its_control_archive() {
     let version = world.packages.inspect(&file).await.unwrap().version;
     assert_eq!((said.name.as_str(), said.version), ("app", version));
 }
+
+/// Where the control archive is compressed, dpkg-deb hands it over.
+#[tokio::test]
+async fn a_package_says_the_same_however_it_is_compressed() {
+    let world = World::new(Family::Deb);
+    let plain = world.build(
+        &plain("app", "1.5")
+            .conffile("/etc/app.conf", "x")
+            .depends("other"),
+    );
+    let tree = tempfile::tempdir().unwrap();
+    let dpkg_deb = |arguments: &[&std::ffi::OsStr]| {
+        let output = std::process::Command::new("dpkg-deb")
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    dpkg_deb(&["--raw-extract".as_ref(), plain.as_ref(), tree.path().as_ref()]);
+    let mut expected = world.packages.inspect(&plain).await.unwrap();
+    assert_eq!(expected.relations.as_ref().unwrap().depends, "other");
+    for compression in ["-Znone", "-Zgzip", "-Zxz"] {
+        let other = world.built.path().join(format!("app{compression}.deb"));
+        dpkg_deb(&[
+            "--root-owner-group".as_ref(),
+            compression.as_ref(),
+            "--build".as_ref(),
+            tree.path().as_ref(),
+            other.as_ref(),
+        ]);
+        let said = world.packages.inspect(&other).await.unwrap();
+        expected.path = other;
+        assert_eq!(said, expected, "{compression}");
+    }
+}

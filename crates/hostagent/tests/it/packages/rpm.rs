@@ -91,3 +91,28 @@ async fn a_usual_package_is_read_without_rpm() {
     changed[last] = b'2';
     assert_eq!(rpm_header(&changed).unwrap(), None);
 }
+
+/// The dry run goes without digests that are known to fit. The transaction looks at them again, before it changes anything.
+#[tokio::test]
+async fn a_package_that_does_not_fit_its_digests_is_refused_before_anything_is_changed() {
+    let world = World::new(Family::Rpm);
+    let (good, bad) = (world.build(&plain("good", "1")), world.build(&plain("app", "1")));
+    let whole = world.packages.inspect(&bad).await.unwrap();
+    assert!(whole.digests_fit);
+    let mut bytes = std::fs::read(&bad).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&bad, bytes).unwrap();
+    let damaged = world.packages.inspect(&bad).await.unwrap();
+    assert!(!damaged.digests_fit);
+    let good = world.packages.inspect(&good).await.unwrap();
+    let both = |other| Transaction {
+        install: vec![Source::File(good.clone()), Source::File(other)],
+        remove: Vec::new(),
+    };
+    world.packages.check(&both(damaged)).await.unwrap_err();
+    // Damaged after it was read.
+    world.packages.check(&both(whole.clone())).await.unwrap();
+    let error = world.packages.apply(&both(whole)).await.unwrap_err();
+    assert!(error.message.contains("digest"), "{error}");
+    assert_eq!(world.versions().await, [""; 0]);
+}

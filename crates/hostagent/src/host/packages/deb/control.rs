@@ -6,6 +6,8 @@
 use std::io::Read;
 use std::path::PathBuf;
 
+use super::relations::{self, Relations};
+
 /// Of one file in it.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
 
@@ -20,13 +22,17 @@ pub struct Control {
     pub installed_size: u64,
     /// Its configuration files, as absolute paths.
     pub conffiles: Vec<PathBuf>,
+    /// `None`: there is something in it that only dpkg can say whether it takes it, or what it means.
+    pub relations: Option<Relations>,
 }
 
 /// Reads it. `None`: this is for dpkg-deb to say.
 pub fn read(archive: &[u8]) -> Option<Control> {
     let (mut control, mut conffiles) = (None, None);
+    let mut all_plain = true;
     for entry in tar::Archive::new(archive).entries().ok()? {
         let mut entry = entry.ok()?;
+        all_plain &= is_plain_member(&entry);
         let known = match entry.path_bytes().as_ref() {
             b"./control" | b"control" => &mut control,
             b"./conffiles" | b"conffiles" => &mut conffiles,
@@ -44,46 +50,140 @@ pub fn read(archive: &[u8]) -> Option<Control> {
         *known = Some(text);
     }
     let mut said = of_text(&control?)?;
+    if !all_plain {
+        said.relations = None;
+    }
     said.conffiles = listed(&conffiles.unwrap_or_default());
     Some(said)
 }
 
-fn of_text(text: &str) -> Option<Control> {
-    let mut control = Control::default();
-    let mut size = String::new();
-    let mut seen = Vec::new();
-    for line in text.trim_end().lines() {
-        // A second paragraph, or a comment.
-        if line.trim().is_empty() || line.starts_with('#') {
-            return None;
+/// dpkg unpacks the archive before it reads it: whether nothing can be wrong with this member.
+fn is_plain_member(entry: &tar::Entry<'_, &[u8]>) -> bool {
+    let path = entry.path_bytes();
+    let name = path.strip_prefix(b"./").unwrap_or(&path);
+    match entry.header().entry_type() {
+        tar::EntryType::Directory => matches!(&*path, b"./" | b"."),
+        tar::EntryType::Regular => {
+            let is_usual = |byte: &u8| byte.is_ascii_alphanumeric() || b".+-_".contains(byte);
+            // dpkg's limit for all of it is 50.
+            name.first().is_some_and(u8::is_ascii_alphabetic) && name.len() < 40 && name.iter().all(is_usual)
         }
-        if line.starts_with([' ', '\t']) {
-            continue;
-        }
-        let (name, value) = line.split_once(':')?;
-        let name = name.to_ascii_lowercase();
-        let field = match name.as_str() {
-            "package" => &mut control.name,
-            "version" => &mut control.version,
-            "architecture" => &mut control.arch,
-            "installed-size" => &mut size,
-            _ => continue,
-        };
-        if seen.contains(&name) {
-            return None;
-        }
-        seen.push(name);
-        value.trim().clone_into(field);
+        _ => false,
     }
-    control.version = shown(&control.version)?;
+}
+
+fn of_text(text: &str) -> Option<Control> {
+    let fields = fields(text)?;
+    let field = |name: &str| -> Option<&str> {
+        let mut values = fields.iter().filter(|(other, _)| other == name);
+        let value = values.next().map_or("", |(_, value)| value);
+        values.next().is_none().then_some(value)
+    };
+    let first_line = |value: &str| value.lines().next().unwrap_or_default().trim().to_owned();
+    let mut control = Control {
+        name: first_line(field("package")?),
+        version: shown(&first_line(field("version")?))?,
+        arch: first_line(field("architecture")?),
+        installed_size: first_line(field("installed-size")?).parse().unwrap_or(0),
+        conffiles: Vec::new(),
+        relations: None,
+    };
     // dpkg writes them in small letters.
     let is_plain = |text: &str| !text.is_empty() && !text.contains(char::is_whitespace);
     let is_usual = is_plain(&control.name) && is_plain(&control.version) && is_plain(&control.arch);
     if !is_usual || control.name.contains(|c: char| c.is_ascii_uppercase()) {
         return None;
     }
-    control.installed_size = size.parse().unwrap_or(0);
+    if has_plain_lines(text) {
+        control.relations = relations_in(&fields);
+    }
     Some(control)
+}
+
+/// Names in small letters, each with its value, the lines of which are joined by newlines. `None`: it is no paragraph.
+fn fields(text: &str) -> Option<Vec<(String, String)>> {
+    let mut fields: Vec<(String, String)> = Vec::new();
+    for line in text.trim_end().lines() {
+        // A second paragraph, or a comment.
+        if line.trim().is_empty() || line.starts_with('#') {
+            return None;
+        }
+        if line.starts_with([' ', '\t']) {
+            if let Some((_, value)) = fields.last_mut() {
+                value.push('\n');
+                value.push_str(line);
+            }
+            continue;
+        }
+        let (name, value) = line.split_once(':')?;
+        fields.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+    }
+    Some(fields)
+}
+
+/// Whether its lines are those that dpkg reads, too.
+fn has_plain_lines(text: &str) -> bool {
+    let is_odd = |byte: u8| byte.is_ascii_control() && byte != b'\n' && byte != b'\t';
+    text.ends_with('\n') && !text.bytes().any(is_odd) && !text.starts_with([' ', '\t'])
+}
+
+/// Fields that dpkg keeps without a look at what they say.
+const FREE_TEXT: [&str; 17] = [
+    "bugs",
+    "built-using",
+    "description",
+    "homepage",
+    "installed-size",
+    "license",
+    "maintainer",
+    "origin",
+    "original-maintainer",
+    "priority",
+    "section",
+    "source",
+    "static-built-using",
+    "tag",
+    "url",
+    "vcs-git",
+    "vendor",
+];
+
+fn relations_in(fields: &[(String, String)]) -> Option<Relations> {
+    let mut relations = Relations::default();
+    for (position, (name, value)) in fields.iter().enumerate() {
+        // dpkg refuses a field that is there twice, and at the end of the file one that is empty.
+        if value.is_empty() || fields.iter().skip(position + 1).any(|(other, _)| other == name) {
+            return None;
+        }
+        let (kept, is_plain) = match name.as_str() {
+            "package" => (None, relations::is_name(value)),
+            "version" => (None, relations::is_version(value)),
+            "architecture" => (None, relations::is_name(value)),
+            "multi-arch" => (None, matches!(value.as_str(), "no" | "foreign" | "allowed")),
+            "essential" | "protected" => (None, value == "no"),
+            "pre-depends" => (
+                Some(&mut relations.pre_depends),
+                relations::clauses(value).is_some(),
+            ),
+            "depends" => (Some(&mut relations.depends), relations::clauses(value).is_some()),
+            "conflicts" => (Some(&mut relations.conflicts), relations::atoms(value).is_some()),
+            "breaks" => (Some(&mut relations.breaks), relations::atoms(value).is_some()),
+            "provides" => (
+                Some(&mut relations.provides),
+                relations::provided(value).is_some(),
+            ),
+            "replaces" => (None, relations::atoms(value).is_some()),
+            "recommends" | "suggests" | "enhances" => (None, relations::clauses(value).is_some()),
+            other => (None, FREE_TEXT.contains(&other)),
+        };
+        if !is_plain {
+            return None;
+        }
+        if let Some(kept) = kept {
+            kept.clone_from(value);
+        }
+    }
+    Some(relations)
 }
 
 /// dpkg shows no epoch of 0. `None`: not a version as it is usually written.
@@ -145,6 +245,7 @@ mod tests {
             arch: "amd64".into(),
             installed_size: 12,
             conffiles: ["/etc/app.conf", "/etc/old name.conf"].map(PathBuf::from).into(),
+            relations: Some(Relations::default()),
         };
         assert_eq!(read(&archive(&files)), Some(expected.clone()));
         let bare = Control {

@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
+use super::stanzas::Stanzas;
 use crate::host::packages::APPLICATION_MARK;
 use crate::host::{InstalledPackage, InstalledPackages};
 
@@ -52,6 +53,13 @@ pub fn read(admin: &Path) -> io::Result<Database> {
     Ok(database)
 }
 
+/// The status file of the database in `admin`; `None` if that is not all of the database.
+pub fn status_alone(admin: &Path) -> io::Result<Option<BufReader<File>>> {
+    let status = File::open(admin.join("status"))?;
+    let is_all = pending_updates(admin)?.is_empty();
+    Ok(is_all.then(|| BufReader::with_capacity(64 * 1024, status)))
+}
+
 /// The journal's files, oldest first. Names are numbers; others (`tmp.i`) are not complete.
 fn pending_updates(admin: &Path) -> io::Result<Vec<PathBuf>> {
     let folder = match fs::read_dir(admin.join("updates")) {
@@ -75,87 +83,33 @@ fn pending_updates(admin: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(updates)
 }
 
-/// The fields of one paragraph that count. Reused for all, so that only what is kept is allocated.
-#[derive(Default)]
-struct Paragraph {
-    package: Vec<u8>,
-    status: Vec<u8>,
-    version: Vec<u8>,
-    architecture: Vec<u8>,
-    provides: Vec<u8>,
+/// Of a stanza, those that count.
+const FIELDS: [&str; 5] = ["Package", "Status", "Version", "Architecture", "Provides"];
+
+/// Merges all stanzas of `reader` into `database`. What makes no sense is passed over: a foreign
+/// stanza must not hide the others.
+pub fn scan(reader: impl BufRead, database: &mut Database) -> io::Result<()> {
+    let mut stanzas = Stanzas::new(reader, &FIELDS);
+    while stanzas.advance()? {
+        merge(&stanzas, database);
+    }
+    Ok(())
 }
 
-impl Paragraph {
-    fn field(&mut self, name: &[u8]) -> Option<&mut Vec<u8>> {
-        match name {
-            b"Package" => Some(&mut self.package),
-            b"Status" => Some(&mut self.status),
-            b"Version" => Some(&mut self.version),
-            b"Architecture" => Some(&mut self.architecture),
-            b"Provides" => Some(&mut self.provides),
-            _ => None,
-        }
-    }
-
-    fn clear(&mut self) {
-        for field in [
-            &mut self.package,
-            &mut self.status,
-            &mut self.version,
-            &mut self.architecture,
-            &mut self.provides,
-        ] {
-            field.clear();
-        }
-    }
-}
-
-/// Merges all paragraphs of `reader` into `database`. What makes no sense is passed over: a foreign
-/// paragraph must not hide the others.
-pub fn scan(mut reader: impl BufRead, database: &mut Database) -> io::Result<()> {
-    let mut paragraph = Paragraph::default();
-    let mut line = Vec::with_capacity(1024);
-    let mut in_provides = false;
-    loop {
-        line.clear();
-        let at_end = reader.read_until(b'\n', &mut line)? == 0;
-        let text = line.trim_ascii_end();
-        if text.is_empty() {
-            // The end of a paragraph.
-            merge(&paragraph, database);
-            if at_end {
-                return Ok(());
-            }
-            paragraph.clear();
-            in_provides = false;
-        } else if text[0] == b' ' || text[0] == b'\t' {
-            if in_provides {
-                paragraph.provides.extend_from_slice(text);
-            }
-        } else if let Some(colon) = text.iter().position(|byte| *byte == b':') {
-            let (name, value) = (&text[..colon], text[colon + 1..].trim_ascii());
-            in_provides = name == b"Provides";
-            if let Some(field) = paragraph.field(name) {
-                field.clear();
-                field.extend_from_slice(value);
-            }
-        }
-    }
-}
-
-fn merge(paragraph: &Paragraph, database: &mut Database) {
-    if paragraph.package.is_empty() {
+fn merge(stanza: &Stanzas<impl BufRead>, database: &mut Database) {
+    let [package, status, version, architecture, provides] = [0, 1, 2, 3, 4].map(|index| stanza.value(index));
+    if package.is_empty() {
         return;
     }
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let name = text(&paragraph.package);
-    let arch = text(&paragraph.architecture);
+    let name = text(package);
+    let arch = text(architecture);
     // Where two architectures of a package are allowed at all, they are at the same version: one entry
     // serves both. A broken one counts, one that is gone does not.
     let other_arch = database.packages.get(&name).filter(|other| other.arch != arch);
     let other_counts = other_arch.map(|other| other.broken);
     // WANT FLAG STATE
-    let mut words = paragraph.status.split(|byte| *byte == b' ');
+    let mut words = status.split(|byte| *byte == b' ');
     let is_wanted = !matches!(words.next(), Some(b"deinstall" | b"purge"));
     let reinstall = words.next() == Some(b"reinstreq");
     let state = words.next().unwrap_or_default();
@@ -190,11 +144,11 @@ fn merge(paragraph: &Paragraph, database: &mut Database) {
         None => database.broken.remove(&name),
     };
     let package = InstalledPackage {
-        version: text(&paragraph.version),
+        version: text(version),
         arch,
         broken: breakage.is_some(),
         waits: breakage == Some(Breakage::Unpacked),
-        is_application: names_in(&paragraph.provides).any(|name| name == APPLICATION_MARK.as_bytes()),
+        is_application: names_in(provides).any(|name| name == APPLICATION_MARK.as_bytes()),
     };
     database.packages.insert(name, package);
 }

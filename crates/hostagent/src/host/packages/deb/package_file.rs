@@ -1,10 +1,13 @@
 //! What a Debian package says of itself.
 
+use std::fs::File;
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use protocol::Category;
 
-use super::{QUERY_DEADLINE, archive, control};
+use super::control::Control;
+use super::{QUERY_DEADLINE, Relations, archive, control};
 use crate::host::HostError;
 use crate::host::command::{Command, Exit, Output, Overflow, last_lines};
 use crate::host::packages::{check_name, check_version};
@@ -18,6 +21,8 @@ pub struct Said {
     pub installed_size: u64,
     /// Its configuration files, as absolute paths.
     pub conffiles: Vec<PathBuf>,
+    /// `None`: not for us to read.
+    pub relations: Option<Relations>,
 }
 
 /// More than any control archive holds.
@@ -33,12 +38,7 @@ pub async fn read(file: &Path) -> Result<Said, HostError> {
         )
     };
     archive::check_whole(file).map_err(|why| not_usable(&why))?;
-    // One process, where `--show` takes three, and as many again for the configuration files.
-    let command = Command::new("dpkg-deb").arg("--ctrl-tarfile").arg(file);
-    let output = ask(command.output_cap(CONTROL_CAP, Overflow::KeepTail)).await?;
-    if output.success()
-        && let Some(control) = control::read(&output.stdout)
-    {
+    if let Some(control) = control_of(file).await? {
         check_name(&control.name).map_err(|error| not_usable(&error.message))?;
         check_version(&control.version).map_err(|error| not_usable(&error.message))?;
         return Ok(Said {
@@ -47,6 +47,7 @@ pub async fn read(file: &Path) -> Result<Said, HostError> {
             arch: control.arch,
             installed_size: control.installed_size.saturating_mul(1024),
             conffiles: control.conffiles,
+            relations: control.relations,
         });
     }
     let format = "${Package}\n${Version}\n${Architecture}\n${Installed-Size}\n";
@@ -67,7 +68,20 @@ pub async fn read(file: &Path) -> Result<Said, HostError> {
         arch,
         installed_size: size.parse::<u64>().unwrap_or(0).saturating_mul(1024),
         conffiles: conffiles(file).await?,
+        relations: None,
     })
+}
+
+/// The control archive, if it is for us to read. dpkg-deb unpacks it where it is compressed.
+async fn control_of(file: &Path) -> Result<Option<Control>, HostError> {
+    let plain = File::open(file).and_then(|file| archive::plain_control(BufReader::new(file)));
+    if let Some(control) = plain.ok().flatten().and_then(|archive| control::read(&archive)) {
+        return Ok(Some(control));
+    }
+    // One process, where `--show` takes three, and as many again for the configuration files.
+    let command = Command::new("dpkg-deb").arg("--ctrl-tarfile").arg(file);
+    let output = ask(command.output_cap(CONTROL_CAP, Overflow::KeepTail)).await?;
+    Ok(output.success().then(|| control::read(&output.stdout)).flatten())
 }
 
 /// Its configuration files, as absolute paths.

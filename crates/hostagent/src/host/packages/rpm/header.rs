@@ -8,7 +8,11 @@ use std::io::{self, Read};
 
 use sha2::{Digest, Sha256};
 
+use crate::state_file::hex;
+
 const LEAD: usize = 96;
+/// Of the payload, at a time.
+const BUFFER: usize = 64 * 1024;
 /// What a header begins with, its version included.
 const HEADER_MAGIC: [u8; 4] = [0x8E, 0xAD, 0xE8, 0x01];
 const INTRO: usize = 16;
@@ -28,10 +32,15 @@ const SIZE: u32 = 1009;
 const ARCH: u32 = 1022;
 const SOURCE_RPM: u32 = 1044;
 const LONG_SIZE: u32 = 5009;
+const PAYLOAD_DIGEST: u32 = 5092;
+const PAYLOAD_DIGEST_ALGORITHM: u32 = 5093;
+/// As OpenPGP numbers them (RFC 9580, 9.5).
+const SHA256: u64 = 8;
 
 const INT32: u32 = 4;
 const INT64: u32 = 5;
 const STRING: u32 = 6;
+const STRINGS: u32 = 8;
 
 /// What the header of a binary package says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +51,27 @@ pub struct Header {
     pub arch: String,
     /// Bytes of all its files.
     pub size: u64,
+    /// Lower-case hex, of all that follows the header in the file, if the package says so.
+    pub payload_sha256: Option<String>,
+}
+
+impl Header {
+    /// Whether `payload`, to its end, is what the header says. It is not if the header does not say.
+    pub fn is_of(&self, mut payload: impl Read) -> io::Result<bool> {
+        let Some(wanted) = &self.payload_sha256 else {
+            return Ok(false);
+        };
+        let mut digest = Sha256::new();
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            match payload.read(&mut buffer) {
+                Ok(0) => return Ok(hex(&digest.finalize()) == *wanted),
+                Ok(count) => digest.update(&buffer[..count]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
 }
 
 /// Reads it, if its digest fits. `None`: this is for rpm to say.
@@ -61,10 +91,7 @@ pub fn read(mut package: impl Read) -> io::Result<Option<Header>> {
     let Some(header) = section(&mut package)? else {
         return Ok(None);
     };
-    let found: String = Sha256::digest(&header.bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let found = hex(&Sha256::digest(&header.bytes));
     match signature.text(SHA256_OF_HEADER) {
         Some(wanted) if wanted == found => Ok(header.said()),
         Some(_) | None => Ok(None),
@@ -113,7 +140,16 @@ impl Section {
             version,
             arch: self.text(ARCH)?.to_owned(),
             size: self.number(size)?,
+            payload_sha256: self.payload_sha256(),
         })
+    }
+
+    fn payload_sha256(&self) -> Option<String> {
+        let is_sha256 = self.number(PAYLOAD_DIGEST_ALGORITHM)? == SHA256;
+        match self.entry(PAYLOAD_DIGEST)? {
+            (STRINGS, value) if is_sha256 => c_string(value).map(str::to_owned),
+            _ => None,
+        }
     }
 
     /// Type and value of each entry with this tag.
@@ -142,10 +178,7 @@ impl Section {
 
     fn text(&self, tag: u32) -> Option<&str> {
         match self.entry(tag)? {
-            (STRING, value) => {
-                let end = value.iter().position(|byte| *byte == 0)?;
-                std::str::from_utf8(&value[..end]).ok()
-            }
+            (STRING, value) => c_string(value),
             _ => None,
         }
     }
@@ -157,6 +190,12 @@ impl Section {
             _ => None,
         }
     }
+}
+
+/// The first one of `bytes`.
+fn c_string(bytes: &[u8]) -> Option<&str> {
+    let end = bytes.iter().position(|byte| *byte == 0)?;
+    std::str::from_utf8(&bytes[..end]).ok()
 }
 
 fn number(bytes: &[u8], at: usize) -> Option<u32> {
@@ -229,11 +268,36 @@ mod tests {
             version: "2:1.0-1".into(),
             arch: "noarch".into(),
             size: 256,
+            payload_sha256: None,
         };
         assert_eq!(read(&*package(WELL)).unwrap(), Some(expected));
         let without_epoch: Vec<_> = WELL.iter().filter(|entry| entry.0 != EPOCH).copied().collect();
         let read_back = read(&*package(&without_epoch)).unwrap().unwrap();
         assert_eq!(read_back.version, "1.0-1");
+    }
+
+    #[test]
+    fn a_payload_is_that_of_its_header_to_the_last_byte() {
+        let digest = hex(&Sha256::digest(b"payload")) + "\0";
+        let with = |algorithm: &'static [u8], kind, digest: &str| {
+            let mut entries = WELL.to_vec();
+            entries.push((PAYLOAD_DIGEST_ALGORITHM, INT32, algorithm));
+            entries.push((PAYLOAD_DIGEST, kind, digest.as_bytes()));
+            package(&entries)
+        };
+        let is_of = |header: &[u8], payload: &str| {
+            let bytes = [header, payload.as_bytes()].concat();
+            let mut package = &*bytes;
+            read(&mut package).unwrap().unwrap().is_of(package).unwrap()
+        };
+        let well = with(&[0, 0, 0, 8], STRINGS, &digest);
+        assert!(is_of(&well, "payload"));
+        for other in ["", "payloa", "payload ", "Payload"] {
+            assert!(!is_of(&well, other), "{other}");
+        }
+        assert!(!is_of(&with(&[0, 0, 0, 1], STRINGS, &digest), "payload"));
+        assert!(!is_of(&with(&[0, 0, 0, 8], STRING, &digest), "payload"));
+        assert!(!is_of(&package(WELL), "payload"));
     }
 
     #[test]
