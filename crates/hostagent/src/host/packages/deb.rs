@@ -166,7 +166,7 @@ impl Deb {
         run_in_turn(removal, (!files.is_empty()).then_some(install), doing).await
     }
 
-    /// Whether dpkg would surely take all of it: then its dry run need not be asked. `false` says nothing.
+    /// Whether dpkg, and apt, would surely take all of it: then no dry run need be asked. `false` says nothing.
     async fn surely_fits(&self, transaction: &Transaction) -> bool {
         let arriving: Option<Vec<Arriving>> = transaction.install.iter().map(arriving).collect();
         let Some(arriving) = arriving.filter(|_| transaction.remove.is_empty()) else {
@@ -349,8 +349,8 @@ impl Packages for Deb {
         }
         let doing = format!("dry run of {}", describe(&transaction));
         match self.root.is_host() {
+            _ if self.surely_fits(&transaction).await => Ok(()),
             true => self.check_removals(&transaction).await,
-            false if self.surely_fits(&transaction).await => Ok(()),
             false => self.run_dpkg(&transaction, &["--no-act"], &doing).await,
         }
     }

@@ -1,8 +1,9 @@
 //! Whether packages surely fit in beside those that are installed.
 //!
-//! An accelerator of dpkg's dry run, and never its judge: it says that dpkg would take them all, or it says nothing.
-//! What dpkg looks at: `Conflicts` and `Breaks` in both directions, also with the versions that are about to be replaced,
-//! and `Pre-Depends`, when it unpacks; `Depends` only when it configures, its dry run not at all.
+//! An accelerator of dpkg's dry run and of apt's, and never their judge: it says that they would take them all, or it says
+//! nothing. What dpkg looks at: `Conflicts` and `Breaks` in both directions, also with the versions that are about to be
+//! replaced, and `Pre-Depends`, when it unpacks; `Depends` only when it configures, its dry run not at all. apt looks at what
+//! installed packages need of a version that is replaced, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead};
@@ -40,7 +41,7 @@ pub fn surely_fit(arriving: &[Arriving<'_>], status: impl BufRead, native: &str)
 }
 
 /// In the order in which they are taken out of a stanza.
-const FIELDS: [&str; 7] = [
+const FIELDS: [&str; 9] = [
     "Package",
     "Status",
     "Version",
@@ -48,6 +49,8 @@ const FIELDS: [&str; 7] = [
     "Provides",
     "Conflicts",
     "Breaks",
+    "Depends",
+    "Pre-Depends",
 ];
 
 struct Newcomer<'a> {
@@ -134,6 +137,18 @@ impl<'a> Batch<'a> {
         })
     }
 
+    /// Whether every name in this `Depends` of an installed package is met by the one to come, if it is the name of one.
+    fn keeps(&self, depends: &str) -> bool {
+        depends.split([',', '|']).all(|text| {
+            let name = text.trim().split([' ', '(', ':']).next().unwrap_or_default();
+            let Some(newcomer) = self.newcomers.get(name) else {
+                return true;
+            };
+            relations::atoms(text)
+                .is_some_and(|atoms| atoms.iter().all(|atom| atom.takes(newcomer.package.version)))
+        })
+    }
+
     /// Whether a package `name` that excludes these can't be beside those to come. Nothing excludes itself.
     fn excludes(&self, name: &str, excluded: &[Atom<'_>]) -> bool {
         let others = self
@@ -217,11 +232,22 @@ fn look_at(stanza: &Stanzas<impl BufRead>, batch: &Batch<'_>, native: &str) -> O
     if !is_native(arch, native) || !relations::is_name(name) || batch.excludes(name, &excludes) {
         return None;
     }
-    if let Some(Newcomer { package, .. }) = newcomer {
-        let is_older = compare_versions(Family::Deb, package.version, version).is_lt();
-        if want != "install" || arch != package.arch || !relations::is_version(version) || is_older {
-            return None;
+    match newcomer {
+        Some(newcomer) => {
+            let package = &newcomer.package;
+            let is_older = compare_versions(Family::Deb, package.version, version).is_lt();
+            let provides_less = !provides.iter().all(|atom| newcomer.provides.contains(atom));
+            if want != "install"
+                || arch != package.arch
+                || !relations::is_version(version)
+                || is_older
+                || provides_less
+            {
+                return None;
+            }
         }
+        None if batch.keeps(field(7)?) && batch.keeps(field(8)?) => {}
+        None => return None,
     }
     let matters = |name: &str| batch.of_interest.contains(name);
     if !matters(name) && !provides.iter().any(|provided| matters(provided.name)) {

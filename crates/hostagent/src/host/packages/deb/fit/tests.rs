@@ -199,6 +199,56 @@ fn only_what_is_plainly_so_is_said_to_fit() {
             stanza("lib", "1", USUAL, "Provides: mta\n"),
             true,
         ),
+        // What others need of a version that goes.
+        (
+            "",
+            None,
+            stanza("app", "1", USUAL, "") + "\n" + &stanza("lib", "1", USUAL, "Depends: x, app (>= 1)\n"),
+            true,
+        ),
+        (
+            "",
+            None,
+            stanza("app", "1", USUAL, "") + "\n" + &stanza("lib", "1", USUAL, "Depends: x,\n app (<< 2)\n"),
+            false,
+        ),
+        (
+            "",
+            None,
+            stanza("app", "1", USUAL, "") + "\n" + &stanza("lib", "1", USUAL, "Depends: x | app(= 1)\n"),
+            false,
+        ),
+        (
+            "",
+            None,
+            stanza("app", "1", USUAL, "") + "\n" + &stanza("lib", "1", USUAL, "Pre-Depends: app (= 1)\n"),
+            false,
+        ),
+        (
+            "",
+            Some(""),
+            stanza("app", "1", USUAL, "") + "\n" + &stanza("lib", "1", USUAL, "Depends: app (= 1)\n"),
+            true,
+        ),
+        (
+            "Depends: lib (= 2)\n",
+            Some("Depends: app (= 1)\n"),
+            stanza("app", "1", USUAL, ""),
+            false,
+        ),
+        (
+            "Provides: mta\n",
+            None,
+            stanza("app", "1", USUAL, "Provides: mta\n"),
+            true,
+        ),
+        ("", None, stanza("app", "1", USUAL, "Provides: mta\n"), false),
+        (
+            "Provides: mta (= 2)\n",
+            None,
+            stanza("app", "1", USUAL, "Provides: mta (= 1)\n"),
+            false,
+        ),
         // What dpkg has to judge in any case.
         ("", None, stanza("app", "1", USUAL, ""), true),
         ("", None, stanza("app", "2", USUAL, ""), true),
