@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Context;
 use protocol::{AppName, Apps};
 use serde::{Deserialize, Serialize};
 
@@ -57,8 +56,12 @@ pub struct Guard {
 
 impl Guard {
     pub fn new(state_dir: &Path, host: &Host) -> Self {
+        let is_armed = file(state_dir).path().exists();
+        if !is_armed {
+            put_away_unit(&*host.services);
+        }
         Self {
-            armed: AtomicBool::new(file(state_dir).path().exists()),
+            armed: AtomicBool::new(is_armed),
             state_dir: state_dir.to_owned(),
             services: host.services.clone(),
         }
@@ -100,9 +103,9 @@ impl Guard {
     /// The master has heard how the upgrade ended.
     pub fn stand_down(&self) {
         if self.armed.swap(false, Ordering::Relaxed)
-            && let Err(error) = call_off(&self.state_dir)
+            && let Err(error) = call_off(&self.state_dir, &*self.services)
         {
-            tracing::warn!(error = %format!("{error:#}"), "the guard of the agent's own upgrade can't be called off; trying again");
+            tracing::warn!(%error, "the guard of the agent's own upgrade can't be called off; trying again");
             self.armed.store(true, Ordering::Relaxed);
         }
     }
@@ -134,10 +137,19 @@ impl Guard {
 }
 
 /// The upgrade is over: the guard ends, and none starts at boot.
-pub fn call_off(state_dir: &Path) -> anyhow::Result<()> {
-    // The file last: as long as there is one, this is tried again.
-    unit::remove().context("can't remove its unit")?;
-    Ok(file(state_dir).remove()?)
+pub fn call_off(state_dir: &Path, services: &dyn Services) -> Result<(), StateFileError> {
+    file(state_dir).remove()?;
+    put_away_unit(services);
+    Ok(())
+}
+
+/// Without an upgrade that is watched, its unit does nothing at boot; but it stands in the way of agents that make it anew.
+pub fn put_away_unit(services: &dyn Services) {
+    if services.has_unit_files()
+        && let Err(error) = unit::remove()
+    {
+        tracing::debug!(%error, "the unit of the guard stays");
+    }
 }
 
 fn copy_program(folder: &Path) -> std::io::Result<PathBuf> {

@@ -42,6 +42,7 @@ pub async fn guard(settings: Settings) -> anyhow::Result<Exit> {
     loop {
         let Some(watched) = file.peek()? else {
             tracing::info!("the agent's upgrade was reported; the guard ends");
+            forget_unit(&context).await;
             return Ok(Exit::Ok);
         };
         if is_under_way(&context, &watched).await {
@@ -168,14 +169,28 @@ async fn bring_back(context: &Context, watched: &Watched, waited: Duration) -> a
         }
     };
     // Only now: until it is done, a guard that starts at boot has to do it.
-    if result.is_ok() {
-        guard::call_off(&context.state_dir)?;
-    }
+    let called_off = match &result {
+        Ok(()) => guard::call_off(&context.state_dir, &*context.host.services),
+        Err(_) => Ok(()),
+    };
     // Whichever agent is there now: one that may work is better than none.
     context.host.services.start(SELF_APP).await?;
+    called_off?;
+    if result.is_ok() {
+        forget_unit(context).await;
+    }
     result.context("the previous agent could not be brought back")?;
     tracing::info!(version = %before.version, "the previous agent was brought back");
     Ok(Exit::Ok)
+}
+
+/// An agent that was gone back to makes a unit of the same name in its own way, which systemd refuses as long as it
+/// knows this one.
+async fn forget_unit(context: &Context) {
+    guard::put_away_unit(&*context.host.services);
+    if let Err(error) = context.host.services.reread_units().await {
+        tracing::debug!(%error, "systemd still knows the unit of the guard");
+    }
 }
 
 async fn take_lock(state_dir: &Path) -> anyhow::Result<Lock> {

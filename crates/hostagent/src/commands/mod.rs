@@ -105,7 +105,7 @@ enum Command {
     /// Watches over an upgrade of the agent; the agent starts it by itself.
     #[command(hide = true)]
     Guard,
-    /// Starts hooks, health checks and SysV scripts outside the agent's sandbox; the agent starts it by itself.
+    /// Starts hooks and health checks outside the agent's sandbox; the agent starts it by itself.
     #[command(hide = true)]
     RunHooks,
     /// Checks the settings, and prints each with where it comes from. Secrets are not shown.

@@ -16,14 +16,15 @@ pub fn open(settings: &Settings, state_dir: &Path) -> Result<Host, HostError> {
         PackageFamily::Auto => None,
         PackageFamily::Fixed(family) => Some(family),
     };
+    let runner = Runner::of(&root);
     let packages = packages::detect(
         &root,
         packages::Options {
             family,
+            runner: runner.clone(),
             ..packages::Options::default()
         },
     )?;
-    let runner = Runner::of(&root);
     let services = services::detect(&root, runner.as_ref());
     let app_config = Arc::new(Contracts::new(root, services.clone(), state_dir).runner(runner));
     Ok(Host {

@@ -32,6 +32,7 @@ impl World {
         let options = Options {
             family: Some(hosts(family)),
             deadline,
+            ..Options::default()
         };
         let packages = packages::detect(&Root::new(sandbox.root()), options).unwrap();
         Self {

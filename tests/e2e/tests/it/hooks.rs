@@ -20,6 +20,7 @@ case "$1" in
         touch /run/hook.setuid; chmod 4755 /run/hook.setuid
         echo $$ > /run/hook.pid
         while [ -e /run/hold ]; do sleep 0.1; done
+        [ ! -e /run/nap ] || sleep 4
         printf '%s\n' "$2" > /etc/app.conf
         ;;
     --get-services) echo app ;;
@@ -44,7 +45,7 @@ async fn a_hook_may_do_what_the_agent_may_not_and_nobody_reads_its_config() {
         return;
     }
     let mut world = World::new().await.unwrap();
-    let (host, id) = world.managed_host("").await.unwrap();
+    let (mut host, id) = world.managed_host("").await.unwrap();
     let app = app_that_runs("app", "1.0", "exec sleep 1000000")
         .file("/opt/pf9/app/config", 0o755, HOOK)
         .conffile("/etc/app.conf", "{}\n");
@@ -136,6 +137,16 @@ async fn a_hook_may_do_what_the_agent_may_not_and_nobody_reads_its_config() {
     assert!(host.machine.sh("cat /etc/app.conf").unwrap().contains("another"));
     host.until(&format!("! {HOOKS_UNITS}")).await.unwrap();
     host.start_agent().unwrap();
+    let answer = world.answer(&host, &id, &message).await.unwrap();
+    assert_eq!(answer.state(), "ok", "{}\n{}", answer.message, host.log());
+
+    // So does one whose host is shut down, and what it has set is not taken for a failure.
+    host.machine.sh("touch /run/nap; rm /run/hook.pid").unwrap();
+    let config = json!({"app": {"password": "the last"}});
+    let message = world.set_config(&id, &desired(&url, &config)).await.unwrap();
+    host.until("[ -s /run/hook.pid ]").await.unwrap();
+    host.reboot().unwrap();
+    assert!(host.machine.sh("cat /etc/app.conf").unwrap().contains("the last"));
     let answer = world.answer(&host, &id, &message).await.unwrap();
     assert_eq!(answer.state(), "ok", "{}\n{}", answer.message, host.log());
 }

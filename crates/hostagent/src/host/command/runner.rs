@@ -1,4 +1,4 @@
-//! Children outside the agent's sandbox: hooks, health checks and SysV scripts may need whatever their application
+//! Children outside the agent's sandbox: hooks and health checks may need whatever their application
 //! needs, so that the agent's own unit could take nothing away from itself if they ran there.
 //!
 //! A runner is a process of the agent's own program, in a transient unit of its own. The agent hands it a socket for each
@@ -36,7 +36,7 @@ use crate::host::Root;
 
 /// A runner without a child ends after that time.
 const IDLE: Duration = Duration::from_secs(60);
-/// A runner that has not taken a child by then never will.
+/// A child that no runner has taken by then never will be.
 const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 /// What a runner says as soon as it has read what it is asked for.
 const TAKEN: u8 = b'!';
@@ -52,10 +52,8 @@ pub struct Runner {
 #[derive(Debug)]
 struct AtWork {
     unit: String,
-    /// It ends when this is closed.
-    control: OwnedFd,
-    /// A clone for each child.
-    children: Arc<()>,
+    /// It ends when this is closed. A clone is with each child.
+    control: Arc<OwnedFd>,
     used: Instant,
 }
 
@@ -63,14 +61,19 @@ struct AtWork {
 struct Taken {
     unit: String,
     socket: UnixStream,
-    _child: Arc<()>,
+    _control: Arc<OwnedFd>,
 }
 
 /// Why a child was not even started.
+#[derive(Debug, thiserror::Error)]
 enum NotTaken {
-    /// The runner had ended, unnoticed.
+    #[error("its runner, {0}, ended at once: `journalctl -u {0}` says why")]
     Gone(String),
+    #[error("no runner takes it within {TAKEN_WITHIN:?}: look at `systemctl list-units 'hostagent-hooks-*'`")]
+    Late,
+    #[error(transparent)]
     Manager(ManagerError),
+    #[error("no socket for its runner: {0}")]
     Io(io::Error),
 }
 
@@ -90,64 +93,73 @@ impl Runner {
 
     /// `None`: this systemd is too old for it.
     pub(super) async fn run(self: &Arc<Self>, command: &Command) -> Result<Option<Ended>, CommandError> {
-        let io = |source| CommandError::Io {
+        let lost = |why: String| CommandError::Io {
             command: command.to_string(),
-            source,
+            source: io::Error::other(why),
         };
-        let mut taken = self.taken(command).await;
-        if let Err(NotTaken::Gone(unit)) = &taken {
-            tracing::info!(%unit, "the runner of hooks has ended; starting another");
-            taken = self.taken(command).await;
-        }
-        let mut taken = match taken {
+        let mut taken = match self.taken_in_time(command).await {
             Ok(taken) => taken,
             Err(NotTaken::Manager(ManagerError::Unsupported(why))) => {
                 tracing::warn!(%why, "systemd takes no units of ours; hooks and checks run in the agent's sandbox");
                 return Ok(None);
             }
-            Err(NotTaken::Manager(error)) => return Err(error.about(&command.to_string())),
-            Err(NotTaken::Io(error)) => return Err(io(error)),
-            Err(NotTaken::Gone(unit)) => {
-                let why = format!("its unit {unit} ended at once: `journalctl -u {unit}` says why");
-                return Err(io(io::Error::other(why)));
-            }
+            Err(error) => return Err(lost(error.to_string())),
         };
+        let unit = taken.unit;
         let longest = command.deadline.saturating_add(2 * AFTER_KILL);
         let why = match tokio::time::timeout(longest, wire::answered(&mut taken.socket)).await {
             Ok(Ok(ended)) => return Ok(Some(ended)),
-            Ok(Err(error)) => format!("its runner, {}, has ended ({error})", taken.unit),
-            Err(_) => format!("its runner, {}, does not answer", taken.unit),
+            Ok(Err(error)) if error.kind() != io::ErrorKind::InvalidData => {
+                // Whoever killed the runner may have left its children.
+                self.start.kill(&unit).await;
+                format!("its runner, {unit}, has ended ({error})")
+            }
+            Ok(Err(error)) => format!("its runner, {unit}, is not to be understood: {error}"),
+            Err(_) => format!("its runner, {unit}, does not answer"),
         };
-        // Whoever killed the runner may have left the child.
-        self.let_go(&taken.unit).await;
-        self.start.kill(&taken.unit).await;
-        Err(io(io::Error::other(why)))
+        self.let_go(&unit).await;
+        Err(lost(why))
+    }
+
+    /// Hands `command` to a runner. One that has ended unnoticed is replaced, once.
+    async fn taken_in_time(self: &Arc<Self>, command: &Command) -> Result<Taken, NotTaken> {
+        let taken = async {
+            match self.taken(command).await {
+                Err(NotTaken::Gone(unit)) => {
+                    tracing::info!(%unit, "the runner of hooks has ended; starting another");
+                    self.taken(command).await
+                }
+                taken => taken,
+            }
+        };
+        tokio::time::timeout(TAKEN_WITHIN, taken)
+            .await
+            .unwrap_or_else(|_| {
+                // Unless somebody else is at it.
+                if let Ok(mut at_work) = self.at_work.try_lock() {
+                    *at_work = None;
+                }
+                Err(NotTaken::Late)
+            })
     }
 
     /// Hands `command` to the runner, which is started if there is none.
     async fn taken(self: &Arc<Self>, command: &Command) -> Result<Taken, NotTaken> {
-        let (unit, socket, child) = self.socket().await?;
-        let mut socket = UnixStream::from_std(socket).map_err(NotTaken::Io)?;
-        let taken = async {
-            wire::ask(&mut socket, command).await?;
-            socket.read_u8().await
+        let mut taken = self.socket().await?;
+        let answer = async {
+            wire::ask(&mut taken.socket, command).await?;
+            taken.socket.read_u8().await
         };
-        let why = match tokio::time::timeout(TAKEN_WITHIN, taken).await {
-            Ok(Ok(_)) => {
-                return Ok(Taken {
-                    unit,
-                    socket,
-                    _child: child,
-                });
+        match answer.await {
+            Ok(_) => Ok(taken),
+            Err(_) => {
+                self.let_go(&taken.unit).await;
+                Err(NotTaken::Gone(taken.unit))
             }
-            Ok(Err(_)) => NotTaken::Gone(unit.clone()),
-            Err(_) => NotTaken::Io(io::Error::other(format!("its runner, {unit}, does not take it"))),
-        };
-        self.let_go(&unit).await;
-        Err(why)
+        }
     }
 
-    /// The next child is for another runner.
+    /// The next child is for another runner. This one ends with the last that it has.
     async fn let_go(&self, unit: &str) {
         let mut at_work = self.at_work.lock().await;
         if at_work.as_ref().is_some_and(|known| known.unit == unit) {
@@ -156,7 +168,7 @@ impl Runner {
     }
 
     /// A socket whose other end the runner has.
-    async fn socket(self: &Arc<Self>) -> Result<(String, StdStream, Arc<()>), NotTaken> {
+    async fn socket(self: &Arc<Self>) -> Result<Taken, NotTaken> {
         let mut at_work = self.at_work.lock().await;
         let known = match at_work.take() {
             Some(known) => known,
@@ -165,6 +177,7 @@ impl Runner {
         let known = at_work.insert(known);
         let (ours, theirs) = StdStream::pair().map_err(NotTaken::Io)?;
         ours.set_nonblocking(true).map_err(NotTaken::Io)?;
+        let ours = UnixStream::from_std(ours).map_err(NotTaken::Io)?;
         if let Err(error) = hand_over(known.control.as_fd(), theirs.as_fd()) {
             tracing::debug!(unit = %known.unit, %error, "the runner of hooks takes nothing");
             let unit = std::mem::take(&mut known.unit);
@@ -172,7 +185,11 @@ impl Runner {
             return Err(NotTaken::Gone(unit));
         }
         known.used = Instant::now();
-        Ok((known.unit.clone(), ours, known.children.clone()))
+        Ok(Taken {
+            unit: known.unit.clone(),
+            socket: ours,
+            _control: known.control.clone(),
+        })
     }
 
     async fn started(self: &Arc<Self>) -> Result<AtWork, ManagerError> {
@@ -188,8 +205,7 @@ impl Runner {
         tokio::spawn(end_when_idle(Arc::downgrade(self), unit.clone()));
         Ok(AtWork {
             unit,
-            control: ours.into(),
-            children: Arc::default(),
+            control: Arc::new(ours.into()),
             used: Instant::now(),
         })
     }
@@ -202,7 +218,7 @@ async fn end_when_idle(runner: Weak<Runner>, unit: String) {
         let mut at_work = runner.at_work.lock().await;
         match at_work.as_ref() {
             Some(known) if known.unit == unit => {
-                if Arc::strong_count(&known.children) == 1 && known.used.elapsed() >= IDLE {
+                if Arc::strong_count(&known.control) == 1 && known.used.elapsed() >= IDLE {
                     *at_work = None;
                     return;
                 }
@@ -212,7 +228,7 @@ async fn end_when_idle(runner: Weak<Runner>, unit: String) {
     }
 }
 
-/// Sends `socket` over `control`, with one byte.
+/// Sends `socket` over `control`, with one byte. A runner that takes nothing is not waited for.
 fn hand_over(control: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> rustix::io::Result<()> {
     let sockets = [socket];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -222,7 +238,7 @@ fn hand_over(control: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> rustix::io::Res
         control,
         &[IoSlice::new(&[0])],
         &mut ancillary,
-        SendFlags::NOSIGNAL,
+        SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
     )
     .map(drop)
 }

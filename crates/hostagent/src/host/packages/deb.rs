@@ -12,9 +12,9 @@ use tokio::sync::OnceCell;
 use super::cache::{Cache, Stamp};
 use super::runs::{self, ask, run, run_in_turn};
 use super::{
-    ROOT_VARIABLE, check_name, check_path, check_words, describe, newest_satisfying, no_repositories,
+    Options, ROOT_VARIABLE, check_name, check_path, check_words, describe, newest_satisfying, no_repositories,
 };
-use crate::host::command::{Command, Overflow, OwnUnits};
+use crate::host::command::{Command, Overflow, OwnUnits, Runner};
 use crate::host::{
     EarlierRuns, Family, HostError, InstalledPackages, PackageFile, Packages, Root, Source, Transaction,
 };
@@ -50,6 +50,7 @@ pub struct Deb {
     deadline: Duration,
     cache: Cache<Snapshot>,
     units: Option<Arc<OwnUnits>>,
+    runner: Option<Arc<Runner>>,
     native_arch: OnceCell<String>,
 }
 
@@ -60,13 +61,14 @@ pub(super) fn has_packages(root: &Root) -> bool {
 
 impl Deb {
     /// `deadline`: for one run of dpkg or apt, maintainer scripts included.
-    pub fn new(root: Root, deadline: Duration) -> Self {
+    pub fn new(root: Root, options: Options) -> Self {
         let admin = root.join(ADMIN_FOLDER);
         Self {
             units: OwnUnits::of(&root),
+            runner: options.runner,
             root,
             admin,
-            deadline,
+            deadline: options.deadline,
             cache: Cache::empty(),
             native_arch: OnceCell::new(),
         }
@@ -292,7 +294,7 @@ impl Packages for Deb {
         }
         let apt_cache = Command::new("apt-cache")
             .args(["madison", "--", package])
-            .in_unit(self.units.as_ref())
+            .by_runner(self.runner.as_ref())
             .deadline(QUERY_DEADLINE);
         let output = run(apt_cache, &format!("looking for {package}")).await?;
         let offered = madison_versions(&output.stdout_text(), package);

@@ -11,6 +11,7 @@ use std::time::Duration;
 use protocol::satisfied::version_satisfied;
 use protocol::{AppName, Category};
 
+use super::command::Runner;
 use super::{Family, HostError, Packages, Root, Source, Transaction};
 
 mod cache;
@@ -32,12 +33,14 @@ pub const ROOT_VARIABLE: &str = "BACKBONE_ROOT";
 const APPLICATION_MARK: &str = "pf9app";
 
 /// What an operator may say about the package manager.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// `None`: detected.
     pub family: Option<Family>,
     /// For one run of the package manager, maintainer scripts included. Then its process group is killed.
     pub deadline: Duration,
+    /// Starts what only looks into repositories; `None`: the agent does.
+    pub runner: Option<Arc<Runner>>,
 }
 
 impl Default for Options {
@@ -45,6 +48,7 @@ impl Default for Options {
         Self {
             family: None,
             deadline: Duration::from_secs(15 * 60),
+            runner: None,
         }
     }
 }
@@ -57,8 +61,8 @@ pub fn detect(root: &Root, options: Options) -> Result<Arc<dyn Packages>, HostEr
         None => detect_family(root)?,
     };
     Ok(match family {
-        Family::Deb => Arc::new(Deb::new(root.clone(), options.deadline)),
-        Family::Rpm => Arc::new(Rpm::new(root.clone(), options.deadline)),
+        Family::Deb => Arc::new(Deb::new(root.clone(), options)),
+        Family::Rpm => Arc::new(Rpm::new(root.clone(), options)),
     })
 }
 

@@ -16,9 +16,9 @@ use super::cache::{Cache, Stamp};
 use super::messages;
 use super::runs::{self, ask, run, run_in_turn};
 use super::{
-    ROOT_VARIABLE, check_name, check_path, check_words, describe, newest_satisfying, no_repositories,
+    Options, ROOT_VARIABLE, check_name, check_path, check_words, describe, newest_satisfying, no_repositories,
 };
-use crate::host::command::{Command, Overflow, OwnUnits, last_lines};
+use crate::host::command::{Command, Overflow, OwnUnits, Runner, last_lines};
 use crate::host::{
     EarlierRuns, Family, HostError, InstalledPackages, PackageFile, Packages, Root, Source, Transaction,
 };
@@ -51,6 +51,7 @@ pub struct Rpm {
     deadline: Duration,
     cache: Cache<Snapshot>,
     units: Option<Arc<OwnUnits>>,
+    runner: Option<Arc<Runner>>,
 }
 
 /// The folder of `root` that holds an rpm database.
@@ -63,13 +64,14 @@ pub(super) fn database_folder(root: &Root) -> Option<PathBuf> {
 
 impl Rpm {
     /// `deadline`: for one run of rpm or dnf, scriptlets included.
-    pub fn new(root: Root, deadline: Duration) -> Self {
+    pub fn new(root: Root, options: Options) -> Self {
         let folder = database_folder(&root).unwrap_or_else(|| root.join(DATABASE_FOLDERS[1]));
         Self {
             units: OwnUnits::of(&root),
+            runner: options.runner,
             root,
             folder,
-            deadline,
+            deadline: options.deadline,
             cache: Cache::empty(),
         }
     }
@@ -347,7 +349,7 @@ impl Packages for Rpm {
                 let dnf = Command::new("dnf").args(["--quiet", "repoquery", "--queryformat", format, "--"]);
                 let dnf = dnf
                     .arg(package)
-                    .in_unit(self.units.as_ref())
+                    .by_runner(self.runner.as_ref())
                     .deadline(self.deadline);
                 repoquery_versions(
                     &run(dnf, &format!("looking for {package}")).await?.stdout_text(),
@@ -359,7 +361,7 @@ impl Packages for Rpm {
                     Command::new("yum").args(["--quiet", "--showduplicates", "list", "available", "--"]);
                 let yum = yum
                     .arg(package)
-                    .in_unit(self.units.as_ref())
+                    .by_runner(self.runner.as_ref())
                     .deadline(self.deadline);
                 yum_versions(
                     &run(yum, &format!("looking for {package}")).await?.stdout_text(),

@@ -18,11 +18,11 @@ pub use systemd::Systemd;
 pub use sysv::SysV;
 
 /// The init system of the host under `root`: systemd where `/` was booted with it (the test of
-/// sd_booted(3)), SysV scripts for any other host and for every sandbox. `runner` starts the scripts, if there is one.
+/// sd_booted(3)), SysV scripts for any other host and for every sandbox. `runner` starts the distribution's tools for scripts that systemd wraps, if there is one.
 pub fn detect(root: &Root, runner: Option<&Arc<Runner>>) -> Arc<dyn Services> {
     match is_systemd(root) {
         true => Arc::new(Systemd::new(root).runner(runner)),
-        false => Arc::new(SysV::new(root).runner(runner)),
+        false => Arc::new(SysV::new(root)),
     }
 }
 

@@ -63,7 +63,7 @@ impl Systemd {
         }
     }
 
-    /// Starts SysV scripts; not given: the agent does.
+    /// Starts what enables SysV scripts; not given: the agent does.
     pub fn runner(self, runner: Option<&Arc<Runner>>) -> Self {
         Self {
             sysv: self.sysv.runner(runner),

@@ -35,7 +35,6 @@ const ROOT_VARIABLE: &str = "BACKBONE_ROOT";
 /// The scripts of one host or sandbox.
 pub struct SysV {
     root: Root,
-    runner: Option<Arc<Runner>>,
     boot_links: BootLinks,
     answers: Mutex<HashMap<String, Answer>>,
 }
@@ -59,17 +58,15 @@ impl SysV {
     pub fn new(root: &Root) -> Self {
         Self {
             root: root.clone(),
-            runner: None,
             boot_links: BootLinks::new(root, None),
             answers: Mutex::default(),
         }
     }
 
-    /// Starts the scripts; not given: the agent does.
+    /// Starts what changes links; not given: the agent does.
     pub fn runner(self, runner: Option<&Arc<Runner>>) -> Self {
         Self {
             boot_links: BootLinks::new(&self.root, runner),
-            runner: runner.cloned(),
             ..self
         }
     }
@@ -136,8 +133,7 @@ impl SysV {
         let command = Command::new(self.script(service))
             .arg(action)
             .deadline(DEADLINE)
-            .output_cap(OUTPUT_CAP, Overflow::KeepTail)
-            .by_runner(self.runner.as_ref());
+            .output_cap(OUTPUT_CAP, Overflow::KeepTail);
         match self.root.is_host() {
             true => command,
             false => command.env(ROOT_VARIABLE, self.root.path()),

@@ -118,6 +118,7 @@ async fn inside() {
     let options = Options {
         family: None,
         deadline: Duration::from_secs(20),
+        ..Options::default()
     };
     let packages = packages::detect(&Root::new("/"), options).unwrap();
     assert_eq!(packages.family(), hostagent::host::Family::Deb);
@@ -212,6 +213,7 @@ async fn inside() {
     let options = Options {
         family: None,
         deadline: Duration::from_secs(5),
+        ..Options::default()
     };
     let hasty = Host {
         packages: packages::detect(&Root::new("/"), options).unwrap(),

@@ -19,6 +19,7 @@ impl Counted {
         let options = Options {
             family: Some(family),
             deadline,
+            ..Options::default()
         };
         Arc::new(Self {
             real: packages::detect(&Root::new(sandbox.root()), options).unwrap(),

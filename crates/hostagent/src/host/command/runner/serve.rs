@@ -8,17 +8,13 @@ use std::os::unix::net::UnixStream as StdStream;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use super::{TAKEN, wire};
 
-/// Serves the agent at the other end of `control`, until that is gone: then every child that still runs is killed. Told to
-/// stop, it ends as soon as no child runs.
+/// Serves the agent at the other end of `control`, until that is gone: then every child that still runs is killed.
 pub async fn serve(control: OwnedFd) -> io::Result<()> {
     let control = stream(control)?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut told_to_stop = false;
     let mut children = JoinSet::new();
     loop {
         tokio::select! {
@@ -27,10 +23,6 @@ pub async fn serve(control: OwnedFd) -> io::Result<()> {
                 None => return Ok(()),
             },
             Some(_) = children.join_next() => {}
-            _ = terminate.recv() => told_to_stop = true,
-        }
-        if told_to_stop && children.is_empty() {
-            return Ok(());
         }
     }
 }

@@ -1,6 +1,8 @@
 //! How a runner comes to be.
 
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use crate::host::command::supervise::PATH;
 use crate::host::command::unit::manager::{Manager, ManagerError, NewUnit};
@@ -12,9 +14,9 @@ pub const COMMAND: &str = "run-hooks";
 pub(super) enum Start {
     /// As a transient unit.
     Unit,
-    /// As a task of the test.
+    /// As a task of the test, which can be aborted.
     #[cfg(test)]
-    Task,
+    Task(std::sync::Mutex<Option<tokio::task::AbortHandle>>),
     /// As a process that ends at once.
     #[cfg(test)]
     Stillborn,
@@ -37,19 +39,19 @@ impl Start {
     pub async fn start(&self, unit: &str, control: OwnedFd) -> Result<(), ManagerError> {
         match self {
             Self::Unit => {
-                // Whatever an upgrade has put in its place by now, it is this very program.
-                let program = format!("/proc/{}/exe", std::process::id());
+                let program = own_program();
                 let unit = NewUnit {
                     name: unit,
-                    description: "Backbone host agent: hooks, health checks and SysV scripts".into(),
+                    description: "Backbone host agent: hooks and health checks".into(),
                     argv: vec![program, COMMAND.into()],
                     environment: vec![format!("PATH={PATH}"), "LANG=C.UTF-8".into(), "HOME=/root".into()],
                 };
                 Manager::connect().await?.start_fed(&unit, control).await
             }
             #[cfg(test)]
-            Self::Task => {
-                tokio::spawn(super::serve(control));
+            Self::Task(task) => {
+                let serving = tokio::spawn(super::serve(control));
+                *task.lock().unwrap() = Some(serving.abort_handle());
                 Ok(())
             }
             #[cfg(test)]
@@ -66,5 +68,20 @@ impl Start {
                 Ok(())
             }
         }
+    }
+}
+
+/// This very program, whatever an upgrade has put in its place by now.
+fn own_program() -> String {
+    let by_process = format!("/proc/{}/exe", std::process::id());
+    let is_same = |path: &Path| {
+        let (Ok(there), Ok(here)) = (std::fs::metadata(path), std::fs::metadata(&by_process)) else {
+            return false;
+        };
+        (there.dev(), there.ino()) == (here.dev(), here.ino())
+    };
+    match std::env::current_exe() {
+        Ok(path) if is_same(&path) => path.to_string_lossy().into_owned(),
+        _ => by_process,
     }
 }

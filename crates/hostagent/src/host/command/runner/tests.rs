@@ -6,6 +6,18 @@ use super::super::tests::{assert_ends, read_when_there, shell};
 use super::super::{Exit, Leftovers, Overflow};
 use super::*;
 
+fn runner() -> Arc<Runner> {
+    Runner::new(Start::Task(std::sync::Mutex::default()))
+}
+
+/// As when somebody kills the process.
+fn abort(runner: &Runner) {
+    let Start::Task(task) = &runner.start else {
+        panic!("no task")
+    };
+    task.lock().unwrap().as_ref().unwrap().abort();
+}
+
 async fn unit_of(runner: &Runner) -> Option<String> {
     let at_work = runner.at_work.lock().await;
     at_work.as_ref().map(|known| known.unit.clone())
@@ -13,7 +25,7 @@ async fn unit_of(runner: &Runner) -> Option<String> {
 
 #[tokio::test]
 async fn what_goes_to_a_child_and_comes_from_it_arrives_byte_for_byte() {
-    let runner = Runner::new(Start::Task);
+    let runner = runner();
     let nasty = "'; rm -rf $HOME \"`id`\"\n\\ \t*";
     let echo = Command::new("printf")
         .arg("%s|%s")
@@ -34,7 +46,7 @@ async fn what_goes_to_a_child_and_comes_from_it_arrives_byte_for_byte() {
 
 #[tokio::test]
 async fn errors_are_those_of_a_child_of_the_agent_itself() {
-    let runner = Runner::new(Start::Task);
+    let runner = runner();
     let soon = Duration::from_millis(300);
     let commands = [
         shell("echo fine; echo first >&2; echo the $0 >&2; exit 7").secret_arg("secret"),
@@ -56,7 +68,7 @@ async fn errors_are_those_of_a_child_of_the_agent_itself() {
 async fn a_child_whose_future_is_dropped_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pid");
-    let runner = Runner::new(Start::Task);
+    let runner = runner();
     let child = shell("echo $$ > \"$0\"; sleep 60")
         .arg(&file)
         .by_runner(Some(&runner));
@@ -68,7 +80,7 @@ async fn a_child_whose_future_is_dropped_is_killed() {
 
 #[tokio::test]
 async fn what_a_child_leaves_behind_stays_or_goes_as_it_was_asked() {
-    let runner = Runner::new(Start::Task);
+    let runner = runner();
     let child = |leftovers| {
         shell("sleep 60 > /dev/null 2>&1 & echo $!")
             .leftovers(leftovers)
@@ -84,7 +96,7 @@ async fn what_a_child_leaves_behind_stays_or_goes_as_it_was_asked() {
 
 #[tokio::test]
 async fn children_run_side_by_side_in_one_runner() {
-    let runner = Runner::new(Start::Task);
+    let runner = runner();
     let started = Instant::now();
     let children = (0..20).map(|n| {
         let child = shell("sleep 0.5; echo $0")
@@ -103,12 +115,11 @@ async fn children_run_side_by_side_in_one_runner() {
 
 #[tokio::test]
 async fn a_runner_that_has_ended_unnoticed_is_replaced_and_one_that_never_lives_is_an_error() {
-    let runner = Runner::new(Start::Task);
+    let runner = runner();
     shell("true").by_runner(Some(&runner)).run().await.unwrap();
     let first = unit_of(&runner).await;
-    // Its end of the socket is closed, as when it was killed.
-    let (dead, _) = StdStream::pair().unwrap();
-    runner.at_work.lock().await.as_mut().unwrap().control = dead.into();
+    abort(&runner);
+    tokio::task::yield_now().await;
     shell("true").by_runner(Some(&runner)).run().await.unwrap();
     assert_ne!(unit_of(&runner).await, first);
 
@@ -122,7 +133,7 @@ async fn a_runner_that_has_ended_unnoticed_is_replaced_and_one_that_never_lives_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_runner_that_takes_nothing_is_an_error_in_time_and_is_let_go() {
+async fn a_runner_that_takes_nothing_is_an_error_in_time() {
     let runner = Runner::new(Start::Deaf);
     let error = shell("true")
         .by_runner(Some(&runner))
@@ -130,7 +141,7 @@ async fn a_runner_that_takes_nothing_is_an_error_in_time_and_is_let_go() {
         .await
         .unwrap_err()
         .to_string();
-    assert!(error.contains("does not take it"), "{error}");
+    assert!(error.contains("no runner takes it within 30s"), "{error}");
     assert_eq!(unit_of(&runner).await, None);
 }
 
@@ -138,14 +149,13 @@ async fn a_runner_that_takes_nothing_is_an_error_in_time_and_is_let_go() {
 async fn a_runner_that_ends_in_the_midst_takes_its_children_with_it_and_is_not_tried_again() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pid");
-    let runner = Runner::new(Start::Task);
+    let runner = runner();
     let child = shell("echo $$ >> \"$0\"; sleep 60")
         .arg(&file)
         .by_runner(Some(&runner));
     let running = tokio::spawn(async move { child.run().await });
     let process = read_when_there(&file).await;
-    // The agent's end, closed as when the agent has died.
-    *runner.at_work.lock().await = None;
+    abort(&runner);
     let error = running.await.unwrap().unwrap_err().to_string();
     assert!(error.contains("its runner, hostagent-hooks-"), "{error}");
     assert_ends(&process).await;
@@ -156,9 +166,29 @@ async fn a_runner_that_ends_in_the_midst_takes_its_children_with_it_and_is_not_t
     );
 }
 
+#[tokio::test]
+async fn a_runner_that_is_let_go_ends_with_its_last_child() {
+    let runner = runner();
+    let child = shell("sleep 0.3; echo done").by_runner(Some(&runner));
+    let running = tokio::spawn(async move { child.run().await });
+    while unit_of(&runner).await.is_none() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let unit = unit_of(&runner).await.unwrap();
+    runner.let_go(&unit).await;
+    assert_eq!(running.await.unwrap().unwrap().stdout, b"done\n");
+    let Start::Task(task) = &runner.start else {
+        panic!("no task")
+    };
+    let task = task.lock().unwrap().take().unwrap();
+    while !task.is_finished() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_runner_ends_when_nothing_was_asked_of_it_in_a_while_and_not_while_a_child_runs() {
-    let runner = Runner::new(Start::Task);
+    let runner = runner();
     let Ok(child) = runner.socket().await else {
         panic!("not started");
     };

@@ -140,12 +140,16 @@ impl Manager {
         self.start_transient(unit.name, properties).await
     }
 
-    /// Its stdin is `stdin`. Is forgotten at its end; what its process has started lives on.
+    /// Its stdin is `stdin`, at whose end it ends: told to stop, as at a shutdown of the host, it goes on until then. Is
+    /// forgotten at its end; what its process has started lives on.
     pub async fn start_fed(&self, unit: &NewUnit<'_>, stdin: OwnedFd) -> Result<(), ManagerError> {
         let mut properties = unit.properties();
         properties.extend([
             ("StandardInputFileDescriptor", Fd::from(stdin).into()),
             ("KillMode", "process".into()),
+            ("KillSignal", rustix::process::Signal::CONT.as_raw().into()),
+            // The agent's own, and a little more.
+            ("TimeoutStopUSec", 100_000_000u64.into()),
             ("CollectMode", "inactive-or-failed".into()),
         ]);
         self.start_transient(unit.name, properties).await

@@ -32,7 +32,7 @@ fn dnf_and_yum_get_as_few_runs_as_they_can_do_with() {
         install,
         remove: Vec::new(),
     };
-    let rpm = Rpm::new(Root::new("/"), Duration::from_secs(1));
+    let rpm = Rpm::new(Root::new("/"), Options::default());
     let verbs = |tool| {
         let runs = rpm.dnf_runs(tool, &transaction, &installed, &[]);
         let shown = |command: &Command| {
