@@ -5,7 +5,6 @@
 //! replaced, and `Pre-Depends`, when it unpacks; `Depends` only when it configures, its dry run not at all. apt looks at what
 //! installed packages need of a version that is replaced, too.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead};
 
 use super::relations::{self, Atom, Relations};
@@ -53,20 +52,27 @@ const FIELDS: [&str; 9] = [
     "Pre-Depends",
 ];
 
+/// A package as relations see it.
+struct Candidate<'a> {
+    name: &'a str,
+    version: &'a str,
+    provides: Vec<Atom<'a>>,
+}
+
 struct Newcomer<'a> {
-    package: Arriving<'a>,
+    itself: Candidate<'a>,
+    arch: &'a str,
     pre_depends: Vec<Vec<Atom<'a>>>,
     depends: Vec<Vec<Atom<'a>>>,
     /// What it conflicts with or breaks.
     excludes: Vec<Atom<'a>>,
-    provides: Vec<Atom<'a>>,
 }
 
 /// The packages to come, and what matters to them.
 struct Batch<'a> {
-    newcomers: BTreeMap<&'a str, Newcomer<'a>>,
-    /// Names that they ask for or exclude.
-    of_interest: BTreeSet<&'a str>,
+    newcomers: Vec<Newcomer<'a>>,
+    /// Names that they ask for or exclude, sorted.
+    of_interest: Vec<&'a str>,
 }
 
 /// An installed package that matters.
@@ -83,122 +89,125 @@ enum Found {
     Present(Offer),
 }
 
-impl<'a> Batch<'a> {
-    fn of(arriving: &[Arriving<'a>], native: &str) -> Option<Self> {
-        let mut newcomers = BTreeMap::new();
-        let mut of_interest = BTreeSet::new();
-        for package in arriving {
-            let relations = package.relations;
-            let newcomer = Newcomer {
-                package: *package,
-                pre_depends: relations::clauses(&relations.pre_depends)?,
-                depends: relations::clauses(&relations.depends)?,
-                excludes: excludes(&relations.conflicts, &relations.breaks)?,
-                provides: relations::provided(&relations.provides)?,
-            };
-            let asked = newcomer.pre_depends.iter().chain(&newcomer.depends).flatten();
-            of_interest.extend(asked.chain(&newcomer.excludes).map(|atom| atom.name));
-            let is_usual = is_native(package.arch, native)
-                && relations::is_name(package.name)
-                && relations::is_version(package.version);
-            if !is_usual || newcomers.insert(package.name, newcomer).is_some() {
-                return None;
-            }
-        }
-        Some(Self {
-            newcomers,
-            of_interest,
-        })
+impl Candidate<'_> {
+    /// Whichever architecture `atom` names.
+    fn is_meant_by(&self, atom: &Atom<'_>) -> bool {
+        let by_name = atom.name == self.name && atom.takes(self.version);
+        by_name || self.provides.iter().any(|provided| atom.takes_provided(provided))
     }
 
-    fn fits(&self, present: &[Offer]) -> bool {
-        self.newcomers.values().all(|newcomer| {
-            let kept = |clause: &[Atom]| {
-                present
-                    .iter()
-                    .any(|offer| !offer.is_replaced && offer.meets(clause))
-            };
-            let comes = |clause: &[Atom]| {
-                let others = self
-                    .newcomers
-                    .values()
-                    .filter(|other| other.package.name != newcomer.package.name);
-                others.into_iter().any(|other| other.meets(clause))
-            };
-            newcomer.pre_depends.iter().all(|clause| kept(clause))
-                && newcomer
-                    .depends
-                    .iter()
-                    .all(|clause| kept(clause) || comes(clause))
-                && !present
-                    .iter()
-                    .any(|offer| offer.name != newcomer.package.name && offer.is_excluded(&newcomer.excludes))
-                && !self.excludes(newcomer.package.name, &newcomer.excludes)
-        })
+    fn is_excluded_by(&self, atoms: &[Atom<'_>]) -> bool {
+        atoms.iter().any(|atom| self.is_meant_by(atom))
     }
 
-    /// Whether every name in this `Depends` of an installed package is met by the one to come, if it is the name of one.
-    fn keeps(&self, depends: &str) -> bool {
-        depends.split([',', '|']).all(|text| {
-            let name = text.trim().split([' ', '(', ':']).next().unwrap_or_default();
-            let Some(newcomer) = self.newcomers.get(name) else {
-                return true;
-            };
-            relations::atoms(text)
-                .is_some_and(|atoms| atoms.iter().all(|atom| atom.takes(newcomer.package.version)))
-        })
-    }
-
-    /// Whether a package `name` that excludes these can't be beside those to come. Nothing excludes itself.
-    fn excludes(&self, name: &str, excluded: &[Atom<'_>]) -> bool {
-        let others = self
-            .newcomers
-            .values()
-            .filter(|newcomer| newcomer.package.name != name);
-        others.into_iter().any(|newcomer| {
-            let package = &newcomer.package;
-            is_meant(package.name, package.version, &newcomer.provides, excluded)
-        })
-    }
-}
-
-impl Newcomer<'_> {
+    /// Whether it is one of these alternatives. Not by an architecture: who answers for that needs more than a name.
     fn meets(&self, clause: &[Atom<'_>]) -> bool {
-        meets(self.package.name, self.package.version, &self.provides, clause)
+        clause
+            .iter()
+            .any(|atom| !atom.is_qualified && self.is_meant_by(atom))
     }
 }
 
 impl Offer {
-    fn provides(&self) -> Vec<Atom<'_>> {
-        relations::provided(&self.provides).unwrap_or_default()
-    }
-
-    fn meets(&self, clause: &[Atom<'_>]) -> bool {
-        meets(&self.name, &self.version, &self.provides(), clause)
-    }
-
-    fn is_excluded(&self, excluded: &[Atom<'_>]) -> bool {
-        is_meant(&self.name, &self.version, &self.provides(), excluded)
+    fn candidate(&self) -> Candidate<'_> {
+        Candidate {
+            name: &self.name,
+            version: &self.version,
+            provides: relations::provided(&self.provides).unwrap_or_default(),
+        }
     }
 }
 
-/// Whether this package, at this version and providing this, is one of the alternatives. Not by an architecture: who
-/// answers for that needs more than a name.
-fn meets(name: &str, version: &str, provides: &[Atom<'_>], alternatives: &[Atom<'_>]) -> bool {
-    let unqualified: Vec<Atom> = alternatives
-        .iter()
-        .filter(|atom| !atom.is_qualified)
-        .copied()
-        .collect();
-    is_meant(name, version, provides, &unqualified)
-}
+impl<'a> Batch<'a> {
+    fn of(arriving: &[Arriving<'a>], native: &str) -> Option<Self> {
+        let mut batch = Self {
+            newcomers: Vec::new(),
+            of_interest: Vec::new(),
+        };
+        for package in arriving {
+            let relations = package.relations;
+            let newcomer = Newcomer {
+                itself: Candidate {
+                    name: package.name,
+                    version: package.version,
+                    provides: relations::provided(&relations.provides)?,
+                },
+                arch: package.arch,
+                pre_depends: relations::clauses(&relations.pre_depends)?,
+                depends: relations::clauses(&relations.depends)?,
+                excludes: excludes(&relations.conflicts, &relations.breaks)?,
+            };
+            let asked = newcomer.pre_depends.iter().chain(&newcomer.depends).flatten();
+            let names = asked.chain(&newcomer.excludes).map(|atom| atom.name);
+            batch.of_interest.extend(names);
+            let is_usual = is_native(package.arch, native)
+                && relations::is_name(package.name)
+                && relations::is_version(package.version);
+            if !is_usual || batch.newcomer(package.name).is_some() {
+                return None;
+            }
+            batch.newcomers.push(newcomer);
+        }
+        batch.of_interest.sort_unstable();
+        Some(batch)
+    }
 
-/// Whether one of `atoms` means this package, on whichever architecture.
-fn is_meant(name: &str, version: &str, provides: &[Atom<'_>], atoms: &[Atom<'_>]) -> bool {
-    atoms.iter().any(|atom| {
-        let by_name = atom.name == name && atom.takes(version);
-        by_name || provides.iter().any(|provided| atom.takes_provided(provided))
-    })
+    fn newcomer(&self, name: &str) -> Option<&Newcomer<'a>> {
+        self.newcomers
+            .iter()
+            .find(|newcomer| newcomer.itself.name == name)
+    }
+
+    fn is_of_interest(&self, name: &str) -> bool {
+        self.of_interest.binary_search(&name).is_ok()
+    }
+
+    /// Those to come but for `name`: nothing excludes itself, and nothing needs itself.
+    fn others(&self, name: &str) -> impl Iterator<Item = &Candidate<'a>> {
+        let all = self.newcomers.iter().map(|newcomer| &newcomer.itself);
+        all.filter(move |other| other.name != name)
+    }
+
+    /// Whether a package `name` that excludes these can't be beside those to come.
+    fn is_in_the_way(&self, name: &str, excluded: &[Atom<'_>]) -> bool {
+        self.others(name).any(|other| other.is_excluded_by(excluded))
+    }
+
+    /// Whether this `Depends` of an installed package asks for nothing by the name of one to come that its version is not.
+    fn keeps(&self, depends: &str) -> bool {
+        depends.split([',', '|']).all(|text| {
+            let name = text.trim().split([' ', '(', ':']).next().unwrap_or_default();
+            let Some(newcomer) = self.newcomer(name) else {
+                return true;
+            };
+            let version = newcomer.itself.version;
+            relations::atoms(text).is_some_and(|atoms| atoms.iter().all(|atom| atom.takes(version)))
+        })
+    }
+
+    fn fits(&self, present: &[Offer]) -> bool {
+        let present: Vec<(Candidate, bool)> = present
+            .iter()
+            .map(|offer| (offer.candidate(), offer.is_replaced))
+            .collect();
+        self.newcomers.iter().all(|newcomer| {
+            let name = newcomer.itself.name;
+            let stays = |clause: &[Atom]| {
+                present
+                    .iter()
+                    .any(|(there, is_replaced)| !is_replaced && there.meets(clause))
+            };
+            let comes = |clause: &[Atom]| self.others(name).any(|other| other.meets(clause));
+            let excludes = |there: &Candidate| there.name != name && there.is_excluded_by(&newcomer.excludes);
+            newcomer.pre_depends.iter().all(|clause| stays(clause))
+                && newcomer
+                    .depends
+                    .iter()
+                    .all(|clause| stays(clause) || comes(clause))
+                && !present.iter().any(|(there, _)| excludes(there))
+                && !self.is_in_the_way(name, &newcomer.excludes)
+        })
+    }
 }
 
 fn excludes<'a>(conflicts: &'a str, breaks: &'a str) -> Option<Vec<Atom<'a>>> {
@@ -218,7 +227,7 @@ fn look_at(stanza: &Stanzas<impl BufRead>, batch: &Batch<'_>, native: &str) -> O
     // WANT FLAG STATE
     let mut words = status.split(' ');
     let (want, flag, state) = (words.next()?, words.next()?, words.next()?);
-    let newcomer = batch.newcomers.get(name);
+    let newcomer = batch.newcomer(name);
     if flag != "ok" {
         return None;
     }
@@ -229,28 +238,28 @@ fn look_at(stanza: &Stanzas<impl BufRead>, batch: &Batch<'_>, native: &str) -> O
         _ => return None,
     }
     let (provides, excludes) = (relations::provided(field(4)?)?, excludes(field(5)?, field(6)?)?);
-    if !is_native(arch, native) || !relations::is_name(name) || batch.excludes(name, &excludes) {
+    if !is_native(arch, native) || !relations::is_name(name) || batch.is_in_the_way(name, &excludes) {
         return None;
     }
     match newcomer {
         Some(newcomer) => {
-            let package = &newcomer.package;
-            let is_older = compare_versions(Family::Deb, package.version, version).is_lt();
-            let provides_less = !provides.iter().all(|atom| newcomer.provides.contains(atom));
-            if want != "install"
-                || arch != package.arch
-                || !relations::is_version(version)
-                || is_older
-                || provides_less
-            {
+            let is_older = compare_versions(Family::Deb, newcomer.itself.version, version).is_lt();
+            let is_usual = want == "install" && arch == newcomer.arch && relations::is_version(version);
+            let provides_less = !provides
+                .iter()
+                .all(|atom| newcomer.itself.provides.contains(atom));
+            if !is_usual || is_older || provides_less {
                 return None;
             }
         }
         None if batch.keeps(field(7)?) && batch.keeps(field(8)?) => {}
         None => return None,
     }
-    let matters = |name: &str| batch.of_interest.contains(name);
-    if !matters(name) && !provides.iter().any(|provided| matters(provided.name)) {
+    let matters = batch.is_of_interest(name)
+        || provides
+            .iter()
+            .any(|provided| batch.is_of_interest(provided.name));
+    if !matters {
         return Some(Found::Nothing);
     }
     relations::is_version(version).then(|| {
