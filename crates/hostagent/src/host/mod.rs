@@ -18,11 +18,13 @@ pub mod facts;
 #[cfg(test)]
 pub mod fake;
 pub mod health;
+mod installed;
 mod open;
 pub mod packages;
 pub mod root;
 pub mod services;
 
+pub use installed::{InstalledPackage, InstalledPackages, PackagesByName};
 pub use open::open;
 pub use root::Root;
 
@@ -59,23 +61,6 @@ impl HostError {
         }
     }
 }
-
-/// A package in the host's database.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InstalledPackage {
-    /// Full version: `[epoch:]upstream[-release]`.
-    pub version: String,
-    pub arch: String,
-    /// Half-installed, half-configured, unpacked, or in the rpm database twice: must be healed.
-    pub broken: bool,
-    /// Broken in nothing but that it waits to be configured: its turn never came.
-    pub waits: bool,
-    /// Provides the virtual package `pf9app`.
-    pub is_application: bool,
-}
-
-/// Package name -> package.
-pub type InstalledPackages = BTreeMap<String, InstalledPackage>;
 
 /// What a package file says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
