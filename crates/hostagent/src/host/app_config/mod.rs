@@ -89,8 +89,8 @@ type KnownAt = (Stamp, Result<Arc<Known>, HostError>);
 /// What was worked out from a file, for as long as the file stays the same.
 #[derive(Default)]
 struct Cache {
-    /// By folder, then by name.
-    manifests: HashMap<&'static str, HashMap<String, KnownAt>>,
+    /// By name, for each folder of them.
+    manifests: [HashMap<String, KnownAt>; MANIFESTS.len()],
     hook_services: HashMap<PathBuf, (Stamp, Instant, HookServices)>,
 }
 
@@ -142,14 +142,16 @@ impl Contracts {
             }
         }
         let mut file = String::new();
-        for folder in &places.manifests {
+        for (number, folder) in places.manifests.iter().enumerate() {
             for name in names(app, package) {
                 file.clear();
                 file.reserve(name.len() + MANIFEST_EXTENSION.len());
                 file.push_str(name);
                 file.push_str(MANIFEST_EXTENSION);
-                if folder.may_hold(&file)
-                    && let Some(known) = self.find_manifest(folder, &file)?
+                let last = self.cache().manifests[number].get(&file).cloned();
+                // What was there is looked for without asking the folder first.
+                if (last.is_some() || folder.may_hold(&file))
+                    && let Some(known) = self.find_manifest(number, folder, &file, last)?
                 {
                     return Ok(Found::Manifest(known));
                 }
@@ -177,7 +179,14 @@ impl Contracts {
         Ok(Some((Hook::new(&self.root, real, self.hook_deadline), stamp)))
     }
 
-    fn find_manifest(&self, folder: &Listing, name: &str) -> Result<Option<Arc<Known>>, HostError> {
+    /// `number`: which folder of [`MANIFESTS`] it is; `last`: what the last look at the file found.
+    fn find_manifest(
+        &self,
+        number: usize,
+        folder: &Listing,
+        name: &str,
+        last: Option<KnownAt>,
+    ) -> Result<Option<Arc<Known>>, HostError> {
         let file = || Path::new(folder.path()).join(name);
         let failed = |error: io::Error| {
             let message = format!("cannot read the manifest {}: {error}", file().display());
@@ -191,16 +200,13 @@ impl Contracts {
                 .map(|metadata| Stamp::of(&metadata)),
         };
         let Some(stamp) = found else {
-            if let Some(known) = self.cache().manifests.get_mut(folder.path()) {
-                known.remove(name);
-            }
+            self.cache().manifests[number].remove(name);
             return Ok(None);
         };
-        if let Some(known) = self.cache().manifests.get(folder.path())
-            && let Some((parsed_at, parsed)) = known.get(name)
-            && *parsed_at == stamp
+        if let Some((parsed_at, parsed)) = last
+            && parsed_at == stamp
         {
-            return parsed.clone().map(Some);
+            return parsed.map(Some);
         }
         let file = &file();
         let real = resolve(&self.root, file).map_err(failed)?;
@@ -216,9 +222,7 @@ impl Contracts {
             .map(|manifest| Arc::new(self.know(file, manifest)))
             .map_err(|message| HostError::new(Category::Invalid, message));
         let entry = (Stamp::of(&metadata), parsed.clone());
-        let mut cache = self.cache();
-        let known = cache.manifests.entry(folder.path()).or_default();
-        known.insert(name.to_owned(), entry);
+        self.cache().manifests[number].insert(name.to_owned(), entry);
         parsed.map(Some)
     }
 
