@@ -311,6 +311,7 @@ impl AppConfig for FakeHost {
             ContractKind::Hook
         };
         Ok(Contract {
+            manifest: None,
             kind,
             services: None,
             watched_files: Arc::default(),

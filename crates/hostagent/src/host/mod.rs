@@ -24,6 +24,7 @@ pub mod packages;
 pub mod root;
 pub mod services;
 
+pub use app_config::manifest::Manifest;
 pub use installed::{InstalledPackage, InstalledPackages, PackagesByName};
 pub use open::open;
 pub use root::Root;
@@ -241,9 +242,11 @@ pub enum ContractKind {
 }
 
 /// What the contract of an application says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Contract {
     pub kind: ContractKind,
+    /// Where it is one.
+    pub manifest: Option<Arc<Manifest>>,
     /// Services it names; `None`: it leaves that to the package.
     pub services: Option<BTreeSet<String>>,
     /// Files whose change may mean that the config has changed (for inotify), under the root.
@@ -264,6 +267,11 @@ pub trait AppConfig: Send + Sync {
     }
     /// The current config; empty where there is no contract.
     async fn read(&self, app: &AppName, package: &str) -> Result<Config, HostError>;
+    /// [`Self::read`], by the contract that a look has just found.
+    async fn read_by(&self, contract: &Contract, app: &AppName, package: &str) -> Result<Config, HostError> {
+        let _ = contract;
+        self.read(app, package).await
+    }
     /// Brings `desired` into the current config (a merge: other keys stay), then lets running services
     /// take it up (reload or restart). `running`: which of the application's services are running now.
     async fn write(
@@ -288,6 +296,16 @@ pub trait AppConfig: Send + Sync {
     async fn is_healthy(&self, app: &AppName, package: &str) -> Result<(), HostError> {
         let _ = (app, package);
         Ok(())
+    }
+    /// [`Self::is_healthy`], by the contract that a look has just found.
+    async fn is_healthy_by(
+        &self,
+        contract: &Contract,
+        app: &AppName,
+        package: &str,
+    ) -> Result<(), HostError> {
+        let _ = contract;
+        self.is_healthy(app, package).await
     }
 }
 

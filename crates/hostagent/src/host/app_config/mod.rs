@@ -112,6 +112,7 @@ impl Contracts {
             hook_deadline: HOOK_DEADLINE,
             cache: Mutex::default(),
             no_contract: Arc::new(Contract {
+                manifest: None,
                 kind: ContractKind::None,
                 services: None,
                 watched_files: Arc::default(),
@@ -236,13 +237,15 @@ impl Contracts {
             .chain([file])
             .map(|file| resolve(&self.root, file).unwrap_or_else(|_| self.root.join(file)))
             .collect();
+        let manifest = Arc::new(manifest);
         let contract = Contract {
             kind: ContractKind::Manifest,
             services: manifest.services.clone().map(BTreeSet::from_iter),
             watched_files: watched,
+            manifest: Some(manifest.clone()),
         };
         Known {
-            manifest: Arc::new(manifest),
+            manifest,
             contract: Arc::new(contract),
         }
     }
@@ -253,6 +256,7 @@ impl Contracts {
                 let (hook, stamp) = *found;
                 Arc::new(Contract {
                     kind: ContractKind::Hook,
+                    manifest: None,
                     services: self.hook_services(&hook, stamp).await?,
                     watched_files: [hook.program].into(),
                 })
@@ -376,6 +380,13 @@ impl AppConfig for Contracts {
         }
     }
 
+    async fn read_by(&self, contract: &Contract, app: &AppName, package: &str) -> Result<Config, HostError> {
+        match &contract.manifest {
+            Some(manifest) => files::read(&self.root, manifest),
+            None => self.read(app, package).await,
+        }
+    }
+
     async fn write(
         &self,
         app: &AppName,
@@ -421,6 +432,18 @@ impl AppConfig for Contracts {
 
     async fn is_healthy(&self, app: &AppName, package: &str) -> Result<(), HostError> {
         match self.manifest(app, package)? {
+            Some(manifest) => health::is_healthy(&self.root, app, &manifest.health).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn is_healthy_by(
+        &self,
+        contract: &Contract,
+        app: &AppName,
+        _package: &str,
+    ) -> Result<(), HostError> {
+        match &contract.manifest {
             Some(manifest) => health::is_healthy(&self.root, app, &manifest.health).await,
             None => Ok(()),
         }
