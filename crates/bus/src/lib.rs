@@ -10,6 +10,7 @@ pub mod backoff;
 pub mod local;
 mod log;
 mod queue;
+pub mod slack;
 
 pub use log::levels_of_lapin;
 pub use queue::Queue;

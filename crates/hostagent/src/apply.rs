@@ -244,7 +244,7 @@ async fn is_done(host: &Host, transaction: &Transaction) -> bool {
             .get(name)
             .is_some_and(|there| there.version == *version && !there.broken)
     });
-    installed && transaction.remove.iter().all(|name| !packages.contains_key(name))
+    installed && transaction.remove.iter().all(|name| !packages.contains(name))
 }
 
 /// One step of config or services.

@@ -99,14 +99,14 @@ async fn tidy(engine: &Engine, desired: &Desired, journal: &JournalFile) -> Resu
             records.retain(|app, record| {
                 let spec = desired.apps.get(app);
                 record.rank = spec.map_or(record.rank, |spec| spec.rank);
-                spec.is_some() || packages.contains_key(&record.package)
+                spec.is_some() || packages.contains(&record.package)
             });
         })
         .map_err(|error| HostError::new(Category::Host, error.to_string()))?;
     let records = engine.ledger.records();
     let installed = records.values().filter_map(|record| {
         record
-            .provenance_of(&packages.get(&record.package)?.version)?
+            .provenance_of(packages.get(&record.package)?.version)?
             .file
             .clone()
     });

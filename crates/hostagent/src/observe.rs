@@ -234,10 +234,10 @@ impl Observer {
             ..
         } = candidate;
         // A broken contract (a manifest with an error in it) is that application's trouble, not the host's.
-        let (kind, named, contract_error) = match contract {
-            Ok(contract) => (contract.kind, contract.services.as_ref(), None),
-            Err(error) => (ContractKind::None, None, Some(error)),
-        };
+        let named = contract
+            .as_ref()
+            .ok()
+            .and_then(|contract| contract.services.as_ref());
         let names = match named {
             Some(named) => Names::Named(named),
             None => self.unnamed_services(candidate, possible_services).await?,
@@ -248,10 +248,10 @@ impl Observer {
             let state = self.host.services.state(name, true).await?;
             services.push(state);
         }
-        let healthy = self.healthy(app, package, freshness).await;
-        let (config, config_read_at) = match contract_error {
-            Some(error) => (Arc::new(Err(error.clone())), None),
-            None => self.config(app, package, installed, kind, freshness).await,
+        let healthy = self.healthy(app, package, contract, freshness).await;
+        let (config, config_read_at) = match contract {
+            Err(error) => (Arc::new(Err(error.clone())), None),
+            Ok(contract) => self.config(app, package, installed, contract, freshness).await,
         };
         Ok(Seen {
             candidate,
@@ -375,10 +375,20 @@ impl Observer {
         Ok(Names::Shipped(services))
     }
 
-    async fn healthy(&self, app: &AppName, package: &str, freshness: Freshness) -> bool {
-        let checked = match freshness {
-            Freshness::Light => None,
-            Freshness::Full => Some(self.host.app_config.is_healthy(app, package).await),
+    async fn healthy(
+        &self,
+        app: &AppName,
+        package: &str,
+        contract: &Result<Arc<Contract>, HostError>,
+        freshness: Freshness,
+    ) -> bool {
+        let checked = match (freshness, contract) {
+            (Freshness::Light, _) => None,
+            (Freshness::Full, Ok(contract)) => {
+                let checks = self.host.app_config.is_healthy_by(contract, app, package);
+                Some(checks.await)
+            }
+            (Freshness::Full, Err(_)) => Some(self.host.app_config.is_healthy(app, package).await),
         };
         let mut sick = self.sick.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(result) = checked {
@@ -403,10 +413,10 @@ impl Observer {
         app: &AppName,
         package: &str,
         installed: &InstalledPackage,
-        contract: ContractKind,
+        contract: &Contract,
         freshness: Freshness,
     ) -> (Arc<Result<Config, HostError>>, Option<Instant>) {
-        if contract == ContractKind::None {
+        if contract.kind == ContractKind::None {
             return (self.no_config.clone(), None);
         }
         if freshness != Freshness::Full {
@@ -419,7 +429,7 @@ impl Observer {
                 return (known.config.clone(), Some(known.read_at));
             }
         }
-        let config = Arc::new(self.host.app_config.read(app, package).await);
+        let config = Arc::new(self.host.app_config.read_by(contract, app, package).await);
         let read_at = Instant::now();
         if installed.broken {
             // Perhaps its files are being put in place right now: says nothing of what will be there.

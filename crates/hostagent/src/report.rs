@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{LinkState, PublishError, Publisher};
+use bus::{LinkState, PublishError, Publisher, slack};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -96,7 +96,8 @@ impl Reporter {
         let mut outbox = Outbox::default();
         let mut looks = Looks::default();
         let mut plans = Plans::new();
-        let mut heartbeat = first_heartbeat(self.heartbeat_period);
+        let mut due = first_heartbeat(self.heartbeat_period);
+        let mut heartbeat = slack::not_before(due, self.heartbeat_period);
         loop {
             // A clone can't consume, but it can say so.
             if !matches!(*self.link.borrow(), LinkState::Down { .. }) {
@@ -120,7 +121,8 @@ impl Reporter {
                     self.report_connection(&mut memory, &mut outbox);
                 }
                 () = tokio::time::sleep_until(heartbeat) => {
-                    heartbeat = Instant::now() + self.heartbeat_period;
+                    due = next_heartbeat(due, self.heartbeat_period);
+                    heartbeat = slack::not_before(due, self.heartbeat_period);
                     memory.facts = (self.collect_facts)();
                     // A look that a hook holds up does not hold up the heartbeat.
                     if !looks.start_full(|| self.look(Freshness::Full)) {
@@ -420,6 +422,16 @@ struct Memory {
 /// At a random phase, so that a fleet that was started together does not beat together.
 fn first_heartbeat(period: Duration) -> Instant {
     Instant::now() + period.mul_f64(fastrand::f64())
+}
+
+/// One period after the last was due: the mean stays, however late one may be.
+fn next_heartbeat(last_due: Instant, period: Duration) -> Instant {
+    let next = last_due + period;
+    match next > Instant::now() {
+        true => next,
+        // The host was asleep, or the thread held up.
+        false => Instant::now() + period,
+    }
 }
 
 fn rejection(rejected: &Rejected, phase: Phase, category: Category) -> ErrorReport {

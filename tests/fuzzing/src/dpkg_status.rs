@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use hostagent::host::InstalledPackages;
+use hostagent::host::PackagesByName;
 use hostagent::host::packages::fuzzing::{dpkg_database, is_whole_deb};
 
 /// Parts an input into files, each merged over the ones before.
@@ -29,7 +29,7 @@ pub fn check(data: &[u8]) {
     }
 }
 
-type Found = (InstalledPackages, BTreeSet<String>);
+type Found = (PackagesByName, BTreeSet<String>);
 
 fn read(files: &[&[u8]]) -> Found {
     dpkg_database(files).unwrap_or_else(|error| panic!("reading from memory: {error}"))
@@ -46,7 +46,7 @@ fn split(data: &[u8]) -> Vec<&[u8]> {
     files
 }
 
-fn check_database(data: &[u8], packages: &InstalledPackages, broken: &BTreeSet<String>) {
+fn check_database(data: &[u8], packages: &PackagesByName, broken: &BTreeSet<String>) {
     for (name, package) in packages {
         assert!(!name.is_empty() && !name.contains('\n'), "{name:?}");
         assert_eq!(

@@ -11,7 +11,8 @@ use futures_util::future::BoxFuture;
 use lapin::Channel;
 use lapin::options::BasicAckOptions;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout_at};
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep_until};
 
 /// What a channel has delivered and the broker does not know to be settled.
 #[derive(Default)]
@@ -40,6 +41,11 @@ impl Acks {
     pub(super) fn acked(&mut self, tag: u64) {
         self.open.remove(&tag);
         self.acked.insert(tag);
+    }
+
+    /// What is acknowledged is told at once: there will be no answer for it to travel with.
+    pub(super) fn hurry(&mut self) {
+        self.due = Some(Instant::now());
     }
 
     /// The broker was told that this one comes back to it.
@@ -72,8 +78,17 @@ impl Acks {
             return;
         }
         let due = *self.due.get_or_insert_with(|| Instant::now() + company.patience);
-        // Told or late: it goes.
-        let _ = timeout_at(due, company.outgoing.notified()).await;
+        let late = async {
+            // The answer is mostly on its way before all tasks have had their turn: no timer for that.
+            yield_now().await;
+            sleep_until(due).await;
+        };
+        // Told or late: it goes. Listening begins with the first poll, before the turn of the others.
+        tokio::select! {
+            biased;
+            () = company.outgoing.notified() => {}
+            () = late => {}
+        }
         self.due = None;
     }
 

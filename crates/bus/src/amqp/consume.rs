@@ -142,6 +142,7 @@ pub(super) async fn run(
                     acks.received(received.delivery_tag);
                     if probe.recognise(&received) {
                         acks.acked(received.delivery_tag);
+                        acks.hurry();
                     } else {
                         waiting = Some(received);
                     }

@@ -13,13 +13,13 @@ use std::time::Duration;
 use lapin::message::Delivery as Received;
 use lapin::protocol::AMQPSoftError;
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::connect::Wire;
 use super::consume::Activity;
 use super::failure::{Failure, answered, channel_error};
 use super::publish::PublishChannel;
-use crate::PublishError;
+use crate::{PublishError, slack};
 
 /// AMQP property `type` of a probe. Such a message is acknowledged and never handed on.
 const KIND: &str = "backbone.probe";
@@ -117,7 +117,7 @@ impl Probe {
                 return Failure::Deaf;
             }
             if arrived {
-                sleep(jittered(period)).await;
+                sleep_until(slack::not_before(Instant::now() + jittered(period), period)).await;
             }
         }
     }

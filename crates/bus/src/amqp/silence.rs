@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::Event;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 
 use super::connect::Wire;
 use super::failure::Failure;
+use crate::slack;
 
 /// Ends when the broker has sent nothing for 1.75 heartbeats, where a live one sends something at least
 /// every half. lapin's own check looks only every half heartbeat, and so may take 2.5.
@@ -22,7 +23,8 @@ pub(super) async fn watch(wire: &Wire) -> Failure {
             return Failure::Silent;
         }
         tokio::select! {
-            () = sleep(limit - silence) => {}
+            // Early rather than late: where the broker was heard of meanwhile, as it should, it makes no difference.
+            () = sleep_until(slack::not_after(Instant::now() + limit - silence)) => {}
             event = events.next() => match event {
                 Some(Event::ConnectionBlocked(reason)) => {
                     tracing::warn!(reason, "the broker takes no messages for now; statuses wait");

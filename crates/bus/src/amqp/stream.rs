@@ -21,6 +21,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use crate::slack;
+
 pub(super) struct Stream {
     transport: Transport,
     last_read: LastRead,
@@ -128,12 +130,19 @@ impl Drop for SocketGuard {
 
 /// tokio as lapin sees it.
 #[derive(Debug, Clone)]
-pub(super) struct Kit(Tokio);
+pub(super) struct Kit {
+    tokio: Tokio,
+    /// That lapin has asked for, in ms.
+    longest_sleep: Arc<AtomicU64>,
+}
 
 impl Kit {
     /// Of the runtime that the caller runs in.
     pub(super) fn current() -> Self {
-        Self(Tokio::current())
+        Self {
+            tokio: Tokio::current(),
+            longest_sleep: Arc::default(),
+        }
     }
 }
 
@@ -143,18 +152,18 @@ impl Executor for Kit {
     type Task<T: Send + 'static> = <Tokio as Executor>::Task<T>;
 
     fn block_on<T, F: Future<Output = T>>(&self, f: F) -> T {
-        self.0.block_on(f)
+        self.tokio.block_on(f)
     }
 
     fn spawn<T: Send + 'static, F: Future<Output = T> + Send + 'static>(&self, f: F) -> Task<Self::Task<T>> {
-        self.0.spawn(f)
+        self.tokio.spawn(f)
     }
 
     fn spawn_blocking<T: Send + 'static, F: FnOnce() -> T + Send + 'static>(
         &self,
         f: F,
     ) -> Task<Self::Task<T>> {
-        self.0.spawn_blocking(f)
+        self.tokio.spawn_blocking(f)
     }
 }
 
@@ -166,15 +175,24 @@ impl Reactor for Kit {
         &self,
         socket: H,
     ) -> io::Result<impl futures_io::AsyncRead + futures_io::AsyncWrite + Send + Unpin + 'static> {
-        self.0.register(socket)
+        self.tokio.register(socket)
     }
 
+    /// Asked for by lapin's heartbeat alone: what is left of half the time that was agreed on, since it last wrote. The
+    /// broker waits for the whole.
     fn sleep(&self, dur: Duration) -> Self::Sleep {
-        self.0.sleep(dur)
+        let millis = u64::try_from(dur.as_millis()).unwrap_or(u64::MAX);
+        let longest = self
+            .longest_sleep
+            .fetch_max(millis, Ordering::Relaxed)
+            .max(millis);
+        let now = tokio::time::Instant::now();
+        let due = slack::not_before(now + dur, Duration::from_millis(longest));
+        self.tokio.sleep(due - now)
     }
 
     fn interval(&self, dur: Duration) -> impl futures_core::Stream<Item = Instant> + Send + 'static {
-        self.0.interval(dur)
+        self.tokio.interval(dur)
     }
 
     /// Never asked: `Connection::connector` is given a stream that is already open.

@@ -193,14 +193,16 @@ impl Supervisor {
             refused_since: &mut self.refused_since,
             logged: &mut self.logged,
         };
+        // In this order, so that acknowledgements see what is on its way out before they look at the time.
         tokio::select! {
-            ended = consumer.run(channel) => ended,
+            biased;
             failure = publishing.run(
                 outbox,
                 &wire.connection,
                 self.settings.confirm_timeout,
                 &activity.outgoing,
             ) => failure.into(),
+            ended = consumer.run(channel) => ended,
             failure = silence::watch(wire) => failure.into(),
         }
     }

@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use bus::slack;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::logging;
@@ -200,9 +201,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
 
 /// One thread for all tasks; what blocks has threads of its own, which no one waits for at the end.
 fn block_on(future: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = slack::for_runtime(|| tokio::runtime::Builder::new_current_thread().enable_all().build())?;
     let exit = runtime.block_on(future);
     runtime.shutdown_timeout(THREADS_END);
     exit

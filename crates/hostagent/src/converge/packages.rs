@@ -68,7 +68,7 @@ impl Attempt<'_> {
         observed: &Observed,
         interrupts: &mut Interrupts,
     ) -> Result<bool, End> {
-        if self.healed || !observed.packages.values().any(|package| package.broken) {
+        if self.healed || !observed.packages.iter().any(|(_, package)| package.broken) {
             return Ok(false);
         }
         self.converging(None, "healing half-installed packages");

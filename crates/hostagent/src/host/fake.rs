@@ -11,7 +11,8 @@ use protocol::{AppName, Category, Config};
 
 use super::{
     AppConfig, Cancel, Contract, ContractKind, Download, Downloads, Family, Host, HostError,
-    InstalledPackage, InstalledPackages, PackageFile, Packages, ServiceState, Services, Source, Transaction,
+    InstalledPackage, InstalledPackages, PackageFile, Packages, PackagesByName, ServiceState, Services,
+    Source, Transaction,
 };
 
 /// One application that can be downloaded from `http://fake/NAME-VERSION.deb`.
@@ -25,7 +26,7 @@ pub struct Offer {
 #[derive(Debug, Default)]
 pub struct State {
     pub offers: BTreeMap<String, Offer>,
-    pub packages: InstalledPackages,
+    pub packages: PackagesByName,
     /// As last handed out: again, as by the real ones, while nothing has changed.
     pub handed_out: Arc<InstalledPackages>,
     pub shipped: BTreeMap<String, BTreeSet<String>>,
@@ -132,8 +133,9 @@ impl Packages for FakeHost {
 
     async fn installed(&self) -> Result<Arc<InstalledPackages>, HostError> {
         Ok(self.with(|state| {
-            if *state.handed_out != state.packages {
-                state.handed_out = Arc::new(state.packages.clone());
+            let packages = InstalledPackages::from(&state.packages);
+            if *state.handed_out != packages {
+                state.handed_out = Arc::new(packages);
             }
             state.handed_out.clone()
         }))
@@ -311,6 +313,7 @@ impl AppConfig for FakeHost {
             ContractKind::Hook
         };
         Ok(Contract {
+            manifest: None,
             kind,
             services: None,
             watched_files: Arc::default(),

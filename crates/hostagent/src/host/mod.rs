@@ -18,12 +18,15 @@ pub mod facts;
 #[cfg(test)]
 pub mod fake;
 pub mod health;
+mod installed;
 mod open;
 pub mod packages;
 pub mod processes;
 pub mod root;
 pub mod services;
 
+pub use app_config::manifest::Manifest;
+pub use installed::{InstalledPackage, InstalledPackages, PackagesByName};
 pub use open::open;
 pub use packages::Relations;
 pub use root::Root;
@@ -61,23 +64,6 @@ impl HostError {
         }
     }
 }
-
-/// A package in the host's database.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InstalledPackage {
-    /// Full version: `[epoch:]upstream[-release]`.
-    pub version: String,
-    pub arch: String,
-    /// Half-installed, half-configured, unpacked, or in the rpm database twice: must be healed.
-    pub broken: bool,
-    /// Broken in nothing but that it waits to be configured: its turn never came.
-    pub waits: bool,
-    /// Provides the virtual package `pf9app`.
-    pub is_application: bool,
-}
-
-/// Package name -> package.
-pub type InstalledPackages = BTreeMap<String, InstalledPackage>;
 
 /// What a package file says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -260,9 +246,11 @@ pub enum ContractKind {
 }
 
 /// What the contract of an application says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Contract {
     pub kind: ContractKind,
+    /// Where it is one.
+    pub manifest: Option<Arc<Manifest>>,
     /// Services it names; `None`: it leaves that to the package.
     pub services: Option<BTreeSet<String>>,
     /// Files whose change may mean that the config has changed (for inotify), under the root.
@@ -283,6 +271,11 @@ pub trait AppConfig: Send + Sync {
     }
     /// The current config; empty where there is no contract.
     async fn read(&self, app: &AppName, package: &str) -> Result<Config, HostError>;
+    /// [`Self::read`], by the contract that a look has just found.
+    async fn read_by(&self, contract: &Contract, app: &AppName, package: &str) -> Result<Config, HostError> {
+        let _ = contract;
+        self.read(app, package).await
+    }
     /// Brings `desired` into the current config (a merge: other keys stay), then lets running services
     /// take it up (reload or restart). `running`: which of the application's services are running now.
     async fn write(
@@ -307,6 +300,16 @@ pub trait AppConfig: Send + Sync {
     async fn is_healthy(&self, app: &AppName, package: &str) -> Result<(), HostError> {
         let _ = (app, package);
         Ok(())
+    }
+    /// [`Self::is_healthy`], by the contract that a look has just found.
+    async fn is_healthy_by(
+        &self,
+        contract: &Contract,
+        app: &AppName,
+        package: &str,
+    ) -> Result<(), HostError> {
+        let _ = contract;
+        self.is_healthy(app, package).await
     }
 }
 

@@ -66,16 +66,18 @@ impl Candidates {
 /// Those on record, those that provide `pf9app`, and those that a desired application names and that are there
 /// already. Pure.
 fn find(desired: &Desired, records: &Records, packages: &InstalledPackages) -> Vec<Candidate> {
-    let candidate =
-        |app: &AppName, package: &str, installed: &InstalledPackage, record: Option<&Record>| Candidate {
-            app: app.clone(),
-            package: package.to_owned(),
-            installed: installed.clone(),
-            managed: record.is_some() || installed.is_application,
-            url: record.and_then(|record| record.provenance_of(&installed.version)?.url.clone()),
-            rank: record.and_then(|record| record.rank),
-            shipped: OnceLock::new(),
-        };
+    let candidate = |app: &AppName,
+                     package: &str,
+                     installed: InstalledPackage<&str>,
+                     record: Option<&Record>| Candidate {
+        app: app.clone(),
+        package: package.to_owned(),
+        installed: installed.cloned(),
+        managed: record.is_some() || installed.is_application,
+        url: record.and_then(|record| record.provenance_of(installed.version)?.url.clone()),
+        rank: record.and_then(|record| record.rank),
+        shipped: OnceLock::new(),
+    };
     let mut found = BTreeMap::new();
     let mut taken = BTreeSet::new();
     for (app, record) in records {
@@ -99,7 +101,7 @@ fn find(desired: &Desired, records: &Records, packages: &InstalledPackages) -> V
     }
     for (package, installed) in packages.iter().filter(|(_, installed)| installed.is_application) {
         // A package whose name can't be an application's stays out of reach.
-        if let Ok(app) = AppName::new(package.as_str())
+        if let Ok(app) = AppName::new(package)
             && !found.contains_key(&app)
             && taken.insert(package)
         {

@@ -11,7 +11,7 @@ use protocol::{Category, Config};
 
 use super::formats::Keys;
 use super::manifest::{Creation, Manifest, Section};
-use super::paths::{read_capped, resolve};
+use super::paths::resolve_and_read;
 use super::{HostError, Root};
 use crate::atomic_file;
 
@@ -130,8 +130,8 @@ fn open(root: &Root, path: &Path) -> Result<Found, HostError> {
         let message = format!("cannot read the configuration file {}: {error}", path.display());
         HostError::new(Category::Host, message)
     };
-    let real = resolve(root, path).map_err(failed)?;
-    let Some((bytes, metadata)) = read_capped(&real, MAX_FILE).map_err(failed)? else {
+    let (real, read) = resolve_and_read(root, path, MAX_FILE).map_err(failed)?;
+    let Some((bytes, metadata)) = read else {
         return Ok(Found {
             real,
             text: String::new(),

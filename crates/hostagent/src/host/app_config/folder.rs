@@ -1,5 +1,6 @@
 //! What a folder holds, so that an observation asks the kernel once and not for each application.
 
+use std::cell::OnceCell;
 use std::ffi::OsStr;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -26,7 +27,8 @@ enum Content {
     Missing,
     Open {
         folder: OwnedFd,
-        names: Names,
+        /// Read when they are first asked for; `None`: they can't be.
+        names: OnceCell<Option<Names>>,
         /// In a sandbox the kernel would follow links out of it: they are left to who follows them within.
         follow: bool,
     },
@@ -46,13 +48,10 @@ impl Listing {
     pub fn of(root: &Root, path: &'static str) -> Self {
         let follow = root.is_host();
         let content = match open(root, path) {
-            Ok(Some(folder)) => match Names::in_folder(&folder) {
-                Ok(names) => Content::Open {
-                    folder,
-                    names,
-                    follow,
-                },
-                Err(_) => Content::Unknown,
+            Ok(Some(folder)) => Content::Open {
+                folder,
+                names: OnceCell::new(),
+                follow,
             },
             Ok(None) => Content::Missing,
             Err(_) => Content::Unknown,
@@ -73,7 +72,10 @@ impl Listing {
         match &self.content {
             Content::Unknown => true,
             Content::Missing => false,
-            Content::Open { names, .. } => names.hold(name.as_ref().as_bytes()),
+            Content::Open { folder, names, .. } => names
+                .get_or_init(|| Names::in_folder(folder).ok())
+                .as_ref()
+                .is_none_or(|names| names.hold(name.as_ref().as_bytes())),
         }
     }
 

@@ -92,8 +92,8 @@ type KnownAt = (Stamp, Result<Arc<Known>, HostError>);
 /// What was worked out from a file, for as long as the file stays the same.
 #[derive(Default)]
 struct Cache {
-    /// By folder, then by name.
-    manifests: HashMap<&'static str, HashMap<String, KnownAt>>,
+    /// By name, for each folder of them.
+    manifests: [HashMap<String, KnownAt>; MANIFESTS.len()],
     hook_services: HashMap<PathBuf, (Stamp, Instant, HookServices)>,
 }
 
@@ -116,6 +116,7 @@ impl Contracts {
             hook_deadline: HOOK_DEADLINE,
             cache: Mutex::default(),
             no_contract: Arc::new(Contract {
+                manifest: None,
                 kind: ContractKind::None,
                 services: None,
                 watched_files: Arc::default(),
@@ -158,14 +159,16 @@ impl Contracts {
             }
         }
         let mut file = String::new();
-        for folder in &places.manifests {
+        for (number, folder) in places.manifests.iter().enumerate() {
             for name in names(app, package) {
                 file.clear();
                 file.reserve(name.len() + MANIFEST_EXTENSION.len());
                 file.push_str(name);
                 file.push_str(MANIFEST_EXTENSION);
-                if folder.may_hold(&file)
-                    && let Some(known) = self.find_manifest(folder, &file)?
+                let last = self.cache().manifests[number].get(&file).cloned();
+                // What was there is looked for without asking the folder first.
+                if (last.is_some() || folder.may_hold(&file))
+                    && let Some(known) = self.find_manifest(number, folder, &file, last)?
                 {
                     return Ok(Found::Manifest(known));
                 }
@@ -194,7 +197,14 @@ impl Contracts {
         Ok(Some((hook, stamp)))
     }
 
-    fn find_manifest(&self, folder: &Listing, name: &str) -> Result<Option<Arc<Known>>, HostError> {
+    /// `number`: which folder of [`MANIFESTS`] it is; `last`: what the last look at the file found.
+    fn find_manifest(
+        &self,
+        number: usize,
+        folder: &Listing,
+        name: &str,
+        last: Option<KnownAt>,
+    ) -> Result<Option<Arc<Known>>, HostError> {
         let file = || Path::new(folder.path()).join(name);
         let failed = |error: io::Error| {
             let message = format!("cannot read the manifest {}: {error}", file().display());
@@ -208,16 +218,13 @@ impl Contracts {
                 .map(|metadata| Stamp::of(&metadata)),
         };
         let Some(stamp) = found else {
-            if let Some(known) = self.cache().manifests.get_mut(folder.path()) {
-                known.remove(name);
-            }
+            self.cache().manifests[number].remove(name);
             return Ok(None);
         };
-        if let Some(known) = self.cache().manifests.get(folder.path())
-            && let Some((parsed_at, parsed)) = known.get(name)
-            && *parsed_at == stamp
+        if let Some((parsed_at, parsed)) = last
+            && parsed_at == stamp
         {
-            return parsed.clone().map(Some);
+            return parsed.map(Some);
         }
         let file = &file();
         let real = resolve(&self.root, file).map_err(failed)?;
@@ -233,9 +240,7 @@ impl Contracts {
             .map(|manifest| Arc::new(self.know(file, manifest)))
             .map_err(|message| HostError::new(Category::Invalid, message));
         let entry = (Stamp::of(&metadata), parsed.clone());
-        let mut cache = self.cache();
-        let known = cache.manifests.entry(folder.path()).or_default();
-        known.insert(name.to_owned(), entry);
+        self.cache().manifests[number].insert(name.to_owned(), entry);
         parsed.map(Some)
     }
 
@@ -249,13 +254,15 @@ impl Contracts {
             .chain([file])
             .map(|file| resolve(&self.root, file).unwrap_or_else(|_| self.root.join(file)))
             .collect();
+        let manifest = Arc::new(manifest);
         let contract = Contract {
             kind: ContractKind::Manifest,
             services: manifest.services.clone().map(BTreeSet::from_iter),
             watched_files: watched,
+            manifest: Some(manifest.clone()),
         };
         Known {
-            manifest: Arc::new(manifest),
+            manifest,
             contract: Arc::new(contract),
         }
     }
@@ -266,6 +273,7 @@ impl Contracts {
                 let (hook, stamp) = *found;
                 Arc::new(Contract {
                     kind: ContractKind::Hook,
+                    manifest: None,
                     services: self.hook_services(&hook, stamp).await?,
                     watched_files: [hook.program].into(),
                 })
@@ -389,6 +397,13 @@ impl AppConfig for Contracts {
         }
     }
 
+    async fn read_by(&self, contract: &Contract, app: &AppName, package: &str) -> Result<Config, HostError> {
+        match &contract.manifest {
+            Some(manifest) => files::read(&self.root, manifest),
+            None => self.read(app, package).await,
+        }
+    }
+
     async fn write(
         &self,
         app: &AppName,
@@ -435,6 +450,18 @@ impl AppConfig for Contracts {
     async fn is_healthy(&self, app: &AppName, package: &str) -> Result<(), HostError> {
         match self.manifest(app, package)? {
             Some(manifest) => self.checker().is_healthy(app, &manifest.health).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn is_healthy_by(
+        &self,
+        contract: &Contract,
+        app: &AppName,
+        _package: &str,
+    ) -> Result<(), HostError> {
+        match &contract.manifest {
+            Some(manifest) => health::is_healthy(&self.root, app, &manifest.health).await,
             None => Ok(()),
         }
     }

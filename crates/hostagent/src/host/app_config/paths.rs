@@ -31,17 +31,21 @@ pub fn resolve(root: &Root, path: &Path) -> io::Result<PathBuf> {
 enum Plain {
     There(PathBuf, OwnedFd),
     Missing(PathBuf),
-    /// A link is on the way, or this kernel can't tell (before Linux 5.6, or not allowed).
+    /// A link is on the way, or this kernel can't tell (before Linux 5.6, or not allowed), or it can't be opened.
     Unknown,
 }
 
 fn plain(root: &Root, path: &Path) -> Plain {
+    open_if_plain(root, path, OFlags::PATH)
+}
+
+fn open_if_plain(root: &Root, path: &Path, flags: OFlags) -> Plain {
     let is_plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
     if !path.components().all(is_plain) {
         return Plain::Unknown;
     }
     let real = root.join(path);
-    match open_plain(&real, OFlags::PATH | OFlags::CLOEXEC) {
+    match open_plain(&real, flags | OFlags::CLOEXEC) {
         Ok(file) => Plain::There(real, file),
         Err(Errno::NOENT | Errno::NOTDIR) => Plain::Missing(real),
         Err(_) => Plain::Unknown,
@@ -149,31 +153,44 @@ pub fn exists<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
+/// A file's bytes, and what it was when they were read.
+pub type Content = (Vec<u8>, Metadata);
+
 /// A regular file's bytes, at most `cap` of them; `None` if there is no such file. `path` is resolved.
-pub fn read_capped(path: &Path, cap: u64) -> io::Result<Option<(Vec<u8>, Metadata)>> {
+pub fn read_capped(path: &Path, cap: u64) -> io::Result<Option<Content>> {
     // NONBLOCK: opening a named pipe must not wait for its other end.
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
     let opened = OpenOptions::new()
         .read(true)
         .custom_flags(flags as i32)
         .open(path);
-    let Some(file) = exists(opened)? else {
-        return Ok(None);
-    };
+    exists(opened)?.map(|file| read_to_cap(file, cap)).transpose()
+}
+
+fn read_to_cap(file: File, cap: u64) -> io::Result<Content> {
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
-    let bytes = read_to_cap(file, cap)?;
-    Ok(Some((bytes, metadata)))
-}
-
-fn read_to_cap(file: File, cap: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(cap + 1).read_to_end(&mut bytes)?;
     match bytes.len() as u64 > cap {
         true => Err(io::Error::other(format!("it is larger than {cap} bytes"))),
-        false => Ok(bytes),
+        false => Ok((bytes, metadata)),
+    }
+}
+
+/// [`resolve`], then [`read_capped`]: the file is opened once where no link is on the way.
+pub fn resolve_and_read(root: &Root, path: &Path, cap: u64) -> io::Result<(PathBuf, Option<Content>)> {
+    // NONBLOCK: as in `read_capped`.
+    match open_if_plain(root, path, OFlags::RDONLY | OFlags::NONBLOCK) {
+        Plain::There(real, file) => Ok((real, Some(read_to_cap(file.into(), cap)?))),
+        Plain::Missing(real) => Ok((real, None)),
+        Plain::Unknown => {
+            let real = resolve(root, path)?;
+            let read = read_capped(&real, cap)?;
+            Ok((real, read))
+        }
     }
 }
 
@@ -283,6 +300,9 @@ mod tests {
                 "{path:?}"
             );
             assert!(found.is_none_or(|(real, _)| real == by_parts), "{path:?}");
+            let (real, read) = resolve_and_read(&root, path, 10).unwrap();
+            assert_eq!(real, by_parts, "{path:?}");
+            assert_eq!(read.map(|(bytes, _)| bytes.len() as u64), size, "{path:?}");
         }
     }
 

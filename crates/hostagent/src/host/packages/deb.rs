@@ -87,7 +87,7 @@ impl Deb {
                 format!("cannot read the dpkg database in {admin}: {error}"),
             )
         })?;
-        let packages = Arc::new(std::mem::take(&mut database.packages));
+        let packages = Arc::new(InstalledPackages::from(&std::mem::take(&mut database.packages)));
         let snapshot = (Arc::new(database), packages);
         self.cache.keep(stamp, snapshot.clone());
         Ok(snapshot)
@@ -197,7 +197,7 @@ impl Deb {
     fn still_to_do(&self, transaction: &Transaction) -> Result<Transaction, HostError> {
         let (_, installed) = self.database()?;
         let mut transaction = transaction.clone();
-        transaction.remove.retain(|name| installed.contains_key(name));
+        transaction.remove.retain(|name| installed.contains(name));
         Ok(transaction)
     }
 
@@ -384,7 +384,7 @@ impl Packages for Deb {
             return Ok(false);
         };
         let (database, installed) = self.database()?;
-        if installed.contains_key(&file.name) || database.remains.contains(&file.name) {
+        if installed.contains(&file.name) || database.remains.contains(&file.name) {
             return Ok(false);
         }
         Ok(!file.conffiles.iter().any(|path| self.root.join(path).exists()))

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 
 use super::deb::{archive, control, database};
 use super::rpm::header;
-use crate::host::InstalledPackages;
+use crate::host::PackagesByName;
 
 /// dpkg's database, from a status file and then the files of dpkg's own journal, and the names of the packages that are not
 /// whole.
-pub fn dpkg_database(files: &[&[u8]]) -> io::Result<(InstalledPackages, BTreeSet<String>)> {
+pub fn dpkg_database(files: &[&[u8]]) -> io::Result<(PackagesByName, BTreeSet<String>)> {
     let mut database = database::Database::default();
     for file in files {
         database::scan(*file, &mut database)?;

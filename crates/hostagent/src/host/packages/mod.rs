@@ -247,11 +247,7 @@ fn check_outcome(transaction: &Transaction, installed: &super::InstalledPackages
             None => return Err(missed(format!("package {name} is not installed afterwards"))),
         }
     }
-    match transaction
-        .remove
-        .iter()
-        .find(|name| installed.contains_key(*name))
-    {
+    match transaction.remove.iter().find(|name| installed.contains(name)) {
         Some(name) => Err(missed(format!("package {name} is still installed afterwards"))),
         None => Ok(()),
     }

@@ -85,7 +85,7 @@ impl Rpm {
         let all = self.query().args(["--all", "--queryformat", ENTRY_FORMAT]);
         let (entries, applications) = tokio::try_join!(ask(&all), self.applications())?;
         let mut database = database::parse(&entries, &applications);
-        let packages = Arc::new(std::mem::take(&mut database.packages));
+        let packages = Arc::new(InstalledPackages::from(&std::mem::take(&mut database.packages)));
         let snapshot = (Arc::new(database), packages);
         self.cache.keep(stamp, snapshot.clone());
         Ok(snapshot)
@@ -181,7 +181,7 @@ impl Rpm {
     /// Without removals of what is not there.
     fn still_to_do(transaction: &Transaction, installed: &InstalledPackages) -> Transaction {
         let mut transaction = transaction.clone();
-        transaction.remove.retain(|name| installed.contains_key(name));
+        transaction.remove.retain(|name| installed.contains(name));
         transaction
     }
 
@@ -474,7 +474,7 @@ impl Packages for Rpm {
 
     async fn shipped_files(&self, package: &str) -> Result<Vec<PathBuf>, HostError> {
         check_name(package)?;
-        if !self.database().await?.1.contains_key(package) {
+        if !self.database().await?.1.contains(package) {
             return Err(HostError::new(
                 Category::NotFound,
                 format!("package {package} is not installed"),
@@ -487,7 +487,7 @@ impl Packages for Rpm {
 
     async fn shipped_files_of(&self, packages: &[&str]) -> Result<BTreeMap<String, Vec<PathBuf>>, HostError> {
         let (_, installed) = self.database().await?;
-        let installed = |name: &&&str| installed.contains_key(**name) && check_name(name).is_ok();
+        let installed = |name: &&&str| installed.contains(name) && check_name(name).is_ok();
         let names: Vec<&str> = packages.iter().filter(installed).copied().collect();
         let mut files: BTreeMap<String, Vec<PathBuf>> = names
             .iter()

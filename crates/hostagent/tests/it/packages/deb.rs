@@ -37,7 +37,7 @@ async fn what_a_killed_dpkg_leaves_is_healed() {
         installed
             .iter()
             .filter(|(_, package)| package.broken)
-            .map(|(name, _)| name.clone())
+            .map(|(name, _)| name.to_owned())
             .collect::<Vec<_>>()
     };
     assert_eq!(broken(&*world.installed().await), ["app", "needs"]);
@@ -61,14 +61,14 @@ async fn a_package_killed_while_unpacking_can_be_installed_anew_or_removed() {
         "Status: install reinstreq half-installed",
     );
     std::fs::write(&status, killed).unwrap();
-    assert!(world.installed().await["app"].broken);
+    assert!(world.installed().await.get("app").unwrap().broken);
     // Nothing that dpkg could do alone, and no reason to fail.
     world.packages.heal().await.unwrap();
-    assert!(world.installed().await["app"].broken);
+    assert!(world.installed().await.get("app").unwrap().broken);
 
     world.apply(&[&plain("app", "2")], &["web"]).await.unwrap();
     assert_eq!(world.versions().await, ["app 2-1"]);
-    assert!(!world.installed().await["app"].broken);
+    assert!(!world.installed().await.get("app").unwrap().broken);
 }
 
 #[tokio::test]
@@ -79,10 +79,10 @@ async fn a_script_that_still_hangs_does_not_hold_back_the_healing_of_others() {
         .apply(&[&hanging, &plain("other", "1")], &[])
         .await
         .unwrap_err();
-    assert!(world.installed().await["other"].broken);
+    assert!(world.installed().await.get("other").unwrap().broken);
     world.packages.heal().await.unwrap();
-    assert!(!world.installed().await["other"].broken);
-    assert!(world.installed().await["app"].broken);
+    assert!(!world.installed().await.get("other").unwrap().broken);
+    assert!(world.installed().await.get("app").unwrap().broken);
     world.apply(&[], &["app"]).await.unwrap();
 }
 

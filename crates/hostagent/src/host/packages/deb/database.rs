@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::stanzas::Stanzas;
 use crate::host::packages::APPLICATION_MARK;
-use crate::host::{InstalledPackage, InstalledPackages};
+use crate::host::{InstalledPackage, PackagesByName};
 
 /// How a package came to be neither installed nor gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub enum Breakage {
 /// The packages that are installed, or half so.
 #[derive(Debug, Default)]
 pub struct Database {
-    pub packages: InstalledPackages,
+    pub packages: PackagesByName,
     pub broken: BTreeMap<String, Breakage>,
     /// Removed, but for their configuration files.
     pub remains: BTreeSet<String>,

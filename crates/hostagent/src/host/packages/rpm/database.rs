@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::host::{InstalledPackage, InstalledPackages};
+use crate::host::{InstalledPackage, PackagesByName};
 
 /// One line for each entry. `DBINSTANCE` counts up with each installation.
 pub const ENTRY_FORMAT: &str = "%{NAME}\\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\t%{ARCH}\\t%{DBINSTANCE}\\n";
@@ -17,7 +17,7 @@ pub struct Superseded {
 
 #[derive(Debug, Default)]
 pub struct Database {
-    pub packages: InstalledPackages,
+    pub packages: PackagesByName,
     /// What a killed upgrade left.
     pub superseded: Vec<Superseded>,
 }

@@ -29,7 +29,7 @@ pub fn verb_for(tool: Tool, source: &Source, installed: &InstalledPackages) -> &
     };
     let order = installed
         .get(name)
-        .map(|now| compare_versions(Family::Rpm, version, &now.version));
+        .map(|now| compare_versions(Family::Rpm, version, now.version));
     match (order, tool) {
         (Some(Ordering::Equal), _) => "reinstall",
         (Some(Ordering::Less), Tool::Yum) => "downgrade",

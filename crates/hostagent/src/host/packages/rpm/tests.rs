@@ -1,5 +1,5 @@
 use super::*;
-use crate::host::InstalledPackage;
+use crate::host::{InstalledPackage, PackagesByName};
 
 fn repository(name: &str, version: &str) -> Source {
     Source::Repository {
@@ -17,11 +17,11 @@ fn dnf_and_yum_get_as_few_runs_as_they_can_do_with() {
         waits: false,
         is_application: true,
     };
-    let installed = InstalledPackages::from([
+    let installed = InstalledPackages::from(&PackagesByName::from([
         ("up".into(), package("1-1")),
         ("down".into(), package("1:2-1")),
         ("same".into(), package("1-1")),
-    ]);
+    ]));
     let install = vec![
         repository("up", "2-1"),
         repository("down", "1:1-1"),
