@@ -461,7 +461,7 @@ impl AppConfig for Contracts {
         _package: &str,
     ) -> Result<(), HostError> {
         match &contract.manifest {
-            Some(manifest) => health::is_healthy(&self.root, app, &manifest.health).await,
+            Some(manifest) => self.checker().is_healthy(app, &manifest.health).await,
             None => Ok(()),
         }
     }
