@@ -15,6 +15,10 @@ pub struct EncodedApps {
     ages: Vec<(usize, Option<Instant>)>,
 }
 
+/// What a status of a healthy host says behind its applications, in bytes: room for it at once, since making room later copies
+/// all that is there.
+const REST: usize = 1024;
+
 impl EncodedApps {
     pub fn new(desired: &Apps, observed: Option<&Observed>) -> Self {
         let (mut bytes, mut ages) = (vec![b'{'], Vec::new());
@@ -41,7 +45,7 @@ impl EncodedApps {
 
     /// The object as it is `now`.
     pub fn write(&self, now: Instant, bytes: &mut Vec<u8>) {
-        bytes.reserve(self.bytes.len() + 4 * self.ages.len());
+        bytes.reserve(self.bytes.len() + 4 * self.ages.len() + REST);
         let mut written = 0;
         for (at, read_at) in &self.ages {
             bytes.extend_from_slice(self.bytes.get(written..*at).unwrap_or_default());

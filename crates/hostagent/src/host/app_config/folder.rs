@@ -67,6 +67,11 @@ impl Listing {
         }
     }
 
+    /// Whether it is certain that there is no such folder.
+    pub fn is_missing(&self) -> bool {
+        matches!(self.content, Content::Missing)
+    }
+
     /// False only where it is certain that there is no such entry.
     pub fn may_hold(&self, name: impl AsRef<OsStr>) -> bool {
         match &self.content {

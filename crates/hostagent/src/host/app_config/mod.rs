@@ -160,6 +160,9 @@ impl Contracts {
         }
         let mut file = String::new();
         for (number, folder) in places.manifests.iter().enumerate() {
+            if folder.is_missing() {
+                continue;
+            }
             for name in names(app, package) {
                 file.clear();
                 file.reserve(name.len() + MANIFEST_EXTENSION.len());
