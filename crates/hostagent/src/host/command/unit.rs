@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+use rustix::process::Pid;
 use tokio::sync::watch;
 
 use super::supervise::{AFTER_KILL, End, Ended, PATH};
@@ -120,8 +122,10 @@ fn starter(name: &str) -> Option<u32> {
     name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok()
 }
 
+/// Also where `/proc` hides processes with more rights than the agent's (`hidepid`).
 fn is_alive(process: u32) -> bool {
-    std::path::Path::new(&format!("/proc/{process}")).exists()
+    let process = i32::try_from(process).ok().and_then(Pid::from_raw);
+    process.is_some_and(|process| rustix::process::test_kill_process(process) != Err(Errno::SRCH))
 }
 
 /// Runs `command` in a unit; `None`: this systemd is too old for it.
