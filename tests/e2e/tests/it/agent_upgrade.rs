@@ -5,12 +5,13 @@ use std::time::Duration;
 use e2e::agent_package::{agent_package, agent_package_with, that_waits};
 use e2e::host::Host;
 use e2e::world::World;
+use harness::driver::Received;
 use harness::machine;
 use harness::packages::Moment;
 use serde_json::json;
 
 /// It starts, and never says that it is ready.
-const NO_AGENT: &str = "#!/bin/sh\nexec sleep 100000\n";
+pub const NO_AGENT: &str = "#!/bin/sh\nexec sleep 100000\n";
 
 #[tokio::test]
 async fn the_master_upgrades_the_agent_and_a_bad_one_is_brought_back() {
@@ -45,16 +46,7 @@ async fn the_master_upgrades_the_agent_and_a_bad_one_is_brought_back() {
         })
         .await
         .unwrap();
-    let error = &answer.data("errors")[0];
-    assert_eq!(error["rolled_back"], true, "{}", answer.message);
-    assert_eq!(error["phase"], "health", "{}", answer.message);
-    assert!(
-        error["message"]
-            .as_str()
-            .unwrap()
-            .contains("did not come up and report"),
-        "{error}"
-    );
+    assert_brought_back(&answer);
     assert_eq!(answer.data("apps")["hostagent"]["package_version"], "2.0-1");
     assert_eq!(host.package("hostagent"), "2.0-1 ii");
     assert_ne!(host.show("hostagent", "MainPID"), second_agent);
@@ -70,8 +62,17 @@ async fn the_master_upgrades_the_agent_and_a_bad_one_is_brought_back() {
     assert_eq!(answer.state(), "ok", "{}", answer.message);
 }
 
+/// What the previous agent says of the one that it has replaced.
+pub fn assert_brought_back(answer: &Received) {
+    let error = &answer.data("errors")[0];
+    assert_eq!(error["rolled_back"], true, "{}", answer.message);
+    assert_eq!(error["phase"], "health", "{}", answer.message);
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("did not come up and report"), "{message}");
+}
+
 /// So that there is a way back to it.
-async fn publish_what_is_installed(world: &mut World, host: &Host, id: &str) {
+pub async fn publish_what_is_installed(world: &mut World, host: &Host, id: &str) {
     let first = world.serve(&agent_package("1.0").unwrap(), host).unwrap();
     let apps = json!({"hostagent": {"version": "1.0", "url": first}});
     let answer = world.converge(host, id, &apps).await.unwrap();

@@ -80,18 +80,21 @@ async fn a_child_whose_future_is_dropped_is_killed() {
 
 #[tokio::test]
 async fn what_a_child_leaves_behind_stays_or_goes_as_it_was_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("lives-on");
     let runner = runner();
     let child = |leftovers| {
-        shell("sleep 60 > /dev/null 2>&1 & echo $!")
+        // It has ended long before what it has started writes.
+        shell("(sleep 0.3; echo yes > \"$0\") > /dev/null 2>&1 & echo $!")
+            .arg(&file)
             .leftovers(leftovers)
             .by_runner(Some(&runner))
     };
     let killed = child(Leftovers::Kill).run().await.unwrap().stdout_text();
     assert_ends(&killed).await;
-    let left = child(Leftovers::Leave).run().await.unwrap().stdout_text();
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    assert!(std::path::Path::new(&format!("/proc/{}", left.trim())).exists());
-    shell("kill $0").arg(left.trim()).run().await.unwrap();
+    assert!(!file.exists(), "it was not killed, but came to its end");
+    child(Leftovers::Leave).run().await.unwrap();
+    assert_eq!(read_when_there(&file).await, "yes\n");
 }
 
 #[tokio::test]
@@ -118,8 +121,8 @@ async fn a_runner_that_has_ended_unnoticed_is_replaced_and_one_that_never_lives_
     let runner = runner();
     shell("true").by_runner(Some(&runner)).run().await.unwrap();
     let first = unit_of(&runner).await;
+    // Whether it is seen when a child is handed over or when nobody takes it.
     abort(&runner);
-    tokio::task::yield_now().await;
     shell("true").by_runner(Some(&runner)).run().await.unwrap();
     assert_ne!(unit_of(&runner).await, first);
 
