@@ -103,6 +103,7 @@ impl Reporter {
             if !matches!(*self.link.borrow(), LinkState::Down { .. }) {
                 outbox.publish_next(&self.publisher);
             }
+            let retry_at = outbox.retry_at();
             // Each arm waits on a channel or a timer, or on a future that lives in `looks` or `outbox`: nothing is
             // lost when an arm is dropped.
             tokio::select! {
@@ -143,6 +144,7 @@ impl Reporter {
                     }
                     outbox.settle(said, result);
                 }
+                () = at_last(retry_at) => outbox.retry_returned(),
                 // From here, since this loop goes round only where it is not wedged, and neither is the one thread of all
                 // tasks.
                 () = self.notifier.alive_is_due() => self.notifier.alive(),
@@ -394,6 +396,14 @@ const MAX_PLANS: usize = 4;
 async fn next_plan(plans: &mut Plans) -> PlanAnswer {
     match plans.next().await {
         Some(answer) => answer,
+        None => std::future::pending().await,
+    }
+}
+
+/// Pending while there is no such time.
+async fn at_last(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
 }

@@ -102,11 +102,18 @@ impl Driver {
     async fn said(&mut self, count: usize) -> Vec<String> {
         let mut said = Vec::new();
         for _ in 0..count {
-            let status = self.status().await;
-            let reply_to = status["reply_to"].as_str().unwrap_or("-");
-            said.push(format!("{} {reply_to}", status["status"].as_str().unwrap()));
+            said.push(brief(&self.status().await));
         }
         said
+    }
+
+    /// The next status, which comes back since no master is bound.
+    async fn comes_back(&mut self) -> String {
+        let waited = tokio::time::timeout(Duration::from_secs(70), self.published.recv()).await;
+        let outgoing = waited.expect("a message within 70 s").unwrap();
+        let message: Value = serde_json::from_slice(&outgoing.body).unwrap();
+        let _ = outgoing.done.send(Err(bus::PublishError::Unroutable));
+        brief(&message["data"])
     }
 
     /// Asserts that nothing is published for a while of virtual time.
@@ -114,6 +121,12 @@ impl Driver {
         let more = tokio::time::timeout(Duration::from_secs(30), self.published.recv()).await;
         assert!(more.is_err(), "an unexpected status");
     }
+}
+
+/// `status reply_to`.
+fn brief(status: &Value) -> String {
+    let reply_to = status["reply_to"].as_str().unwrap_or("-");
+    format!("{} {reply_to}", status["status"].as_str().unwrap())
 }
 
 /// A driver whose agent has reported for the first time: statuses at start are `ok -`, twice or once, as the
@@ -529,11 +542,48 @@ async fn a_held_failure_stays_held_over_a_restart() {
 async fn what_comes_back_unroutable_goes_with_the_next_status() {
     let mut driver = started().await;
     driver.send_on(HOST, json!({"opcode": "ping", "id": "p1"})).await;
-    let returned = driver.published.recv().await.unwrap();
-    let _ = returned.done.send(Err(bus::PublishError::Unroutable));
-    driver.quiet().await;
+    assert_eq!(driver.comes_back().await, "ok p1");
     driver.send_on(HOST, json!({"opcode": "ping", "id": "p2"})).await;
     assert_eq!(driver.said(2).await, ["ok p1", "ok p2"]);
+    driver.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_back_unroutable_is_sent_again_after_longer_and_longer_pauses() {
+    let mut driver = started().await;
+    driver.send_on(HOST, json!({"opcode": "ping", "id": "p1"})).await;
+    assert_eq!(driver.comes_back().await, "ok p1");
+    for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
+        let returned = Instant::now();
+        assert_eq!(driver.comes_back().await, "ok p1");
+        assert_eq!(returned.elapsed().as_secs_f64().round() as u64, seconds);
+    }
+    driver.send_on(HOST, json!({"opcode": "ping", "id": "p2"})).await;
+    assert_eq!(driver.said(2).await, ["ok p1", "ok p2"]);
+    driver.quiet().await;
+    // A master was there: it may be back soon.
+    driver.send_on(HOST, json!({"opcode": "ping", "id": "p3"})).await;
+    assert_eq!(driver.comes_back().await, "ok p3");
+    let returned = Instant::now();
+    assert_eq!(driver.said(1).await, ["ok p3"]);
+    assert_eq!(returned.elapsed().as_secs_f64().round() as u64, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_came_back_outlasts_later_statuses_that_come_back_and_a_lost_connection() {
+    let mut driver = started().await;
+    driver.send_on(HOST, json!({"opcode": "ping", "id": "p1"})).await;
+    assert_eq!(driver.comes_back().await, "ok p1");
+    // Answers nobody, as a heartbeat.
+    driver.send_on(HOST, json!({"opcode": "ping"})).await;
+    assert_eq!(driver.comes_back().await, "ok p1");
+    assert_eq!(driver.comes_back().await, "ok -");
+    let reason = "the broker went away".to_owned();
+    driver.link.send_replace(LinkState::Down { reason });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    driver.link.send_replace(LinkState::Up { epoch: 2 });
+    assert_eq!(driver.said(1).await, ["ok p1"]);
+    driver.quiet().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -35,6 +35,16 @@ impl Spoken {
     }
 }
 
+impl Said {
+    /// Whether somebody waits for it by the id of a message.
+    fn is_answer(&self) -> bool {
+        match self {
+            Self::Status(spoken) => spoken.status.reply_to.is_some(),
+            Self::Plan(_) => true,
+        }
+    }
+}
+
 impl From<Spoken> for Said {
     fn from(spoken: Spoken) -> Self {
         Self::Status(Box::new(spoken))
@@ -43,13 +53,16 @@ impl From<Spoken> for Said {
 
 type Publishing = Pin<Box<dyn Future<Output = (Said, Result<(), PublishError>)> + Send>>;
 
-#[derive(Default)]
 pub struct Outbox {
     waiting: VecDeque<Said>,
     /// One at a time, so that statuses arrive in order.
     publishing: Option<Publishing>,
-    /// The newest that came back because no master was bound: it goes with the next one.
-    returned: Option<Said>,
+    /// What came back because no master was bound: answers, and the newest of all else. It goes with the next one, or by
+    /// itself.
+    returned: VecDeque<Said>,
+    /// When it goes by itself, and the pause before that.
+    retry: Option<Instant>,
+    pause: Duration,
     /// Known, and logged once, until a master is there again.
     without_master: bool,
     seq: u64,
@@ -59,22 +72,55 @@ pub struct Outbox {
 /// they said.
 const MAX_WAITING: usize = 32;
 
+/// The same for what came back.
+const MAX_RETURNED: usize = 8;
+
+/// Pause before what came back is sent again, if nothing else is to be said before; doubled with each try up to the second.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
 /// How long the agent's end waits for the broker to take the last status.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+impl Default for Outbox {
+    fn default() -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            publishing: None,
+            returned: VecDeque::new(),
+            retry: None,
+            pause: FIRST_PAUSE,
+            without_master: false,
+            seq: 0,
+        }
+    }
+}
+
 impl Outbox {
     pub fn queue(&mut self, said: impl Into<Said>) {
-        if self.waiting.len() >= MAX_WAITING {
-            self.waiting.pop_front();
-        }
-        self.waiting.extend(self.returned.take());
+        self.retry_returned();
         self.waiting.push_back(said.into());
+        let beyond = self.waiting.len().saturating_sub(MAX_WAITING);
+        self.waiting.drain(..beyond);
+    }
+
+    /// When to send again what has come back, if anything has.
+    pub fn retry_at(&self) -> Option<Instant> {
+        self.retry
+    }
+
+    /// It is older than what waits by now.
+    pub fn retry_returned(&mut self) {
+        self.retry = None;
+        for said in self.returned.drain(..).rev() {
+            self.waiting.push_front(said);
+        }
     }
 
     /// After a time without the broker: drops what waits, since the status of the new connection says it
     /// all, and gives the newest message that still waits for its answer.
     pub fn merge_waiting(&mut self) -> Option<String> {
-        self.returned = None;
+        self.retry_returned();
         let unanswered = |said| match said {
             Said::Status(spoken) => spoken.status.reply_to,
             Said::Plan(_) => None,
@@ -114,20 +160,33 @@ impl Outbox {
     pub fn settle(&mut self, said: Said, result: Result<(), PublishError>) {
         self.publishing = None;
         match result {
-            Ok(()) if self.without_master => {
-                tracing::info!("a master takes statuses again");
+            Ok(()) => {
+                if self.without_master {
+                    tracing::info!("a master takes statuses again");
+                }
                 self.without_master = false;
+                self.pause = FIRST_PAUSE;
             }
-            Ok(()) => {}
             // Its turn comes with the next connection.
             Err(PublishError::Disconnected) => self.waiting.push_front(said),
             Err(error @ (PublishError::Unroutable | PublishError::Refused)) => {
                 if !self.without_master {
-                    tracing::warn!(%error, "no master takes statuses; they go with the next ones");
+                    tracing::warn!(%error, "no master takes statuses; they are sent again");
                     self.without_master = true;
                 }
-                self.returned = Some(said);
+                self.keep_returned(said);
             }
+        }
+    }
+
+    fn keep_returned(&mut self, said: Said) {
+        self.returned.retain(Said::is_answer);
+        self.returned.push_back(said);
+        let beyond = self.returned.len().saturating_sub(MAX_RETURNED);
+        self.returned.drain(..beyond);
+        if self.retry.is_none() {
+            self.retry = Some(Instant::now() + self.pause);
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         }
     }
 
