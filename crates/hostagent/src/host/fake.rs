@@ -157,7 +157,7 @@ impl Packages for FakeHost {
             installed_size: 1,
             conffiles: Vec::new(),
             relations: None,
-            digests_fit: false,
+            verified: None,
         })
     }
 

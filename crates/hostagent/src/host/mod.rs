@@ -28,7 +28,7 @@ pub mod services;
 pub use app_config::manifest::Manifest;
 pub use installed::{InstalledPackage, InstalledPackages, PackagesByName};
 pub use open::open;
-pub use packages::Relations;
+pub use packages::{Relations, Stamp};
 pub use root::Root;
 
 /// Which package manager a host has.
@@ -81,8 +81,8 @@ pub struct PackageFile {
     pub conffiles: Vec<PathBuf>,
     /// Of a Debian package whose control archive is in every way as usual.
     pub relations: Option<Arc<Relations>>,
-    /// Of an rpm package: the digests that it says of itself are those of what is in it.
-    pub digests_fit: bool,
+    /// Of an rpm package whose own digests are those of what is in it: the file as it was when they were worked out.
+    pub verified: Option<Stamp>,
 }
 
 /// Where the package manager takes a package from.

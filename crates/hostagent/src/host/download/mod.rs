@@ -1,6 +1,6 @@
 //! Downloads of packages over http and https, into a cache.
 //!
-//! One download at a time per URL, a few at once in all. Each try ([`transfer`]) runs on a thread that
+//! One download at a time per URL, a few at once in all, not counting those that only wait for the disk. Each try ([`transfer`]) runs on a thread that
 //! may block; here a task watches it, ends it when it is cancelled or has [`stall`]ed, and decides
 //! whether to try again at once. What still fails then is for the reconciler's own, longer backoff.
 
@@ -16,12 +16,12 @@ mod url;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use protocol::Category;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use self::cache::Cache;
@@ -80,8 +80,9 @@ impl Downloads for Downloader {
         let lock = self.cache.lock_of(&entry);
         let in_turn = unless_cancelled(cancel, &shown, lock.lock_owned()).await?;
         let slot = unless_cancelled(cancel, &shown, Arc::clone(&self.slots).acquire_owned()).await?;
-        // Held by the thread, too: it may outlive this future.
-        let held = Arc::new((in_turn, slot));
+        let slot = Arc::new(Slot(Mutex::new(slot.ok())));
+        // Held by the thread, too, as is the slot: it may outlive this future.
+        let held = Arc::new(in_turn);
         let mut tries = 0;
         let mut waited = Duration::ZERO;
         loop {
@@ -93,6 +94,7 @@ impl Downloads for Downloader {
                 cache: Arc::clone(&self.cache),
                 settings: Arc::clone(&self.settings),
                 transfer: Arc::default(),
+                slot: Arc::clone(&slot),
             };
             let pause = match self.watched(job, Arc::clone(&held), cancel, &shown).await? {
                 Outcome::Complete(path) => return Ok(path),
@@ -179,6 +181,16 @@ impl Downloader {
         transfer.stop();
         let _ = tokio::time::timeout(AFTER_STOP, &mut thread).await;
         Err(failed)
+    }
+}
+
+/// One of the downloads that may be under way at once.
+struct Slot(Mutex<Option<OwnedSemaphorePermit>>);
+
+impl Slot {
+    /// Lets the next download begin.
+    fn free(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use ureq::{Body, http};
 use url::Url;
 
+use super::Slot;
 use super::cache::{Cache, Entry, Meta, disk_error, hex};
 use super::client::{Client, Transfer};
 use super::retry_after::retry_after;
@@ -29,6 +30,7 @@ pub struct Job {
     pub cache: Arc<Cache>,
     pub settings: Arc<DownloadSettings>,
     pub transfer: Arc<Transfer>,
+    pub(super) slot: Arc<Slot>,
 }
 
 /// How a try ended, if not for good with an error.
@@ -231,6 +233,7 @@ impl Job {
             return Err(self.error(Category::Verification, &reason));
         }
         self.transfer.finish();
+        self.slot.free();
         sink.file.sync_all().map_err(|error| part_error("write", error))?;
         self.entry
             .complete_part()

@@ -283,7 +283,7 @@ impl Packages for Deb {
             installed_size: said.installed_size,
             conffiles: said.conffiles,
             relations: said.relations.map(Arc::new),
-            digests_fit: false,
+            verified: None,
         })
     }
 

@@ -23,6 +23,7 @@ mod rpm;
 mod runs;
 mod version;
 
+pub use cache::Stamp;
 pub use deb::{Deb, Relations};
 pub use rpm::Rpm;
 pub use version::compare as compare_versions;
@@ -307,7 +308,7 @@ mod tests {
                 installed_size,
                 conffiles: Vec::new(),
                 relations: None,
-                digests_fit: false,
+                verified: None,
             };
             Transaction {
                 install: vec![Source::File(file)],

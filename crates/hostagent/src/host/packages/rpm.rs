@@ -36,6 +36,9 @@ const DATABASE_FOLDERS: [&str; 2] = ["/usr/lib/sysimage/rpm", "/var/lib/rpm"];
 const DATABASE_FILES: [&str; 4] = ["rpmdb.sqlite", "rpmdb.sqlite-wal", "Packages.db", "Packages"];
 /// First bytes of a package. A file without them rpm takes for a list of packages to fetch.
 const MAGIC: [u8; 4] = [0xED, 0xAB, 0xEE, 0xDB];
+/// For packages whose digests fit ([`PackageFile::verified`]): rpm does not work out those of header and payload once more,
+/// which is a third of all it does. It looks at signatures as before, and at the digest of each file that it unpacks.
+const NO_DIGESTS: &[&str] = &["--nodigest"];
 const LOG_CAP: usize = 64 * 1024;
 /// A line for each of some thousand packages, or for each file of a large one.
 const QUERY_CAP: usize = 16 * 1024 * 1024;
@@ -50,6 +53,8 @@ pub struct Rpm {
     folder: PathBuf,
     deadline: Duration,
     cache: Cache<Snapshot>,
+    /// What rpm alone was last found to suffice for.
+    sufficed: Cache<Transaction>,
     units: Option<Arc<OwnUnits>>,
     runner: Option<Arc<Runner>>,
 }
@@ -73,6 +78,7 @@ impl Rpm {
             folder,
             deadline: options.deadline,
             cache: Cache::empty(),
+            sufficed: Cache::empty(),
         }
     }
 
@@ -148,7 +154,7 @@ impl Rpm {
             .env("NEEDRESTART_MODE", "l")
     }
 
-    /// All `files` come in one run, newer, older or the same. `mode`: nothing, or `--test`.
+    /// All `files` come in one run, newer, older or the same. `mode`: `--test`, [`NO_DIGESTS`].
     fn rpm_install(&self, mode: &[&str], files: Vec<PathBuf>) -> Command {
         let rpm = self
             .rpm()
@@ -185,20 +191,27 @@ impl Rpm {
         transaction
     }
 
-    /// Whether rpm alone can install all of it: every file is there, and so are their dependencies.
+    /// Whether rpm alone can install all of it: every file is there, and so are their dependencies. Tried once for a dry run and
+    /// its transaction, if nothing comes between.
     async fn suffices(&self, transaction: &Transaction) -> Result<bool, HostError> {
         let Ok(files) = local_files(transaction) else {
             return Ok(false);
         };
+        let stamp = Stamp::of(&self.database_paths());
+        if self.sufficed.get(&stamp).as_ref() == Some(transaction) {
+            return Ok(true);
+        }
         match self.test(None, files, digests_fit(transaction), "test").await {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                self.sufficed.keep(stamp, transaction.clone());
+                Ok(true)
+            }
             Err(error) if error.category == Category::Dependency => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// rpm's dry run. Most of its time goes into the digests of the packages: where they are known to fit, it goes without
-    /// them, and with them only if it finds fault. The transaction itself looks at them all, before it changes anything.
+    /// rpm's dry run. Where the digests are known to fit it goes without them, and with them only if it finds fault.
     async fn test(
         &self,
         removal: Option<Command>,
@@ -207,7 +220,7 @@ impl Rpm {
         doing: &str,
     ) -> Result<(), HostError> {
         if digests_fit {
-            let install = self.rpm_install(&["--test", "--nodigest"], files.clone());
+            let install = self.rpm_install(&[&["--test"], NO_DIGESTS].concat(), files.clone());
             match run_in_turn(removal.clone(), Some(install), doing).await {
                 Ok(()) => return Ok(()),
                 Err(error) if matches!(error.category, Category::Locked | Category::Timeout) => {
@@ -286,7 +299,7 @@ impl Packages for Rpm {
             return Err(not_usable("it does not begin as one"));
         }
         let arch_fits = |arch: &str| arch_fits(arch, &rustix::system::uname().machine().to_string_lossy());
-        if let Some((said, digests_fit)) = read_header(file).await {
+        if let Some((said, verified)) = read_header(file).await {
             check_name(&said.name).map_err(|error| not_usable(&error.message))?;
             super::check_version(&said.version).map_err(|error| not_usable(&error.message))?;
             return Ok(PackageFile {
@@ -298,7 +311,7 @@ impl Packages for Rpm {
                 installed_size: said.size,
                 conffiles: Vec::new(),
                 relations: None,
-                digests_fit,
+                verified,
             });
         }
         let format = "%{NAME}\\n%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\n%{ARCH}\\n%{LONGSIZE}\\n%|SOURCERPM?{binary}:{source}|\\n";
@@ -334,7 +347,7 @@ impl Packages for Rpm {
             installed_size: size.parse().unwrap_or(0),
             conffiles: Vec::new(),
             relations: None,
-            digests_fit: false,
+            verified: None,
         })
     }
 
@@ -440,7 +453,12 @@ impl Packages for Rpm {
             transaction.install.is_empty() || !self.root.is_host() || self.suffices(&transaction).await?;
         if by_rpm {
             let files = local_files(&transaction)?;
-            let install = (!files.is_empty()).then(|| self.rpm_install(&[], files));
+            let digests = if digests_fit(&transaction) {
+                NO_DIGESTS
+            } else {
+                &[]
+            };
+            let install = (!files.is_empty()).then(|| self.rpm_install(digests, files));
             match run_in_turn(removal.clone(), install.clone(), &doing).await {
                 Err(error) if messages::tells_of_twin_transaction(&error.message) => {
                     tracing::warn!(%error, "rpm met what a run killed in this very second has left; trying again in the next");
@@ -513,17 +531,18 @@ impl Packages for Rpm {
     }
 }
 
-/// The header, and whether all the rest of the file is what it says; on a thread that may wait for the disk. `None`: rpm
-/// is to be asked.
-async fn read_header(file: &Path) -> Option<(header::Header, bool)> {
+/// The header, and as what all the rest of the file was found to be what it says; on a thread that may wait for the disk.
+/// `None`: rpm is to be asked.
+async fn read_header(file: &Path) -> Option<(header::Header, Option<Stamp>)> {
     let file = file.to_owned();
     let read = tokio::task::spawn_blocking(move || {
+        let stamp = Stamp::of(std::slice::from_ref(&file));
         let mut package = std::io::BufReader::new(std::fs::File::open(file)?);
         let Some(header) = header::read(&mut package)? else {
             return Ok(None);
         };
         let is_whole = header.is_of(package)?;
-        std::io::Result::Ok(Some((header, is_whole)))
+        std::io::Result::Ok(Some((header, is_whole.then_some(stamp))))
     });
     read.await.ok()?.ok()?
 }
@@ -548,10 +567,13 @@ fn arch_fits(arch: &str, machine: &str) -> bool {
     arch == "noarch" || arch == machine || also.contains(&arch)
 }
 
-/// Of every file that comes.
+/// Of every file that comes, and none has changed since.
 fn digests_fit(transaction: &Transaction) -> bool {
     transaction.install.iter().all(|source| match source {
-        Source::File(file) => file.digests_fit,
+        Source::File(file) => file
+            .verified
+            .as_ref()
+            .is_some_and(|stamp| *stamp == Stamp::of(std::slice::from_ref(&file.path))),
         Source::Repository { .. } => false,
     })
 }

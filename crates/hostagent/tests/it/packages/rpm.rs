@@ -92,18 +92,18 @@ async fn a_usual_package_is_read_without_rpm() {
     assert_eq!(rpm_header(&changed).unwrap(), None);
 }
 
-/// The dry run goes without digests that are known to fit. The transaction looks at them again, before it changes anything.
+/// rpm goes without digests that are known to fit; not if the file has changed since.
 #[tokio::test]
 async fn a_package_that_does_not_fit_its_digests_is_refused_before_anything_is_changed() {
     let world = World::new(Family::Rpm);
     let (good, bad) = (world.build(&plain("good", "1")), world.build(&plain("app", "1")));
     let whole = world.packages.inspect(&bad).await.unwrap();
-    assert!(whole.digests_fit);
+    assert!(whole.verified.is_some());
     let mut bytes = std::fs::read(&bad).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&bad, bytes).unwrap();
     let damaged = world.packages.inspect(&bad).await.unwrap();
-    assert!(!damaged.digests_fit);
+    assert!(damaged.verified.is_none());
     let good = world.packages.inspect(&good).await.unwrap();
     let both = |other| Transaction {
         install: vec![Source::File(good.clone()), Source::File(other)],
@@ -111,8 +111,35 @@ async fn a_package_that_does_not_fit_its_digests_is_refused_before_anything_is_c
     };
     world.packages.check(&both(damaged)).await.unwrap_err();
     // Damaged after it was read.
-    world.packages.check(&both(whole.clone())).await.unwrap();
-    let error = world.packages.apply(&both(whole)).await.unwrap_err();
-    assert!(error.message.contains("digest"), "{error}");
+    for error in [
+        world.packages.check(&both(whole.clone())).await.unwrap_err(),
+        world.packages.apply(&both(whole)).await.unwrap_err(),
+    ] {
+        assert!(error.message.contains("digest"), "{error}");
+    }
+    assert_eq!(world.versions().await, [""; 0]);
+}
+
+/// As by a disk, without a sign of it. The digest of each file is looked at as it is unpacked.
+#[tokio::test]
+async fn a_package_that_was_damaged_unseen_is_not_installed() {
+    let world = World::new(Family::Rpm);
+    // Not to be compressed.
+    let noise: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(50_000).collect();
+    let file = world.build(&plain("app", "1").file("/opt/app/data", 0o644, noise));
+    let package = world.packages.inspect(&file).await.unwrap();
+    let modified = std::fs::metadata(&file).unwrap().modified().unwrap();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let amid = bytes.len() - 25_000;
+    bytes[amid] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let written = std::fs::File::options().append(true).open(&file).unwrap();
+    written.set_modified(modified).unwrap();
+    let transaction = Transaction {
+        install: vec![Source::File(package)],
+        remove: Vec::new(),
+    };
+    let error = world.packages.apply(&transaction).await.unwrap_err();
+    assert!(error.message.contains("Digest mismatch"), "{error}");
     assert_eq!(world.versions().await, [""; 0]);
 }
