@@ -202,7 +202,7 @@ async fn reloads(caller: &mut Caller, agent: &MachineAgent, machine: &Machine) -
         "agent: processor time of a daemon-reload behind its back: its signals, 100 services asked for over D-Bus again, a ping",
         times,
     )?
-    .note("as at the first look, and for each service when ten minutes have passed without a signal"))
+    .note("as at the first look, and for each service ten minutes after it was last asked for"))
 }
 
 fn row(what: &str, times: Vec<f64>) -> Result<Row> {
