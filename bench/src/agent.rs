@@ -15,6 +15,7 @@ use tokio::time::timeout_at;
 
 use crate::process::{MORTAL, Process};
 use crate::stage::{PATIENCE, Stage};
+use crate::trace;
 
 /// How an agent is started.
 #[derive(Debug, Clone, Copy, Default)]
@@ -95,12 +96,9 @@ impl Agent {
 
     /// Programs it has started so far, if it is traced.
     pub fn children(&self) -> usize {
-        let trace = fs::read_to_string(&self.trace).unwrap_or_default();
-        // The first is the agent itself; tries along PATH fail and start nothing.
-        let started = trace
-            .lines()
-            .filter(|line| line.contains("execve(") && line.ends_with("= 0"));
-        started.count().saturating_sub(1)
+        let log = fs::read_to_string(&self.trace).unwrap_or_default();
+        // The first is the agent itself.
+        trace::programs(&log).saturating_sub(1)
     }
 }
 
@@ -229,10 +227,7 @@ pub const PACKAGES: usize = 1500;
 /// config file; and the desired state that it satisfies.
 pub fn furnished(apps: usize) -> Result<(Sandbox, Value)> {
     let sandbox = Sandbox::temporary(Family::Deb)?;
-    let mut status = String::new();
-    for number in 0..PACKAGES - apps {
-        stanza(&mut status, &format!("libsomething{number}-dev"), "")?;
-    }
+    let mut status = libraries(PACKAGES - apps)?;
     let info = sandbox.join("/var/lib/dpkg/info");
     let manifests = sandbox.join("/etc/hostagent/apps");
     fs::create_dir_all(&manifests)?;
@@ -257,6 +252,18 @@ pub fn furnished(apps: usize) -> Result<(Sandbox, Value)> {
     fs::write(sandbox.join("/var/lib/dpkg/status"), status)?;
     Ok((sandbox, desired.into()))
 }
+
+/// Of dpkg's database: so many installed packages that are no applications.
+pub fn libraries(count: usize) -> Result<String> {
+    let mut status = String::new();
+    for number in 0..count {
+        stanza(&mut status, &format!("{LIBRARY}{number}-dev"), "")?;
+    }
+    Ok(status)
+}
+
+/// How the names of [`libraries`] begin.
+pub const LIBRARY: &str = "libsomething";
 
 /// About as long as those of Debian's own packages.
 fn stanza(status: &mut String, name: &str, more: &str) -> Result<()> {

@@ -4,6 +4,7 @@ mod converge;
 mod fleets;
 mod footprint;
 mod ingest;
+mod observe;
 mod ping;
 mod reconnect;
 mod repair;
@@ -46,6 +47,11 @@ pub const ALL: &[Bench] = &[
         converge::run
     ),
     bench!("repair", "a service killed behind the agent's back", repair::run),
+    bench!(
+        "observe",
+        "what looking at 100 services of a real systemd costs",
+        observe::run
+    ),
     bench!(
         "salt",
         "Salt's answer to a ping and to a state that is so",

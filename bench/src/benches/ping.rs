@@ -70,8 +70,8 @@ async fn measure(programs: &Programs, apps: usize) -> Result<Vec<Row>> {
     if apps == 100 {
         let what = "agent: processor time of a ping with 100 applications (observation, status, sending)";
         rows.push(Row::new("ping", what, "ms", Sample::one(used)).target(Target::FigureAtMost(5.0)).note(
-            "the steady-state observation is a part of it. Applications with manifests and without services: systemd needs \
-             a machine, SysV scripts a process each",
+            "the steady-state observation is a part of it. Applications with manifests and without services, which `observe` has: \
+             SysV scripts, all that a sandbox root can have, are a process each",
         ));
     }
     rows.push(children(programs, apps).await?);

@@ -128,6 +128,11 @@ impl Machine {
         &self.name
     }
 
+    /// This host's pid of its PID 1; another one after a reboot.
+    pub fn leader(&self) -> u32 {
+        self.leader
+    }
+
     /// What its console shows.
     pub fn console(&self) -> String {
         let bytes = fs::read(self.folder.path().join("console")).unwrap_or_default();
