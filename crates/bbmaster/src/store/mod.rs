@@ -16,6 +16,7 @@ mod quarantine;
 mod query;
 mod replies;
 mod row;
+mod statement;
 mod tokens;
 
 use std::path::Path;

@@ -10,14 +10,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use protocol::{AppName, AppStatus, Apps, HostId, apps_satisfied};
 use serde::Deserialize;
-use sqlx::QueryBuilder;
 use tokio::sync::oneshot;
 
 use super::desired::{Desired, NewDesired, PutError, Stored, changed, parse};
-use super::events::{NewEvent, insert_events};
+use super::events::NewEvent;
 use super::query::search_text;
 use super::row::Columns;
-use super::{ROWS, Result, Store, StoreError, now, signed, unsigned, writing};
+use super::statement::{Statement, Tx, Value};
+use super::{ROWS, Result, Store, StoreError, now, signed, unsigned};
 
 /// Written at once, at most.
 const BATCH: usize = 1000;
@@ -46,6 +46,9 @@ struct Overtaken {
 
 /// What became of each PUT of a batch.
 type Answers = Vec<std::result::Result<Stored, Overtaken>>;
+
+/// The hosts of a batch, in the order of their ids.
+type Ids<'a> = BTreeMap<&'a str, &'a HostId>;
 
 /// A host on the way through a batch.
 struct Target {
@@ -107,6 +110,20 @@ impl Target {
                 .collect::<Vec<_>>()
         };
         list(&self.before) != list(&self.now)
+    }
+}
+
+/// A host of which something else is desired after the batch than before it.
+struct Change<'a> {
+    id: &'a str,
+    target: &'a Target,
+    desired: &'a Desired,
+}
+
+impl<'a> Change<'a> {
+    fn of(id: &'a str, target: &'a Target) -> Option<Self> {
+        let desired = target.now.as_ref()?;
+        Some(Self { id, target, desired })
     }
 }
 
@@ -172,182 +189,35 @@ impl Store {
     /// `None`: another master has deleted a host whose row was taken to be there. This is known now, and nothing was written.
     async fn write_if_rows_are_there(&self, batch: &[Put]) -> Result<Option<Answers>> {
         // In the order of ids, as statuses are written: then nobody waits for another's rows in a circle.
-        let ids: BTreeMap<&str, &HostId> = batch.iter().map(|put| (put.host.as_str(), &put.host)).collect();
-        let names: Vec<&str> = ids.keys().copied().collect();
+        let ids: Ids<'_> = batch.iter().map(|put| (put.host.as_str(), &put.host)).collect();
         let unknown = self.without_row(ids.values().copied());
-        let mut answers = Vec::with_capacity(batch.len());
-        let mut refused = Vec::new();
-        let told;
-        writing!(self, tx => {
-            let mut targets: BTreeMap<String, Target> = BTreeMap::new();
-            let mut made = HashSet::new();
-            for chunk in unknown.chunks(ROWS) {
-                let mut query = QueryBuilder::new("INSERT INTO hosts (host_id, search) ");
-                query.push_values(chunk, |mut row, id| {
-                    row.push_bind(id.as_str().to_owned()).push_bind(search_text(id.as_str(), "", ""));
-                });
-                query.push(" ON CONFLICT (host_id) DO NOTHING RETURNING host_id");
-                for row in query.build().fetch_all(&mut *tx).await? {
-                    made.insert(row.text(0)?);
-                }
+        let mut tx = self.begin().await?;
+        let made = make_rows(&mut tx, &unknown).await?;
+        let mut targets = lock_rows(&mut tx, &ids, &made).await?;
+        self.read_desired(&mut tx, &ids, &mut targets).await?;
+        let (answers, events) = match take_all(batch, &mut targets) {
+            Ok(taken) => taken,
+            Err(gone) => {
+                self.forget(gone);
+                return Ok(None);
             }
-            for chunk in names.chunks(ROWS) {
-                let mut query =
-                    QueryBuilder::new("SELECT host_id, reported_generation, satisfied FROM hosts WHERE host_id IN (");
-                let mut list = query.separated(", ");
-                chunk.iter().for_each(|id| { list.push_bind((*id).to_owned()); });
-                query.push(") ORDER BY host_id");
-                if self.is_postgres() {
-                    query.push(" FOR UPDATE");
-                }
-                for row in query.build().fetch_all(&mut *tx).await? {
-                    let id = row.text(0)?;
-                    let is_new = made.contains(&id);
-                    targets.insert(id, Target {
-                        reported: row.number_or_null(1)?.map_or(0, unsigned),
-                        satisfied: row.flag(2)?,
-                        before: None,
-                        now: None,
-                        is_new,
-                    });
-                }
-                // Not read together with the rows that are locked: while that waits, these may change.
-                let mut query = QueryBuilder::new(
-                    "SELECT host_id, generation, apps, author, changed_at, only_if_plan FROM desired WHERE host_id IN (",
-                );
-                let mut list = query.separated(", ");
-                chunk.iter().for_each(|id| { list.push_bind((*id).to_owned()); });
-                query.push(")");
-                for row in query.build().fetch_all(&mut *tx).await? {
-                    let id = row.text(0)?;
-                    if let (Some(target), Some(host)) = (targets.get_mut(&id), ids.get(id.as_str())) {
-                        let generation = unsigned(row.number(1)?);
-                        let kept = self.recall_desired(host, generation);
-                        target.before = Some(Desired {
-                            generation,
-                            apps: match kept {
-                                Some(apps) => apps,
-                                None => Arc::new(parse(&row.text(2)?)?),
-                            },
-                            author: row.text(3)?,
-                            changed_at: row.number(4)?,
-                            only_if_plan: row.text_or_null(5)?,
-                            is_taken: target.reported >= generation,
-                        });
-                    }
-                }
-            }
-            let mut events: Vec<NewEvent> = Vec::new();
-            for put in batch {
-                let Some(target) = targets.get_mut(put.host.as_str()) else {
-                    self.forget(&put.host);
-                    return Ok(None);
-                };
-                let taken = target.take(put);
-                if let Ok(stored) = &taken && stored.is_change {
-                    events.push(changed(&put.host, &stored.desired));
-                }
-                answers.push(taken);
-            }
-            // A PUT that was refused leaves nothing behind.
-            for (id, target) in &targets {
-                if target.is_new && target.now.is_none() {
-                    refused.push(id.clone());
-                    sqlx::query("DELETE FROM hosts WHERE host_id = $1").bind(id).execute(&mut *tx).await?;
-                }
-            }
-            let new: Vec<(&String, &Target, &Desired)> = targets
-                .iter()
-                .filter_map(|(id, target)| Some((id, target, target.now.as_ref()?)))
-                .collect();
-            let texts = Texts::of_all(new.iter().map(|(.., desired)| &desired.apps))?;
-            for chunk in new.chunks(ROWS) {
-                let mut query = QueryBuilder::new(
-                    "INSERT INTO desired (host_id, generation, apps, author, changed_at, only_if_plan) ",
-                );
-                query.push_values(chunk.iter(), |mut row, (id, _, desired)| {
-                    row.push_bind((*id).clone())
-                        .push_bind(signed(desired.generation))
-                        .push_bind(texts.of(&desired.apps))
-                        .push_bind(desired.author.clone())
-                        .push_bind(desired.changed_at)
-                        .push_bind(desired.only_if_plan.clone());
-                });
-                query.push(
-                    " ON CONFLICT (host_id) DO UPDATE SET generation = excluded.generation, apps = excluded.apps, \
-                     author = excluded.author, changed_at = excluded.changed_at, only_if_plan = excluded.only_if_plan",
-                );
-                query.build().execute(&mut *tx).await?;
-                let mut installed = HashMap::new();
-                let mut query = QueryBuilder::new("SELECT host_id, body FROM statuses WHERE host_id IN (");
-                let mut list = query.separated(", ");
-                chunk.iter().for_each(|(id, ..)| { list.push_bind((*id).clone()); });
-                query.push(")");
-                for row in query.build().fetch_all(&mut *tx).await? {
-                    if let Ok(status) = serde_json::from_str::<Installed>(&row.text(1)?) {
-                        installed.insert(row.text(0)?, status.data.apps);
-                    }
-                }
-                for satisfied in [false, true] {
-                    let others = chunk.iter().filter(|(id, target, desired)| {
-                        let apps = installed.get(*id);
-                        let is = apps.is_some_and(|apps| apps_satisfied(&desired.apps, apps));
-                        is == satisfied && target.satisfied != satisfied
-                    });
-                    let others: Vec<String> = others.map(|(id, ..)| (*id).clone()).collect();
-                    if others.is_empty() {
-                        continue;
-                    }
-                    let mut query = QueryBuilder::new("UPDATE hosts SET facts_digest = 0, satisfied = ");
-                    query.push_bind(i64::from(satisfied)).push(" WHERE host_id IN (");
-                    let mut list = query.separated(", ");
-                    others.into_iter().for_each(|id| { list.push_bind(id); });
-                    query.push(")");
-                    query.build().execute(&mut *tx).await?;
-                }
-            }
-            let listed: Vec<&(&String, &Target, &Desired)> =
-                new.iter().filter(|(_, target, _)| target.lists_change()).collect();
-            for chunk in listed.chunks(ROWS) {
-                let mut query = QueryBuilder::new("DELETE FROM host_apps WHERE desired = 1 AND host_id IN (");
-                let mut list = query.separated(", ");
-                chunk.iter().for_each(|(id, ..)| { list.push_bind((*id).clone()); });
-                query.push(")");
-                query.build().execute(&mut *tx).await?;
-            }
-            let rows: Vec<_> = listed
-                .iter()
-                .flat_map(|(id, _, desired)| desired.apps.iter().map(move |(name, spec)| (*id, name, spec)))
-                .collect();
-            for chunk in rows.chunks(ROWS) {
-                let mut query =
-                    QueryBuilder::new("INSERT INTO host_apps (host_id, desired, name, version, running, failing) ");
-                query.push_values(chunk, |mut row, (id, name, spec)| {
-                    row.push_bind((*id).clone())
-                        .push_bind(1i64)
-                        .push_bind(name.as_str().to_owned())
-                        .push_bind(spec.version.clone())
-                        .push_bind(i64::from(spec.running))
-                        .push_bind(0i64);
-                });
-                query.build().execute(&mut *tx).await?;
-            }
-            insert_events!(self, tx, &events);
-            told = !events.is_empty();
-        });
-        let gone: HashSet<&str> = refused.iter().map(String::as_str).collect();
-        self.remember_rows(
-            unknown
-                .into_iter()
-                .filter(|id| !gone.contains(id.as_str()))
-                .cloned(),
-        );
-        for (put, answer) in batch.iter().zip(&answers) {
-            if let Ok(Stored { desired, .. }) = answer {
-                self.remember_desired(put.host.clone(), desired.generation, desired.apps.clone());
-            }
-        }
-        if told {
+        };
+        let left_empty = delete_made_for_nothing(&mut tx, &targets).await?;
+        let changes: Vec<Change<'_>> = targets
+            .iter()
+            .filter_map(|(id, target)| Change::of(id, target))
+            .collect();
+        write_desired(&mut tx, &changes).await?;
+        write_satisfied(&mut tx, &changes).await?;
+        write_lists(&mut tx, &changes).await?;
+        tx.insert_events(self, &events).await?;
+        tx.commit().await?;
+        let kept = unknown
+            .into_iter()
+            .filter(|id| !left_empty.contains(&id.as_str()));
+        self.remember_rows(kept.cloned());
+        self.remember_answers(batch, &answers);
+        if !events.is_empty() {
             // It is written: what cannot be seen now is found a second later.
             if let Err(error) = self.refresh_newest_event().await {
                 tracing::warn!("a change of desired states cannot be told yet: {error}");
@@ -355,6 +225,227 @@ impl Store {
         }
         Ok(Some(answers))
     }
+
+    /// What is desired of them before this batch.
+    async fn read_desired(
+        &self,
+        tx: &mut Tx,
+        ids: &Ids<'_>,
+        targets: &mut BTreeMap<String, Target>,
+    ) -> Result<()> {
+        let names: Vec<&str> = ids.keys().copied().collect();
+        for chunk in names.chunks(ROWS) {
+            let select = Statement::new(
+                "SELECT host_id, generation, apps, author, changed_at, only_if_plan FROM desired WHERE host_id IN ",
+            );
+            for row in tx.fetch(select.list(chunk.iter().copied())).await? {
+                let id = row.text(0)?;
+                let (Some(target), Some(host)) = (targets.get_mut(&id), ids.get(id.as_str())) else {
+                    continue;
+                };
+                let generation = unsigned(row.number(1)?);
+                target.before = Some(Desired {
+                    generation,
+                    apps: match self.recall_desired(host, generation) {
+                        Some(apps) => apps,
+                        None => Arc::new(parse(&row.text(2)?)?),
+                    },
+                    author: row.text(3)?,
+                    changed_at: row.number(4)?,
+                    only_if_plan: row.text_or_null(5)?,
+                    is_taken: target.reported >= generation,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn remember_answers(&self, batch: &[Put], answers: &Answers) {
+        for (put, answer) in batch.iter().zip(answers) {
+            if let Ok(Stored { desired, .. }) = answer {
+                self.remember_desired(put.host.clone(), desired.generation, desired.apps.clone());
+            }
+        }
+    }
+}
+
+/// Makes the rows that are not there; the ids of those.
+async fn make_rows(tx: &mut Tx, unknown: &[&HostId]) -> Result<HashSet<String>> {
+    let mut made = HashSet::new();
+    for chunk in unknown.chunks(ROWS) {
+        let rows = chunk.iter().map(|id| {
+            let search = search_text(id.as_str(), "", "");
+            [id.as_str().into(), Value::Text(search)]
+        });
+        let insert = Statement::new("INSERT INTO hosts (host_id, search) ")
+            .rows(rows)
+            .push(" ON CONFLICT (host_id) DO NOTHING RETURNING host_id");
+        for row in tx.fetch(insert).await? {
+            made.insert(row.text(0)?);
+        }
+    }
+    Ok(made)
+}
+
+/// Holds the hosts' rows until the end of the transaction. One that has none is missing from the answer.
+async fn lock_rows(tx: &mut Tx, ids: &Ids<'_>, made: &HashSet<String>) -> Result<BTreeMap<String, Target>> {
+    let mut targets = BTreeMap::new();
+    let names: Vec<&str> = ids.keys().copied().collect();
+    // Nothing else is read with them: while this waits for a row, that may change.
+    for chunk in names.chunks(ROWS) {
+        let mut select =
+            Statement::new("SELECT host_id, reported_generation, satisfied FROM hosts WHERE host_id IN ")
+                .list(chunk.iter().copied())
+                .push(" ORDER BY host_id");
+        if tx.is_postgres() {
+            select = select.push(" FOR UPDATE");
+        }
+        for row in tx.fetch(select).await? {
+            let id = row.text(0)?;
+            let target = Target {
+                reported: row.number_or_null(1)?.map_or(0, unsigned),
+                satisfied: row.flag(2)?,
+                before: None,
+                now: None,
+                is_new: made.contains(&id),
+            };
+            targets.insert(id, target);
+        }
+    }
+    Ok(targets)
+}
+
+/// Decides on each PUT in its turn, and says what happens by it. The error is a host that has no row.
+fn take_all<'a>(
+    batch: &'a [Put],
+    targets: &mut BTreeMap<String, Target>,
+) -> std::result::Result<(Answers, Vec<NewEvent>), &'a HostId> {
+    let mut answers = Vec::with_capacity(batch.len());
+    let mut events = Vec::new();
+    for put in batch {
+        let target = targets.get_mut(put.host.as_str()).ok_or(&put.host)?;
+        let taken = target.take(put);
+        if let Ok(stored) = &taken
+            && stored.is_change
+        {
+            events.push(changed(&put.host, &stored.desired));
+        }
+        answers.push(taken);
+    }
+    Ok((answers, events))
+}
+
+/// A PUT that was refused leaves nothing behind; the ids of the hosts whose rows are gone again.
+async fn delete_made_for_nothing<'a>(
+    tx: &mut Tx,
+    targets: &'a BTreeMap<String, Target>,
+) -> Result<HashSet<&'a str>> {
+    let empty = targets
+        .iter()
+        .filter(|(_, target)| target.is_new && target.now.is_none());
+    let empty: Vec<&str> = empty.map(|(id, _)| id.as_str()).collect();
+    for chunk in empty.chunks(ROWS) {
+        let delete = Statement::new("DELETE FROM hosts WHERE host_id IN ");
+        tx.execute(delete.list(chunk.iter().copied())).await?;
+    }
+    Ok(empty.into_iter().collect())
+}
+
+async fn write_desired(tx: &mut Tx, changes: &[Change<'_>]) -> Result<()> {
+    let texts = Texts::of_all(changes.iter().map(|change| &change.desired.apps))?;
+    for chunk in changes.chunks(ROWS) {
+        let rows = chunk.iter().map(|Change { id, desired, .. }| {
+            [
+                (*id).into(),
+                signed(desired.generation).into(),
+                Value::SharedText(texts.of(&desired.apps)),
+                desired.author.as_str().into(),
+                desired.changed_at.into(),
+                Value::TextOrNull(desired.only_if_plan.clone()),
+            ]
+        });
+        let insert = Statement::new(
+            "INSERT INTO desired (host_id, generation, apps, author, changed_at, only_if_plan) ",
+        )
+        .rows(rows)
+        .push(
+            " ON CONFLICT (host_id) DO UPDATE SET generation = excluded.generation, apps = excluded.apps, \
+             author = excluded.author, changed_at = excluded.changed_at, only_if_plan = excluded.only_if_plan",
+        );
+        tx.execute(insert).await?;
+    }
+    Ok(())
+}
+
+/// Whether the hosts run what is desired of them now.
+async fn write_satisfied(tx: &mut Tx, changes: &[Change<'_>]) -> Result<()> {
+    for chunk in changes.chunks(ROWS) {
+        let installed = read_installed(tx, chunk).await?;
+        for satisfied in [false, true] {
+            let others = chunk.iter().filter(|Change { id, target, desired }| {
+                let apps = installed.get(*id);
+                let is = apps.is_some_and(|apps| apps_satisfied(&desired.apps, apps));
+                is == satisfied && target.satisfied != satisfied
+            });
+            let others: Vec<&str> = others.map(|change| change.id).collect();
+            if others.is_empty() {
+                continue;
+            }
+            let update = Statement::new("UPDATE hosts SET facts_digest = 0, satisfied = ")
+                .bind(i64::from(satisfied))
+                .push(" WHERE host_id IN ")
+                .list(others);
+            tx.execute(update).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What hosts have said last that they run.
+async fn read_installed(
+    tx: &mut Tx,
+    changes: &[Change<'_>],
+) -> Result<HashMap<String, BTreeMap<AppName, AppStatus>>> {
+    let select = Statement::new("SELECT host_id, body FROM statuses WHERE host_id IN ")
+        .list(changes.iter().map(|change| change.id));
+    let mut installed = HashMap::new();
+    for row in tx.fetch(select).await? {
+        if let Ok(status) = serde_json::from_str::<Installed>(&row.text(1)?) {
+            installed.insert(row.text(0)?, status.data.apps);
+        }
+    }
+    Ok(installed)
+}
+
+/// What can be searched for.
+async fn write_lists(tx: &mut Tx, changes: &[Change<'_>]) -> Result<()> {
+    let listed = changes.iter().filter(|change| change.target.lists_change());
+    let listed: Vec<&Change<'_>> = listed.collect();
+    for chunk in listed.chunks(ROWS) {
+        let delete = Statement::new("DELETE FROM host_apps WHERE desired = 1 AND host_id IN ");
+        tx.execute(delete.list(chunk.iter().map(|change| change.id)))
+            .await?;
+    }
+    let apps = listed.iter().flat_map(|Change { id, desired, .. }| {
+        desired.apps.iter().map(move |(name, spec)| (*id, name, spec))
+    });
+    let apps: Vec<_> = apps.collect();
+    for chunk in apps.chunks(ROWS) {
+        let rows = chunk.iter().map(|(id, name, spec)| {
+            [
+                (*id).into(),
+                1.into(),
+                name.as_str().into(),
+                spec.version.as_str().into(),
+                i64::from(spec.running).into(),
+                0.into(),
+            ]
+        });
+        let insert =
+            Statement::new("INSERT INTO host_apps (host_id, desired, name, version, running, failing) ");
+        tx.execute(insert.rows(rows)).await?;
+    }
+    Ok(())
 }
 
 /// Of a stored status, what is installed: it was decoded in full when it came.
@@ -370,22 +461,23 @@ struct InstalledApps {
 }
 
 /// Applications as they are stored: made once for all hosts that share them.
-struct Texts(HashMap<usize, String>);
+struct Texts(HashMap<usize, Arc<str>>);
 
 impl Texts {
     fn of_all<'a>(all: impl Iterator<Item = &'a Arc<Apps>>) -> Result<Self> {
         let mut texts = HashMap::new();
         for apps in all {
             if let Entry::Vacant(place) = texts.entry(Arc::as_ptr(apps).addr()) {
-                place.insert(serde_json::to_string(apps.as_ref())?);
+                place.insert(serde_json::to_string(apps.as_ref())?.into());
             }
         }
         Ok(Self(texts))
     }
 
     /// Empty, which no application's text is, where it was not in all.
-    fn of(&self, apps: &Arc<Apps>) -> String {
-        self.0.get(&Arc::as_ptr(apps).addr()).cloned().unwrap_or_default()
+    fn of(&self, apps: &Arc<Apps>) -> Arc<str> {
+        let text = self.0.get(&Arc::as_ptr(apps).addr());
+        text.cloned().unwrap_or_else(|| "".into())
     }
 }
 
