@@ -1,5 +1,6 @@
 //! What a host is told: `set_config`, `plan` and `ping`, decoded into validated types.
 
+use std::borrow::Borrow;
 use std::ops::RangeInclusive;
 
 use serde::Serialize;
@@ -30,8 +31,9 @@ pub enum Inbound {
     },
 }
 
+/// Its applications may be borrowed or shared where it is only to be encoded.
 #[derive(Debug, Clone, PartialEq)]
-pub struct SetConfig {
+pub struct SetConfig<A = Apps> {
     /// Echoed as `reply_to` in the status that answers.
     pub id: Option<String>,
     /// One lower than the stored one is stale.
@@ -40,15 +42,15 @@ pub struct SetConfig {
     pub only_if_plan: Option<String>,
     /// What failed and is held is tried again, though nothing else is desired than before.
     pub retry: bool,
-    pub apps: Apps,
+    pub apps: A,
 }
 
-impl SetConfig {
+impl<A: Borrow<Apps>> SetConfig<A> {
     /// The bytes to publish.
     pub fn encode(&self) -> Vec<u8> {
         Envelope {
             opcode: SET_CONFIG,
-            data: Some(&self.apps),
+            data: Some(self.apps.borrow()),
             id: self.id.as_deref(),
             generation: self.generation,
             only_if_plan: self.only_if_plan.as_deref(),

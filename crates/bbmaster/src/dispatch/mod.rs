@@ -14,7 +14,7 @@ use bus::{LinkState, PublishError, Publisher};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use protocol::{HostId, SetConfig};
+use protocol::{Apps, HostId, SetConfig};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -300,11 +300,11 @@ async fn send(
 }
 
 /// The message that tells a host what is desired of it.
-pub fn set_config(desired: Desired) -> SetConfig {
+pub fn set_config(desired: Desired) -> SetConfig<Arc<Apps>> {
     SetConfig {
         id: Some(message_id(desired.generation)),
         generation: Some(desired.generation),
-        apps: Arc::unwrap_or_clone(desired.apps),
+        apps: desired.apps,
         // Once taken it holds: what the host has lost of it since is no part of that plan.
         only_if_plan: desired.only_if_plan.filter(|_| !desired.is_taken),
         retry: false,

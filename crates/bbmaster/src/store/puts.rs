@@ -103,13 +103,11 @@ impl Target {
 
     /// Whether what can be searched for has changed.
     fn lists_change(&self) -> bool {
-        let list = |desired: &Option<Desired>| {
-            let apps = desired.as_ref().map(|desired| desired.apps.iter());
-            let rows = apps.into_iter().flatten();
-            rows.map(|(name, spec)| (name.clone(), spec.version.clone(), spec.running))
-                .collect::<Vec<_>>()
-        };
-        list(&self.before) != list(&self.now)
+        fn listed(desired: Option<&Desired>) -> impl Iterator<Item = (&AppName, &str, bool)> {
+            let apps = desired.into_iter().flat_map(|desired| desired.apps.iter());
+            apps.map(|(name, spec)| (name, spec.version.as_str(), spec.running))
+        }
+        listed(self.before.as_ref()).ne(listed(self.now.as_ref()))
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sqlx::postgres::Postgres;
 use sqlx::sqlite::Sqlite;
-use sqlx::{AssertSqlSafe, Transaction};
+use sqlx::{Arguments, AssertSqlSafe, Database, Transaction};
 
 use super::events::{NewEvent, insert_events};
 use super::row::Row;
@@ -88,18 +88,21 @@ pub(super) enum Tx {
 }
 
 macro_rules! query {
-    ($statement:expr) => {{
+    ($database:ty, $statement:expr) => {{
         let Statement { sql, values } = $statement;
-        let mut query = sqlx::query(AssertSqlSafe(sql));
+        let mut arguments = <$database as Database>::Arguments::default();
+        // Grown value by value it would be copied again and again.
+        arguments.reserve(values.len(), 0);
         for value in values {
-            query = match value {
-                Value::Text(text) => query.bind(text),
-                Value::SharedText(text) => query.bind(text),
-                Value::TextOrNull(text) => query.bind(text),
-                Value::Number(number) => query.bind(number),
+            let added = match value {
+                Value::Text(text) => arguments.add(text),
+                Value::SharedText(text) => arguments.add(text),
+                Value::TextOrNull(text) => arguments.add(text),
+                Value::Number(number) => arguments.add(number),
             };
+            added.map_err(sqlx::Error::Encode)?;
         }
-        query
+        sqlx::query_with(AssertSqlSafe(sql), arguments)
     }};
 }
 
@@ -121,10 +124,10 @@ impl Tx {
     pub(super) async fn execute(&mut self, statement: Statement) -> Result<()> {
         match self {
             Self::Sqlite(tx) => {
-                query!(statement).execute(&mut **tx).await?;
+                query!(Sqlite, statement).execute(&mut **tx).await?;
             }
             Self::Postgres(tx) => {
-                query!(statement).execute(&mut **tx).await?;
+                query!(Postgres, statement).execute(&mut **tx).await?;
             }
         }
         Ok(())
@@ -133,11 +136,11 @@ impl Tx {
     pub(super) async fn fetch(&mut self, statement: Statement) -> Result<Vec<Row>> {
         Ok(match self {
             Self::Sqlite(tx) => {
-                let rows = query!(statement).fetch_all(&mut **tx).await?;
+                let rows = query!(Sqlite, statement).fetch_all(&mut **tx).await?;
                 rows.into_iter().map(Row::Sqlite).collect()
             }
             Self::Postgres(tx) => {
-                let rows = query!(statement).fetch_all(&mut **tx).await?;
+                let rows = query!(Postgres, statement).fetch_all(&mut **tx).await?;
                 rows.into_iter().map(Row::Postgres).collect()
             }
         })
