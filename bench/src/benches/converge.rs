@@ -17,7 +17,7 @@ use crate::stage::Stage;
 
 const HOST: &str = "host-1";
 const APPS: usize = 20;
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 11;
 
 pub async fn run(programs: &Programs) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
@@ -58,6 +58,7 @@ async fn measure(programs: &Programs, family: Family, manager: &str) -> Result<R
             .wait_for(HOST, |_| true)
             .await
             .with_context(|| agent.log())?;
+        leave_nothing_to_write();
         let ours = caller
             .converge(HOST, &desired)
             .await
@@ -81,6 +82,11 @@ fn package(name: &str) -> Package {
     })
 }
 
+/// What others have written is not to be waited for: rpm syncs the whole file system, and any `fsync` may wait for it.
+fn leave_nothing_to_write() {
+    rustix::fs::sync();
+}
+
 /// Seconds, into a new root.
 fn install_bare(family: Family, files: &[PathBuf]) -> Result<f64> {
     let sandbox = Sandbox::temporary(family)?;
@@ -89,6 +95,7 @@ fn install_bare(family: Family, files: &[PathBuf]) -> Result<f64> {
         Family::Rpm => rpm(&sandbox),
     };
     command.args(files).env("BACKBONE_ROOT", sandbox.root());
+    leave_nothing_to_write();
     let started = Instant::now();
     let output = command.output()?;
     let seconds = started.elapsed().as_secs_f64();
