@@ -70,7 +70,7 @@ pub async fn run(programs: &Programs) -> Result<Vec<Row>> {
 /// A package with a unit, a config file and a manifest that names both; and what is desired of it.
 fn add_app(desired: &mut Map<String, Value>, number: usize, folder: &Path) -> Result<()> {
     let name = format!("app-{number}");
-    // Without [Install]: the agent would enable it, and have systemd read all its units anew, one by one.
+    // Without [Install]: the agent would enable it, and have systemd read all its units anew, a few at a time.
     let unit = "[Service]\nExecStart=/bin/sleep infinity\n";
     let manifest = format!(
         "services = [\"{}\"]\n[config.server]\nfile = \"/etc/pf9/{name}.ini\"\nformat = \"ini\"\n",

@@ -1,7 +1,11 @@
-//! The settling stage of an attempt: config and services, application by application.
+//! The settling stage of an attempt: config and services, in the order of ranks.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use protocol::spec::{Rank, cmp_rank};
 use protocol::{AppName, Phase};
 
 use super::attempt::Attempt;
@@ -11,10 +15,14 @@ use crate::failure::Failure;
 use crate::host::Cancel;
 use crate::journal::Before;
 use crate::observe::Observed;
-use crate::plan::Step;
+use crate::plan::{Action, Step};
+
+/// Applications whose services are started or stopped side by side, at most.
+const SIDE_BY_SIDE: usize = 8;
 
 impl Attempt<'_> {
-    /// Config and services. An application whose step fails is left where it is; the others go on.
+    /// Config and services. An application whose step fails is left where it is; the others go on. Those of one rank get their
+    /// config one after the other, since hooks may share files, and then their services side by side.
     pub(super) async fn settle(
         &mut self,
         steps: &[&Step],
@@ -24,25 +32,72 @@ impl Attempt<'_> {
         if let Err(end) = self.journal(steps, observed, &[], &Cancel::default()).await {
             return Some(end);
         }
-        for step in steps {
-            if let Some(end) = interrupts.pending(self.desired) {
-                return Some(end);
-            }
-            let Some(spec) = self.desired.apps.get(&step.app) else {
-                continue;
+        let desired = self.desired;
+        let rank = |step: &Step| -> Option<Rank> { desired.apps.get(&step.app)?.rank };
+        for equals in steps.chunk_by(|one, next| cmp_rank(rank(one), rank(next)).is_eq()) {
+            let is_config = |step: &&&Step| matches!(step.action, Action::Configure { .. });
+            let (configs, services): (Vec<&Step>, Vec<&Step>) = equals.iter().partition(is_config);
+            let end = match self.take_steps(&configs, 1, observed, interrupts).await {
+                None => {
+                    self.take_steps(&services, SIDE_BY_SIDE, observed, interrupts)
+                        .await
+                }
+                end => end,
             };
-            if self.failures.contains_key(&step.app) {
-                continue;
-            }
-            self.converging(Some(observed), format!("{}: {}", step.app, step.action));
-            tracing::info!(app = %step.app, "{}", step.action);
-            let engine = self.engine;
-            let settled = apply::settle_step(&engine.host, &engine.observer, observed, spec, step).await;
-            if let Err(failure) = settled {
-                self.fail(&step.app, failure);
+            if end.is_some() {
+                return end;
             }
         }
         None
+    }
+
+    /// Those of one application one after the other, up to `side_by_side` applications at the same time.
+    async fn take_steps(
+        &mut self,
+        steps: &[&Step],
+        side_by_side: usize,
+        observed: &Arc<Observed>,
+        interrupts: &Interrupts,
+    ) -> Option<End> {
+        let (engine, desired) = (self.engine, self.desired);
+        let mut waiting: VecDeque<_> = steps
+            .chunk_by(|one, next| one.app == next.app)
+            .map(<[_]>::iter)
+            .collect();
+        let mut taken = FuturesUnordered::new();
+        let mut under_way: BTreeMap<&AppName, &Action> = BTreeMap::new();
+        loop {
+            while taken.len() < side_by_side
+                && interrupts.pending(desired).is_none()
+                && let Some(mut of_app) = waiting.pop_front()
+            {
+                let Some(step) = of_app.next() else { continue };
+                let Some(spec) = desired.apps.get(&step.app) else {
+                    continue;
+                };
+                if self.failures.contains_key(&step.app) {
+                    continue;
+                }
+                tracing::info!(app = %step.app, "{}", step.action);
+                under_way.insert(&step.app, &step.action);
+                taken.push(async move {
+                    let settled =
+                        apply::settle_step(&engine.host, &engine.observer, observed, spec, step).await;
+                    (step, settled, of_app)
+                });
+            }
+            if !under_way.is_empty() {
+                self.converging(Some(observed), describe(&under_way));
+            }
+            let Some((step, settled, rest)) = taken.next().await else {
+                return interrupts.pending(desired);
+            };
+            under_way.remove(&step.app);
+            match settled {
+                Ok(()) => waiting.push_front(rest),
+                Err(failure) => self.fail(&step.app, failure),
+            }
+        }
     }
 
     /// A package that was changed and did not restart its services itself has left the old version running.
@@ -91,4 +146,10 @@ impl Attempt<'_> {
             })
             .collect()
     }
+}
+
+/// What is being done, by application.
+fn describe(under_way: &BTreeMap<&AppName, &Action>) -> String {
+    let each = under_way.iter().map(|(app, action)| format!("{app}: {action}"));
+    each.collect::<Vec<_>>().join("; ")
 }

@@ -46,6 +46,8 @@ pub struct State {
     pub half_done: Vec<String>,
     /// Applications whose health checks fail.
     pub unhealthy: BTreeSet<String>,
+    /// How long the start of a service takes.
+    pub start_takes: Duration,
     /// Services that end by themselves right after their start.
     pub dying: BTreeSet<String>,
     /// Held while a transaction runs, if a test wants it to take its time.
@@ -274,6 +276,7 @@ impl Services for FakeHost {
         }))
     }
     async fn start(&self, service: &str) -> Result<(), HostError> {
+        tokio::time::sleep(self.with(|state| state.start_takes)).await;
         self.set_service("start", service, |state| state.running = true)
     }
     async fn stop(&self, service: &str) -> Result<(), HostError> {

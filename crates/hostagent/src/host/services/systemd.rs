@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -48,6 +49,15 @@ pub struct Systemd {
     view: Arc<View>,
     /// `None`: not connected (any more).
     bus: Mutex<Option<Bus>>,
+    rereads: Rereads,
+}
+
+/// Reading all unit files again takes systemd long, so it is asked once for all who have changed some meanwhile.
+#[derive(Default)]
+struct Rereads {
+    asked: AtomicU64,
+    /// How many of those who asked have got it. Held while systemd reads.
+    done: Mutex<u64>,
 }
 
 impl Systemd {
@@ -60,6 +70,7 @@ impl Systemd {
             view: Arc::new(View::new(changes.clone())),
             changes,
             bus: Mutex::new(None),
+            rereads: Rereads::default(),
         }
     }
 
@@ -308,6 +319,12 @@ impl Services for Systemd {
     }
 
     async fn reread_units(&self) -> Result<(), HostError> {
+        let ticket = self.rereads.asked.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut done = self.rereads.done.lock().await;
+        if *done >= ticket {
+            return Ok(());
+        }
+        let asked = self.rereads.asked.load(Ordering::Relaxed);
         let what = "let systemd read its unit files again";
         let _own = self.view.rereading_units();
         let bus = self.bus().await.map_err(|error| error.explain(what))?;
@@ -315,6 +332,7 @@ impl Services for Systemd {
         match reload.await {
             Ok(_) => {
                 bus.settle().await;
+                *done = asked;
                 Ok(())
             }
             Err(error) => {

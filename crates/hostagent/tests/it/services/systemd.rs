@@ -354,6 +354,40 @@ async fn looking_and_own_changes_are_no_news() {
     assert_eq!(systems.changes(Duration::from_millis(500)).await, BTreeSet::new());
 }
 
+/// As at an installation of many. Reading unit files again takes systemd longer than all else.
+#[tokio::test]
+async fn services_that_are_enabled_side_by_side_have_systemd_reload_about_once() {
+    if machine::skip("services_that_are_enabled_side_by_side_have_systemd_reload_about_once") {
+        return;
+    }
+    let systems = Systems::boot();
+    let services: Vec<String> = (0..10).map(|n| format!("app_{n}")).collect();
+    for service in &services {
+        systems.add_unit(service, SLEEP, "", WANTED).await;
+    }
+    let reloads = || {
+        let count = "journalctl --sync; journalctl -b _PID=1 -o cat | grep -c '^Reloading[^ ]*\\( requested\\|\\.\\)'";
+        let output = systems.machine.run(&["sh", "-c", count]).unwrap();
+        let count: usize = String::from_utf8_lossy(&output.stdout).trim().parse().unwrap();
+        count
+    };
+    let one_by_one = reloads();
+    assert!(one_by_one >= services.len(), "{one_by_one}");
+    let names: Vec<&str> = services.iter().map(String::as_str).collect();
+    systems.watch(&names);
+    let enable_and_start = async |service: &str| {
+        systems.systemd.enable(service).await.unwrap();
+        systems.systemd.start(service).await.unwrap();
+    };
+    futures_util::future::join_all(names.iter().map(|name| enable_and_start(name))).await;
+    for name in names {
+        assert_eq!(systems.state(name).await, state(true, Some(true)), "{name}");
+    }
+    assert_eq!(systems.changes(Duration::from_millis(500)).await, BTreeSet::new());
+    let together = reloads() - one_by_one;
+    assert!((1..=3).contains(&together), "{together}");
+}
+
 #[tokio::test]
 async fn a_restarted_bus_is_connected_to_again() {
     if machine::skip("a_restarted_bus_is_connected_to_again") {
