@@ -587,6 +587,31 @@ async fn an_answer_that_came_back_outlasts_later_statuses_that_come_back_and_a_l
     driver.quiet().await;
 }
 
+/// Else the master would take the older for the newer.
+#[tokio::test(start_paused = true)]
+async fn what_is_sent_again_is_no_newer_than_what_has_arrived_meanwhile() {
+    let mut driver = started().await;
+    // Neither answers anybody, so the newer says all that the older did.
+    for _ in 0..2 {
+        driver.send_on(HOST, json!({"opcode": "ping"})).await;
+    }
+    assert_eq!(driver.comes_back().await, "ok -");
+    assert_eq!(driver.said(1).await, ["ok -"]);
+    driver.quiet().await;
+    // Somebody waits for an answer, late as it is.
+    for id in ["p1", "p2"] {
+        driver.send_on(HOST, json!({"opcode": "ping", "id": id})).await;
+    }
+    assert_eq!(driver.comes_back().await, "ok p1");
+    let newer = driver.status().await;
+    let late = driver.status().await;
+    assert_eq!(
+        (newer["reply_to"].as_str(), late["reply_to"].as_str()),
+        (Some("p2"), Some("p1"))
+    );
+    assert!(late["seq"].as_u64() < newer["seq"].as_u64(), "{late} {newer}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_application_and_its_package_may_have_different_names() {
     let mut driver = started().await;

@@ -22,7 +22,8 @@ const SIDE_BY_SIDE: usize = 8;
 
 impl Attempt<'_> {
     /// Config and services. An application whose step fails is left where it is; the others go on. Those of one rank get their
-    /// config one after the other, since hooks may share files, and then their services side by side.
+    /// config one after the other, since hooks may share files; then what is to stop stops, side by side; then the rest starts,
+    /// which may need what the others have let go of.
     pub(super) async fn settle(
         &mut self,
         steps: &[&Step],
@@ -35,17 +36,20 @@ impl Attempt<'_> {
         let desired = self.desired;
         let rank = |step: &Step| -> Option<Rank> { desired.apps.get(&step.app)?.rank };
         for equals in steps.chunk_by(|one, next| cmp_rank(rank(one), rank(next)).is_eq()) {
-            let is_config = |step: &&&Step| matches!(step.action, Action::Configure { .. });
-            let (configs, services): (Vec<&Step>, Vec<&Step>) = equals.iter().partition(is_config);
-            let end = match self.take_steps(&configs, 1, observed, interrupts).await {
-                None => {
-                    self.take_steps(&services, SIDE_BY_SIDE, observed, interrupts)
-                        .await
+            for (turn, side_by_side) in [
+                (Turn::Config, 1),
+                (Turn::Stop, SIDE_BY_SIDE),
+                (Turn::Start, SIDE_BY_SIDE),
+            ] {
+                let in_turn = equals
+                    .iter()
+                    .copied()
+                    .filter(|step| Turn::of(&step.action) == turn);
+                let steps: Vec<&Step> = in_turn.collect();
+                let end = self.take_steps(&steps, side_by_side, observed, interrupts).await;
+                if end.is_some() {
+                    return end;
                 }
-                end => end,
-            };
-            if end.is_some() {
-                return end;
             }
         }
         None
@@ -145,6 +149,30 @@ impl Attempt<'_> {
                 (app.clone(), same.map(|(name, _)| name.clone()).collect())
             })
             .collect()
+    }
+}
+
+/// What comes when within a rank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Config,
+    Stop,
+    Start,
+}
+
+impl Turn {
+    fn of(action: &Action) -> Self {
+        match action {
+            Action::Configure { .. } => Self::Config,
+            Action::Disable { .. } | Action::Stop { .. } => Self::Stop,
+            Action::Enable { .. }
+            | Action::Start { .. }
+            | Action::RunServices { .. }
+            | Action::Adopt { .. }
+            | Action::StopForRemoval { .. }
+            | Action::Remove { .. }
+            | Action::Install(_) => Self::Start,
+        }
     }
 }
 

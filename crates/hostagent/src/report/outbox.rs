@@ -57,8 +57,8 @@ pub struct Outbox {
     waiting: VecDeque<Said>,
     /// One at a time, so that statuses arrive in order.
     publishing: Option<Publishing>,
-    /// What came back because no master was bound: answers, and the newest of all else. It goes with the next one, or by
-    /// itself.
+    /// What came back because no master was bound, or the broker refused it: answers, and the newest of all else. It goes with
+    /// the next one, or by itself.
     returned: VecDeque<Said>,
     /// When it goes by itself, and the pause before that.
     retry: Option<Instant>,
@@ -135,8 +135,11 @@ impl Outbox {
         if let Some(mut said) = self.waiting.pop_front() {
             let body = match &mut said {
                 Said::Status(spoken) => {
-                    self.seq += 1;
-                    spoken.status.seq = self.seq;
+                    // What is sent again is no newer for that.
+                    if spoken.status.seq == 0 {
+                        self.seq += 1;
+                        spoken.status.seq = self.seq;
+                    }
                     spoken.encode()
                 }
                 Said::Plan(answer) => answer.encode(),
@@ -166,6 +169,9 @@ impl Outbox {
                 }
                 self.without_master = false;
                 self.pause = FIRST_PAUSE;
+                if matches!(said, Said::Status(_)) {
+                    self.returned.retain(Said::is_answer);
+                }
             }
             // Its turn comes with the next connection.
             Err(PublishError::Disconnected) => self.waiting.push_front(said),
@@ -192,6 +198,7 @@ impl Outbox {
 
     /// What can be said before the agent ends, within a moment.
     pub async fn drain(&mut self, publisher: &Publisher) {
+        self.retry_returned();
         let all = async {
             while self.publishing.is_some() || !self.waiting.is_empty() {
                 self.publish_next(publisher);

@@ -113,3 +113,33 @@ async fn what_is_tied_to_a_failed_one_is_not_started_after_it() {
     let started: Vec<&String> = log.iter().filter(|line| line.starts_with("start ")).collect();
     assert_eq!(started, ["start c"]);
 }
+
+/// As between two that take the same port.
+#[tokio::test(start_paused = true)]
+async fn within_a_rank_what_is_to_stop_stops_before_the_rest_starts() {
+    let mut driver = started().await;
+    let (a, b) = (driver.fake.offer("a", "1-1"), driver.fake.offer("b", "1-1"));
+    let apps = |a_runs: bool| {
+        json!({
+            "a": {"version": "1", "url": a, "running": a_runs},
+            "b": {"version": "1", "url": b, "running": !a_runs},
+        })
+    };
+    for (id, a_runs, expected) in [
+        ("m1", false, &["start b"][..]),
+        ("m2", true, &["stop b", "start a"]),
+        ("m3", false, &["stop a", "start b"]),
+    ] {
+        driver.set_config(id, apps(a_runs)).await;
+        assert_eq!(
+            driver.said(2).await,
+            [format!("converging {id}"), format!("ok {id}")]
+        );
+        let log = driver.fake.take_log();
+        let changed: Vec<&String> = log
+            .iter()
+            .filter(|line| line.starts_with("start ") || line.starts_with("stop "))
+            .collect();
+        assert_eq!(changed, expected);
+    }
+}

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -55,6 +56,8 @@ pub struct Rpm {
     cache: Cache<Snapshot>,
     /// What rpm alone was last found to suffice for.
     sufficed: Cache<Transaction>,
+    /// A dry run went well with all digests, and not without: this host's rpm insists on them.
+    insists_on_digests: AtomicBool,
     units: Option<Arc<OwnUnits>>,
     runner: Option<Arc<Runner>>,
 }
@@ -79,6 +82,7 @@ impl Rpm {
             deadline: options.deadline,
             cache: Cache::empty(),
             sufficed: Cache::empty(),
+            insists_on_digests: AtomicBool::new(false),
         }
     }
 
@@ -219,7 +223,8 @@ impl Rpm {
         digests_fit: bool,
         doing: &str,
     ) -> Result<(), HostError> {
-        if digests_fit {
+        let without = digests_fit && !self.insists_on_digests.load(Ordering::Relaxed);
+        if without {
             let install = self.rpm_install(&[&["--test"], NO_DIGESTS].concat(), files.clone());
             match run_in_turn(removal.clone(), Some(install), doing).await {
                 Ok(()) => return Ok(()),
@@ -229,7 +234,12 @@ impl Rpm {
                 Err(error) => tracing::debug!(%error, "asking rpm once more, with all digests"),
             }
         }
-        run_in_turn(removal, Some(self.rpm_install(&["--test"], files)), doing).await
+        run_in_turn(removal, Some(self.rpm_install(&["--test"], files)), doing).await?;
+        if without {
+            tracing::info!("rpm installs only with digests here; it is given them from now on");
+            self.insists_on_digests.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Runs of dnf, which fetches dependencies: one for all that changes version, one for what is to be
@@ -453,11 +463,8 @@ impl Packages for Rpm {
             transaction.install.is_empty() || !self.root.is_host() || self.suffices(&transaction).await?;
         if by_rpm {
             let files = local_files(&transaction)?;
-            let digests = if digests_fit(&transaction) {
-                NO_DIGESTS
-            } else {
-                &[]
-            };
+            let without = digests_fit(&transaction) && !self.insists_on_digests.load(Ordering::Relaxed);
+            let digests = if without { NO_DIGESTS } else { &[] };
             let install = (!files.is_empty()).then(|| self.rpm_install(digests, files));
             match run_in_turn(removal.clone(), install.clone(), &doing).await {
                 Err(error) if messages::tells_of_twin_transaction(&error.message) => {

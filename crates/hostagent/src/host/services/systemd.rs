@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use protocol::Category;
-use tokio::sync::Mutex;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::{Mutex, RwLock};
 use zbus::wire::OwnedObjectPath;
 
 use super::{ServiceChanges, SysV, check_name, scripts_in};
@@ -56,8 +56,9 @@ pub struct Systemd {
 #[derive(Default)]
 struct Rereads {
     asked: AtomicU64,
-    /// How many of those who asked have got it. Held while systemd reads.
-    done: Mutex<u64>,
+    /// How many of those who asked have got it. Written while systemd reads, which answers nobody meanwhile: calls with a shorter
+    /// deadline wait here.
+    done: RwLock<u64>,
 }
 
 impl Systemd {
@@ -102,7 +103,12 @@ impl Systemd {
             return false;
         };
         // Also where it is not closed: systemd may have let a call go unanswered.
-        self.bus.lock().await.take().is_some()
+        let dropped = self.bus.lock().await.take().is_some();
+        if dropped {
+            // Nobody listens to its signals any more.
+            self.view.signals_lost();
+        }
+        dropped
     }
 
     async fn look(&self, unit: &str) -> Result<Unit, CallError> {
@@ -113,6 +119,7 @@ impl Systemd {
     }
 
     async fn look_once(&self, unit: &str) -> Result<Unit, CallError> {
+        let _no_reread = self.rereads.done.read().await;
         let bus = self.bus().await?;
         // By its path: that also loads a unit which nothing refers to. A few small questions on the wire at the
         // same time: GetAll answers with a hundred properties, and systemd before 230 knows no
@@ -151,6 +158,7 @@ impl Systemd {
         let unit = unit_name(service)?;
         let what = format!("{verb} {unit}");
         let _own = self.view.changing(service, &unit);
+        let no_reread = self.rereads.done.read().await;
         let bus = self.bus().await.map_err(|error| error.explain(&what))?;
         if method != "StopUnit" {
             // Else a unit that has failed too often in a short time, perhaps for the config that was just
@@ -169,6 +177,7 @@ impl Systemd {
                 return Err(error.explain(&what));
             }
         };
+        drop(no_reread);
         let result = match tokio::time::timeout(JOB_DEADLINE, end_of(job.as_str(), ended)).await {
             Ok(Some(result)) => result,
             Ok(None) => return Err(CallError::Unreachable("the connection was lost".into()).explain(&what)),
@@ -239,6 +248,7 @@ impl Systemd {
             }
             return self.reread_units().await;
         }
+        let no_reread = self.rereads.done.read().await;
         let bus = self.bus().await.map_err(|error| error.explain(&what))?;
         let names = vec![&found.id];
         let changed = match enabled {
@@ -247,6 +257,7 @@ impl Systemd {
             false => bus.manager("DisableUnitFiles", &(names, false)).await,
         };
         changed.map_err(|error| error.explain(&what))?;
+        drop(no_reread);
         // Settles what this has changed, too.
         self.reread_units().await
     }
@@ -320,7 +331,7 @@ impl Services for Systemd {
 
     async fn reread_units(&self) -> Result<(), HostError> {
         let ticket = self.rereads.asked.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut done = self.rereads.done.lock().await;
+        let mut done = self.rereads.done.write().await;
         if *done >= ticket {
             return Ok(());
         }

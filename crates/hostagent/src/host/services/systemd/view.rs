@@ -150,6 +150,15 @@ impl View {
         }
     }
 
+    /// Signals may have gone by unseen: nothing that is known holds.
+    pub(super) fn signals_lost(&self) {
+        let mut inner = self.lock();
+        inner.signals_seen += 1;
+        inner.known.values_mut().for_each(|known| known.valid = false);
+        drop(inner);
+        self.changes.report_all();
+    }
+
     /// There are no signals any more: nothing that is known holds, no job's end will be heard of.
     pub(super) fn disconnected(&self) {
         let mut inner = self.lock();

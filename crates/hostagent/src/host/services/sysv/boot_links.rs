@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use protocol::Category;
+use tokio::sync::Mutex;
 
 use crate::host::command::{Command, Runner};
 use crate::host::{HostError, Root};
@@ -21,6 +22,8 @@ const WORKING_LEVELS: [u8; 4] = [2, 3, 4, 5];
 pub(super) struct BootLinks {
     root: Root,
     runner: Option<Arc<Runner>>,
+    /// The tools number anew what others have linked, and don't wait for each other.
+    in_turn: Mutex<()>,
 }
 
 /// Which tool changes the links.
@@ -42,6 +45,7 @@ impl BootLinks {
         Self {
             root: root.clone(),
             runner: runner.cloned(),
+            in_turn: Mutex::default(),
         }
     }
 
@@ -59,6 +63,7 @@ impl BootLinks {
     }
 
     pub(super) async fn enable(&self, service: &str) -> Result<(), HostError> {
+        let _in_turn = self.in_turn.lock().await;
         match self.tool() {
             Tool::UpdateRcD => {
                 // `enable` works on links that are there only; `defaults` leaves those alone.
@@ -86,6 +91,7 @@ impl BootLinks {
     }
 
     pub(super) async fn disable(&self, service: &str) -> Result<(), HostError> {
+        let _in_turn = self.in_turn.lock().await;
         match self.tool() {
             Tool::UpdateRcD => {
                 self.run("update-rc.d", &[service, "defaults"]).await?;
