@@ -41,6 +41,7 @@ pub mod report;
 pub mod watch;
 pub mod drift;
 
+pub mod alarm;
 pub mod atomic_file;
 pub mod commands;
 pub mod host;

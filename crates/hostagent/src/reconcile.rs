@@ -12,6 +12,7 @@ use protocol::Phase;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::alarm;
 use crate::converge::{self, End, Interrupts};
 use crate::engine::Engine;
 use crate::failure::{Failure, Failures};
@@ -130,19 +131,13 @@ impl Reconciler {
     /// False: told to stop.
     async fn wait(&mut self) -> bool {
         let retry_at = self.retry.map(|retry| retry.at);
-        let retry_due = async {
-            match retry_at {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
         // Each arm only waits; whatever wakes us, the host is looked at anew.
         tokio::select! {
             changed = self.interrupts.desired.changed() => changed.is_ok(),
             changed = self.interrupts.stop.changed() => changed.is_ok() && !*self.interrupts.stop.borrow(),
             () = self.wake.notified() => true,
             () = self.second_chance.notified() => { self.give_second_chance(); true }
-            () = retry_due => { self.errors.release_transient(); true }
+            () = alarm::reached(retry_at) => { self.errors.release_transient(); true }
             // What keeps us from the broker keeps us from packages, too, as a rule; and tries have moved apart by now.
             () = self.connection.is_made(), if retry_at.is_some() => { self.errors.release_transient(); true }
         }

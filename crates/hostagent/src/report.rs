@@ -22,6 +22,7 @@ use protocol::{Apps, Category, ErrorReport, HostId, Phase, PlanAnswer};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
+use crate::alarm;
 use crate::engine::Engine;
 use crate::forecast::{self, Forecast};
 use crate::host::{Facts, HostError};
@@ -144,7 +145,7 @@ impl Reporter {
                     }
                     outbox.settle(said, result);
                 }
-                () = at_last(retry_at) => outbox.retry_returned(),
+                () = alarm::reached(retry_at) => outbox.retry_returned(),
                 // From here, since this loop goes round only where it is not wedged, and neither is the one thread of all
                 // tasks.
                 () = self.notifier.alive_is_due() => self.notifier.alive(),
@@ -396,14 +397,6 @@ const MAX_PLANS: usize = 4;
 async fn next_plan(plans: &mut Plans) -> PlanAnswer {
     match plans.next().await {
         Some(answer) => answer,
-        None => std::future::pending().await,
-    }
-}
-
-/// Pending while there is no such time.
-async fn at_last(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::alarm;
 use crate::host::services::ServiceChanges;
 
 mod files;
@@ -89,12 +90,6 @@ impl Watch {
     pub async fn changed(&mut self) -> Drift {
         loop {
             let due = self.since.map(|since| self.pace.next(since + DEBOUNCE));
-            let due_is_over = async {
-                match due {
-                    Some(due) => tokio::time::sleep_until(due).await,
-                    None => std::future::pending().await,
-                }
-            };
             // Each arm is cancel-safe: it loses nothing when another one is first.
             tokio::select! {
                 files = next_files(&mut self.files) => self.note_files(files),
@@ -102,7 +97,7 @@ impl Watch {
                     self.pending.services.extend(services);
                     self.since.get_or_insert_with(Instant::now);
                 }
-                () = due_is_over => {
+                () = alarm::reached(due) => {
                     self.pace.take(Instant::now());
                     self.since = None;
                     return std::mem::take(&mut self.pending);

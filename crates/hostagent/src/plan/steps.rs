@@ -113,7 +113,7 @@ pub struct Fault {
 pub enum Stage {
     /// Adopt, stop what goes, and one transaction of the package manager.
     Packages,
-    /// Config and services, application by application, in rank order.
+    /// Config and services, rank by rank.
     Settle,
 }
 

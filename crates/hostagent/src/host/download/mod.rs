@@ -1,7 +1,7 @@
 //! Downloads of packages over http and https, into a cache.
 //!
-//! One download at a time per URL, a few at once in all, not counting those that only wait for the disk. Each try ([`transfer`]) runs on a thread that
-//! may block; here a task watches it, ends it when it is cancelled or has [`stall`]ed, and decides
+//! One download at a time per URL, a few at once in all, not counting those that only wait for the disk. Each try
+//! ([`transfer`]) runs on a thread that may block; here a task watches it, ends it when it is cancelled or has [`stall`]ed, and decides
 //! whether to try again at once. What still fails then is for the reconciler's own, longer backoff.
 
 mod cache;

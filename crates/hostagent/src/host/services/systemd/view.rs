@@ -43,6 +43,13 @@ struct Inner {
     waiting: Vec<mpsc::UnboundedSender<EndedJob>>,
 }
 
+impl Inner {
+    fn void_all(&mut self) {
+        self.signals_seen += 1;
+        self.known.values_mut().for_each(|known| known.valid = false);
+    }
+}
+
 struct Known {
     unit: String,
     /// The unit's object path.
@@ -141,8 +148,7 @@ impl View {
     /// Signal: unit files were read anew, or links to them changed.
     pub(super) fn unit_files_changed(&self) {
         let mut inner = self.lock();
-        inner.signals_seen += 1;
-        inner.known.values_mut().for_each(|known| known.valid = false);
+        inner.void_all();
         let own = !inner.busy.is_empty();
         drop(inner);
         if !own {
@@ -152,10 +158,7 @@ impl View {
 
     /// Signals may have gone by unseen: nothing that is known holds.
     pub(super) fn signals_lost(&self) {
-        let mut inner = self.lock();
-        inner.signals_seen += 1;
-        inner.known.values_mut().for_each(|known| known.valid = false);
-        drop(inner);
+        self.lock().void_all();
         self.changes.report_all();
     }
 
