@@ -39,7 +39,7 @@ pub struct Collector {
 /// Statuses written at once, at most.
 const BATCH: usize = 500;
 /// From one batch to the next, where nothing is urgent and few come: a commit costs more than ten statuses.
-const APART: Duration = Duration::from_millis(25);
+const APART: Duration = Duration::from_millis(100);
 
 /// What one message turned out to be.
 enum Incoming {
