@@ -1,5 +1,7 @@
 //! Programs under measurement: started, watched through /proc, ended.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -124,20 +126,41 @@ pub fn memory(process: u32) -> Result<Memory> {
     })
 }
 
-/// Processor time that all threads of a process that are still there have used, in seconds: to the
-/// nanosecond, where /proc/PID/stat counts in hundredths of a second.
-pub fn cpu(process: u32) -> Result<f64> {
-    let mut nanoseconds = 0u64;
-    for task in fs::read_dir(format!("/proc/{process}/task"))? {
-        // A thread may end while this looks.
-        let text = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
-        nanoseconds += text
-            .split_whitespace()
-            .next()
-            .and_then(|n| n.parse::<u64>().ok())
-            .unwrap_or(0);
+/// What a process uses of the processor from its start on: to the nanosecond, where /proc/PID/stat counts in hundredths of a
+/// second.
+pub struct CpuMeter {
+    process: u32,
+    /// By thread, in nanoseconds.
+    before: BTreeMap<OsString, u64>,
+}
+
+impl CpuMeter {
+    pub fn start(process: u32) -> Result<Self> {
+        let before = cpu_by_thread(process)?;
+        Ok(Self { process, before })
     }
-    Ok(nanoseconds as f64 / 1e9)
+
+    /// Seconds so far, of all threads that are still there: those for what blocks end when they have had nothing to do for
+    /// some seconds, and would else take with them what they have used before.
+    pub fn seconds(&self) -> Result<f64> {
+        let used = cpu_by_thread(self.process)?.into_iter().map(|(thread, now)| {
+            let before = self.before.get(&thread).copied().unwrap_or(0);
+            now.saturating_sub(before)
+        });
+        Ok(used.sum::<u64>() as f64 / 1e9)
+    }
+}
+
+fn cpu_by_thread(process: u32) -> Result<BTreeMap<OsString, u64>> {
+    let mut threads = BTreeMap::new();
+    for task in fs::read_dir(format!("/proc/{process}/task"))? {
+        let task = task?;
+        // A thread may end while this looks.
+        let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        let nanoseconds = text.split_whitespace().next().and_then(|n| n.parse().ok());
+        threads.insert(task.file_name(), nanoseconds.unwrap_or(0));
+    }
+    Ok(threads)
 }
 
 /// Processor time of a process by /proc/PID/stat, ended threads included, in seconds.

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use crate::agent::{Agent, Caller, Options, furnished};
 use crate::measure::{Row, Sample, Target};
-use crate::process::{self, Memory, Programs};
+use crate::process::{self, CpuMeter, Memory, Programs};
 use crate::stage::Stage;
 
 const HOST: &str = "host-1";
@@ -108,19 +108,12 @@ async fn idle_time(stage: &Stage, caller: &mut Caller) -> Result<Row> {
         all.push(settle(stage, caller, &format!("idle-{number}"), true).await?);
     }
     sleep(CALM).await;
-    let used = || -> Result<Vec<f64>> {
-        all.iter()
-            .map(|settled| process::cpu(settled.agent.id()))
-            .collect()
-    };
-    let (before, since) = (used()?, Instant::now());
+    let meters = all.iter().map(|settled| CpuMeter::start(settled.agent.id()));
+    let (meters, since) = (meters.collect::<Result<Vec<_>>>()?, Instant::now());
     sleep(WINDOW).await;
-    let (after, hours) = (used()?, since.elapsed().as_secs_f64() / 3600.0);
-    let an_hour = before
-        .iter()
-        .zip(after)
-        .map(|(before, after)| (after - before) / hours);
-    let figure = Sample::of(an_hour.collect()).context("there are agents")?;
+    let hours = since.elapsed().as_secs_f64() / 3600.0;
+    let an_hour = meters.iter().map(|used| Ok(used.seconds()? / hours));
+    let figure = Sample::of(an_hour.collect::<Result<_>>()?).context("there are agents")?;
     for settled in all {
         settled.agent.end().await?;
     }

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use crate::agent::{Agent, Caller, Options, PACKAGES, furnished};
 use crate::measure::{Row, Sample, Target, quantile};
 use crate::peers;
-use crate::process::{self, Programs};
+use crate::process::{CpuMeter, Programs};
 use crate::stage::Stage;
 
 const HOST: &str = "host-1";
@@ -41,7 +41,7 @@ async fn measure(programs: &Programs, apps: usize) -> Result<Vec<Row>> {
     }
     let mut blocks = Vec::new();
     let mut tails = Vec::new();
-    let used = process::cpu(agent.id())?;
+    let used = CpuMeter::start(agent.id())?;
     for _ in 0..BLOCKS {
         let (mut pings, mut echoes) = (Vec::new(), Vec::new());
         for _ in 0..PINGS {
@@ -55,7 +55,7 @@ async fn measure(programs: &Programs, apps: usize) -> Result<Vec<Row>> {
         };
         blocks.push((p50(pings), p50(echoes)));
     }
-    let used = (process::cpu(agent.id())? - used) * 1e3 / (BLOCKS * PINGS) as f64;
+    let used = used.seconds()? * 1e3 / (BLOCKS * PINGS) as f64;
     drop(echo);
     agent.end().await?;
 

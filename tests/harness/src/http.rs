@@ -28,6 +28,7 @@ pub struct HttpServer {
 struct Shared {
     pages: BTreeMap<String, Page>,
     requests: Vec<Request>,
+    connections: usize,
 }
 
 /// One request as it came in.
@@ -204,6 +205,11 @@ impl HttpServer {
     pub fn count(&self, path: &str) -> usize {
         self.requests(path).len()
     }
+
+    /// How many connections have been made so far (over TLS: and are encrypted by now).
+    pub fn connections(&self) -> usize {
+        lock(&self.shared).connections
+    }
 }
 
 impl Drop for HttpServer {
@@ -239,9 +245,28 @@ async fn serve(socket: TcpStream, tls: Option<TlsAcceptor>, shared: &Mutex<Share
 
 async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, shared: &Mutex<Shared>) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
-    let Some(request) = read_request(&mut stream).await? else {
-        return Ok(());
-    };
+    lock(shared).connections += 1;
+    while let Some(request) = read_request(&mut stream).await? {
+        if answer_one(stream.get_mut(), &request, shared).await? == After::Close {
+            break;
+        }
+    }
+    stream.get_mut().shutdown().await
+}
+
+/// What becomes of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum After {
+    /// The next request may come.
+    Keep,
+    Close,
+}
+
+async fn answer_one(
+    stream: &mut (impl AsyncWrite + Unpin),
+    request: &Request,
+    shared: &Mutex<Shared>,
+) -> std::io::Result<After> {
     let page = {
         let mut shared = lock(shared);
         let path = without_query(&request.path).to_owned();
@@ -257,9 +282,8 @@ async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, shared: &Mutex<Shar
             None => Page::Status(404),
         }
     };
-    let stream = stream.get_mut();
     match page {
-        Page::File(file) => send_file(stream, &request, &file).await?,
+        Page::File(file) => return send_file(stream, request, &file).await,
         Page::Status(status) => {
             send_head(stream, &format!("{status} X"), &["content-length: 0".to_owned()]).await?;
         }
@@ -284,7 +308,7 @@ async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, shared: &Mutex<Shar
         }
         Page::Mute => std::future::pending().await,
     }
-    stream.shutdown().await
+    Ok(After::Close)
 }
 
 async fn read_request(
@@ -322,17 +346,23 @@ async fn send_file(
     stream: &mut (impl AsyncWrite + Unpin),
     request: &Request,
     file: &File,
-) -> std::io::Result<()> {
+) -> std::io::Result<After> {
+    let after = match (&file.length, file.cut_after) {
+        (Length::True, None) => After::Keep,
+        _ => After::Close,
+    };
     let mut headers: Vec<String> = file.etag.iter().map(|etag| format!("etag: {etag}")).collect();
     if file.etag.is_some() && request.headers.get("if-none-match") == file.etag.as_ref() {
-        return send_head(stream, "304 Not Modified", &headers).await;
+        send_head_and(after, stream, "304 Not Modified", &headers).await?;
+        return Ok(after);
     }
     let whole = file.body.len();
     let (status, start) = match wanted_start(request, file) {
         Some(start) if start >= whole => {
             headers.push(format!("content-range: bytes */{whole}"));
             headers.push("content-length: 0".to_owned());
-            return send_head(stream, "416 Range Not Satisfiable", &headers).await;
+            send_head(stream, "416 Range Not Satisfiable", &headers).await?;
+            return Ok(After::Close);
         }
         Some(start) => {
             headers.push(format!("content-range: bytes {start}-{}/{whole}", whole - 1));
@@ -345,19 +375,20 @@ async fn send_file(
         Length::Unsaid => {}
         Length::Claimed(length) => headers.push(format!("content-length: {length}")),
     }
-    send_head(stream, status, &headers).await?;
+    send_head_and(after, stream, status, &headers).await?;
     let end = file.cut_after.map_or(whole, |bytes| whole.min(start + bytes));
     match file.pace {
-        None => stream.write_all(&file.body[start..end]).await,
+        None => stream.write_all(&file.body[start..end]).await?,
         Some(pace) => {
             for piece in file.body[start..end].chunks(pace.bytes) {
                 stream.write_all(piece).await?;
                 stream.flush().await?;
                 tokio::time::sleep(pace.every).await;
             }
-            Ok(())
         }
     }
+    stream.flush().await?;
+    Ok(after)
 }
 
 /// Where to start, if the request asks for the rest of the very file that is here.
@@ -379,7 +410,20 @@ async fn send_head(
     status: &str,
     headers: &[String],
 ) -> std::io::Result<()> {
-    let mut head = format!("HTTP/1.1 {status}\r\nconnection: close\r\n");
+    send_head_and(After::Close, stream, status, headers).await
+}
+
+async fn send_head_and(
+    after: After,
+    stream: &mut (impl AsyncWrite + Unpin),
+    status: &str,
+    headers: &[String],
+) -> std::io::Result<()> {
+    let connection = match after {
+        After::Keep => "keep-alive",
+        After::Close => "close",
+    };
+    let mut head = format!("HTTP/1.1 {status}\r\nconnection: {connection}\r\n");
     for header in headers {
         head.push_str(header);
         head.push_str("\r\n");

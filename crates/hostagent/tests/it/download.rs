@@ -470,6 +470,82 @@ async fn https_is_verified_and_never_leads_to_http() {
     assert!(error.message.contains("certificate"), "{error}");
 }
 
+/// Twenty packages of one server would else be twenty handshakes, each with the host's certificates read for it.
+#[tokio::test]
+async fn a_connection_is_handed_on_to_what_waits_for_its_turn_and_ends_with_the_last() {
+    let sandbox = Sandbox::new();
+    let (config, trust) = certificate(sandbox.dir.path());
+    let server = HttpServer::start_tls(config).await.unwrap();
+    let downloader = sandbox.downloader(&[&trust, "download.max_parallel=2"]);
+    let all = |downloader: Arc<Downloader>| {
+        let urls = (0..8).map(|number| server.url(&format!("/{number}.deb")));
+        futures_util::future::join_all(urls.map(move |url| {
+            let downloader = downloader.clone();
+            async move { fetch(&downloader, &url, None).await }
+        }))
+    };
+    for number in 0..8 {
+        server.put_file(&format!("/{number}.deb"), body(100_000 + number));
+    }
+    for (number, fetched) in all(downloader.clone()).await.into_iter().enumerate() {
+        assert_eq!(fs::read(fetched.unwrap()).unwrap(), body(100_000 + number));
+    }
+    assert_eq!(server.connections(), 2);
+
+    // None was kept for later; and a server that is only asked whether they have changed is asked over few, too.
+    for fetched in all(downloader).await {
+        fetched.unwrap();
+    }
+    assert_eq!(server.requests("/0.deb").len(), 2);
+    assert_eq!(server.connections(), 4);
+}
+
+/// It closes what it takes for idle, perhaps at the very moment at which that is used again.
+#[tokio::test]
+async fn a_connection_that_the_server_closes_instead_of_answering_again_is_replaced() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (asked, mut requests) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            let asked = asked.clone();
+            tokio::spawn(async move {
+                let mut stream = BufReader::new(socket);
+                for number in 0..2 {
+                    let mut line = String::new();
+                    while line != "\r\n" {
+                        line.clear();
+                        if stream.read_line(&mut line).await.unwrap_or(0) == 0 {
+                            return;
+                        }
+                    }
+                    asked.send(number).unwrap();
+                    if number == 0 {
+                        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\npackage";
+                        stream.write_all(answer).await.unwrap();
+                    }
+                }
+            });
+        }
+    });
+    let sandbox = Sandbox::new();
+    let downloader = sandbox.downloader(&["download.max_parallel=1"]);
+    let (one, other) = (
+        format!("http://{address}/a.deb"),
+        format!("http://{address}/b.deb"),
+    );
+    let (one, other) = tokio::join!(fetch(&downloader, &one, None), fetch(&downloader, &other, None));
+    assert_eq!(fs::read(one.unwrap()).unwrap(), b"package");
+    assert_eq!(fs::read(other.unwrap()).unwrap(), b"package");
+    let asked: Vec<i32> = std::iter::from_fn(|| requests.try_recv().ok()).collect();
+    assert_eq!(
+        asked,
+        [0, 1, 0],
+        "the second was asked for again, over a connection of its own"
+    );
+}
+
 #[tokio::test]
 async fn a_client_certificate_that_does_not_fit_is_an_error_and_no_crash() {
     let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

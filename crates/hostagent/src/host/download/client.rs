@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use protocol::Category;
@@ -12,6 +12,7 @@ use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConf
 use ureq::{Agent, Body, http};
 use url::Url;
 
+use super::connections::{Connected, Shared};
 use super::proxy::Proxy;
 use crate::host::HostError;
 use crate::settings::DownloadSettings;
@@ -27,8 +28,8 @@ pub struct Transfer {
     stopped: AtomicBool,
     progress: AtomicU64,
     finishing: AtomicBool,
-    /// The agent of the request under way.
-    agent: Mutex<Option<Agent>>,
+    /// That of the request under way.
+    connected: Mutex<Option<Connected>>,
 }
 
 impl Transfer {
@@ -36,9 +37,8 @@ impl Transfer {
     /// name lookup or connect under way ends at its own limit.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
-        let agent = self.agent.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(agent) = agent {
-            agent.shutdown();
+        if let Some(connected) = self.let_go() {
+            connected.agent.shutdown();
         }
     }
 
@@ -64,51 +64,69 @@ impl Transfer {
         self.finishing.load(Ordering::Relaxed)
     }
 
-    /// Makes `agent` the one to shut down. After [`Transfer::stop`] that happens here and now.
-    fn watch(&self, agent: &Agent) {
-        let mut watched = self.agent.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Makes this the one to shut down. After [`Transfer::stop`] that happens here and now.
+    fn watch(&self, connected: Connected) {
+        let mut watched = self.connected();
         match self.is_stopped() {
-            true => agent.clone().shutdown(),
-            false => *watched = Some(agent.clone()),
+            true => connected.agent.shutdown(),
+            false => *watched = Some(connected),
         }
+    }
+
+    /// What was watched: from now on a stop does nothing to it.
+    pub fn let_go(&self) -> Option<Connected> {
+        self.connected().take()
+    }
+
+    fn connected(&self) -> MutexGuard<'_, Option<Connected>> {
+        self.connected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Makes the requests of one transfer. TLS roots are read with the first https request and dropped with
-/// the client: an idle agent holds none.
+/// Makes the requests of one transfer.
 pub struct Client<'a> {
-    settings: &'a DownloadSettings,
-    transfer: &'a Transfer,
-    tls: Option<TlsConfig>,
+    pub settings: &'a DownloadSettings,
+    pub transfer: &'a Transfer,
+    pub shared: &'a Shared,
 }
 
-impl<'a> Client<'a> {
-    pub fn new(settings: &'a DownloadSettings, transfer: &'a Transfer) -> Self {
-        Self {
-            settings,
-            transfer,
-            tls: None,
-        }
-    }
-
+impl Client<'_> {
     /// Sends a GET and waits for the answer's head, whatever its status. No redirect is followed.
-    pub fn get(&mut self, url: &Url, headers: &[(&str, String)]) -> Result<http::Response<Body>, HostError> {
+    pub fn get(&self, url: &Url, headers: &[(&str, String)]) -> Result<http::Response<Body>, HostError> {
         let proxy = Proxy::of(url, self.settings)?;
-        let agent = self.agent(url, proxy.as_ref())?;
-        self.transfer.watch(&agent);
-        let mut request = agent.get(url.as_str());
-        for (name, value) in headers {
-            request = request.header(*name, value);
+        // The server may close a connection that it takes for idle just when it is used again: that says nothing of it.
+        if let Some(connected) = self.shared.take(url)
+            && let Ok(response) = self.request(connected, url, headers, proxy.as_ref())
+        {
+            return Ok(response);
         }
-        if let Some((name, value)) = proxy.and_then(|proxy| proxy.authorization()) {
-            request = request.header(name, value);
-        }
-        request
-            .call()
+        let connected = Connected {
+            origin: url.origin(),
+            agent: self.agent(url, proxy.as_ref())?,
+        };
+        self.request(connected, url, headers, proxy.as_ref())
             .map_err(|error| HostError::new(Category::Network, describe(error)))
     }
 
-    fn agent(&mut self, url: &Url, proxy: Option<&Proxy>) -> Result<Agent, HostError> {
+    fn request(
+        &self,
+        connected: Connected,
+        url: &Url,
+        headers: &[(&str, String)],
+        proxy: Option<&Proxy>,
+    ) -> Result<http::Response<Body>, ureq::Error> {
+        let mut request = connected.agent.get(url.as_str());
+        self.transfer.watch(connected);
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        if let Some((name, value)) = proxy.and_then(Proxy::authorization) {
+            request = request.header(name, value);
+        }
+        request.call()
+    }
+
+    fn agent(&self, url: &Url, proxy: Option<&Proxy>) -> Result<Agent, HostError> {
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -119,18 +137,17 @@ impl<'a> Client<'a> {
             .timeout_resolve(Some(CONNECT_TIMEOUT))
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .input_buffer_size(BUFFER)
-            .output_buffer_size(BUFFER)
-            .max_idle_connections(0);
+            .output_buffer_size(BUFFER);
         if url.scheme() == "https" {
-            let tls = match self.tls.take() {
-                Some(tls) => tls,
-                None => tls_config(self.settings)?,
-            };
-            config = config.tls_config(self.tls.insert(tls).clone());
+            config = config.tls_config(self.shared.tls(self.settings)?);
         }
         Ok(match proxy.and_then(Proxy::forwarding) {
-            Some((resolver, connector)) => Agent::with_parts(config.build(), connector, resolver),
-            None => config.build().new_agent(),
+            Some((resolver, connector)) => {
+                // That connector gives one request its whole URL.
+                let config = config.max_idle_connections(0).build();
+                Agent::with_parts(config, connector, resolver)
+            }
+            None => config.max_idle_connections(1).build().new_agent(),
         })
     }
 }
@@ -143,7 +160,8 @@ pub fn host_tls() -> Result<TlsConfig, HostError> {
         .build())
 }
 
-fn tls_config(settings: &DownloadSettings) -> Result<TlsConfig, HostError> {
+/// TLS as `[download]` wants it.
+pub fn tls_config(settings: &DownloadSettings) -> Result<TlsConfig, HostError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let roots = match &settings.ca_certs {
         Some(path) => certificates_of(path)?,

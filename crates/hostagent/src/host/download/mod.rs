@@ -6,6 +6,7 @@
 
 mod cache;
 mod client;
+mod connections;
 mod kept;
 mod proxy;
 mod retry_after;
@@ -27,6 +28,7 @@ use tokio::time::Instant;
 use self::cache::Cache;
 use self::client::Transfer;
 pub(crate) use self::client::{describe, host_tls};
+use self::connections::Connections;
 use self::kept::Kept;
 use self::stall::StallWatch;
 use self::transfer::{Job, Outcome};
@@ -53,6 +55,7 @@ pub struct Downloader {
     cache: Arc<Cache>,
     kept: Kept,
     slots: Arc<Semaphore>,
+    connections: Connections,
 }
 
 impl Downloader {
@@ -65,6 +68,7 @@ impl Downloader {
             kept: Kept::new(&folder),
             cache: Arc::new(Cache::new(folder, download.max_cache_size)),
             slots: Arc::new(Semaphore::new(download.max_parallel as usize)),
+            connections: Connections::default(),
             settings: Arc::new(download),
             root,
         }
@@ -76,6 +80,8 @@ impl Downloads for Downloader {
     async fn fetch(&self, download: &Download, cancel: &Cancel) -> Result<PathBuf, HostError> {
         let location = url::parse(&download.url, self.allow_file_urls, &self.root)?;
         let shown = without_credentials(&download.url);
+        // Before its turn comes: the one that ends meanwhile leaves something to it.
+        let shared = self.connections.hold();
         let entry = self.cache.entry(download);
         let lock = self.cache.lock_of(&entry);
         let in_turn = unless_cancelled(cancel, &shown, lock.lock_owned()).await?;
@@ -95,6 +101,7 @@ impl Downloads for Downloader {
                 settings: Arc::clone(&self.settings),
                 transfer: Arc::default(),
                 slot: Arc::clone(&slot),
+                shared: Arc::clone(&shared),
             };
             let pause = match self.watched(job, Arc::clone(&held), cancel, &shown).await? {
                 Outcome::Complete(path) => return Ok(path),

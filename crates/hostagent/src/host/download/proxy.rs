@@ -77,10 +77,10 @@ impl Proxy {
     }
 
     /// The header that tells a forwarding proxy who asks. (A tunnel's goes with `CONNECT`.)
-    pub fn authorization(self) -> Option<(&'static str, String)> {
+    pub fn authorization(&self) -> Option<(&'static str, &str)> {
         match self {
             Self::Tunnel(_) => None,
-            Self::Forward { authorization, .. } => Some(("proxy-authorization", authorization?)),
+            Self::Forward { authorization, .. } => Some(("proxy-authorization", authorization.as_deref()?)),
         }
     }
 }

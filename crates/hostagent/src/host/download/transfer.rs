@@ -14,6 +14,7 @@ use url::Url;
 use super::Slot;
 use super::cache::{Cache, Entry, Meta, disk_error, hex};
 use super::client::{Client, Transfer};
+use super::connections::Shared;
 use super::retry_after::retry_after;
 use super::url::{Location, follow};
 use crate::host::HostError;
@@ -30,6 +31,7 @@ pub struct Job {
     pub cache: Arc<Cache>,
     pub settings: Arc<DownloadSettings>,
     pub transfer: Arc<Transfer>,
+    pub(super) shared: Arc<Shared>,
     pub(super) slot: Arc<Slot>,
 }
 
@@ -87,7 +89,11 @@ impl Job {
         let (response, conditional) = self.follow_redirects(url, offset)?;
         let status = response.status().as_u16();
         match status {
-            304 if conditional => Ok(Outcome::Complete(self.cache.hand_out(&self.entry))),
+            304 if conditional => {
+                drop(response);
+                self.hand_on();
+                Ok(Outcome::Complete(self.cache.hand_out(&self.entry)))
+            }
             200 => self.receive(response, 0, None),
             206 => match content_range(&response) {
                 Some((start, whole)) if start == offset && offset > 0 => self.receive(response, start, whole),
@@ -139,7 +145,11 @@ impl Job {
             }) => headers.push(("if-modified-since", date)),
             Some(_) | None => conditional = false,
         }
-        let mut client = Client::new(&self.settings, &self.transfer);
+        let client = Client {
+            settings: &self.settings,
+            transfer: &self.transfer,
+            shared: &self.shared,
+        };
         let mut url = url.clone();
         for _ in 0..=self.settings.max_redirects {
             let response = client
@@ -233,12 +243,20 @@ impl Job {
             return Err(self.error(Category::Verification, &reason));
         }
         self.transfer.finish();
+        self.hand_on();
         self.slot.free();
         sink.file.sync_all().map_err(|error| part_error("write", error))?;
         self.entry
             .complete_part()
             .map_err(|error| part_error("rename", error))?;
         Ok(Outcome::Complete(self.cache.hand_out(&self.entry)))
+    }
+
+    /// Leaves the connection to the next download.
+    fn hand_on(&self) {
+        if let Some(connected) = self.transfer.let_go() {
+            self.shared.give_back(connected);
+        }
     }
 
     fn pump(&self, body: &mut dyn Read, sink: &mut Sink, whole: Option<u64>) -> Result<End, HostError> {
