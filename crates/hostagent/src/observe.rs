@@ -6,11 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use protocol::spec::Rank;
 use protocol::{AppName, Config};
-use tokio::time::Instant;
 
 use crate::host::{
     Contract, ContractKind, Host, HostError, InstalledPackage, InstalledPackages, ServiceState,
@@ -18,9 +16,12 @@ use crate::host::{
 use crate::ledger::{Desired, Records};
 
 mod candidates;
+mod configs;
 mod seen;
 
 use candidates::{Candidate, Candidates};
+pub use configs::ReadAt;
+use configs::{Configs, Found};
 use seen::{Names, Seen};
 
 /// The agent's own application: never removed by omission.
@@ -54,13 +55,13 @@ pub struct ObservedApp {
     /// Each service of the application; `None`: its contract names it, but the host does not have it.
     pub services: BTreeMap<String, Option<ServiceState>>,
     /// Its current config, or why it could not be read.
-    pub config: Result<Config, HostError>,
+    pub config: Arc<Result<Config, HostError>>,
     /// An earlier change was cut short: services may still run with the old config.
     pub config_unfinished: bool,
     /// Its health checks passed when they were last run (at the last full look), or it has none.
     pub healthy: bool,
     /// When `config` was read; `None`: there is nothing to be read.
-    pub config_read_at: Option<Instant>,
+    pub config_read_at: Option<ReadAt>,
 }
 
 impl ObservedApp {
@@ -94,23 +95,14 @@ pub enum Freshness {
 /// Observes, and remembers what is costly to ask: contracts' services and configs.
 pub struct Observer {
     host: Host,
-    configs: Mutex<HashMap<AppName, CachedConfig>>,
+    configs: Configs,
     package_services: Mutex<HashMap<String, PackageServices>>,
     /// Applications whose health checks failed at the last full look.
     sick: Mutex<BTreeSet<AppName>>,
-    /// Of applications that have no contract.
-    no_config: Arc<Result<Config, HostError>>,
     /// Of the last look.
     candidates: Mutex<Arc<Candidates>>,
     /// What the last look saw: handed out again where the next one sees the same.
     last: Mutex<Option<Arc<Observed>>>,
-}
-
-struct CachedConfig {
-    package: String,
-    version: String,
-    config: Arc<Result<Config, HostError>>,
-    read_at: Instant,
 }
 
 /// Services that a package ships, valid for one version of it.
@@ -119,17 +111,13 @@ struct PackageServices {
     services: Arc<BTreeSet<String>>,
 }
 
-/// A config that could not be read is read again after this long.
-const FAILED_CONFIG_AGE: Duration = Duration::from_secs(5);
-
 impl Observer {
     pub fn new(host: Host) -> Self {
         Self {
             host,
-            configs: Mutex::default(),
+            configs: Configs::new(),
             package_services: Mutex::default(),
             sick: Mutex::default(),
-            no_config: Arc::new(Ok(Config::new())),
             candidates: Mutex::default(),
             last: Mutex::default(),
         }
@@ -137,10 +125,7 @@ impl Observer {
 
     /// Forgets the config of `app`: it may have changed.
     pub fn forget_config(&self, app: &AppName) {
-        self.configs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(app);
+        self.configs.forget(app);
     }
 
     /// What is there now. The very value of the look before, where nothing has changed since: so who has worked
@@ -227,12 +212,7 @@ impl Observer {
         possible_services: &BTreeSet<&str>,
         freshness: Freshness,
     ) -> Result<Seen<'a>, HostError> {
-        let Candidate {
-            app,
-            package,
-            installed,
-            ..
-        } = candidate;
+        let Candidate { app, package, .. } = candidate;
         // A broken contract (a manifest with an error in it) is that application's trouble, not the host's.
         let named = contract
             .as_ref()
@@ -249,9 +229,17 @@ impl Observer {
             services.push(state);
         }
         let healthy = self.healthy(app, package, contract, freshness).await;
-        let (config, config_read_at) = match contract {
-            Err(error) => (Arc::new(Err(error.clone())), None),
-            Ok(contract) => self.config(app, package, installed, contract, freshness).await,
+        let Found { config, read_at } = match contract {
+            Err(error) => Found {
+                config: Arc::new(Err(error.clone())),
+                read_at: None,
+            },
+            Ok(contract) => {
+                let app_config = &*self.host.app_config;
+                self.configs
+                    .look(app_config, candidate, contract, freshness)
+                    .await
+            }
         };
         Ok(Seen {
             candidate,
@@ -261,7 +249,7 @@ impl Observer {
             config,
             config_unfinished: false,
             healthy,
-            config_read_at,
+            config_read_at: read_at,
         })
     }
 
@@ -406,46 +394,6 @@ impl Observer {
             };
         }
         !sick.contains(app)
-    }
-
-    async fn config(
-        &self,
-        app: &AppName,
-        package: &str,
-        installed: &InstalledPackage,
-        contract: &Contract,
-        freshness: Freshness,
-    ) -> (Arc<Result<Config, HostError>>, Option<Instant>) {
-        if contract.kind == ContractKind::None {
-            return (self.no_config.clone(), None);
-        }
-        if freshness != Freshness::Full {
-            let cache = self.configs.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(known) = cache.get(app)
-                && known.package == package
-                && known.version == installed.version
-                && (known.config.is_ok() || known.read_at.elapsed() < FAILED_CONFIG_AGE)
-            {
-                return (known.config.clone(), Some(known.read_at));
-            }
-        }
-        let config = Arc::new(self.host.app_config.read_by(contract, app, package).await);
-        let read_at = Instant::now();
-        if installed.broken {
-            // Perhaps its files are being put in place right now: says nothing of what will be there.
-            return (config, Some(read_at));
-        }
-        let known = CachedConfig {
-            package: package.to_owned(),
-            version: installed.version.clone(),
-            config: config.clone(),
-            read_at,
-        };
-        self.configs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(app.clone(), known);
-        (config, Some(read_at))
     }
 }
 

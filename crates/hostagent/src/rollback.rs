@@ -211,7 +211,7 @@ async fn restore_config(engine: &Engine, app: &AppName, snapshot: &Snapshot) -> 
     let running = there.running_services();
     // What can't be read now may be just what the failed change has done to it; keys that it added go
     // where the hook replaces the whole.
-    let is_as_it_was = there.config.is_ok_and(|current| current == snapshot.config);
+    let is_as_it_was = (there.config.as_ref().as_ref()).is_ok_and(|current| *current == snapshot.config);
     if is_as_it_was || snapshot.config.is_empty() {
         return Ok(false);
     }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::host::Facts;
 use crate::host_state::{HostState, Standing};
-use crate::observe::{Observed, ObservedApp};
+use crate::observe::{Observed, ObservedApp, ReadAt};
 
 mod encoded;
 
@@ -91,7 +91,7 @@ fn app_status(spec: Option<&AppSpec>, there: &ObservedApp) -> AppStatus {
         package: there.package.clone(),
         url: there.url.clone(),
         running: there.running(),
-        config: there.config.clone().unwrap_or_default(),
+        config: there.config.as_ref().clone().unwrap_or_default(),
         services: there
             .services
             .iter()
@@ -105,7 +105,7 @@ fn app_status(spec: Option<&AppSpec>, there: &ObservedApp) -> AppStatus {
             })
             .collect(),
         health: health(spec, there),
-        config_age_s: Some(age_s(there.config_read_at, Instant::now())),
+        config_age_s: Some(age_s(there.config_read_at.as_ref(), Instant::now())),
     }
 }
 
@@ -129,8 +129,10 @@ fn health(spec: Option<&AppSpec>, there: &ObservedApp) -> Health {
 }
 
 /// Of what was read at that time; what there is nothing to read of is always as of now.
-fn age_s(read_at: Option<Instant>, now: Instant) -> u64 {
-    read_at.map_or(0, |read_at| now.saturating_duration_since(read_at).as_secs())
+fn age_s(read_at: Option<&ReadAt>, now: Instant) -> u64 {
+    read_at.map_or(0, |read_at| {
+        now.saturating_duration_since(read_at.get()).as_secs()
+    })
 }
 
 fn agent_info(started: Instant) -> AgentInfo {

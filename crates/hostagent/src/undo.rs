@@ -92,7 +92,7 @@ async fn snapshot(
         version: there.version.clone(),
         way_back,
         record: records.get(app).cloned(),
-        config: there.config.clone().unwrap_or_default(),
+        config: there.config.as_ref().clone().unwrap_or_default(),
         services: services.collect(),
         files: files.iter().filter_map(|path| save_file(path)).collect(),
     })

@@ -271,10 +271,16 @@ pub trait AppConfig: Send + Sync {
     }
     /// The current config; empty where there is no contract.
     async fn read(&self, app: &AppName, package: &str) -> Result<Config, HostError>;
-    /// [`Self::read`], by the contract that a look has just found.
-    async fn read_by(&self, contract: &Contract, app: &AppName, package: &str) -> Result<Config, HostError> {
+    /// [`Self::read`], by the contract that a look has just found. The very value of the time before, where it is known to
+    /// be still so.
+    async fn read_by(
+        &self,
+        contract: &Contract,
+        app: &AppName,
+        package: &str,
+    ) -> Arc<Result<Config, HostError>> {
         let _ = contract;
-        self.read(app, package).await
+        Arc::new(self.read(app, package).await)
     }
     /// Brings `desired` into the current config (a merge: other keys stay), then lets running services
     /// take it up (reload or restart). `running`: which of the application's services are running now.

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use protocol::{AppName, Config};
-use tokio::time::Instant;
 
 use super::ObservedApp;
 use super::candidates::Candidate;
+use super::configs::{ReadAt, is_same};
 use crate::host::{Contract, ContractKind, HostError, ServiceState};
 
 pub(super) struct Seen<'a> {
@@ -21,7 +21,7 @@ pub(super) struct Seen<'a> {
     pub(super) config: Arc<Result<Config, HostError>>,
     pub(super) config_unfinished: bool,
     pub(super) healthy: bool,
-    pub(super) config_read_at: Option<Instant>,
+    pub(super) config_read_at: Option<ReadAt>,
 }
 
 /// Names of an application's services.
@@ -98,7 +98,7 @@ impl Seen<'_> {
             && self.contract_kind() == *contract
             && self.has_config_files(config_files)
             && same_services
-            && *self.config == *config
+            && is_same(&self.config, config)
             && self.config_unfinished == *config_unfinished
             && self.healthy == *healthy
             && self.config_read_at == *config_read_at
@@ -117,10 +117,10 @@ impl Seen<'_> {
             contract: self.contract_kind(),
             config_files: self.config_files(),
             services: names.zip(self.services.iter().copied()).collect(),
-            config: Result::clone(&self.config),
+            config: self.config.clone(),
             config_unfinished: self.config_unfinished,
             healthy: self.healthy,
-            config_read_at: self.config_read_at,
+            config_read_at: self.config_read_at.clone(),
         }
     }
 }

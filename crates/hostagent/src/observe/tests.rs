@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use protocol::Config;
 use serde_json::json;
 
@@ -66,11 +68,25 @@ async fn a_look_that_finds_nothing_new_gives_the_value_of_the_one_before() {
     let first = world.look(Freshness::Full).await;
     let second = world.look(Freshness::Light).await;
     assert!(Arc::ptr_eq(&first, &second));
-    // Files and hooks were asked anew, and said the same, at a later time.
+    // Files and hooks are asked anew, and say the same, at a later time.
+    let read_at = app(&first).config_read_at.clone().unwrap();
+    let began = read_at.get();
     tokio::time::advance(Duration::from_secs(1)).await;
-    let third = world.look(Freshness::Full).await;
-    assert!(app(&third).config_read_at > app(&first).config_read_at);
-    assert!(Arc::ptr_eq(&third, &world.look(Freshness::Light).await));
+    assert!(Arc::ptr_eq(&first, &world.look(Freshness::Light).await));
+    assert_eq!(read_at.get(), began, "nothing was read for a ping");
+    assert!(Arc::ptr_eq(&first, &world.look(Freshness::Full).await));
+    assert_eq!(read_at.get(), began + Duration::from_secs(1));
+
+    // What has changed is no longer told of as if it were from then on.
+    world
+        .fake
+        .with(|state| state.configs.insert("a".into(), config("w")));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let changed = world.look(Freshness::Full).await;
+    assert_eq!(*app(&changed).config, Ok(config("w")));
+    assert_eq!(read_at.get(), began + Duration::from_secs(1));
+    let read_anew = app(&changed).config_read_at.clone().unwrap();
+    assert_eq!(read_anew.get(), began + Duration::from_secs(2));
 }
 
 /// A change, and whether a look shows it.
@@ -111,7 +127,7 @@ async fn what_has_changed_is_seen() {
             |state| {
                 state.without_contract.insert("a".into());
             },
-            |app| app.contract == ContractKind::None && app.config == Ok(Config::new()),
+            |app| app.contract == ContractKind::None && *app.config == Ok(Config::new()),
         ),
     ];
     for (what, change, shows) in table {
@@ -154,7 +170,7 @@ async fn what_the_agent_itself_remembers_is_seen() {
         .with(|state| state.configs.insert("a".into(), config("w")));
     assert!(Arc::ptr_eq(&recorded, &world.look(Freshness::Light).await));
     world.observer.forget_config(&name);
-    assert_eq!(app(&*world.look(Freshness::Light).await).config, Ok(config("w")));
+    assert_eq!(*app(&*world.look(Freshness::Light).await).config, Ok(config("w")));
 
     world.fake.with(|state| state.unhealthy.insert("a".into()));
     assert!(

@@ -102,7 +102,7 @@ impl AppPlanner<'_> {
     }
 
     fn settle_config(&mut self, there: &ObservedApp) {
-        let current = match &there.config {
+        let current = match there.config.as_ref() {
             Ok(current) => current,
             Err(error) => {
                 let message = format!("the config of {} could not be read: {}", self.app, error.message);

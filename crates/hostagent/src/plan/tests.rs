@@ -29,7 +29,7 @@ fn there(name: &str) -> (AppName, ObservedApp) {
         contract: ContractKind::Hook,
         config_files: Arc::default(),
         services: BTreeMap::from([(name.to_owned(), Some(state))]),
-        config: Ok(Config::new()),
+        config: Arc::new(Ok(Config::new())),
         config_unfinished: false,
         healthy: true,
         config_read_at: None,
@@ -237,7 +237,7 @@ fn config_changes_only_by_what_differs() {
     let configured = || {
         let config = json!({"s": {"same": "8080", "other": "x", "extra": 1}});
         change(there("a"), |a| {
-            a.config = Ok(serde_json::from_value(config).unwrap())
+            a.config = Arc::new(Ok(serde_json::from_value(config).unwrap()))
         })
     };
     let data =
@@ -252,7 +252,7 @@ fn a_config_that_was_written_but_not_taken_up_is_written_again() {
     let data = || json!({"a": {"version": "1", "config": {"s": {"k": 1}}}});
     let written = |contract| {
         change(there("a"), |a| {
-            a.config = Ok(serde_json::from_value(json!({"s": {"k": 1}})).unwrap());
+            a.config = Arc::new(Ok(serde_json::from_value(json!({"s": {"k": 1}})).unwrap()));
             a.config_unfinished = true;
             a.contract = contract;
         })
@@ -268,7 +268,7 @@ fn config_needs_a_contract_and_a_contract_that_answers() {
     let without = change(there("a"), |a| a.contract = ContractKind::None);
     assert_eq!(plan_lines(data(), [without]), ["a! Configure Invalid"]);
     let hangs = crate::host::HostError::new(Category::Timeout, "the hook did not end within 30 s");
-    let unreadable = change(there("a"), |a| a.config = Err(hangs));
+    let unreadable = change(there("a"), |a| a.config = Arc::new(Err(hangs)));
     assert_eq!(plan_lines(data(), [unreadable]), ["a! Configure Timeout"]);
 }
 

@@ -5,14 +5,14 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{age_s, app_status, managed};
-use crate::observe::Observed;
+use crate::observe::{Observed, ReadAt};
 
 /// The object `apps` of a status, but for what changes with time alone: the age of each config.
 #[derive(Debug, Default)]
 pub struct EncodedApps {
     bytes: Vec<u8>,
     /// Where the age of a config belongs, and when that was read.
-    ages: Vec<(usize, Option<Instant>)>,
+    ages: Vec<(usize, Option<ReadAt>)>,
 }
 
 /// What a status of a healthy host says behind its applications, in bytes: room for it at once, since making room later copies
@@ -34,7 +34,7 @@ impl EncodedApps {
             // It is the last member.
             bytes.pop();
             bytes.extend_from_slice(br#","config_age_s":"#);
-            ages.push((bytes.len(), there.config_read_at));
+            ages.push((bytes.len(), there.config_read_at.clone()));
             bytes.push(b'}');
         }
         bytes.push(b'}');
@@ -49,7 +49,7 @@ impl EncodedApps {
         let mut written = 0;
         for (at, read_at) in &self.ages {
             bytes.extend_from_slice(self.bytes.get(written..*at).unwrap_or_default());
-            write_json(bytes, &age_s(*read_at, now));
+            write_json(bytes, &age_s(read_at.as_ref(), now));
             written = *at;
         }
         bytes.extend_from_slice(self.bytes.get(written..).unwrap_or_default());

@@ -6,12 +6,13 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use protocol::{Category, Config};
 
 use super::formats::Keys;
 use super::manifest::{Creation, Manifest, Section};
-use super::paths::resolve_and_read;
+use super::paths::{Stamp, look, resolve_and_read};
 use super::{HostError, Root};
 use crate::atomic_file;
 
@@ -36,8 +37,36 @@ struct Found {
     metadata: Option<Metadata>,
 }
 
+/// What the files hold.
+pub struct Reading {
+    pub config: Config,
+    /// `None`: one of them has changed a moment ago, and another change right after that might not show.
+    pub files: Option<FileStates>,
+}
+
+/// What files were like when they were read: as the manifest names them, and `None` for what was not there.
+pub struct FileStates(Box<[(PathBuf, Option<Stamp>)]>);
+
+impl FileStates {
+    /// Asks the kernel about each, and opens none.
+    pub fn are_unchanged(&self, root: &Root) -> bool {
+        self.0
+            .iter()
+            .all(|(path, stamp)| look(root, path).is_ok_and(|now| now.as_ref().map(Stamp::of) == *stamp))
+    }
+
+    fn of(files: BTreeMap<&Path, Found>, now: SystemTime) -> Option<Self> {
+        let states = files.into_iter().map(|(path, found)| {
+            let stamp = found.metadata.as_ref().map(Stamp::of);
+            (stamp.is_none_or(|stamp| stamp.tells_every_change(now))).then(|| (path.to_owned(), stamp))
+        });
+        states.collect::<Option<_>>().map(Self)
+    }
+}
+
 /// The config that the files hold.
-pub fn read(root: &Root, manifest: &Manifest) -> Result<Config, HostError> {
+pub fn read(root: &Root, manifest: &Manifest) -> Result<Reading, HostError> {
+    let now = SystemTime::now();
     let mut texts: BTreeMap<&Path, Found> = BTreeMap::new();
     let mut config = Config::new();
     for (name, section) in &manifest.sections {
@@ -51,7 +80,10 @@ pub fn read(root: &Root, manifest: &Manifest) -> Result<Config, HostError> {
             .map_err(|error| refused(&section.file, error))?;
         config.insert(name.clone(), without_prefix(keys, &section.prefix));
     }
-    Ok(config)
+    Ok(Reading {
+        config,
+        files: FileStates::of(texts, now),
+    })
 }
 
 /// What must be written so that the files hold `desired`; nothing has been written yet.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -24,6 +24,7 @@ pub mod hook;
 pub mod manifest;
 mod paths;
 
+use files::{FileStates, Reading};
 use folder::{Entry, Listing};
 use hook::Hook;
 use manifest::{Manifest, OnChange};
@@ -87,6 +88,14 @@ struct Known {
     contract: Arc<Contract>,
 }
 
+/// A config, and the files that it was read from.
+struct KnownConfig {
+    /// Weak: it ends with the manifest, whose place in memory is not taken by another one meanwhile.
+    manifest: Weak<Manifest>,
+    files: FileStates,
+    config: Arc<Result<Config, HostError>>,
+}
+
 type KnownAt = (Stamp, Result<Arc<Known>, HostError>);
 
 /// What was worked out from a file, for as long as the file stays the same.
@@ -95,6 +104,7 @@ struct Cache {
     /// By name, for each folder of them.
     manifests: [HashMap<String, KnownAt>; MANIFESTS.len()],
     hook_services: HashMap<PathBuf, (Stamp, Instant, HookServices)>,
+    configs: HashMap<AppName, KnownConfig>,
 }
 
 /// The contract that counts for an application.
@@ -299,6 +309,36 @@ impl Contracts {
         answer
     }
 
+    fn read_files(&self, app: &AppName, manifest: &Arc<Manifest>) -> Arc<Result<Config, HostError>> {
+        if let Some(known) = self.cache().configs.get(app)
+            && std::ptr::eq(known.manifest.as_ptr(), Arc::as_ptr(manifest))
+            && known.files.are_unchanged(&self.root)
+        {
+            return known.config.clone();
+        }
+        let read = files::read(&self.root, manifest);
+        let configs = &mut self.cache().configs;
+        configs.retain(|_, known| known.manifest.strong_count() > 0);
+        let (config, files) = match read {
+            Ok(Reading { config, files }) => (Arc::new(Ok(config)), files),
+            Err(error) => (Arc::new(Err(error)), None),
+        };
+        match files {
+            Some(files) => {
+                let known = KnownConfig {
+                    manifest: Arc::downgrade(manifest),
+                    files,
+                    config: config.clone(),
+                };
+                configs.insert(app.clone(), known);
+            }
+            None => {
+                configs.remove(app);
+            }
+        }
+        config
+    }
+
     fn cache(&self) -> MutexGuard<'_, Cache> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -395,15 +435,20 @@ impl AppConfig for Contracts {
     async fn read(&self, app: &AppName, package: &str) -> Result<Config, HostError> {
         match self.find(&Places::unseen(), app, package)? {
             Found::Hook(found) => found.0.get_config().await,
-            Found::Manifest(known) => files::read(&self.root, &known.manifest),
+            Found::Manifest(known) => files::read(&self.root, &known.manifest).map(|read| read.config),
             Found::None => Ok(BTreeMap::new()),
         }
     }
 
-    async fn read_by(&self, contract: &Contract, app: &AppName, package: &str) -> Result<Config, HostError> {
+    async fn read_by(
+        &self,
+        contract: &Contract,
+        app: &AppName,
+        package: &str,
+    ) -> Arc<Result<Config, HostError>> {
         match &contract.manifest {
-            Some(manifest) => files::read(&self.root, manifest),
-            None => self.read(app, package).await,
+            Some(manifest) => self.read_files(app, manifest),
+            None => Arc::new(self.read(app, package).await),
         }
     }
 

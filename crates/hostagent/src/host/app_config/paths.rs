@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, Stat, openat2};
 use rustix::io::Errno;
@@ -13,6 +14,8 @@ use super::Root;
 
 /// As many as the kernel follows.
 const MAX_LINKS: usize = 40;
+/// FAT's, and one second for the fraction that a stamp is asked without.
+const COARSEST_CLOCK: Duration = Duration::from_secs(3);
 const WORLD_WRITABLE: u32 = 0o002;
 
 /// The real path of `path` (as the host's programs name it): symlinks are followed, but as if the root
@@ -247,6 +250,13 @@ impl Stamp {
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
+    }
+
+    /// Whether a change from `now` on must give another stamp. A clock of the kernel's stands still for milliseconds, that of
+    /// some file systems for 2 s: two changes within that may look like one.
+    pub fn tells_every_change(&self, now: SystemTime) -> bool {
+        let changed = u64::try_from(self.changed.0).map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
+        changed.is_ok_and(|changed| now.duration_since(changed).is_ok_and(|ago| ago > COARSEST_CLOCK))
     }
 
     pub fn of_stat(stat: &Stat) -> Self {

@@ -9,7 +9,7 @@ use super::*;
 use crate::host::{ContractKind, Facts, HostError, ServiceState};
 use crate::host_state::{HostState, Standing};
 use crate::ledger::Desired;
-use crate::observe::ObservedApp;
+use crate::observe::{ObservedApp, ReadAt};
 use crate::status::{Particulars, build, without_apps};
 
 fn there(config: Result<Config, HostError>, read_at: Option<Instant>) -> ObservedApp {
@@ -28,10 +28,10 @@ fn there(config: Result<Config, HostError>, read_at: Option<Instant>) -> Observe
         contract: ContractKind::Manifest,
         config_files: Arc::default(),
         services: BTreeMap::from([("a".to_owned(), Some(state)), ("gone".to_owned(), None)]),
-        config,
+        config: Arc::new(config),
         config_unfinished: false,
         healthy: true,
-        config_read_at: read_at,
+        config_read_at: read_at.map(ReadAt::new),
     }
 }
 

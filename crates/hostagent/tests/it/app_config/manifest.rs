@@ -443,3 +443,62 @@ async fn a_shell_reads_what_was_written() {
         );
     }
 }
+
+/// A heartbeat looks at the config of every application, and should not have to read what is known to be the same.
+#[tokio::test]
+async fn files_are_read_again_when_they_have_changed_and_only_then() {
+    const OPTIONAL: &str = "/etc/web.d/optional.ini";
+    let sandbox = Sandbox::new();
+    let optional = format!("[config.optional]\nfile = \"{OPTIONAL}\"\nformat = \"ini\"\n");
+    sandbox.file(MANIFEST, one_ini("") + &optional, 0o644);
+    let file = sandbox.file("/etc/web.ini", "[server]\nport = 1\n", 0o644);
+    let contracts = &sandbox.contracts;
+    let web = app("web");
+    let contract = contracts.contract(&web, "web").await.unwrap();
+    let look = || contracts.read_by(&contract, &web, "web");
+    let port = |read: &Arc<Result<Config, HostError>>| (**read).as_ref().unwrap()["server"]["port"].clone();
+
+    // Right after a change the next may leave no trace: of the same length, in the same tick of the kernel's clock.
+    for value in 2..10 {
+        fs::write(&file, format!("[server]\nport = {value}\n")).unwrap();
+        assert_eq!(port(&look().await), value.to_string());
+    }
+    let patience = Instant::now() + Duration::from_secs(10);
+    let known = loop {
+        let (one, other) = (look().await, look().await);
+        if Arc::ptr_eq(&one, &other) {
+            break other;
+        }
+        assert!(Instant::now() < patience, "it is read each time");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    assert_eq!(port(&known), "9");
+
+    // Written in place, with a time of before: cp --preserve, or who hides something.
+    let times = fs::metadata(&file).unwrap().modified().unwrap();
+    fs::write(&file, "[server]\nport = 7\n").unwrap();
+    fs::File::options()
+        .write(true)
+        .open(&file)
+        .unwrap()
+        .set_modified(times)
+        .unwrap();
+    assert_eq!(port(&look().await), "7");
+    // Replaced by another one.
+    let other = sandbox.file("/etc/other.ini", "[server]\nport = 6\n", 0o644);
+    fs::rename(other, &file).unwrap();
+    assert_eq!(port(&look().await), "6");
+    // Led elsewhere by a link.
+    sandbox.file("/srv/web.ini", "[server]\nport = 5\n", 0o644);
+    fs::remove_file(&file).unwrap();
+    symlink("/srv/web.ini", &file).unwrap();
+    assert_eq!(port(&look().await), "5");
+    // One that was not there before.
+    sandbox.file(OPTIONAL, "[optional]\nmode = on\n", 0o644);
+    assert_eq!(look().await.as_ref().as_ref().unwrap()["optional"]["mode"], "on");
+    fs::remove_file(&file).unwrap();
+    assert!(look().await.as_ref().as_ref().unwrap()["server"].is_empty());
+    // What can't be read is not remembered as it was.
+    fs::create_dir(&file).unwrap();
+    assert!(look().await.is_err());
+}
