@@ -7,6 +7,7 @@
 mod attempt;
 mod fallback;
 mod packages;
+mod restart;
 mod settle;
 pub(crate) mod together;
 

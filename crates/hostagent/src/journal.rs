@@ -274,10 +274,15 @@ impl JournalFile {
         })
     }
 
-    pub fn note_restarted(&mut self, app: &AppName) -> Result<(), StateFileError> {
+    pub fn note_restarted(&mut self, apps: &[&AppName]) -> Result<(), StateFileError> {
+        if apps.is_empty() {
+            return Ok(());
+        }
         self.change(|journal| {
-            if let Some(entry) = journal.entries.get_mut(app) {
-                entry.restarted = true;
+            for app in apps {
+                if let Some(entry) = journal.entries.get_mut(*app) {
+                    entry.restarted = true;
+                }
             }
         })
     }

@@ -87,7 +87,7 @@ impl<'a> Attempt<'a> {
                 Some((stage, steps)) if self.give_up_on_the_stubborn(stage, &steps, &observed) => None,
                 Some((Stage::Packages, steps)) => self.change_packages(&steps, &observed, interrupts).await,
                 Some((Stage::Settle, steps)) => self.settle(&steps, &observed, interrupts).await,
-                None if self.restart_outdated(&observed).await => None,
+                None if self.restart_outdated(&observed, interrupts).await => None,
                 None => match self.bake(&observed, interrupts).await {
                     Baked::Some => None,
                     Baked::NothingLeft => Some(End::Finished(std::mem::take(&mut self.failures))),

@@ -5,20 +5,18 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use protocol::AppName;
 use protocol::spec::{Rank, cmp_rank};
-use protocol::{AppName, Phase};
 
 use super::attempt::Attempt;
 use super::{End, Interrupts};
 use crate::apply;
-use crate::failure::Failure;
 use crate::host::Cancel;
-use crate::journal::Before;
 use crate::observe::Observed;
 use crate::plan::{Action, Step};
 
 /// Applications whose services are started or stopped side by side, at most.
-const SIDE_BY_SIDE: usize = 8;
+pub(super) const SIDE_BY_SIDE: usize = 8;
 
 impl Attempt<'_> {
     /// Config and services. An application whose step fails is left where it is; the others go on. Those of one rank get their
@@ -102,53 +100,6 @@ impl Attempt<'_> {
                 Err(failure) => self.fail(&step.app, failure),
             }
         }
-    }
-
-    /// A package that was changed and did not restart its services itself has left the old version running.
-    /// True if any service was started anew: look again.
-    pub(super) async fn restart_outdated(&mut self, observed: &Arc<Observed>) -> bool {
-        let mut restarted = false;
-        for (app, services) in self.outdated(observed) {
-            for service in services {
-                restarted = true;
-                self.converging(Some(observed), format!("{app}: restart {service}"));
-                tracing::info!(%app, "restart {service}, which still runs the previous version");
-                if let Err(error) = self.engine.host.services.restart(&service).await {
-                    self.fail(&app, Failure::new(Phase::Service, error));
-                }
-            }
-            // If this is not kept, a crash costs one more restart.
-            if let Err(error) = self.journal.note_restarted(&app) {
-                tracing::warn!(%error, "the journal could not be brought up to date");
-            }
-        }
-        restarted
-    }
-
-    /// Services that ran before their package was changed, and still do, in the same process as far as the init
-    /// system can tell.
-    fn outdated(&self, observed: &Observed) -> Vec<(AppName, Vec<String>)> {
-        let entries = self
-            .journal
-            .get()
-            .into_iter()
-            .flat_map(|journal| &journal.entries);
-        let changed = entries.filter_map(|(app, entry)| match &entry.before {
-            Before::Installed(before) if !entry.restarted && !self.failures.contains_key(app) => {
-                let there = observed.apps.get(app)?;
-                (there.version != before.version).then_some((app, before, there))
-            }
-            Before::Installed(_) | Before::Absent => None,
-        });
-        changed
-            .map(|(app, before, there)| {
-                let same = before.services.iter().filter(|(name, then)| {
-                    let now = there.services.get(*name).copied().flatten();
-                    then.running && now.is_some_and(|now| now.running && now.instance == then.instance)
-                });
-                (app.clone(), same.map(|(name, _)| name.clone()).collect())
-            })
-            .collect()
     }
 }
 

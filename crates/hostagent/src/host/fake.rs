@@ -283,6 +283,7 @@ impl Services for FakeHost {
         self.set_service("stop", service, |state| state.running = false)
     }
     async fn restart(&self, service: &str) -> Result<(), HostError> {
+        tokio::time::sleep(self.with(|state| state.start_takes)).await;
         self.set_service("restart", service, |state| state.running = true)
     }
     async fn reload(&self, service: &str) -> Result<(), HostError> {

@@ -143,3 +143,76 @@ async fn within_a_rank_what_is_to_stop_stops_before_the_rest_starts() {
         assert_eq!(changed, expected);
     }
 }
+
+/// Four applications, of two ranks and of none.
+fn ranked(driver: &Driver, version: &str) -> Value {
+    let apps = [
+        ("a", json!(2)),
+        ("b", json!(2)),
+        ("db", json!(1)),
+        ("last", Value::Null),
+    ];
+    let apps = apps.into_iter().map(|(name, rank)| {
+        let url = driver.fake.offer(name, &format!("{version}-1"));
+        let mut app = json!({"version": version, "url": url});
+        if !rank.is_null() {
+            app["rank"] = rank;
+        }
+        (name.to_owned(), app)
+    });
+    Value::Object(apps.collect())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_runs_the_previous_version_is_restarted_in_the_order_of_ranks_and_side_by_side() {
+    let mut driver = started().await;
+    let apps = ranked(&driver, "1");
+    driver.set_config("m1", apps).await;
+    assert_eq!(driver.said(2).await, ["converging m1", "ok m1"]);
+    driver.fake.take_log();
+    driver
+        .fake
+        .with(|state| state.start_takes = Duration::from_secs(10));
+    let apps = ranked(&driver, "2");
+    driver.set_config("m2", apps).await;
+    assert_eq!(driver.said(1).await, ["converging m2"]);
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    driver.send_on(HOST, json!({"opcode": "ping", "id": "p1"})).await;
+    let status = driver.status().await;
+    assert_eq!(status["detail"], "a: restart a; b: restart b", "{status}");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(driver.said(1).await, ["ok m2"]);
+    let log = driver.fake.take_log();
+    let restarted: Vec<&String> = log.iter().filter(|line| line.starts_with("restart ")).collect();
+    assert_eq!(
+        restarted,
+        ["restart db", "restart a", "restart b", "restart last"]
+    );
+}
+
+/// It would else wait for services that nobody wants any more.
+#[tokio::test(start_paused = true)]
+async fn a_newer_desired_state_does_not_wait_for_the_restarts_of_all() {
+    let mut driver = started().await;
+    let apps = ranked(&driver, "1");
+    driver.set_config("m1", apps).await;
+    assert_eq!(driver.said(2).await, ["converging m1", "ok m1"]);
+    driver.fake.take_log();
+    driver
+        .fake
+        .with(|state| state.start_takes = Duration::from_secs(10));
+    let apps = ranked(&driver, "2");
+    driver.set_config("m2", apps).await;
+    assert_eq!(driver.said(1).await, ["converging m2"]);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let mut apps = ranked(&driver, "2");
+    apps.as_object_mut().unwrap().remove("last");
+    driver.set_config("m3", apps).await;
+    // Once as the answer, once as the attempt for it begins.
+    assert_eq!(driver.said(2).await, ["converging m3", "converging m3"]);
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    assert_eq!(driver.said(1).await, ["ok m3"]);
+    let log = driver.fake.take_log();
+    let restarted: Vec<&String> = log.iter().filter(|line| line.starts_with("restart ")).collect();
+    assert_eq!(restarted, ["restart db", "restart a", "restart b"]);
+}
