@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{Notify, watch};
 
 use crate::engine::Engine;
-use crate::host_state::HostState;
+use crate::host_state::{HostState, Standing};
 use crate::watch::{Drift, Watch};
 
 /// Until the reconciler ends.
@@ -17,9 +17,12 @@ pub async fn follow(engine: Arc<Engine>, mut state: watch::Receiver<HostState>, 
     );
     let mut watched = (BTreeSet::new(), BTreeSet::new());
     loop {
+        // What changes now, the attempt itself changes for the most part; whatever else does is told after it, before which
+        // nobody would look.
+        let is_busy = matches!(state.borrow().standing, Standing::Converging { .. });
         // Both arms are cancel-safe: what was seen is told by the next call.
         tokio::select! {
-            drift = watch.changed() => {
+            drift = watch.changed(), if !is_busy => {
                 forget(&engine, &state.borrow(), &drift);
                 wake.notify_one();
             }

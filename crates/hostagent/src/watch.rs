@@ -1,9 +1,9 @@
 //! Wakes the reconciler when the host changes behind its back: packages, services, applications' config.
 //!
 //! What wakes it is a hint of what to read again, never of what to do. Changes that come together are told
-//! together ([`DEBOUNCE`]), and a host that never comes to rest wakes it at a bounded rate ([`pace`]).
+//! together ([`DEBOUNCE`]), and what never comes to rest wakes it at a bounded rate ([`pace`]), without holding up the rest.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,16 +33,39 @@ pub struct Drift {
     pub config: BTreeSet<PathBuf>,
 }
 
+/// One thing that changes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Subject {
+    Packages,
+    Service(String),
+    Config(PathBuf),
+}
+
+impl Drift {
+    fn of(subjects: impl IntoIterator<Item = Subject>) -> Self {
+        let mut drift = Self::default();
+        for subject in subjects {
+            match subject {
+                Subject::Packages => drift.packages = true,
+                Subject::Service(name) => drop(drift.services.insert(name)),
+                Subject::Config(file) => drop(drift.config.insert(file)),
+            }
+        }
+        drift
+    }
+}
+
 /// The watch over one host. Dropping it ends it.
 pub struct Watch {
     /// `None`: the kernel has no inotify left for us; heartbeats find drift all the same.
     files: Option<Files>,
     databases: BTreeSet<PathBuf>,
     services: Option<Arc<ServiceChanges>>,
-    pace: Pace,
-    pending: Drift,
-    /// When the first of what is pending came.
-    since: Option<Instant>,
+    /// What is to be told, and since when it is.
+    pending: BTreeMap<Subject, Instant>,
+    /// Of what has changed lately.
+    paces: HashMap<Subject, Pace>,
+    host: Pace,
 }
 
 impl Watch {
@@ -64,9 +87,9 @@ impl Watch {
             files,
             databases: databases.into_iter().collect(),
             services,
-            pace: Pace::new(Instant::now()),
-            pending: Drift::default(),
-            since: None,
+            pending: BTreeMap::new(),
+            paces: HashMap::new(),
+            host: Pace::of_host(Instant::now()),
         };
         watch.set_files(BTreeSet::new());
         watch
@@ -89,33 +112,55 @@ impl Watch {
     /// Waits for the next drift. Cancel-safe: what was seen is told by the next call.
     pub async fn changed(&mut self) -> Drift {
         loop {
-            let due = self.since.map(|since| self.pace.next(since + DEBOUNCE));
+            let due = self.due();
             // Each arm is cancel-safe: it loses nothing when another one is first.
             tokio::select! {
-                files = next_files(&mut self.files) => self.note_files(files),
+                files = next_files(&mut self.files) => {
+                    let subjects = files.into_iter().map(|file| match self.databases.contains(&file) {
+                        true => Subject::Packages,
+                        false => Subject::Config(file),
+                    });
+                    note(&mut self.pending, subjects);
+                }
                 services = next_services(self.services.as_deref()) => {
-                    self.pending.services.extend(services);
-                    self.since.get_or_insert_with(Instant::now);
+                    note(&mut self.pending, services.into_iter().map(Subject::Service));
                 }
-                () = alarm::reached(due) => {
-                    self.pace.take(Instant::now());
-                    self.since = None;
-                    return std::mem::take(&mut self.pending);
-                }
+                () = alarm::reached(due) => return self.tell(Instant::now()),
             }
         }
     }
 
-    fn note_files(&mut self, files: BTreeSet<PathBuf>) {
-        for file in files {
-            match self.databases.contains(&file) {
-                true => self.pending.packages = true,
-                false => {
-                    self.pending.config.insert(file);
-                }
+    /// When the first of what is pending may be told; all the rest is told with it.
+    fn due(&self) -> Option<Instant> {
+        let each = self.pending.iter().map(|(subject, since)| {
+            let rested = *since + DEBOUNCE;
+            self.paces.get(subject).map_or(rested, |pace| pace.next(rested))
+        });
+        each.min().map(|due| self.host.next(due))
+    }
+
+    fn tell(&mut self, now: Instant) -> Drift {
+        self.host.take(now);
+        self.paces.retain(|_, pace| !pace.is_full(now));
+        let told = std::mem::take(&mut self.pending);
+        for (subject, since) in &told {
+            let pace = self
+                .paces
+                .entry(subject.clone())
+                .or_insert_with(|| Pace::of_one(now));
+            // Else it is told for the sake of another one.
+            if pace.next(*since + DEBOUNCE) <= now {
+                pace.take(now);
             }
         }
-        self.since.get_or_insert_with(Instant::now);
+        Drift::of(told.into_keys())
+    }
+}
+
+fn note(pending: &mut BTreeMap<Subject, Instant>, subjects: impl Iterator<Item = Subject>) {
+    let now = Instant::now();
+    for subject in subjects {
+        pending.entry(subject).or_insert(now);
     }
 }
 
@@ -208,5 +253,40 @@ mod tests {
             "3 s would have been enough for {}",
             3000 / 200
         );
+    }
+    #[tokio::test(start_paused = true)]
+    async fn what_flaps_does_not_hold_up_what_does_not() {
+        let services = Arc::new(ServiceChanges::default());
+        let mut watch = Watch::new([], Some(services.clone()));
+        watch.set_units(["flaps".to_owned(), "dies".to_owned()].into());
+        for _ in 0..pace::BURST {
+            services.report("flaps");
+            next(&mut watch).await;
+        }
+        services.report("flaps");
+        let held = tokio::time::timeout(Duration::from_secs(1), watch.changed()).await;
+        assert!(held.is_err());
+        services.report("dies");
+        let began = Instant::now();
+        let both = next(&mut watch).await.services;
+        assert_eq!(both, ["dies".to_owned(), "flaps".to_owned()].into());
+        assert_eq!(began.elapsed().as_millis(), DEBOUNCE.as_millis());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_that_flap_wake_at_a_bounded_rate_all_together() {
+        let services = Arc::new(ServiceChanges::default());
+        let mut watch = Watch::new([], Some(services.clone()));
+        let names: Vec<String> = (0..100).map(|number| format!("app-{number}")).collect();
+        watch.set_units(names.iter().cloned().collect());
+        let began = Instant::now();
+        let mut wakes = 0;
+        let mut flapping = names.iter().cycle();
+        while began.elapsed() < Duration::from_secs(60) {
+            services.report(flapping.next().unwrap());
+            let wake = tokio::time::timeout(Duration::from_millis(210), watch.changed()).await;
+            wakes += u32::from(wake.is_ok());
+        }
+        assert!((70..=85).contains(&wakes), "{wakes} in a minute");
     }
 }

@@ -1,4 +1,4 @@
-//! How often drift may wake the reconciler: a token bucket.
+//! How often drift may wake the reconciler: a token bucket for each thing that changes, and one for the host.
 
 use std::time::Duration;
 
@@ -8,17 +8,32 @@ use tokio::time::Instant;
 pub(super) const BURST: u32 = 5;
 /// After that, one in each of these. A service that fails again and again thus costs little.
 const EVERY: Duration = Duration::from_secs(5);
+/// The same for all that changes together, where that is many things.
+const HOST_BURST: u32 = 20;
+const HOST_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) struct Pace {
+    burst: u32,
+    every: Duration,
     tokens: u32,
     /// When the last whole token came.
     filled: Instant,
 }
 
 impl Pace {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(super) fn of_one(now: Instant) -> Self {
+        Self::new(BURST, EVERY, now)
+    }
+
+    pub(super) fn of_host(now: Instant) -> Self {
+        Self::new(HOST_BURST, HOST_EVERY, now)
+    }
+
+    fn new(burst: u32, every: Duration, now: Instant) -> Self {
         Self {
-            tokens: BURST,
+            burst,
+            every,
+            tokens: burst,
             filled: now,
         }
     }
@@ -26,22 +41,32 @@ impl Pace {
     /// The first instant at or after `wanted` at which a token is there.
     pub(super) fn next(&self, wanted: Instant) -> Instant {
         match self.tokens {
-            0 => wanted.max(self.filled + EVERY),
+            0 => wanted.max(self.filled + self.every),
             _ => wanted,
         }
     }
 
     /// Takes a token, which [`Self::next`] has promised for `now`.
     pub(super) fn take(&mut self, now: Instant) {
-        while self.tokens < BURST && now >= self.filled + EVERY {
-            self.tokens += 1;
-            self.filled += EVERY;
-        }
-        if self.tokens >= BURST {
+        self.fill(now);
+        if self.tokens >= self.burst {
             // A full bucket begins to fill when something is taken.
             self.filled = now;
         }
         self.tokens = self.tokens.saturating_sub(1);
+    }
+
+    /// Whether it is as good as a new one.
+    pub(super) fn is_full(&mut self, now: Instant) -> bool {
+        self.fill(now);
+        self.tokens >= self.burst
+    }
+
+    fn fill(&mut self, now: Instant) {
+        while self.tokens < self.burst && now >= self.filled + self.every {
+            self.tokens += 1;
+            self.filled += self.every;
+        }
     }
 }
 
@@ -52,7 +77,7 @@ mod tests {
     #[test]
     fn a_burst_is_free_then_it_is_one_token_at_a_time() {
         let start = Instant::now();
-        let mut pace = Pace::new(start);
+        let mut pace = Pace::of_one(start);
         for _ in 0..BURST {
             assert_eq!(pace.next(start), start);
             pace.take(start);
@@ -68,5 +93,7 @@ mod tests {
             pace.take(later);
         }
         assert_eq!(pace.next(later), later + EVERY);
+        assert!(!pace.is_full(later + EVERY * (BURST - 1)));
+        assert!(pace.is_full(later + EVERY * BURST));
     }
 }
