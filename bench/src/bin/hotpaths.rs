@@ -4,6 +4,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use bench::agent::furnished;
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let usage = "decode | read | observe | plan, and how many times";
+    let usage = "decode | read | observe | heartbeat | plan, and how many times";
     let path = arguments.next().context(usage)?;
     let times: u32 = arguments.next().context(usage)?.parse().context(usage)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -50,6 +51,11 @@ fn run() -> Result<()> {
             "{} applications",
             observed.apps.len()
         );
+        if path == "heartbeat" {
+            // What has changed a moment ago would be read each time.
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            observer.observe(&wanted, &records, Freshness::Full).await?;
+        }
         for _ in 0..times {
             match path.as_str() {
                 "decode" => decode_both(&apps)?,
@@ -61,6 +67,10 @@ fn run() -> Result<()> {
                 // As for each ping.
                 "observe" => {
                     let again = observer.observe(&wanted, &records, Freshness::Light).await?;
+                    ensure!(again.apps.len() == APPS, "{} applications", again.apps.len());
+                }
+                "heartbeat" => {
+                    let again = observer.observe(&wanted, &records, Freshness::Full).await?;
                     ensure!(again.apps.len() == APPS, "{} applications", again.apps.len());
                 }
                 "plan" => plan_nothing(&apps, &observed)?,

@@ -75,22 +75,26 @@ fn an_observation_that_finds_nothing_new_starts_no_process() {
     assert_eq!(started, 1, "the program itself: {trace}");
 }
 
+/// Of the program's run, those that name files.
+fn file_calls(path: &str, times: u32) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("trace");
+    let status = Command::new("strace")
+        .args(["-f", "-e", "trace=%file", "-o"])
+        .arg(&trace)
+        .args([PROGRAM, path, &times.to_string()])
+        .status()
+        .unwrap();
+    assert!(status.success());
+    std::fs::read_to_string(trace).unwrap()
+}
+
 #[test]
 fn an_observation_asks_the_kernel_about_one_file_for_each_application() {
     // Both runs have the same start.
     let [few, many] = [1, 11].map(|times| {
-        let folder = tempfile::tempdir().unwrap();
-        let trace = folder.path().join("trace");
-        let status = Command::new("strace")
-            .args(["-f", "-e", "trace=%file", "-o"])
-            .arg(&trace)
-            .args([PROGRAM, "observe", &times.to_string()])
-            .status()
-            .unwrap();
-        assert!(status.success());
-        let trace = std::fs::read_to_string(trace).unwrap();
         // Of the sandbox, once furnished and before it is taken down; stat by a path or by a descriptor is the same to it.
-        trace
+        file_calls("observe", times)
             .lines()
             .filter(|line| {
                 let calls = ["statx(", "stat(", "fstatat(", "openat(", "open(", "openat2("];
@@ -101,4 +105,20 @@ fn an_observation_asks_the_kernel_about_one_file_for_each_application() {
     let each = (many - few) as f64 / 10.0;
     // One for the manifest of each of 100 applications; the rest is for the folders and the package database.
     assert!((100.0..=135.0).contains(&each), "{each} calls for an observation");
+}
+
+#[test]
+fn a_heartbeat_that_finds_nothing_new_reads_no_config_file() {
+    let [few, many] = [1, 11].map(|times| {
+        let calls = file_calls("heartbeat", times);
+        let of_configs = calls.lines().filter(|line| line.contains(".ini\""));
+        let (read, asked): (Vec<_>, Vec<_>) = of_configs.partition(|line| !line.contains("O_PATH"));
+        (read.len(), asked.len())
+    });
+    assert_eq!(many.0 - few.0, 0, "files read in ten heartbeats");
+    assert_eq!(
+        many.1 - few.1,
+        10 * 100,
+        "asked about, whether they are as they were"
+    );
 }
