@@ -126,8 +126,8 @@ pub fn memory(process: u32) -> Result<Memory> {
     })
 }
 
-/// What a process uses of the processor from its start on: to the nanosecond, where /proc/PID/stat counts in hundredths of a
-/// second.
+/// What a process uses of the processor from when this is started: to the nanosecond, where /proc/PID/stat counts in hundredths
+/// of a second.
 pub struct CpuMeter {
     process: u32,
     /// By thread, in nanoseconds.
@@ -140,8 +140,8 @@ impl CpuMeter {
         Ok(Self { process, before })
     }
 
-    /// Seconds so far, of all threads that are still there: those for what blocks end when they have had nothing to do for
-    /// some seconds, and would else take with them what they have used before.
+    /// Seconds so far, of all threads that are still there. Those for what blocks end when they have had nothing to do for
+    /// ten seconds: what they have used since the start is lost with them, and over long times [`cpu_total`] says more.
     pub fn seconds(&self) -> Result<f64> {
         let used = cpu_by_thread(self.process)?.into_iter().map(|(thread, now)| {
             let before = self.before.get(&thread).copied().unwrap_or(0);

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use crate::fleet::{Fleet, Plan, Script, Wiring};
 use crate::http::Client;
 use crate::measure::{Row, Sample, Target, quantile};
-use crate::process::{self, CpuMeter, Programs};
+use crate::process::{self, Programs};
 use crate::stage::{Master, QueueWatch, Stage, metric, step};
 
 const MANY: usize = 10_000;
@@ -57,12 +57,12 @@ pub async fn heartbeats(programs: &Programs) -> Result<Vec<Row>> {
     sleep(Duration::from_secs(5)).await;
     let id = master.process.id();
     let (cpu, accepted, since) = (
-        CpuMeter::start(id)?,
+        process::cpu_total(id)?,
         Master::accepted(&mut client).await?,
         Instant::now(),
     );
     sleep(WINDOW).await;
-    let used = cpu.seconds()?;
+    let used = process::cpu_total(id)? - cpu;
     let seconds = since.elapsed().as_secs_f64();
     let rate = (Master::accepted(&mut client).await? - accepted) as f64 / seconds;
     ensure!(

@@ -2,6 +2,7 @@
 //! soon it is undone.
 
 use std::fs;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -31,6 +32,7 @@ const DESIRED: &str = "[server]\nport = 8080\n";
 struct Deed {
     what: &'static str,
     script: &'static str,
+    until: &'static str,
     path: &'static str,
     shows: fn(&str) -> bool,
     /// How it is undone by hand, where that takes its time.
@@ -45,6 +47,7 @@ const DEEDS: [Deed; 3] = [
     Deed {
         what: "service killed behind its back",
         script: "process=$(cat /var/lib/app-foo.pid); rm /var/lib/app-foo.pid; kill -KILL $process",
+        until: "another process of it is there",
         path: "/var/lib/app-foo.pid",
         shows: |text| text.ends_with('\n'),
         by_hand: None,
@@ -52,6 +55,7 @@ const DEEDS: [Deed; 3] = [
     Deed {
         what: "config file changed behind its back",
         script: "sed -i s/8080/9090/ /etc/app-foo.ini",
+        until: "it is as desired",
         path: "/etc/app-foo.ini",
         shows: |text| text == DESIRED,
         by_hand: None,
@@ -59,6 +63,7 @@ const DEEDS: [Deed; 3] = [
     Deed {
         what: "package removed behind its back",
         script: "dpkg --purge app-foo",
+        until: "dpkg has it again",
         path: "/var/lib/dpkg/status",
         shows: |text| text.contains("Package: app-foo\nStatus: install ok installed\n"),
         by_hand: Some(INSTALL),
@@ -97,36 +102,44 @@ pub async fn run(programs: &Programs) -> Result<Vec<Row>> {
         }
     }
     agent.end().await?;
-    let each = DEEDS.iter().zip(times.chunks(TIMES));
-    let rows = each.map(|(deed, times)| deed.rows(&machine, times));
-    Ok(rows.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    let mut rows = Vec::new();
+    for (deed, times) in DEEDS.iter().zip(times.chunks(TIMES)) {
+        rows.extend(deed.rows(&machine, times).await?);
+    }
+    Ok(rows)
 }
 
 impl Deed {
     /// Seconds until the master hears of it, and until it is undone.
     async fn time(&self, machine: &Machine, caller: &mut Caller) -> Result<(f64, f64)> {
+        while caller.hear(Duration::from_millis(1)).await.is_ok() {}
         machine.sh(self.script)?;
         let done = Instant::now();
         let heard = async {
             caller
                 .wait_for(HOST, |status: &Status| status.status != State::Ok)
                 .await?;
-            Ok(done.elapsed().as_secs_f64())
+            anyhow::Ok(done.elapsed().as_secs_f64())
         };
         let repaired = async {
-            let path = machine.path(self.path);
-            while !fs::read_to_string(&path).is_ok_and(|text| (self.shows)(&text)) {
-                ensure!(done.elapsed() < Duration::from_secs(20), "it stays as it is");
-                sleep(Duration::from_millis(2)).await;
-            }
-            Ok(done.elapsed().as_secs_f64())
+            self.is_undone(machine, done).await?;
+            anyhow::Ok(done.elapsed().as_secs_f64())
         };
         let times = tokio::try_join!(heard, repaired)?;
         caller.wait_for(HOST, |status| status.status == State::Ok).await?;
         Ok(times)
     }
+    async fn is_undone(&self, machine: &Machine, since: Instant) -> Result<()> {
+        let path = machine.path(self.path);
+        while !fs::read_to_string(&path).is_ok_and(|text| (self.shows)(&text)) {
+            ensure!(since.elapsed() < Duration::from_secs(20), "it stays as it is");
+            sleep(Duration::from_millis(2)).await;
+        }
+        Ok(())
+    }
+
     /// `times`: as [`Self::time`] has found them.
-    fn rows(&self, machine: &Machine, times: &[(f64, f64)]) -> Result<[Row; 2]> {
+    async fn rows(&self, machine: &Machine, times: &[(f64, f64)]) -> Result<[Row; 2]> {
         let what = |until: &str| format!("agent: {}, until {until}", self.what);
         let heard = Sample::of(times.iter().map(|(heard, _)| *heard).collect());
         let heard = Row::new(
@@ -136,14 +149,15 @@ impl Deed {
             heard.context("it was done")?,
         );
         let repaired = times.iter().map(|(_, repaired)| *repaired);
-        let undone = what("it is as desired");
+        let undone = what(self.until);
         let repaired = match self.by_hand {
             None => Sample::of(repaired.collect()).map(|sample| Row::new("repair", undone, "s", sample)),
             Some(script) => {
-                let by_hand = (0..TIMES).map(|_| self.undo_by_hand(machine, script));
-                let by_hand = by_hand.collect::<Result<Vec<_>>>()?;
-                let rounds: Vec<_> = repaired.zip(by_hand).collect();
-                Row::beside("repair", undone, "s", "apt-get by hand", &rounds)
+                let mut rounds = Vec::new();
+                for repaired in repaired {
+                    rounds.push((repaired, self.undo_by_hand(machine, script).await?));
+                }
+                Row::beside("repair", undone, "s", "by hand, afterwards", &rounds)
             }
         };
         let rows = [heard, repaired.context("it was done")?];
@@ -154,10 +168,16 @@ impl Deed {
     }
 
     /// Seconds, when no agent runs.
-    fn undo_by_hand(&self, machine: &Machine, script: &str) -> Result<f64> {
+    async fn undo_by_hand(&self, machine: &Machine, script: &str) -> Result<f64> {
         machine.sh(self.script)?;
         let started = Instant::now();
-        machine.sh(script)?;
-        Ok(started.elapsed().as_secs_f64())
+        let mut shell = machine
+            .command(&["sh", "-c", script])
+            .stdout(Stdio::null())
+            .spawn()?;
+        self.is_undone(machine, started).await?;
+        let took = started.elapsed().as_secs_f64();
+        ensure!(shell.wait()?.success(), "{script}");
+        Ok(took)
     }
 }

@@ -34,10 +34,12 @@ pub struct Collector {
     pub dispatcher: Dispatcher,
     pub waiters: Arc<Waiters>,
     pub metrics: Metrics,
+    /// Statuses written at once, at most.
+    pub batch: usize,
 }
 
-/// Statuses written at once, at most.
-const BATCH: usize = 500;
+/// No more than this, whatever the broker hands out.
+pub const MAX_BATCH: usize = 500;
 /// From one batch to the next, where nothing is urgent and few come: a commit costs more than ten statuses.
 const APART: Duration = Duration::from_millis(100);
 
@@ -83,8 +85,8 @@ impl Collector {
         last: Option<Instant>,
     ) -> Option<Vec<(Incoming, Delivery)>> {
         let mut incoming = Vec::new();
-        let mut waiting = Vec::with_capacity(BATCH);
-        if deliveries.recv_many(&mut waiting, BATCH).await == 0 {
+        let mut waiting = Vec::with_capacity(self.batch);
+        if deliveries.recv_many(&mut waiting, self.batch).await == 0 {
             return None;
         }
         let full_at = last.map(|last| last + APART);
@@ -95,7 +97,7 @@ impl Collector {
                 is_awaited |= self.is_awaited(&decoded);
                 incoming.push((decoded, delivery));
             }
-            let room = BATCH - incoming.len();
+            let room = self.batch - incoming.len();
             let Some(until) = full_at.filter(|_| room > 0 && !is_awaited) else {
                 return Some(incoming);
             };

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::api::{self, App, Gate, TlsListener};
-use crate::collect::{Collector, Policy};
+use crate::collect::{self, Collector, Policy};
 use crate::dispatch::{Dispatcher, Pinger};
 use crate::enroll::Enrollment;
 use crate::metrics::Metrics;
@@ -29,6 +29,8 @@ pub struct Config {
     pub tls: Option<(PathBuf, PathBuf)>,
     pub anonymous: Anonymous,
     pub policy: Policy,
+    /// Statuses written at once, at most.
+    pub batch: usize,
     pub silent_after: Duration,
     pub event_retention: Duration,
     pub max_events: u64,
@@ -50,6 +52,7 @@ impl Config {
                 require_user_id: false,
                 host_user: None,
             },
+            batch: collect::MAX_BATCH,
             silent_after: Duration::from_secs(180),
             event_retention: Duration::from_secs(30 * 24 * 60 * 60),
             max_events: 1_000_000,
@@ -80,6 +83,8 @@ impl Config {
             silent_after: bbmaster.silent_after,
             event_retention: bbmaster.event_retention,
             max_events: bbmaster.max_events,
+            // What is handed out comes back acknowledged when it is written: there must be as much again to go on with.
+            batch: usize::from(settings.queue().prefetch / 2).clamp(1, collect::MAX_BATCH),
             ping_rate: bbmaster.ping_rate,
             plan_timeout: bbmaster.plan_timeout,
             enrollment: None,
@@ -162,6 +167,7 @@ impl Master {
             dispatcher: dispatcher.clone(),
             waiters: waiters.clone(),
             metrics: metrics.clone(),
+            batch: config.batch,
         };
         let (ending, is_ending) = watch::channel(false);
         let app = App {

@@ -17,14 +17,14 @@ pub async fn follow(engine: Arc<Engine>, mut state: watch::Receiver<HostState>, 
     );
     let mut watched = (BTreeSet::new(), BTreeSet::new());
     loop {
-        // What changes now, the attempt itself changes for the most part; whatever else does is told after it, before which
-        // nobody would look.
         let is_busy = matches!(state.borrow().standing, Standing::Converging { .. });
         // Both arms are cancel-safe: what was seen is told by the next call.
         tokio::select! {
-            drift = watch.changed(), if !is_busy => {
+            drift = next(&mut watch, is_busy) => {
                 forget(&engine, &state.borrow(), &drift);
-                wake.notify_one();
+                if !is_busy {
+                    wake.notify_one();
+                }
             }
             changed = state.changed() => {
                 if changed.is_err() {
@@ -38,6 +38,15 @@ pub async fn follow(engine: Arc<Engine>, mut state: watch::Receiver<HostState>, 
                 }
             }
         }
+    }
+}
+
+/// What an attempt changes itself must not wake the reconciler again and again; what somebody else does meanwhile, its own
+/// looks must find. So nobody is woken before it has ended, but what may have changed is known at once.
+async fn next(watch: &mut Watch, is_busy: bool) -> Drift {
+    match is_busy {
+        true => watch.seen().await,
+        false => watch.changed().await,
     }
 }
 

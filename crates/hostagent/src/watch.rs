@@ -109,25 +109,38 @@ impl Watch {
         }
     }
 
-    /// Waits for the next drift. Cancel-safe: what was seen is told by the next call.
+    /// Waits for the next drift that may wake somebody. Cancel-safe: what was seen is told by the next call.
     pub async fn changed(&mut self) -> Drift {
         loop {
             let due = self.due();
-            // Each arm is cancel-safe: it loses nothing when another one is first.
+            // Each arm is cancel-safe: it loses nothing when the other one is first.
             tokio::select! {
-                files = next_files(&mut self.files) => {
-                    let subjects = files.into_iter().map(|file| match self.databases.contains(&file) {
-                        true => Subject::Packages,
-                        false => Subject::Config(file),
-                    });
-                    note(&mut self.pending, subjects);
-                }
-                services = next_services(self.services.as_deref()) => {
-                    note(&mut self.pending, services.into_iter().map(Subject::Service));
-                }
+                _ = self.seen() => {}
                 () = alarm::reached(due) => return self.tell(Instant::now()),
             }
         }
+    }
+
+    /// Waits until something changes, and says at once what; [`Self::changed`] will tell it, too. Cancel-safe.
+    pub async fn seen(&mut self) -> Drift {
+        // As above.
+        let subjects: Vec<Subject> = tokio::select! {
+            files = next_files(&mut self.files) => {
+                let subject = |file| match self.databases.contains(&file) {
+                    true => Subject::Packages,
+                    false => Subject::Config(file),
+                };
+                files.into_iter().map(subject).collect()
+            }
+            services = next_services(self.services.as_deref()) => {
+                services.into_iter().map(Subject::Service).collect()
+            }
+        };
+        let now = Instant::now();
+        for subject in &subjects {
+            self.pending.entry(subject.clone()).or_insert(now);
+        }
+        Drift::of(subjects)
     }
 
     /// When the first of what is pending may be told; all the rest is told with it.
@@ -154,13 +167,6 @@ impl Watch {
             }
         }
         Drift::of(told.into_keys())
-    }
-}
-
-fn note(pending: &mut BTreeMap<Subject, Instant>, subjects: impl Iterator<Item = Subject>) {
-    let now = Instant::now();
-    for subject in subjects {
-        pending.entry(subject).or_insert(now);
     }
 }
 

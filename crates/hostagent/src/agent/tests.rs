@@ -1,6 +1,7 @@
 //! The whole agent over a scripted host: what it says, and in which order.
 
 mod answers;
+mod drift;
 mod order;
 mod returned;
 mod transactions;

@@ -43,24 +43,30 @@ impl Attempt<'_> {
 
     /// Services of one application one after the other. None is begun once there is something else to do.
     async fn restart(&mut self, apps: &[Outdated], observed: &Arc<Observed>, interrupts: &Interrupts) {
-        let services = &self.engine.host.services;
+        let (services, desired) = (&self.engine.host.services, self.desired);
         let mut waiting = apps.iter();
         let mut restarting = FuturesUnordered::new();
         let mut under_way: BTreeMap<&AppName, String> = BTreeMap::new();
         loop {
             while restarting.len() < SIDE_BY_SIDE
-                && interrupts.pending(self.desired).is_none()
+                && interrupts.pending(desired).is_none()
                 && let Some((app, outdated)) = waiting.next()
             {
+                if self.failures.contains_key(app) {
+                    continue;
+                }
                 let names = outdated.join(", ");
                 tracing::info!(%app, "restart {names}: the previous version still runs");
                 under_way.insert(app, names);
                 restarting.push(async move {
                     let mut errors = Vec::new();
                     for service in outdated {
+                        if interrupts.pending(desired).is_some() {
+                            return (app, errors, false);
+                        }
                         errors.extend(services.restart(service).await.err());
                     }
-                    (app, errors)
+                    (app, errors, true)
                 });
             }
             if !under_way.is_empty() {
@@ -69,14 +75,16 @@ impl Attempt<'_> {
                     .map(|(app, names)| format!("{app}: restart {names}"));
                 self.converging(Some(observed), each.collect::<Vec<_>>().join("; "));
             }
-            let Some((app, errors)) = restarting.next().await else {
+            let Some((app, errors, are_all)) = restarting.next().await else {
                 return;
             };
             under_way.remove(app);
             for error in errors {
                 self.fail(app, Failure::new(Phase::Service, error));
             }
-            self.note_restarted(&[app]);
+            if are_all {
+                self.note_restarted(&[app]);
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use protocol::{AppName, Category, Config};
 
+use super::services::ServiceChanges;
 use super::{
     AppConfig, Cancel, Contract, ContractKind, Download, Downloads, Family, Host, HostError,
     InstalledPackage, InstalledPackages, PackageFile, Packages, PackagesByName, ServiceState, Services,
@@ -34,6 +35,10 @@ pub struct State {
     /// What was last said of them: said again, as SysV's is, to whoever does not ask for a fresh answer.
     pub answers: BTreeMap<String, ServiceState>,
     pub configs: BTreeMap<String, Config>,
+    /// Where the config of a package is, for inotify.
+    pub watched_files: BTreeMap<String, PathBuf>,
+    /// Where a test says which services have changed.
+    pub changes: Arc<ServiceChanges>,
     /// Packages without hook or manifest.
     pub without_contract: BTreeSet<String>,
     /// What was done, in order: `apply +a=1 -b`, `start a`, `config a`, ...
@@ -266,6 +271,9 @@ impl FakeHost {
 
 #[async_trait]
 impl Services for FakeHost {
+    fn changes(&self) -> Option<Arc<ServiceChanges>> {
+        Some(self.with(|state| state.changes.clone()))
+    }
     async fn state(&self, service: &str, fresh: bool) -> Result<Option<ServiceState>, HostError> {
         Ok(self.with(|state| {
             let there = state.services.get(service).copied()?;
@@ -320,7 +328,7 @@ impl AppConfig for FakeHost {
             manifest: None,
             kind,
             services: None,
-            watched_files: Arc::default(),
+            watched_files: self.with(|state| state.watched_files.get(package).cloned().into_iter().collect()),
         })
     }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Wake-ups that may follow each other at once.
-pub(super) const BURST: u32 = 5;
+/// Wake-ups that may follow each other at once. A repair makes two: the second is for what it has changed itself.
+pub(super) const BURST: u32 = 10;
 /// After that, one in each of these. A service that fails again and again thus costs little.
 const EVERY: Duration = Duration::from_secs(5);
 /// The same for all that changes together, where that is many things.
@@ -82,7 +82,7 @@ mod tests {
             assert_eq!(pace.next(start), start);
             pace.take(start);
         }
-        for n in 1..10 {
+        for n in 1..20 {
             assert_eq!(pace.next(start), start + EVERY * n);
             pace.take(start + EVERY * n);
         }

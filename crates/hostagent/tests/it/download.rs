@@ -490,14 +490,16 @@ async fn a_connection_is_handed_on_to_what_waits_for_its_turn_and_ends_with_the_
     for (number, fetched) in all(downloader.clone()).await.into_iter().enumerate() {
         assert_eq!(fs::read(fetched.unwrap()).unwrap(), body(100_000 + number));
     }
-    assert_eq!(server.connections(), 2);
+    let before = server.connections();
+    assert!((1..=2).contains(&before), "{before}");
 
     // None was kept for later; and a server that is only asked whether they have changed is asked over few, too.
     for fetched in all(downloader).await {
         fetched.unwrap();
     }
     assert_eq!(server.requests("/0.deb").len(), 2);
-    assert_eq!(server.connections(), 4);
+    let since = server.connections() - before;
+    assert!((1..=2).contains(&since), "{since}");
 }
 
 /// It closes what it takes for idle, perhaps at the very moment at which that is used again.

@@ -41,6 +41,9 @@ const EXECUTABLE: u32 = 0o111;
 const HOOK_DEADLINE: Duration = Duration::from_secs(30);
 /// A hook that could not say its services is not asked again before: it may have taken its whole deadline.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
+/// Files are read again after this long even where the kernel says that they are as they were: it does not know of all that
+/// other hosts and mappings into memory have written.
+const READ_AGAIN: Duration = Duration::from_secs(600);
 
 /// Applications' config by their contracts.
 pub struct Contracts {
@@ -93,6 +96,7 @@ struct KnownConfig {
     /// Weak: it ends with the manifest, whose place in memory is not taken by another one meanwhile.
     manifest: Weak<Manifest>,
     files: FileStates,
+    read_at: Instant,
     config: Arc<Result<Config, HostError>>,
 }
 
@@ -312,6 +316,7 @@ impl Contracts {
     fn read_files(&self, app: &AppName, manifest: &Arc<Manifest>) -> Arc<Result<Config, HostError>> {
         if let Some(known) = self.cache().configs.get(app)
             && std::ptr::eq(known.manifest.as_ptr(), Arc::as_ptr(manifest))
+            && known.read_at.elapsed() < READ_AGAIN
             && known.files.are_unchanged(&self.root)
         {
             return known.config.clone();
@@ -328,6 +333,7 @@ impl Contracts {
                 let known = KnownConfig {
                     manifest: Arc::downgrade(manifest),
                     files,
+                    read_at: Instant::now(),
                     config: config.clone(),
                 };
                 configs.insert(app.clone(), known);

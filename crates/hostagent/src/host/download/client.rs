@@ -94,18 +94,26 @@ impl Client<'_> {
     /// Sends a GET and waits for the answer's head, whatever its status. No redirect is followed.
     pub fn get(&self, url: &Url, headers: &[(&str, String)]) -> Result<http::Response<Body>, HostError> {
         let proxy = Proxy::of(url, self.settings)?;
-        // The server may close a connection that it takes for idle just when it is used again: that says nothing of it.
-        if let Some(connected) = self.shared.take(url)
-            && let Ok(response) = self.request(connected, url, headers, proxy.as_ref())
-        {
-            return Ok(response);
+        let refused = |error| {
+            // Certificates may be what was wrong, and be mended before the next try.
+            self.shared.forget_tls();
+            HostError::new(Category::Network, describe(error))
+        };
+        if let Some(connected) = self.shared.take(url) {
+            match self.request(connected, url, headers, proxy.as_ref()) {
+                Ok(response) => return Ok(response),
+                Err(error) if self.transfer.is_stopped() || !may_be_of_age(&error) => {
+                    return Err(refused(error));
+                }
+                Err(error) => tracing::debug!(%error, "asking again, over a new connection"),
+            }
         }
         let connected = Connected {
             origin: url.origin(),
             agent: self.agent(url, proxy.as_ref())?,
         };
         self.request(connected, url, headers, proxy.as_ref())
-            .map_err(|error| HostError::new(Category::Network, describe(error)))
+            .map_err(refused)
     }
 
     fn request(
@@ -150,6 +158,11 @@ impl Client<'_> {
             None => config.max_idle_connections(1).build().new_agent(),
         })
     }
+}
+
+/// Whether a server may just have closed a connection that it took for idle: that says nothing of the server.
+fn may_be_of_age(error: &ureq::Error) -> bool {
+    !matches!(error, ureq::Error::Timeout(_) | ureq::Error::HostNotFound)
 }
 
 /// TLS with the roots that this host trusts, and nothing of `[download]`.

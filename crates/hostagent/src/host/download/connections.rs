@@ -67,6 +67,10 @@ impl Shared {
         Ok(tls)
     }
 
+    pub fn forget_tls(&self) {
+        self.state().tls = None;
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
