@@ -83,7 +83,7 @@ impl RunningAgent {
             max_crashes: settings.hostagent.max_converge_attempts,
             collect_facts: Box::new(move || {
                 let (root, name) = &facts_of;
-                let mut facts = facts::collect(root, family, "sysv");
+                let mut facts = facts::Collector::new(root, family, "sysv").collect();
                 facts.insert("hostname".to_owned(), Value::from(*name));
                 facts
             }),

@@ -103,11 +103,14 @@ async fn settle(stage: &Stage, caller: &mut Caller, host: &str, tls: bool) -> Re
 async fn idle_time(stage: &Stage, caller: &mut Caller) -> Result<Row> {
     const AGENTS: usize = 5;
     const WINDOW: Duration = Duration::from_secs(120);
+    /// The threads that have read the package database at the start have ended by then, and the first heartbeat is over, at which
+    /// config files are read that have just been made.
+    const SETTLED: Duration = Duration::from_secs(75);
     let mut all = Vec::new();
     for number in 0..AGENTS {
         all.push(settle(stage, caller, &format!("idle-{number}"), true).await?);
     }
-    sleep(CALM).await;
+    sleep(SETTLED).await;
     let meters = all.iter().map(|settled| CpuMeter::start(settled.agent.id()));
     let (meters, since) = (meters.collect::<Result<Vec<_>>>()?, Instant::now());
     sleep(WINDOW).await;

@@ -58,7 +58,7 @@ impl RealHost {
             .create(&state_dir)
             .unwrap();
         let opened = host::open(&settings, &state_dir).unwrap();
-        let (root, packages) = (settings.root(), opened.packages.family());
+        let facts = facts::Collector::new(&settings.root(), opened.packages.family(), "sysv");
         let agent = Agent::start(Parts {
             host_id: self.id.clone(),
             host: opened,
@@ -69,7 +69,7 @@ impl RealHost {
             heartbeat_period: settings.hostagent.heartbeat_period,
             bake_period: settings.hostagent.bake_period,
             max_crashes: settings.hostagent.max_converge_attempts,
-            collect_facts: Box::new(move || facts::collect(&root, packages, "sysv")),
+            collect_facts: Box::new(move || facts.collect()),
         });
         self.agent = Some(agent.unwrap());
     }

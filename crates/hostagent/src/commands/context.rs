@@ -49,7 +49,8 @@ impl Context {
         } else {
             "sysv"
         };
-        move || host::facts::collect(&root, family, init)
+        let facts = host::facts::Collector::new(&root, family, init);
+        move || facts.collect()
     }
 
     /// For commands that change the host or its desired state.

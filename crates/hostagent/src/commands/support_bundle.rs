@@ -145,7 +145,10 @@ fn show_facts(settings: &Settings, root: &Root) -> String {
         false => "sysv",
     };
     match family {
-        Ok(family) => format!("{:#}\n", Value::from_iter(facts::collect(root, family, init))),
+        Ok(family) => format!(
+            "{:#}\n",
+            Value::from_iter(facts::Collector::new(root, family, init).collect())
+        ),
         Err(error) => format!("not included: {error}\n"),
     }
 }

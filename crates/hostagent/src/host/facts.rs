@@ -2,7 +2,8 @@
 //! system calls only; none of them secret.
 
 use std::fs;
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
@@ -10,81 +11,71 @@ use super::{Facts, Family, Root};
 
 mod addresses;
 
-/// Facts that are collected again when they are too old.
-pub struct FactsCache {
+/// Collects the facts of one host again and again.
+pub struct Collector {
     root: Root,
     family: Family,
     init: &'static str,
-    max_age: Duration,
-    kept: Option<(Instant, Facts)>,
+    /// Does not change while the host runs.
+    virtualization: OnceLock<Option<String>>,
 }
 
-impl FactsCache {
-    /// `init`: the init system's name. `max_age`: a heartbeat, as a rule.
-    pub fn new(root: &Root, family: Family, init: &'static str, max_age: Duration) -> Self {
+impl Collector {
+    /// `init`: the init system's name.
+    pub fn new(root: &Root, family: Family, init: &'static str) -> Self {
         Self {
             root: root.clone(),
             family,
             init,
-            max_age,
-            kept: None,
+            virtualization: OnceLock::new(),
         }
     }
 
-    pub fn get(&mut self) -> &Facts {
-        let is_old = |(at, _): &(Instant, Facts)| at.elapsed() >= self.max_age;
-        if self.kept.as_ref().is_some_and(is_old) {
-            self.kept = None;
-        }
-        let now = || (Instant::now(), collect(&self.root, self.family, self.init));
-        &self.kept.get_or_insert_with(now).1
-    }
-}
+    /// What cannot be found out is left out, except for what the protocol requires: `hostname`, `os_family`, `arch`, `os_info`.
+    pub fn collect(&self) -> Facts {
+        let system = rustix::system::uname();
+        let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
+        let read = |path: &str| fs::read_to_string(self.root.join(path)).ok();
+        let os_release = read("/etc/os-release").or_else(|| read("/usr/lib/os-release"));
+        let hosts = read("/etc/hosts").unwrap_or_default();
+        let memory = rustix::system::sysinfo();
 
-/// Collects the facts of the host under `root`. What cannot be found out is left out, except for what the
-/// protocol requires: `hostname`, `os_family`, `arch`, `os_info`.
-pub fn collect(root: &Root, family: Family, init: &str) -> Facts {
-    let system = rustix::system::uname();
-    let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
-    let read = |path: &str| fs::read_to_string(root.join(path)).ok();
-    let os_release = read("/etc/os-release").or_else(|| read("/usr/lib/os-release"));
-    let hosts = read("/etc/hosts").unwrap_or_default();
-    let memory = rustix::system::sysinfo();
-
-    let mut facts = Facts::new();
-    let mut set = |name: &str, value: Value| facts.insert(name.to_owned(), value);
-    set("hostname", json!(full_name(&text(system.nodename()), &hosts)));
-    set("os_family", json!(text(system.sysname())));
-    set("arch", json!(text(system.machine())));
-    set(
-        "os_info",
-        json!(os_info(os_release.as_deref().unwrap_or_default())),
-    );
-    set("kernel", json!(text(system.release())));
-    if let Ok(cpus) = std::thread::available_parallelism() {
-        set("cpus", json!(cpus.get()));
-    }
-    let unit = u128::from(memory.mem_unit.max(1));
-    set(
-        "memory_mib",
-        json!((memory.totalram as u128 * unit / (1024 * 1024)) as u64),
-    );
-    if let Some(booted_at) = boot_time(memory.uptime) {
-        set("booted_at", json!(booted_at));
-    }
-    set("package_family", json!(family.extension()));
-    set("init", json!(init));
-    if let Some(virtualization) = virtualization(read) {
-        set("virtualization", json!(virtualization));
-    }
-    match addresses::by_interface() {
-        Ok(addresses) if addresses.is_empty() => {}
-        Ok(addresses) => {
-            set("addresses", json!(addresses));
+        let mut facts = Facts::new();
+        let mut set = |name: &str, value: Value| facts.insert(name.to_owned(), value);
+        set("hostname", json!(full_name(&text(system.nodename()), &hosts)));
+        set("os_family", json!(text(system.sysname())));
+        set("arch", json!(text(system.machine())));
+        set(
+            "os_info",
+            json!(os_info(os_release.as_deref().unwrap_or_default())),
+        );
+        set("kernel", json!(text(system.release())));
+        // One call, where the standard library also reads what the agent's own control group may use.
+        if let Ok(cpus) = rustix::thread::sched_getaffinity(None) {
+            set("cpus", json!(cpus.count()));
         }
-        Err(error) => tracing::debug!(%error, "cannot read the host's addresses"),
+        let unit = u128::from(memory.mem_unit.max(1));
+        set(
+            "memory_mib",
+            json!((memory.totalram as u128 * unit / (1024 * 1024)) as u64),
+        );
+        if let Some(booted_at) = boot_time(memory.uptime) {
+            set("booted_at", json!(booted_at));
+        }
+        set("package_family", json!(self.family.extension()));
+        set("init", json!(self.init));
+        if let Some(virtualization) = self.virtualization.get_or_init(|| virtualization(read)) {
+            set("virtualization", json!(virtualization));
+        }
+        match addresses::by_interface() {
+            Ok(addresses) if addresses.is_empty() => {}
+            Ok(addresses) => {
+                set("addresses", json!(addresses));
+            }
+            Err(error) => tracing::debug!(%error, "cannot read the host's addresses"),
+        }
+        facts
     }
-    facts
 }
 
 /// The fully qualified name: the nodename, or the first full name that /etc/hosts gives it. DNS is not
@@ -224,7 +215,7 @@ mod tests {
             "ID=fedora\nVERSION_ID=42\n",
         )
         .unwrap();
-        let facts = collect(&Root::new(folder.path()), Family::Rpm, "sysv");
+        let facts = Collector::new(&Root::new(folder.path()), Family::Rpm, "sysv").collect();
         assert_eq!(facts["os_info"], "fedora 42");
         assert_eq!(facts["os_family"], "Linux");
         assert_eq!(facts["arch"], std::env::consts::ARCH);
@@ -241,16 +232,14 @@ mod tests {
     }
 
     #[test]
-    fn facts_are_kept_until_they_are_old() {
+    fn what_changes_is_seen_the_next_time() {
         let folder = tempfile::tempdir().unwrap();
         let release = folder.path().join("etc/os-release");
         fs::create_dir(folder.path().join("etc")).unwrap();
-        for (max_age, second) in [(Duration::from_secs(3600), "a"), (Duration::ZERO, "b")] {
-            let mut cache = FactsCache::new(&Root::new(folder.path()), Family::Deb, "sysv", max_age);
-            fs::write(&release, "ID=a\n").unwrap();
-            assert_eq!(cache.get()["os_info"], "a");
-            fs::write(&release, "ID=b\n").unwrap();
-            assert_eq!(cache.get()["os_info"], second);
+        let collector = Collector::new(&Root::new(folder.path()), Family::Deb, "sysv");
+        for id in ["a", "b"] {
+            fs::write(&release, format!("ID={id}\n")).unwrap();
+            assert_eq!(collector.collect()["os_info"], id);
         }
     }
 }

@@ -33,10 +33,16 @@ pub(super) fn by_interface() -> io::Result<BTreeMap<String, Vec<String>>> {
         None,
     )?;
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (index, address) in dump(&socket)? {
+    let addresses = dump(&socket)?;
+    // Those of one interface come one after the other.
+    for of_one in addresses.chunk_by(|(one, _), (next, _)| one == next) {
+        let Some((index, _)) = of_one.first() else {
+            continue;
+        };
         // The interface may have gone meanwhile.
-        if let Ok(name) = rustix::net::netdevice::index_to_name(&socket, index) {
-            found.entry(name).or_default().push(address.to_string());
+        if let Ok(name) = rustix::net::netdevice::index_to_name(&socket, *index) {
+            let addresses = of_one.iter().map(|(_, address)| address.to_string());
+            found.entry(name).or_default().extend(addresses);
         }
     }
     found.values_mut().for_each(|addresses| addresses.sort());
