@@ -47,8 +47,12 @@ impl Drift {
         for subject in subjects {
             match subject {
                 Subject::Packages => drift.packages = true,
-                Subject::Service(name) => drop(drift.services.insert(name)),
-                Subject::Config(file) => drop(drift.config.insert(file)),
+                Subject::Service(name) => {
+                    drift.services.insert(name);
+                }
+                Subject::Config(file) => {
+                    drift.config.insert(file);
+                }
             }
         }
         drift
@@ -241,7 +245,7 @@ mod tests {
         assert!(next(&mut watch).await.services.contains("app_foo"));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_flapping_service_wakes_at_a_bounded_rate() {
         let services = Arc::new(ServiceChanges::default());
         let mut watch = Watch::new([], Some(services.clone()));
@@ -260,6 +264,7 @@ mod tests {
             3000 / 200
         );
     }
+
     #[tokio::test(start_paused = true)]
     async fn what_flaps_does_not_hold_up_what_does_not() {
         let services = Arc::new(ServiceChanges::default());

@@ -30,6 +30,8 @@ pub(super) struct Attempt<'a> {
     pub(super) stale: BTreeSet<AppName>,
     /// What is back where it was, in this attempt.
     pub(super) rolled_back: BTreeSet<AppName>,
+    /// What runs no previous version any more, whether the journal could be told or not.
+    pub(super) restarted: BTreeSet<AppName>,
     baked: BTreeSet<AppName>,
     passes: BTreeMap<(AppName, Stage), u32>,
     pub(super) healed: bool,
@@ -56,6 +58,7 @@ impl<'a> Attempt<'a> {
             held: held.keys().cloned().collect(),
             stale: BTreeSet::new(),
             rolled_back: BTreeSet::new(),
+            restarted: BTreeSet::new(),
             baked: BTreeSet::new(),
             passes: BTreeMap::new(),
             healed: false,

@@ -89,7 +89,8 @@ impl Attempt<'_> {
     }
 
     fn note_restarted(&mut self, apps: &[&AppName]) {
-        // If this is not kept, a crash costs one more restart.
+        self.restarted.extend(apps.iter().copied().cloned());
+        // If this is not kept, the next attempt makes one more restart.
         if let Err(error) = self.journal.note_restarted(apps) {
             tracing::warn!(%error, "the journal could not be brought up to date");
         }
@@ -103,6 +104,7 @@ impl Attempt<'_> {
             .get()
             .into_iter()
             .flat_map(|journal| &journal.entries);
+        let entries = entries.filter(|(app, _)| !self.restarted.contains(*app));
         let changed = entries.filter_map(|(app, entry)| match &entry.before {
             Before::Installed(before) if !entry.restarted && !self.failures.contains_key(app) => {
                 let there = observed.apps.get(app)?;

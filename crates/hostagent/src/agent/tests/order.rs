@@ -163,8 +163,8 @@ fn ranked(driver: &Driver, version: &str) -> Value {
     Value::Object(apps.collect())
 }
 
-#[tokio::test(start_paused = true)]
-async fn what_runs_the_previous_version_is_restarted_in_the_order_of_ranks_and_side_by_side() {
+/// [`ranked`] on its way from 1 to 2, in the midst of whose restarts of 10 s each it is.
+async fn upgrading() -> Driver {
     let mut driver = started().await;
     let apps = ranked(&driver, "1");
     driver.set_config("m1", apps).await;
@@ -176,16 +176,25 @@ async fn what_runs_the_previous_version_is_restarted_in_the_order_of_ranks_and_s
     let apps = ranked(&driver, "2");
     driver.set_config("m2", apps).await;
     assert_eq!(driver.said(1).await, ["converging m2"]);
+    driver
+}
+
+fn restarted(driver: &Driver) -> Vec<String> {
+    let log = driver.fake.take_log().into_iter();
+    log.filter(|line| line.starts_with("restart ")).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_runs_the_previous_version_is_restarted_in_the_order_of_ranks_and_side_by_side() {
+    let mut driver = upgrading().await;
     tokio::time::sleep(Duration::from_secs(15)).await;
     driver.send_on(HOST, json!({"opcode": "ping", "id": "p1"})).await;
     let status = driver.status().await;
     assert_eq!(status["detail"], "a: restart a; b: restart b", "{status}");
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(driver.said(1).await, ["ok m2"]);
-    let log = driver.fake.take_log();
-    let restarted: Vec<&String> = log.iter().filter(|line| line.starts_with("restart ")).collect();
     assert_eq!(
-        restarted,
+        restarted(&driver),
         ["restart db", "restart a", "restart b", "restart last"]
     );
 }
@@ -193,17 +202,7 @@ async fn what_runs_the_previous_version_is_restarted_in_the_order_of_ranks_and_s
 /// It would else wait for services that nobody wants any more.
 #[tokio::test(start_paused = true)]
 async fn a_newer_desired_state_does_not_wait_for_the_restarts_of_all() {
-    let mut driver = started().await;
-    let apps = ranked(&driver, "1");
-    driver.set_config("m1", apps).await;
-    assert_eq!(driver.said(2).await, ["converging m1", "ok m1"]);
-    driver.fake.take_log();
-    driver
-        .fake
-        .with(|state| state.start_takes = Duration::from_secs(10));
-    let apps = ranked(&driver, "2");
-    driver.set_config("m2", apps).await;
-    assert_eq!(driver.said(1).await, ["converging m2"]);
+    let mut driver = upgrading().await;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let mut apps = ranked(&driver, "2");
     apps.as_object_mut().unwrap().remove("last");
@@ -212,7 +211,17 @@ async fn a_newer_desired_state_does_not_wait_for_the_restarts_of_all() {
     assert_eq!(driver.said(2).await, ["converging m3", "converging m3"]);
     tokio::time::sleep(Duration::from_secs(15)).await;
     assert_eq!(driver.said(1).await, ["ok m3"]);
-    let log = driver.fake.take_log();
-    let restarted: Vec<&String> = log.iter().filter(|line| line.starts_with("restart ")).collect();
-    assert_eq!(restarted, ["restart db", "restart a", "restart b"]);
+    assert_eq!(restarted(&driver), ["restart db", "restart a", "restart b"]);
+}
+
+/// An init system that does not tell one process from another, as SysV's, and a journal that can't be written.
+#[tokio::test(start_paused = true)]
+async fn a_restart_that_cannot_be_noted_is_not_made_again_and_again() {
+    let driver = upgrading().await;
+    std::fs::create_dir(driver.state_dir.path().join(".journal.json.new")).unwrap();
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    assert_eq!(
+        restarted(&driver),
+        ["restart db", "restart a", "restart b", "restart last"]
+    );
 }

@@ -316,6 +316,25 @@ mod tests {
         }
     }
 
+    /// On a kernel with fine time stamps nothing else would show it.
+    #[test]
+    fn a_stamp_that_is_young_or_of_the_future_need_not_tell_the_next_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut stamp = Stamp::of(&fs::metadata(dir.path()).unwrap());
+        for (seconds, tells) in [
+            (-1, false),
+            (0, false),
+            (2, false),
+            (3, false),
+            (4, true),
+            (9999, true),
+        ] {
+            stamp.changed = (1_000_000 - seconds, 0);
+            let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
+            assert_eq!(stamp.tells_every_change(now), tells, "{seconds} s ago");
+        }
+    }
+
     #[test]
     fn links_are_followed_as_if_the_root_were_slash() {
         let dir = tempfile::tempdir().unwrap();
