@@ -97,7 +97,7 @@ pub async fn put_desired(
         apps: Arc::new(apps),
         only_if_plan: query.only_if_plan.as_deref(),
         if_match: if_match.as_deref(),
-        author: &principal.name,
+        author: principal.name.into(),
     };
     match app.store.put_desired(&id, new).await {
         Ok(Stored { desired, .. }) => {

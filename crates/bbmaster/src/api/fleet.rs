@@ -73,7 +73,7 @@ pub async fn put_desired(
             app.store.count_changes(&hosts, &apps).await?
         }
         // By itself: where the client gives up, it is done all the same, and not in part.
-        false => tokio::spawn(set(app, hosts, Arc::new(apps), principal.name))
+        false => tokio::spawn(set(app, hosts, Arc::new(apps), principal.name.into()))
             .await
             .map_err(|_| Refusal::of(StatusCode::SERVICE_UNAVAILABLE).detail(ENDING))??,
     };
@@ -99,7 +99,7 @@ async fn matching(store: &Store, mut filters: HostQuery) -> Result<BTreeSet<Host
 }
 
 /// Of how many hosts something else was desired before.
-async fn set(app: App, hosts: BTreeSet<HostId>, apps: Arc<Apps>, author: String) -> Result<u64, Refusal> {
+async fn set(app: App, hosts: BTreeSet<HostId>, apps: Arc<Apps>, author: Arc<str>) -> Result<u64, Refusal> {
     let all = hosts.len();
     let failure = OnceLock::new();
     // None is begun after one has failed; those under way are waited for, since they may well be written.
@@ -111,7 +111,7 @@ async fn set(app: App, hosts: BTreeSet<HostId>, apps: Arc<Apps>, author: String)
                 apps: apps.clone(),
                 only_if_plan: None,
                 if_match: None,
-                author,
+                author: author.clone(),
             };
             let stored = store.put_desired(&host, new).await;
             (host, stored)

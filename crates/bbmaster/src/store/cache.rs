@@ -35,7 +35,7 @@ impl Store {
     }
 
     /// A desired state that is known here, if it is still of this generation.
-    pub(super) fn recall_desired(&self, id: &HostId, generation: u64) -> Option<Arc<Apps>> {
+    pub(super) fn recall_desired(&self, id: &str, generation: u64) -> Option<Arc<Apps>> {
         let cache = self.cache();
         let (kept, apps) = cache.desired.get(id)?;
         (*kept == generation).then(|| apps.clone())

@@ -1,11 +1,10 @@
 //! What hosts should run.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use protocol::rest::{DesiredApps, EventKind};
 use protocol::{Apps, HostId};
-use serde_json::json;
+use serde::{Serialize, Serializer};
 use sqlx::QueryBuilder;
 
 use super::events::NewEvent;
@@ -18,7 +17,7 @@ pub struct Desired {
     /// Shared by the hosts that one PUT was for.
     pub apps: Arc<Apps>,
     pub generation: u64,
-    pub author: String,
+    pub author: Arc<str>,
     pub changed_at: i64,
     /// The host is to take it only if its plan has this hash.
     pub only_if_plan: Option<String>,
@@ -41,7 +40,7 @@ pub struct NewDesired<'a> {
     pub only_if_plan: Option<&'a str>,
     /// Nothing is changed unless the stored one is at one of these generations.
     pub if_match: Option<&'a [u64]>,
-    pub author: &'a str,
+    pub author: Arc<str>,
 }
 
 impl From<Desired> for DesiredApps {
@@ -49,7 +48,7 @@ impl From<Desired> for DesiredApps {
         Self {
             apps: Arc::unwrap_or_clone(desired.apps),
             generation: desired.generation,
-            author: Some(desired.author),
+            author: Some(desired.author.as_ref().to_owned()),
             changed_at: Some(show_time(desired.changed_at)),
             only_if_plan: desired.only_if_plan,
         }
@@ -74,7 +73,7 @@ fn desired(row: &impl Columns) -> Result<Desired> {
     Ok(Desired {
         generation,
         apps: Arc::new(parse(&row.text(1)?)?),
-        author: row.text(2)?,
+        author: row.text(2)?.into(),
         changed_at: row.number(3)?,
         only_if_plan: row.text_or_null(4)?,
         is_taken: row
@@ -113,32 +112,52 @@ impl Store {
 }
 
 /// Without config: it may hold secrets, and events are for viewers and kept.
-pub(super) fn changed(host: &HostId, stored: &Desired) -> NewEvent {
-    let versions: BTreeMap<&str, &str> = stored
-        .apps
-        .iter()
-        .map(|(name, spec)| (name.as_str(), spec.version.as_str()))
-        .collect();
-    let list: Vec<String> = versions
-        .iter()
-        .map(|(name, version)| format!("{name} {version}"))
-        .collect();
-    let list = match list.is_empty() {
-        true => "nothing".to_owned(),
-        false => list.join(", "),
-    };
-    let mut data = json!({ "generation": stored.generation, "apps": versions });
-    let mut message = format!("desired state is now generation {}: {list}", stored.generation);
+pub(super) fn changed(host: &Arc<str>, stored: &Desired) -> NewEvent {
+    let mut message = format!("desired state is now generation {}: ", stored.generation);
+    let mut before = "";
+    for (name, spec) in stored.apps.iter() {
+        message.extend([before, name.as_str(), " ", spec.version.as_str()]);
+        before = ", ";
+    }
+    if stored.apps.is_empty() {
+        message.push_str("nothing");
+    }
     if let Some(hash) = &stored.only_if_plan {
-        data["only_if_plan"] = hash.as_str().into();
-        message.push_str(&format!(", if the host's plan is still {hash}"));
+        message.extend([", if the host's plan is still ", hash]);
     }
     NewEvent {
         at: stored.changed_at,
         kind: EventKind::DesiredChanged,
-        host_id: Some(host.as_str().to_owned()),
+        host_id: Some(host.clone()),
         author: Some(stored.author.clone()),
         message,
-        data: Some(data),
+        data: serde_json::to_string(&Changed::from(stored)).ok(),
+    }
+}
+
+/// An event's data.
+#[derive(Serialize)]
+struct Changed<'a> {
+    generation: u64,
+    apps: Versions<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    only_if_plan: Option<&'a str>,
+}
+
+struct Versions<'a>(&'a Apps);
+
+impl<'a> From<&'a Desired> for Changed<'a> {
+    fn from(stored: &'a Desired) -> Self {
+        Self {
+            generation: stored.generation,
+            apps: Versions(&stored.apps),
+            only_if_plan: stored.only_if_plan.as_deref(),
+        }
+    }
+}
+
+impl Serialize for Versions<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, spec)| (name, &spec.version)))
     }
 }

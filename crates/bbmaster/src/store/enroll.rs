@@ -53,10 +53,10 @@ fn event(kind: EventKind, host: Option<&HostId>, author: &str, message: String, 
     NewEvent {
         at: now(),
         kind,
-        host_id: host.map(HostId::to_string),
-        author: Some(author.to_owned()),
+        host_id: host.map(|host| host.as_str().into()),
+        author: Some(author.into()),
         message,
-        data: Some(json!({ "name": token })),
+        data: Some(json!({ "name": token }).to_string()),
     }
 }
 
@@ -100,7 +100,7 @@ impl Store {
             };
             let message = format!("enrolment token {} lets in {whom}", new.name);
             let kind = EventKind::EnrollTokenCreated;
-            insert_events!(self, tx, &[event(kind, None, author, message, &new.name)]);
+            insert_events!(self, tx, vec![event(kind, None, author, message, &new.name)]);
         });
         self.refresh_newest_event().await?;
         Ok(EnrollToken {
@@ -125,7 +125,7 @@ impl Store {
             if revoked {
                 let message = format!("enrolment token {name} is revoked");
                 let kind = EventKind::EnrollTokenRevoked;
-                insert_events!(self, tx, &[event(kind, None, author, message, name)]);
+                insert_events!(self, tx, vec![event(kind, None, author, message, name)]);
             }
             revoked
         });
@@ -228,7 +228,7 @@ impl Store {
         writing!(self, tx => {
             let message = format!("got its login at the broker by the enrolment token {}", token.name);
             let event = event(EventKind::HostEnrolled, Some(host), &token.created_by, message, &token.name);
-            insert_events!(self, tx, &[event]);
+            insert_events!(self, tx, vec![event]);
         });
         self.refresh_newest_event().await
     }

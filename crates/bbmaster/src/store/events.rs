@@ -1,5 +1,7 @@
 //! What happened: written with what it tells of, read by time and by live listeners.
 
+use std::sync::Arc;
+
 use protocol::HostId;
 use protocol::rest::{Event, EventKind, EventList, EventQuery};
 use serde_json::{Value, json};
@@ -17,10 +19,11 @@ pub(super) const CHANNEL: &str = "bbmaster_events";
 pub struct NewEvent {
     pub at: i64,
     pub kind: EventKind,
-    pub host_id: Option<String>,
-    pub author: Option<String>,
+    pub host_id: Option<Arc<str>>,
+    pub author: Option<Arc<str>>,
     pub message: String,
-    pub data: Option<Value>,
+    /// JSON.
+    pub data: Option<String>,
 }
 
 /// Writes events into a transaction, as its last act.
@@ -29,7 +32,7 @@ pub struct NewEvent {
 /// their order, so that who has read up to one never misses an earlier one.
 macro_rules! insert_events {
     ($store:expr, $tx:ident, $events:expr) => {{
-        let events: &[$crate::store::events::NewEvent] = $events;
+        let events: Vec<$crate::store::events::NewEvent> = $events;
         if !events.is_empty() {
             if $store.is_postgres() {
                 sqlx::query("SELECT pg_advisory_xact_lock(7402215961)")
@@ -40,16 +43,17 @@ macro_rules! insert_events {
                     .execute(&mut *$tx)
                     .await?;
             }
-            for chunk in events.chunks(100) {
+            let mut events = events.into_iter();
+            while events.len() > 0 {
                 let mut query =
                     sqlx::QueryBuilder::new("INSERT INTO events (at, kind, host_id, author, message, data) ");
-                query.push_values(chunk, |mut row, event| {
+                query.push_values(events.by_ref().take($crate::store::ROWS), |mut row, event| {
                     row.push_bind(event.at)
                         .push_bind(event.kind.as_str())
-                        .push_bind(event.host_id.clone())
-                        .push_bind(event.author.clone())
+                        .push_bind(event.host_id)
+                        .push_bind(event.author)
                         .push_bind($crate::store::clean(&event.message))
-                        .push_bind(event.data.as_ref().map(|data| data.to_string()));
+                        .push_bind(event.data);
                 });
                 query.build().execute(&mut *$tx).await?;
             }
@@ -86,13 +90,13 @@ impl Store {
     /// `author` has had `host` try again what failed towards `generation`.
     pub async fn tell_retry(&self, host: &HostId, generation: u64, author: &str) -> Result<()> {
         writing!(self, tx => {
-            insert_events!(self, tx, &[NewEvent {
+            insert_events!(self, tx, vec![NewEvent {
                 at: now(),
                 kind: EventKind::RetryAsked,
-                host_id: Some(host.as_str().to_owned()),
-                author: Some(author.to_owned()),
+                host_id: Some(host.as_str().into()),
+                author: Some(author.into()),
                 message: format!("was told to try generation {generation} again"),
-                data: Some(json!({ "generation": generation })),
+                data: Some(json!({ "generation": generation }).to_string()),
             }]);
         });
         self.refresh_newest_event().await

@@ -104,7 +104,7 @@ pub fn take(known: &mut Known, status: &Status, lost: i64, received_at: i64) -> 
         events.push(NewEvent {
             at: received_at,
             kind,
-            host_id: Some(status.host_id.as_str().to_owned()),
+            host_id: Some(status.host_id.as_str().into()),
             author: None,
             message,
             data,
@@ -199,7 +199,7 @@ pub fn first_error(status: &Status) -> Option<String> {
     }))
 }
 
-fn change(from: Option<HostState>, status: &Status) -> serde_json::Value {
+fn change(from: Option<HostState>, status: &Status) -> String {
     let mut data = json!({ "to": HostState::from(status.status) });
     if let Some(from) = from {
         data["from"] = json!(from);
@@ -207,7 +207,7 @@ fn change(from: Option<HostState>, status: &Status) -> serde_json::Value {
     if !status.errors.is_empty() {
         data["errors"] = json!(status.errors);
     }
-    data
+    data.to_string()
 }
 
 /// Changes with what is wrong, not with how often it was tried.

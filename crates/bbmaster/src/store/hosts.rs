@@ -213,11 +213,11 @@ impl Store {
                 sqlx::query(table).bind(id.as_str()).execute(&mut *tx).await?;
             }
             if deleted > 0 {
-                insert_events!(self, tx, &[NewEvent {
+                insert_events!(self, tx, vec![NewEvent {
                     at: now(),
                     kind: EventKind::HostDeleted,
-                    host_id: Some(id.as_str().to_owned()),
-                    author: Some(author.to_owned()),
+                    host_id: Some(id.as_str().into()),
+                    author: Some(author.into()),
                     message: "deleted".to_owned(),
                     data: None,
                 }]);
@@ -276,13 +276,13 @@ impl Store {
                 .await?;
             }
             let list: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
-            insert_events!(self, tx, &[NewEvent {
+            insert_events!(self, tx, vec![NewEvent {
                 at: now(),
                 kind: EventKind::LabelsChanged,
-                host_id: Some(id.as_str().to_owned()),
-                author: Some(author.to_owned()),
+                host_id: Some(id.as_str().into()),
+                author: Some(author.into()),
                 message: format!("labels are now: {}", list.join(", ")),
-                data: Some(json!({ "labels": labels })),
+                data: Some(json!({ "labels": labels }).to_string()),
             }]);
         });
         self.refresh_newest_event().await
@@ -315,13 +315,13 @@ impl Store {
                 events.push(NewEvent {
                     at: now(),
                     kind: EventKind::HostSilent,
-                    host_id: Some(row.text(0)?),
+                    host_id: Some(row.text(0)?.into()),
                     author: None,
                     message: format!("has not reported since {}", show_time(row.number(1)?)),
                     data: None,
                 });
             }
-            insert_events!(self, tx, &events);
+            insert_events!(self, tx, events);
             rows.len()
         });
         if silent > 0 {

@@ -155,7 +155,7 @@ impl Store {
                 hosts.entry((*id).to_owned()).or_insert_with(|| Host::new(Known::default(), None));
             }
             let events = fold_batch(batch, &mut hosts, &mut done);
-            let missing = self.fill_in_desired(&ids, &mut hosts);
+            let missing = self.fill_in_desired(&mut hosts);
             for chunk in missing.chunks(ROWS) {
                 let mut query =
                     QueryBuilder::new("SELECT host_id, generation, apps FROM desired WHERE host_id IN (");
@@ -273,9 +273,9 @@ impl Store {
                 });
                 query.build().execute(&mut *tx).await?;
             }
-            insert_events!(self, tx, &events);
-            done.seen = changed.iter().filter_map(seen).collect();
             told = !events.is_empty();
+            insert_events!(self, tx, events);
+            done.seen = changed.iter().filter_map(seen).collect();
         });
         self.remember_rows(unknown.into_iter().cloned());
         if told {
@@ -285,19 +285,13 @@ impl Store {
     }
 
     /// Fills in the desired states that are known here; the hosts of which they must be read.
-    fn fill_in_desired(
-        &self,
-        ids: &BTreeMap<&str, &HostId>,
-        hosts: &mut HashMap<String, Host<'_>>,
-    ) -> Vec<String> {
+    fn fill_in_desired(&self, hosts: &mut HashMap<String, Host<'_>>) -> Vec<String> {
         let mut missing = Vec::new();
         for (name, host) in hosts.iter_mut() {
             let Some(generation) = host.desired_generation else {
                 continue;
             };
-            host.desired = ids
-                .get(name.as_str())
-                .and_then(|id| self.recall_desired(id, generation));
+            host.desired = self.recall_desired(name, generation);
             if host.desired.is_none() {
                 missing.push(name.clone());
             }

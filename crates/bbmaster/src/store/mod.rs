@@ -157,7 +157,9 @@ impl Store {
             .journal_mode(SqliteJournalMode::Wal)
             // What was acknowledged survives a power cut, too; batches make it cheap.
             .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(30));
+            .busy_timeout(Duration::from_secs(30))
+            // Its thread hands over the rows of a statement without being waited for in between.
+            .row_buffer_size(ROWS + 1);
         let write = SqlitePoolOptions::new()
             .max_connections(1)
             .connect_with(options.clone())
@@ -243,6 +245,9 @@ fn clean(text: &str) -> String {
 }
 
 fn clean_up_to(longest: usize, text: &str) -> String {
+    if text.len() <= longest && !text.contains(char::is_control) {
+        return text.to_owned();
+    }
     text.chars().filter(|c| !c.is_control()).take(longest).collect()
 }
 

@@ -35,7 +35,7 @@ struct Put {
     apps: Arc<Apps>,
     only_if_plan: Option<String>,
     if_match: Option<Vec<u64>>,
-    author: String,
+    author: Arc<str>,
     done: oneshot::Sender<std::result::Result<Stored, PutError>>,
 }
 
@@ -47,11 +47,15 @@ struct Overtaken {
 /// What became of each PUT of a batch.
 type Answers = Vec<std::result::Result<Stored, Overtaken>>;
 
-/// The hosts of a batch, in the order of their ids.
-type Ids<'a> = BTreeMap<&'a str, &'a HostId>;
+/// The hosts of a batch, in the order of their ids; beside each, its id as it goes into statements.
+type Ids<'a> = BTreeMap<&'a str, (&'a HostId, Arc<str>)>;
+
+/// The hosts of a batch that have a row, by their ids.
+type Targets<'a> = BTreeMap<&'a str, Target>;
 
 /// A host on the way through a batch.
 struct Target {
+    id: Arc<str>,
     /// The generation that the host has.
     reported: u64,
     satisfied: bool,
@@ -113,14 +117,14 @@ impl Target {
 
 /// A host of which something else is desired after the batch than before it.
 struct Change<'a> {
-    id: &'a str,
+    id: &'a Arc<str>,
     target: &'a Target,
     desired: &'a Desired,
 }
 
 impl<'a> Change<'a> {
-    fn of(id: &'a str, target: &'a Target) -> Option<Self> {
-        let desired = target.now.as_ref()?;
+    fn of(target: &'a Target) -> Option<Self> {
+        let (id, desired) = (&target.id, target.now.as_ref()?);
         Some(Self { id, target, desired })
     }
 }
@@ -140,7 +144,7 @@ impl Store {
             apps: new.apps,
             only_if_plan: new.only_if_plan.map(str::to_owned),
             if_match: new.if_match.map(<[u64]>::to_vec),
-            author: new.author.to_owned(),
+            author: new.author,
             done,
         };
         let is_writing = {
@@ -187,8 +191,11 @@ impl Store {
     /// `None`: another master has deleted a host whose row was taken to be there. This is known now, and nothing was written.
     async fn write_if_rows_are_there(&self, batch: &[Put]) -> Result<Option<Answers>> {
         // In the order of ids, as statuses are written: then nobody waits for another's rows in a circle.
-        let ids: Ids<'_> = batch.iter().map(|put| (put.host.as_str(), &put.host)).collect();
-        let unknown = self.without_row(ids.values().copied());
+        let ids: Ids<'_> = batch
+            .iter()
+            .map(|put| (put.host.as_str(), (&put.host, put.host.as_str().into())))
+            .collect();
+        let unknown = self.without_row(ids.values().map(|(host, _)| *host));
         let mut tx = self.begin().await?;
         let made = make_rows(&mut tx, &unknown).await?;
         let mut targets = lock_rows(&mut tx, &ids, &made).await?;
@@ -201,21 +208,19 @@ impl Store {
             }
         };
         let left_empty = delete_made_for_nothing(&mut tx, &targets).await?;
-        let changes: Vec<Change<'_>> = targets
-            .iter()
-            .filter_map(|(id, target)| Change::of(id, target))
-            .collect();
+        let changes: Vec<Change<'_>> = targets.values().filter_map(Change::of).collect();
         write_desired(&mut tx, &changes).await?;
         write_satisfied(&mut tx, &changes).await?;
         write_lists(&mut tx, &changes).await?;
-        tx.insert_events(self, &events).await?;
+        let told = !events.is_empty();
+        tx.insert_events(self, events).await?;
         tx.commit().await?;
         let kept = unknown
             .into_iter()
             .filter(|id| !left_empty.contains(&id.as_str()));
         self.remember_rows(kept.cloned());
         self.remember_answers(batch, &answers);
-        if !events.is_empty() {
+        if told {
             // It is written: what cannot be seen now is found a second later.
             if let Err(error) = self.refresh_newest_event().await {
                 tracing::warn!("a change of desired states cannot be told yet: {error}");
@@ -225,30 +230,25 @@ impl Store {
     }
 
     /// What is desired of them before this batch.
-    async fn read_desired(
-        &self,
-        tx: &mut Tx,
-        ids: &Ids<'_>,
-        targets: &mut BTreeMap<String, Target>,
-    ) -> Result<()> {
-        let names: Vec<&str> = ids.keys().copied().collect();
-        for chunk in names.chunks(ROWS) {
+    async fn read_desired(&self, tx: &mut Tx, ids: &Ids<'_>, targets: &mut Targets<'_>) -> Result<()> {
+        let ids: Vec<&Arc<str>> = ids.values().map(|(_, id)| id).collect();
+        for chunk in ids.chunks(ROWS) {
             let select = Statement::new(
                 "SELECT host_id, generation, apps, author, changed_at, only_if_plan FROM desired WHERE host_id IN ",
             );
             for row in tx.fetch(select.list(chunk.iter().copied())).await? {
                 let id = row.text(0)?;
-                let (Some(target), Some(host)) = (targets.get_mut(&id), ids.get(id.as_str())) else {
+                let Some(target) = targets.get_mut(id.as_str()) else {
                     continue;
                 };
                 let generation = unsigned(row.number(1)?);
                 target.before = Some(Desired {
                     generation,
-                    apps: match self.recall_desired(host, generation) {
+                    apps: match self.recall_desired(&id, generation) {
                         Some(apps) => apps,
                         None => Arc::new(parse(&row.text(2)?)?),
                     },
-                    author: row.text(3)?,
+                    author: row.text(3)?.into(),
                     changed_at: row.number(4)?,
                     only_if_plan: row.text_or_null(5)?,
                     is_taken: target.reported >= generation,
@@ -273,7 +273,7 @@ async fn make_rows(tx: &mut Tx, unknown: &[&HostId]) -> Result<HashSet<String>> 
     for chunk in unknown.chunks(ROWS) {
         let rows = chunk.iter().map(|id| {
             let search = search_text(id.as_str(), "", "");
-            [id.as_str().into(), Value::Text(search)]
+            [id.as_str().into(), Value::Text(search.into())]
         });
         let insert = Statement::new("INSERT INTO hosts (host_id, search) ")
             .rows(rows)
@@ -286,11 +286,11 @@ async fn make_rows(tx: &mut Tx, unknown: &[&HostId]) -> Result<HashSet<String>> 
 }
 
 /// Holds the hosts' rows until the end of the transaction. One that has none is missing from the answer.
-async fn lock_rows(tx: &mut Tx, ids: &Ids<'_>, made: &HashSet<String>) -> Result<BTreeMap<String, Target>> {
+async fn lock_rows<'a>(tx: &mut Tx, ids: &Ids<'a>, made: &HashSet<String>) -> Result<Targets<'a>> {
     let mut targets = BTreeMap::new();
-    let names: Vec<&str> = ids.keys().copied().collect();
+    let all: Vec<&Arc<str>> = ids.values().map(|(_, id)| id).collect();
     // Nothing else is read with them: while this waits for a row, that may change.
-    for chunk in names.chunks(ROWS) {
+    for chunk in all.chunks(ROWS) {
         let mut select =
             Statement::new("SELECT host_id, reported_generation, satisfied FROM hosts WHERE host_id IN ")
                 .list(chunk.iter().copied())
@@ -300,14 +300,18 @@ async fn lock_rows(tx: &mut Tx, ids: &Ids<'_>, made: &HashSet<String>) -> Result
         }
         for row in tx.fetch(select).await? {
             let id = row.text(0)?;
+            let Some((host, shared)) = ids.get(id.as_str()) else {
+                continue;
+            };
             let target = Target {
+                id: shared.clone(),
                 reported: row.number_or_null(1)?.map_or(0, unsigned),
                 satisfied: row.flag(2)?,
                 before: None,
                 now: None,
                 is_new: made.contains(&id),
             };
-            targets.insert(id, target);
+            targets.insert(host.as_str(), target);
         }
     }
     Ok(targets)
@@ -316,7 +320,7 @@ async fn lock_rows(tx: &mut Tx, ids: &Ids<'_>, made: &HashSet<String>) -> Result
 /// Decides on each PUT in its turn, and says what happens by it. The error is a host that has no row.
 fn take_all<'a>(
     batch: &'a [Put],
-    targets: &mut BTreeMap<String, Target>,
+    targets: &mut Targets<'_>,
 ) -> std::result::Result<(Answers, Vec<NewEvent>), &'a HostId> {
     let mut answers = Vec::with_capacity(batch.len());
     let mut events = Vec::new();
@@ -326,7 +330,7 @@ fn take_all<'a>(
         if let Ok(stored) = &taken
             && stored.is_change
         {
-            events.push(changed(&put.host, &stored.desired));
+            events.push(changed(&target.id, &stored.desired));
         }
         answers.push(taken);
     }
@@ -334,34 +338,32 @@ fn take_all<'a>(
 }
 
 /// A PUT that was refused leaves nothing behind; the ids of the hosts whose rows are gone again.
-async fn delete_made_for_nothing<'a>(
-    tx: &mut Tx,
-    targets: &'a BTreeMap<String, Target>,
-) -> Result<HashSet<&'a str>> {
+async fn delete_made_for_nothing<'a>(tx: &mut Tx, targets: &'a Targets<'_>) -> Result<HashSet<&'a str>> {
     let empty = targets
-        .iter()
-        .filter(|(_, target)| target.is_new && target.now.is_none());
-    let empty: Vec<&str> = empty.map(|(id, _)| id.as_str()).collect();
+        .values()
+        .filter(|target| target.is_new && target.now.is_none());
+    let empty: Vec<&Arc<str>> = empty.map(|target| &target.id).collect();
     for chunk in empty.chunks(ROWS) {
         let delete = Statement::new("DELETE FROM hosts WHERE host_id IN ");
         tx.execute(delete.list(chunk.iter().copied())).await?;
     }
-    Ok(empty.into_iter().collect())
+    Ok(empty.into_iter().map(AsRef::as_ref).collect())
 }
 
 async fn write_desired(tx: &mut Tx, changes: &[Change<'_>]) -> Result<()> {
-    let texts = Texts::of_all(changes.iter().map(|change| &change.desired.apps))?;
+    let mut texts = Shared::default();
     for chunk in changes.chunks(ROWS) {
-        let rows = chunk.iter().map(|Change { id, desired, .. }| {
-            [
+        let mut rows = Vec::with_capacity(chunk.len());
+        for Change { id, desired, .. } in chunk {
+            rows.push([
                 (*id).into(),
                 signed(desired.generation).into(),
-                Value::SharedText(texts.of(&desired.apps)),
-                desired.author.as_str().into(),
+                texts.of(&desired.apps, text)?,
+                (&desired.author).into(),
                 desired.changed_at.into(),
-                Value::TextOrNull(desired.only_if_plan.clone()),
-            ]
-        });
+                Value::TextOrNull(desired.only_if_plan.as_deref().map(Into::into)),
+            ]);
+        }
         let insert = Statement::new(
             "INSERT INTO desired (host_id, generation, apps, author, changed_at, only_if_plan) ",
         )
@@ -381,11 +383,11 @@ async fn write_satisfied(tx: &mut Tx, changes: &[Change<'_>]) -> Result<()> {
         let installed = read_installed(tx, chunk).await?;
         for satisfied in [false, true] {
             let others = chunk.iter().filter(|Change { id, target, desired }| {
-                let apps = installed.get(*id);
+                let apps = installed.get(id.as_ref());
                 let is = apps.is_some_and(|apps| apps_satisfied(&desired.apps, apps));
                 is == satisfied && target.satisfied != satisfied
             });
-            let others: Vec<&str> = others.map(|change| change.id).collect();
+            let others: Vec<&Arc<str>> = others.map(|change| change.id).collect();
             if others.is_empty() {
                 continue;
             }
@@ -424,24 +426,18 @@ async fn write_lists(tx: &mut Tx, changes: &[Change<'_>]) -> Result<()> {
         tx.execute(delete.list(chunk.iter().map(|change| change.id)))
             .await?;
     }
-    let apps = listed.iter().flat_map(|Change { id, desired, .. }| {
-        desired.apps.iter().map(move |(name, spec)| (*id, name, spec))
-    });
-    let apps: Vec<_> = apps.collect();
-    for chunk in apps.chunks(ROWS) {
-        let rows = chunk.iter().map(|(id, name, spec)| {
-            [
-                (*id).into(),
-                1.into(),
-                name.as_str().into(),
-                spec.version.as_str().into(),
-                i64::from(spec.running).into(),
-                0.into(),
-            ]
-        });
+    let mut shared = Shared::default();
+    let mut rows = Vec::new();
+    for Change { id, desired, .. } in listed {
+        for [name, version, running] in shared.of(&desired.apps, searchable)?.iter().cloned() {
+            rows.push([(*id).into(), 1.into(), name, version, running, 0.into()]);
+        }
+    }
+    let mut rows = rows.into_iter();
+    while rows.len() > 0 {
         let insert =
             Statement::new("INSERT INTO host_apps (host_id, desired, name, version, running, failing) ");
-        tx.execute(insert.rows(rows)).await?;
+        tx.execute(insert.rows(rows.by_ref().take(ROWS))).await?;
     }
     Ok(())
 }
@@ -458,24 +454,38 @@ struct InstalledApps {
     apps: BTreeMap<AppName, AppStatus>,
 }
 
-/// Applications as they are stored: made once for all hosts that share them.
-struct Texts(HashMap<usize, Arc<str>>);
+/// As they are stored.
+fn text(apps: &Apps) -> Result<Value> {
+    Ok(Value::Text(serde_json::to_string(apps)?.into()))
+}
 
-impl Texts {
-    fn of_all<'a>(all: impl Iterator<Item = &'a Arc<Apps>>) -> Result<Self> {
-        let mut texts = HashMap::new();
-        for apps in all {
-            if let Entry::Vacant(place) = texts.entry(Arc::as_ptr(apps).addr()) {
-                place.insert(serde_json::to_string(apps.as_ref())?.into());
-            }
-        }
-        Ok(Self(texts))
+/// Name, version and whether it is to run, of each.
+fn searchable(apps: &Apps) -> Result<Arc<[[Value; 3]]>> {
+    let values = apps.iter().map(|(name, spec)| {
+        [
+            name.as_str().into(),
+            spec.version.as_str().into(),
+            i64::from(spec.running).into(),
+        ]
+    });
+    Ok(values.collect())
+}
+
+/// What is made of applications, once for all hosts that share them.
+struct Shared<T>(HashMap<usize, T>);
+
+impl<T> Default for Shared<T> {
+    fn default() -> Self {
+        Self(HashMap::new())
     }
+}
 
-    /// Empty, which no application's text is, where it was not in all.
-    fn of(&self, apps: &Arc<Apps>) -> Arc<str> {
-        let text = self.0.get(&Arc::as_ptr(apps).addr());
-        text.cloned().unwrap_or_else(|| "".into())
+impl<T: Clone> Shared<T> {
+    fn of(&mut self, apps: &Arc<Apps>, make: impl FnOnce(&Apps) -> Result<T>) -> Result<T> {
+        Ok(match self.0.entry(Arc::as_ptr(apps).addr()) {
+            Entry::Occupied(made) => made.get().clone(),
+            Entry::Vacant(place) => place.insert(make(apps)?).clone(),
+        })
     }
 }
 

@@ -12,7 +12,7 @@ use super::events::{NewEvent, insert_events};
 use super::row::Row;
 use super::{Pools, Result, Store};
 
-/// SQL, and the values at its `$1`, `$2`. No text but the program's own gets into the SQL.
+/// SQL, and the values at each `?` of it. No text but the program's own gets into the SQL.
 #[derive(Debug, PartialEq)]
 pub(super) struct Statement {
     sql: String,
@@ -22,16 +22,21 @@ pub(super) struct Statement {
 /// What is bound to a statement.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
-    Text(String),
-    /// The same for many rows.
-    SharedText(Arc<str>),
-    TextOrNull(Option<String>),
+    /// Shared: the same is in many rows, or in several statements.
+    Text(Arc<str>),
+    TextOrNull(Option<Arc<str>>),
     Number(i64),
 }
 
 impl From<&str> for Value {
     fn from(text: &str) -> Self {
-        Self::Text(text.to_owned())
+        Self::Text(text.into())
+    }
+}
+
+impl From<&Arc<str>> for Value {
+    fn from(text: &Arc<str>) -> Self {
+        Self::Text(text.clone())
     }
 }
 
@@ -56,7 +61,7 @@ impl Statement {
 
     pub(super) fn bind(mut self, value: impl Into<Value>) -> Self {
         self.values.push(value.into());
-        self.sql.push_str(&format!("${}", self.values.len()));
+        self.sql.push('?');
         self
     }
 
@@ -87,22 +92,32 @@ pub(super) enum Tx {
     Postgres(Transaction<'static, Postgres>),
 }
 
+/// With `$1`, `$2` in place of each `?`: PostgreSQL knows no other. SQLite does, but sqlx would look up the name of each
+/// among all of them, which of many costs more than the statement itself.
+fn numbered(sql: &str) -> String {
+    let mut pieces = sql.split('?');
+    let mut numbered = pieces.next().unwrap_or_default().to_owned();
+    for (piece, number) in pieces.zip(1..) {
+        numbered.push_str(&format!("${number}{piece}"));
+    }
+    numbered
+}
+
 macro_rules! query {
-    ($database:ty, $statement:expr) => {{
-        let Statement { sql, values } = $statement;
+    ($database:ty, $sql:expr, $values:expr) => {{
+        let values: Vec<Value> = $values;
         let mut arguments = <$database as Database>::Arguments::default();
         // Grown value by value it would be copied again and again.
         arguments.reserve(values.len(), 0);
         for value in values {
             let added = match value {
                 Value::Text(text) => arguments.add(text),
-                Value::SharedText(text) => arguments.add(text),
                 Value::TextOrNull(text) => arguments.add(text),
                 Value::Number(number) => arguments.add(number),
             };
             added.map_err(sqlx::Error::Encode)?;
         }
-        sqlx::query_with(AssertSqlSafe(sql), arguments)
+        sqlx::query_with(AssertSqlSafe($sql), arguments)
     }};
 }
 
@@ -124,10 +139,14 @@ impl Tx {
     pub(super) async fn execute(&mut self, statement: Statement) -> Result<()> {
         match self {
             Self::Sqlite(tx) => {
-                query!(Sqlite, statement).execute(&mut **tx).await?;
+                query!(Sqlite, statement.sql, statement.values)
+                    .execute(&mut **tx)
+                    .await?;
             }
             Self::Postgres(tx) => {
-                query!(Postgres, statement).execute(&mut **tx).await?;
+                query!(Postgres, numbered(&statement.sql), statement.values)
+                    .execute(&mut **tx)
+                    .await?;
             }
         }
         Ok(())
@@ -136,18 +155,22 @@ impl Tx {
     pub(super) async fn fetch(&mut self, statement: Statement) -> Result<Vec<Row>> {
         Ok(match self {
             Self::Sqlite(tx) => {
-                let rows = query!(Sqlite, statement).fetch_all(&mut **tx).await?;
+                let rows = query!(Sqlite, statement.sql, statement.values)
+                    .fetch_all(&mut **tx)
+                    .await?;
                 rows.into_iter().map(Row::Sqlite).collect()
             }
             Self::Postgres(tx) => {
-                let rows = query!(Postgres, statement).fetch_all(&mut **tx).await?;
+                let rows = query!(Postgres, numbered(&statement.sql), statement.values)
+                    .fetch_all(&mut **tx)
+                    .await?;
                 rows.into_iter().map(Row::Postgres).collect()
             }
         })
     }
 
     /// As the transaction's last act: see [`insert_events`].
-    pub(super) async fn insert_events(&mut self, store: &Store, events: &[NewEvent]) -> Result<()> {
+    pub(super) async fn insert_events(&mut self, store: &Store, events: Vec<NewEvent>) -> Result<()> {
         match self {
             Self::Sqlite(tx) => {
                 let tx = &mut **tx;
@@ -175,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_are_numbered_through_and_never_in_the_text() {
+    fn values_are_in_their_order_and_never_in_the_text() {
         let rows = [("a", 1), ("b'; --", 2)].map(|(text, number)| [Value::from(text), Value::from(number)]);
         let statement = Statement::new("INSERT INTO t (a, b) ")
             .rows(rows)
@@ -184,7 +207,7 @@ mod tests {
             .push(" WHERE a IN ")
             .list(["c", "d"]);
         assert_eq!(
-            statement.sql,
+            numbered(&statement.sql),
             "INSERT INTO t (a, b) VALUES ($1, $2), ($3, $4) ON CONFLICT (a) DO UPDATE SET b = $5 WHERE a IN ($6, $7)"
         );
         let values = [

@@ -55,9 +55,9 @@ fn event(kind: EventKind, name: &str, author: &str, message: String) -> NewEvent
         at: now(),
         kind,
         host_id: None,
-        author: Some(author.to_owned()),
+        author: Some(author.into()),
         message,
-        data: Some(json!({ "name": name })),
+        data: Some(json!({ "name": name }).to_string()),
     }
 }
 
@@ -95,7 +95,7 @@ impl Store {
                 .execute(&mut *tx)
                 .await?;
             let message = format!("token {} may do what a {} may", new.name, new.role.as_str());
-            insert_events!(self, tx, &[event(EventKind::TokenCreated, &new.name, author, message)]);
+            insert_events!(self, tx, vec![event(EventKind::TokenCreated, &new.name, author, message)]);
         });
         self.refresh_newest_event().await?;
         Ok(Token {
@@ -118,7 +118,7 @@ impl Store {
                 > 0;
             if revoked {
                 let message = format!("token {name} is revoked");
-                insert_events!(self, tx, &[event(EventKind::TokenRevoked, name, author, message)]);
+                insert_events!(self, tx, vec![event(EventKind::TokenRevoked, name, author, message)]);
             }
             revoked
         });

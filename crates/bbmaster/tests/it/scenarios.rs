@@ -366,7 +366,7 @@ async fn puts_that_come_together_are_decided_on_one_by_one(fleet: Fleet) {
             apps,
             only_if_plan: None,
             if_match,
-            author: "me",
+            author: "me".into(),
         };
         store.put_desired(&host(name), new).await
     };
