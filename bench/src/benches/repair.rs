@@ -62,7 +62,7 @@ const DEEDS: [Deed; 3] = [
     },
     Deed {
         what: "package removed behind its back",
-        script: "dpkg --purge app-foo",
+        script: "dpkg --remove app-foo",
         until: "dpkg has it again",
         path: "/var/lib/dpkg/status",
         shows: |text| text.contains("Package: app-foo\nStatus: install ok installed\n"),
@@ -83,7 +83,7 @@ pub async fn run(programs: &Programs) -> Result<Vec<Row>> {
     let package = package
         .file("/usr/lib/systemd/system/app-foo.service", 0o644, UNIT)
         .file("/usr/share/hostagent/apps/app-foo.toml", 0o644, MANIFEST)
-        .file("/etc/app-foo.ini", 0o644, "[server]\nport = 1\n");
+        .conffile("/etc/app-foo.ini", "[server]\nport = 1\n");
     let file = package.build(Family::Deb, folder.path())?;
     machine.copy_in(&file, "/root/app-foo.deb")?;
     let agent = MachineAgent::start(&stage, &machine, HOST, 86_400)?;

@@ -20,10 +20,7 @@ pub struct Staged {
 
 impl Staged {
     pub fn package(&self) -> &str {
-        match &self.source {
-            Source::File(file) => &file.name,
-            Source::Repository { name, .. } => name,
-        }
+        self.source.name()
     }
 
     /// Full version that it will bring.

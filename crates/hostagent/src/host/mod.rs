@@ -94,6 +94,16 @@ pub enum Source {
     Repository { name: String, version: String },
 }
 
+impl Source {
+    /// Of the package.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::File(file) => &file.name,
+            Self::Repository { name, .. } => name,
+        }
+    }
+}
+
 /// Packages to come and go in one run of the package manager.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Transaction {

@@ -30,11 +30,13 @@ mod stanzas;
 
 pub use relations::Relations;
 
-use apt::{madison_versions, unasked_removals};
+use apt::{is_noted, madison_versions, only_has_dpkg_install, unasked_removals};
 use database::{Breakage, Database};
 use fit::Arriving;
 
 const ADMIN_FOLDER: &str = "/var/lib/dpkg";
+/// Where apt notes what came as a dependency only.
+const APT_STATES: &str = "/var/lib/apt/extended_states";
 /// Of a package manager's output the end says why it failed.
 const LOG_CAP: usize = 64 * 1024;
 /// Queries: they read, and never wait.
@@ -236,16 +238,36 @@ impl Deb {
     /// hung or failed for another application, and fail for it. dpkg keeps to what it is told, where it can do it.
     async fn dpkg_is_to_do(&self, transaction: &Transaction) -> Result<bool, HostError> {
         let (database, _) = self.database()?;
-        let installs = transaction.install.iter().map(|source| match source {
-            Source::File(file) => &file.name,
-            Source::Repository { name, .. } => name,
-        });
-        let ours: Vec<&String> = installs.chain(&transaction.remove).collect();
-        if database.broken.keys().all(|name| ours.contains(&name)) || local_files(transaction).is_err() {
+        let removals = transaction.remove.iter().map(String::as_str);
+        let ours: Vec<&str> = transaction
+            .install
+            .iter()
+            .map(Source::name)
+            .chain(removals)
+            .collect();
+        if database.broken.keys().all(|name| ours.contains(&name.as_str()))
+            || local_files(transaction).is_err()
+        {
             return Ok(false);
         }
         let doing = format!("dry run of {}", describe(transaction));
         Ok(self.run_dpkg(transaction, &["--no-act"], &doing).await.is_ok())
+    }
+
+    /// Of what surely fits there is nothing for apt to find out, for which it takes the most of a second: it would have
+    /// dpkg install these files. Unless it was configured to do more.
+    async fn apt_adds_nothing(&self, transaction: &Transaction) -> bool {
+        let (Ok(_), true) = (local_files(transaction), self.surely_fits(transaction).await) else {
+            return false;
+        };
+        let names: Vec<&str> = transaction.install.iter().map(Source::name).collect();
+        let states = fs::read_to_string(self.root.join(APT_STATES));
+        let is_noted = match states {
+            Ok(states) => is_noted(&states, &names),
+            Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+        };
+        let dump = Command::new("apt-config").arg("dump").deadline(QUERY_DEADLINE);
+        !is_noted && ask(&dump).await.is_ok_and(|dump| only_has_dpkg_install(&dump))
     }
 
     async fn native_arch(&self) -> Result<&String, HostError> {
@@ -363,7 +385,7 @@ impl Packages for Deb {
         let doing = describe(&transaction);
         match self.root.is_host() {
             _ if transaction.is_empty() => {}
-            true if self.dpkg_is_to_do(&transaction).await? => {
+            true if self.apt_adds_nothing(&transaction).await || self.dpkg_is_to_do(&transaction).await? => {
                 self.run_dpkg(&transaction, &[], &doing).await?
             }
             false => self.run_dpkg(&transaction, &[], &doing).await?,

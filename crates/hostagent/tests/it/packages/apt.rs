@@ -41,6 +41,7 @@ fn apt_on_a_host_of_its_own() {
             .conffile("/etc/app.conf", format!("{version}\n"))
     };
     for package in [
+        plain("lib", "1.1"),
         with_conffile("1"),
         with_conffile("2"),
         plain("solo", "1"),
@@ -110,6 +111,62 @@ impl Host {
             )
         })
     }
+}
+
+/// Of a package that surely fits dpkg is told at once, unless apt was configured to do more, or has noted something of it.
+async fn apt_is_asked_where_it_has_a_say(host: &Host) {
+    const HOOK: &str = "/etc/apt/apt.conf.d/99audit";
+    const STATES: &str = "/var/lib/apt/extended_states";
+    host.apply(&["lib_1.1-1"], &[]).await.unwrap();
+    let by_apt = async |what: &[&str]| {
+        let asked = || {
+            std::fs::read_to_string("/var/log/apt/history.log")
+                .unwrap()
+                .matches("Start-Date")
+                .count()
+        };
+        let before = asked();
+        host.apply(what, &[]).await.unwrap();
+        asked() > before
+    };
+    assert!(!by_apt(&["solo_1-1"]).await);
+    assert!(!by_apt(&["app_1-1", "solo_1-1"]).await);
+    std::fs::write("/etc/app.conf", "mine\n").unwrap();
+    // Its configuration file stays, and is the administrator's.
+    host.apply(&[], &["app"]).await.unwrap();
+    assert!(!by_apt(&["app_2-1"]).await);
+    assert_eq!(std::fs::read_to_string("/etc/app.conf").unwrap(), "mine\n");
+    assert!(by_apt(&["app_1-1"]).await, "a downgrade is for apt to judge");
+
+    for lock in ["lock-frontend", "lock"] {
+        let lock = hold_lock(&std::path::Path::new("/var/lib/dpkg").join(lock));
+        let error = host.apply(&["solo_1-1"], &[]).await.unwrap_err();
+        assert_eq!(error.category, Category::Locked, "{error}");
+        drop(lock);
+    }
+
+    std::fs::write(HOOK, "DPkg::Post-Invoke { \"touch /run/audited\"; };\n").unwrap();
+    assert!(by_apt(&["solo_1-1"]).await);
+    assert!(
+        std::path::Path::new("/run/audited").exists(),
+        "a hook was left out"
+    );
+    std::fs::remove_file(HOOK).unwrap();
+
+    host.apply(&[], &["solo"]).await.unwrap();
+    std::fs::write(
+        STATES,
+        "Package: solo\nArchitecture: amd64\nAuto-Installed: 1\n\n",
+    )
+    .unwrap();
+    assert!(by_apt(&["solo_1-1"]).await);
+    let states = std::fs::read_to_string(STATES).unwrap();
+    assert!(
+        !states.contains("solo"),
+        "apt would remove it as no longer needed: {states}"
+    );
+    assert!(!by_apt(&["solo_1-1"]).await);
+    host.apply(&[], &["app", "lib"]).await.unwrap();
 }
 
 #[tokio::test]
@@ -195,6 +252,8 @@ async fn inside() {
         (host.version("app").await, host.version("lib").await),
         (None, None)
     );
+
+    apt_is_asked_where_it_has_a_say(&host).await;
 
     // The lock, for longer than apt itself waits.
     let lock = hold_lock(std::path::Path::new("/var/lib/dpkg/lock-frontend"));

@@ -26,9 +26,102 @@ pub fn unasked_removals(output: &str, asked: &[String]) -> Vec<String> {
         .collect()
 }
 
+/// Hooks that do nothing but for a user who sits before a terminal, as they come with debconf, apt-listchanges and
+/// needrestart: what [`super::Deb`] puts into the environment says that there is none.
+const IDLE_HOOKS: [&str; 4] = [
+    "/usr/sbin/dpkg-preconfigure --apt || true",
+    "/usr/bin/apt-listchanges --apt || test $? -lt 10",
+    "test -x /usr/lib/needrestart/apt-pinvoke && /usr/lib/needrestart/apt-pinvoke || true",
+    "test -x /usr/lib/needrestart/apt-pinvoke && /usr/lib/needrestart/apt-pinvoke -m u || true",
+];
+
+/// Whether apt, by this configuration (`apt-config dump`), does no more with packages that are at hand and fit than to
+/// have dpkg install them: no hook of the administrator's, nothing to tell dpkg, and the usual dpkg.
+pub fn only_has_dpkg_install(configuration: &str) -> bool {
+    let mut dpkg = None;
+    for line in configuration.lines() {
+        // Of several lines is only what nobody expects.
+        let Some((name, value)) = line.strip_suffix("\";").and_then(|line| line.split_once(" \"")) else {
+            return false;
+        };
+        let name = name.to_ascii_lowercase();
+        let name = name.strip_prefix("binary::apt-get::").unwrap_or(&name);
+        let is_hook = ["dpkg::pre-invoke", "dpkg::post-invoke", "dpkg::pre-install-pkgs"]
+            .iter()
+            .any(|hooks| name.starts_with(hooks));
+        let is_option = name.starts_with("dpkg::options") || name == "dpkg::chroot-directory";
+        match name {
+            "dir::bin::dpkg" => dpkg = Some(value),
+            _ if value.is_empty() => {}
+            _ if is_hook && IDLE_HOOKS.contains(&value) => {}
+            _ if is_hook || is_option => return false,
+            _ => {}
+        }
+    }
+    dpkg == Some("/usr/bin/dpkg")
+}
+
+/// Whether apt has noted of one of these that it came as a dependency only (`extended_states`): asked for by name, it is
+/// one no more, which dpkg can't note.
+pub fn is_noted(extended_states: &str, names: &[&str]) -> bool {
+    let noted = |line: &str| {
+        let name = line.strip_prefix("Package:").map(str::trim);
+        name.is_some_and(|name| names.contains(&name))
+    };
+    extended_states.lines().any(noted)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const USUAL: &str = "APT \"\";\nAPT::Architecture \"amd64\";\nDir::Bin::dpkg \"/usr/bin/dpkg\";\nDPkg \"\";\n\
+        DPkg::Path \"/usr/sbin:/usr/bin:/sbin:/bin\";\nDPkg::Pre-Install-Pkgs \"\";\n\
+        DPkg::Pre-Install-Pkgs:: \"/usr/sbin/dpkg-preconfigure --apt || true\";\n";
+
+    #[test]
+    fn apt_is_needed_for_what_its_configuration_has_it_do() {
+        assert!(only_has_dpkg_install(USUAL));
+        let needrestart =
+            "test -x /usr/lib/needrestart/apt-pinvoke && /usr/lib/needrestart/apt-pinvoke || true";
+        for (more, expected) in [
+            (format!("DPkg::Post-Invoke:: \"{needrestart}\";\n"), true),
+            (format!("DPkg::Post-Invoke:: \"{needrestart}; audit\";\n"), false),
+            ("DPkg::Post-Invoke \"\";\n".to_owned(), true),
+            (
+                "DPkg::Post-Invoke:: \"etckeeper post-install\";\n".to_owned(),
+                false,
+            ),
+            ("Dpkg::pre-invoke::mine \"audit\";\n".to_owned(), false),
+            (
+                "DPkg::Pre-Install-Pkgs:: \"/usr/local/bin/check \"$1\"\";\n".to_owned(),
+                false,
+            ),
+            (
+                "binary::apt-get::DPkg::Pre-Invoke:: \"audit\";\n".to_owned(),
+                false,
+            ),
+            ("DPkg::Pre-Invoke:: \"one\ntwo\";\n".to_owned(), false),
+            ("DPkg::Options:: \"--force-confnew\";\n".to_owned(), false),
+            ("DPkg::Chroot-Directory \"/srv\";\n".to_owned(), false),
+            ("Dir::Bin::dpkg \"/usr/local/bin/dpkg\";\n".to_owned(), false),
+            ("APT::Install-Recommends \"1\";\n".to_owned(), true),
+        ] {
+            assert_eq!(
+                only_has_dpkg_install(&(USUAL.to_owned() + &more)),
+                expected,
+                "{more}"
+            );
+        }
+        assert!(!only_has_dpkg_install(""));
+    }
+
+    #[test]
+    fn what_came_as_a_dependency_is_noted() {
+        let states = "Package: lib\nArchitecture: amd64\nAuto-Installed: 1\n\nPackage: lib2\n";
+        assert!(is_noted(states, &["app", "lib"]));
+        assert!(!is_noted(states, &["app", "li", "amd64"]));
+    }
 
     #[test]
     fn madison_lists_one_version_a_line() {

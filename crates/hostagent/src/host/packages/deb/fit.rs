@@ -90,6 +90,10 @@ enum Found {
 }
 
 impl Candidate<'_> {
+    fn has_name(&self, name: &str) -> bool {
+        self.name == name || self.provides.iter().any(|provided| provided.name == name)
+    }
+
     /// Whichever architecture `atom` names.
     fn is_meant_by(&self, atom: &Atom<'_>) -> bool {
         let by_name = atom.name == self.name && atom.takes(self.version);
@@ -232,7 +236,11 @@ fn look_at(stanza: &Stanzas<impl BufRead>, batch: &Batch<'_>, native: &str) -> O
         return None;
     }
     match state {
-        // What a removal has left, or a selection made in advance.
+        // What a removal has left.
+        "config-files" if want == "deinstall" && newcomer.is_none_or(|newcomer| arch == newcomer.arch) => {
+            return Some(Found::Nothing);
+        }
+        // Or a selection made in advance.
         "config-files" | "not-installed" => return newcomer.is_none().then_some(Found::Nothing),
         "installed" => {}
         _ => return None,
@@ -248,7 +256,12 @@ fn look_at(stanza: &Stanzas<impl BufRead>, batch: &Batch<'_>, native: &str) -> O
             let provides_less = !provides
                 .iter()
                 .all(|atom| newcomer.itself.provides.contains(atom));
-            if !is_usual || is_older || provides_less {
+            // What is installed beside it against its will, dpkg finds by the names that the new version provides. What the
+            // new version excludes, too, is looked at anyway.
+            let is_against_itself = excludes
+                .iter()
+                .any(|atom| newcomer.itself.has_name(atom.name) && !newcomer.excludes.contains(atom));
+            if !is_usual || is_older || provides_less || is_against_itself {
                 return None;
             }
         }

@@ -249,6 +249,12 @@ fn only_what_is_plainly_so_is_said_to_fit() {
             stanza("app", "1", USUAL, "Provides: mta (= 1)\n"),
             false,
         ),
+        (
+            "Provides: mta\n",
+            None,
+            stanza("app", "1", USUAL, "Conflicts: mta (>= 2)\n"),
+            false,
+        ),
         // What dpkg has to judge in any case.
         ("", None, stanza("app", "1", USUAL, ""), true),
         ("", None, stanza("app", "2", USUAL, ""), true),
@@ -259,8 +265,16 @@ fn only_what_is_plainly_so_is_said_to_fit() {
             "",
             None,
             stanza("app", "1", "deinstall ok config-files", ""),
+            true,
+        ),
+        (
+            "",
+            None,
+            stanza("app", "1", "deinstall ok config-files", "").replace(": all", ": amd64"),
             false,
         ),
+        ("", None, stanza("app", "1", "hold ok config-files", ""), false),
+        ("", None, stanza("app", "1", "hold ok not-installed", ""), false),
         (
             "",
             None,
@@ -476,12 +490,12 @@ impl Dice {
         let mut status = String::new();
         for name in ["a", "b", "c", "d", "e"] {
             if self.chance(60) {
-                let odd = [
-                    "hold ok installed",
-                    "deinstall ok config-files",
-                    "install ok unpacked",
-                ];
-                let state = if self.chance(96) { USUAL } else { self.one_of(&odd) };
+                let odd = ["hold ok installed", "install ok unpacked"];
+                let state = match self.0.u32(0..100) {
+                    0..80 => USUAL,
+                    80..97 => "deinstall ok config-files",
+                    _ => self.one_of(&odd),
+                };
                 status += &(stanza(name, self.version(), state, &self.relations()) + "\n");
             }
         }
