@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -15,21 +15,23 @@ use protocol::{AppName, Category, Config};
 use super::command::Runner;
 use super::health::Checker;
 use super::{AppConfig, Contract, ContractKind, HostError, Root, Services};
-use crate::atomic_file;
 
+mod configs;
 mod files;
 mod folder;
 pub mod formats;
 pub mod hook;
 pub mod manifest;
 mod paths;
+mod unfinished;
 
-use files::{FileStates, Reading};
+use configs::KnownConfigs;
 use folder::{Entry, Listing};
 use hook::Hook;
 use manifest::{Manifest, OnChange};
-use paths::{Stamp, exists, look, read_capped, resolve};
+use paths::{Stamp, look, read_capped, resolve};
 pub(super) use paths::{check_trust, find};
+use unfinished::Unfinished;
 
 /// Where hooks are: `HOOKS/<app>/config`.
 const HOOKS: &str = "/opt/pf9";
@@ -41,19 +43,15 @@ const EXECUTABLE: u32 = 0o111;
 const HOOK_DEADLINE: Duration = Duration::from_secs(30);
 /// A hook that could not say its services is not asked again before: it may have taken its whole deadline.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
-/// Files are read again after this long even where the kernel says that they are as they were: it does not know of all that
-/// other hosts and mappings into memory have written.
-const READ_AGAIN: Duration = Duration::from_secs(600);
-
 /// Applications' config by their contracts.
 pub struct Contracts {
     root: Root,
     services: Arc<dyn Services>,
     runner: Option<Arc<Runner>>,
-    /// Holds a file for each application whose config was written, but not yet taken up.
-    unfinished: PathBuf,
+    unfinished: Unfinished,
     hook_deadline: Duration,
     cache: Mutex<Cache>,
+    configs: KnownConfigs,
     /// Of every application that has none.
     no_contract: Arc<Contract>,
 }
@@ -91,15 +89,6 @@ struct Known {
     contract: Arc<Contract>,
 }
 
-/// A config, and the files that it was read from.
-struct KnownConfig {
-    /// Weak: it ends with the manifest, whose place in memory is not taken by another one meanwhile.
-    manifest: Weak<Manifest>,
-    files: FileStates,
-    read_at: Instant,
-    config: Arc<Result<Config, HostError>>,
-}
-
 type KnownAt = (Stamp, Result<Arc<Known>, HostError>);
 
 /// What was worked out from a file, for as long as the file stays the same.
@@ -108,7 +97,6 @@ struct Cache {
     /// By name, for each folder of them.
     manifests: [HashMap<String, KnownAt>; MANIFESTS.len()],
     hook_services: HashMap<PathBuf, (Stamp, Instant, HookServices)>,
-    configs: HashMap<AppName, KnownConfig>,
 }
 
 /// The contract that counts for an application.
@@ -126,9 +114,10 @@ impl Contracts {
             root,
             services,
             runner: None,
-            unfinished: state_dir.join("unfinished-config"),
+            unfinished: Unfinished::new(state_dir),
             hook_deadline: HOOK_DEADLINE,
             cache: Mutex::default(),
+            configs: KnownConfigs::default(),
             no_contract: Arc::new(Contract {
                 manifest: None,
                 kind: ContractKind::None,
@@ -313,38 +302,6 @@ impl Contracts {
         answer
     }
 
-    fn read_files(&self, app: &AppName, manifest: &Arc<Manifest>) -> Arc<Result<Config, HostError>> {
-        if let Some(known) = self.cache().configs.get(app)
-            && std::ptr::eq(known.manifest.as_ptr(), Arc::as_ptr(manifest))
-            && known.read_at.elapsed() < READ_AGAIN
-            && known.files.are_unchanged(&self.root)
-        {
-            return known.config.clone();
-        }
-        let read = files::read(&self.root, manifest);
-        let configs = &mut self.cache().configs;
-        configs.retain(|_, known| known.manifest.strong_count() > 0);
-        let (config, files) = match read {
-            Ok(Reading { config, files }) => (Arc::new(Ok(config)), files),
-            Err(error) => (Arc::new(Err(error)), None),
-        };
-        match files {
-            Some(files) => {
-                let known = KnownConfig {
-                    manifest: Arc::downgrade(manifest),
-                    files,
-                    read_at: Instant::now(),
-                    config: config.clone(),
-                };
-                configs.insert(app.clone(), known);
-            }
-            None => {
-                configs.remove(app);
-            }
-        }
-        config
-    }
-
     fn cache(&self) -> MutexGuard<'_, Cache> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -357,17 +314,17 @@ impl Contracts {
         running: &BTreeSet<String>,
     ) -> Result<(), HostError> {
         let writes = files::plan(&self.root, manifest, desired)?;
-        if writes.is_empty() && !self.is_unfinished(app)? {
+        if writes.is_empty() && !self.unfinished.holds(app)? {
             return Ok(());
         }
-        self.begin(app)?;
+        self.unfinished.begin(app)?;
         // Each waits for the disk; the bus must not.
         let written = tokio::task::spawn_blocking(move || writes.iter().try_for_each(files::write));
         written
             .await
             .map_err(|_| HostError::new(Category::Host, "writing configuration files was cut short"))??;
         self.take_up(manifest, running).await?;
-        self.finish(app)
+        self.unfinished.finish(app)
     }
 
     /// Lets all running services read the new files; the first failure counts, but stops none.
@@ -387,31 +344,6 @@ impl Contracts {
             result = result.and(done);
         }
         result
-    }
-
-    fn marker(&self, app: &AppName) -> PathBuf {
-        self.unfinished.join(app.as_str())
-    }
-
-    fn is_unfinished(&self, app: &AppName) -> Result<bool, HostError> {
-        let marker = self.marker(app);
-        exists(fs::symlink_metadata(&marker))
-            .map(|found| found.is_some())
-            .map_err(|error| state_error(&marker, error))
-    }
-
-    fn begin(&self, app: &AppName) -> Result<(), HostError> {
-        let marker = self.marker(app);
-        fs::create_dir_all(&self.unfinished)
-            .and_then(|()| atomic_file::replace(&marker, b"", 0o600))
-            .map_err(|error| state_error(&marker, error))
-    }
-
-    fn finish(&self, app: &AppName) -> Result<(), HostError> {
-        let marker = self.marker(app);
-        exists(fs::remove_file(&marker))
-            .map(|_| ())
-            .map_err(|error| state_error(&marker, error))
     }
 }
 
@@ -453,7 +385,7 @@ impl AppConfig for Contracts {
         package: &str,
     ) -> Arc<Result<Config, HostError>> {
         match &contract.manifest {
-            Some(manifest) => self.read_files(app, manifest),
+            Some(manifest) => self.configs.read(&self.root, app, manifest),
             None => Arc::new(self.read(app, package).await),
         }
     }
@@ -469,29 +401,19 @@ impl AppConfig for Contracts {
         match self.find(&Places::unseen(), app, package)? {
             Found::Hook(found) => {
                 if !empty {
-                    self.begin(app)?;
+                    self.unfinished.begin(app)?;
                     found.0.set_config(desired).await?;
                 }
-                self.finish(app)
+                self.unfinished.finish(app)
             }
             Found::Manifest(known) => self.write_files(app, &known.manifest, desired, running).await,
-            Found::None if empty => self.finish(app),
+            Found::None if empty => self.unfinished.finish(app),
             Found::None => Err(no_contract(app)),
         }
     }
 
     async fn unfinished(&self) -> Result<BTreeSet<AppName>, HostError> {
-        let failed = |error| state_error(&self.unfinished, error);
-        let Some(markers) = exists(fs::read_dir(&self.unfinished)).map_err(failed)? else {
-            return Ok(BTreeSet::new());
-        };
-        let names: Vec<_> = markers
-            .map(|marker| marker.map(|marker| marker.file_name()))
-            .collect::<Result<_, _>>()
-            .map_err(failed)?;
-        // Others are temporary files of a write that was cut short.
-        let apps = names.iter().filter_map(|name| AppName::new(name.to_str()?).ok());
-        Ok(apps.collect())
+        self.unfinished.all()
     }
 
     async fn stays_healthy(&self, app: &AppName, package: &str, period: Duration) -> Result<(), HostError> {
@@ -536,14 +458,6 @@ fn mode(metadata: &fs::Metadata) -> u32 {
 fn parse_manifest(file: &Path, bytes: Vec<u8>) -> Result<Manifest, String> {
     let text = String::from_utf8(bytes).map_err(|_| format!("{}: is not UTF-8", file.display()))?;
     Manifest::parse(file, &text).map_err(|error| error.to_string())
-}
-
-fn state_error(path: &Path, error: io::Error) -> HostError {
-    let category = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Category::DiskSpace,
-        _ => Category::Host,
-    };
-    HostError::new(category, format!("cannot keep {}: {error}", path.display()))
 }
 
 fn no_contract(app: &AppName) -> HostError {

@@ -112,6 +112,16 @@ impl Candidate<'_> {
     }
 }
 
+impl Newcomer<'_> {
+    /// Whether it is by name what the version in dpkg's database excludes: dpkg then finds others that are there against that
+    /// version's will. What the new one excludes, too, is looked at anyway.
+    fn is_excluded_by_its_last(&self, excludes: &[Atom<'_>]) -> bool {
+        excludes
+            .iter()
+            .any(|atom| self.itself.has_name(atom.name) && !self.excludes.contains(atom))
+    }
+}
+
 impl Offer {
     fn candidate(&self) -> Candidate<'_> {
         Candidate {
@@ -236,12 +246,15 @@ fn look_at(stanza: &Stanzas<impl BufRead>, batch: &Batch<'_>, native: &str) -> O
         return None;
     }
     match state {
-        // What a removal has left.
-        "config-files" if want == "deinstall" && newcomer.is_none_or(|newcomer| arch == newcomer.arch) => {
-            return Some(Found::Nothing);
+        "config-files" | "not-installed" => {
+            let Some(newcomer) = newcomer else {
+                return Some(Found::Nothing);
+            };
+            let last = excludes(field(5)?, field(6)?)?;
+            // What a removal has left, and no selection made in advance.
+            let is_usual = (want, state) == ("deinstall", "config-files") && arch == newcomer.arch;
+            return (is_usual && !newcomer.is_excluded_by_its_last(&last)).then_some(Found::Nothing);
         }
-        // Or a selection made in advance.
-        "config-files" | "not-installed" => return newcomer.is_none().then_some(Found::Nothing),
         "installed" => {}
         _ => return None,
     }
@@ -256,12 +269,7 @@ fn look_at(stanza: &Stanzas<impl BufRead>, batch: &Batch<'_>, native: &str) -> O
             let provides_less = !provides
                 .iter()
                 .all(|atom| newcomer.itself.provides.contains(atom));
-            // What is installed beside it against its will, dpkg finds by the names that the new version provides. What the
-            // new version excludes, too, is looked at anyway.
-            let is_against_itself = excludes
-                .iter()
-                .any(|atom| newcomer.itself.has_name(atom.name) && !newcomer.excludes.contains(atom));
-            if !is_usual || is_older || provides_less || is_against_itself {
+            if !is_usual || is_older || provides_less || newcomer.is_excluded_by_its_last(&excludes) {
                 return None;
             }
         }
