@@ -96,7 +96,7 @@ fn apps(version: u32) -> Value {
 }
 
 pub async fn dispatch(programs: &Programs) -> Result<Vec<Row>> {
-    const ROUNDS: u32 = 3;
+    const ROUNDS: u32 = 5;
     let stage = Stage::new(programs).await?;
     let master = stage.master("master").await?;
     let mut client = master.client().await?;

@@ -39,7 +39,7 @@ struct Deed {
     by_hand: Option<&'static str>,
 }
 
-/// With the agent's own options.
+/// As an operator would, who wants nothing else changed.
 const INSTALL: &str = "DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-remove -o Dpkg::Use-Pty=0 \
                        -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold /root/app-foo.deb";
 
@@ -157,7 +157,7 @@ impl Deed {
                 for repaired in repaired {
                     rounds.push((repaired, self.undo_by_hand(machine, script).await?));
                 }
-                Row::beside("repair", undone, "s", "by hand, afterwards", &rounds)
+                Row::beside("repair", undone, "s", "apt-get by hand", &rounds)
             }
         };
         let rows = [heard, repaired.context("it was done")?];

@@ -7,7 +7,7 @@ use protocol::{Apps, HostId};
 use serde::{Serialize, Serializer};
 use sqlx::QueryBuilder;
 
-use super::events::NewEvent;
+use super::events::{Json, NewEvent};
 use super::row::Columns;
 use super::{ROWS, Result, Store, StoreError, reading, show_time, unsigned};
 
@@ -131,7 +131,7 @@ pub(super) fn changed(host: &Arc<str>, stored: &Desired) -> NewEvent {
         host_id: Some(host.clone()),
         author: Some(stored.author.clone()),
         message,
-        data: serde_json::to_string(&Changed::from(stored)).ok(),
+        data: Json::of(&Changed::from(stored)),
     }
 }
 

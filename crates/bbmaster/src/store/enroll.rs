@@ -4,7 +4,7 @@ use protocol::HostId;
 use protocol::rest::{EnrollToken, EventKind, NewEnrollToken};
 use serde_json::json;
 
-use super::events::{NewEvent, insert_events};
+use super::events::{Json, NewEvent, insert_events};
 use super::row::Columns;
 use super::{Result, Store, StoreError, TokenError, now, reading, show_time, signed, unsigned, writing};
 
@@ -56,7 +56,7 @@ fn event(kind: EventKind, host: Option<&HostId>, author: &str, message: String, 
         host_id: host.map(|host| host.as_str().into()),
         author: Some(author.into()),
         message,
-        data: Some(json!({ "name": token }).to_string()),
+        data: Json::of(&json!({ "name": token })),
     }
 }
 

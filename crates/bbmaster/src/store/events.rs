@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use protocol::HostId;
 use protocol::rest::{Event, EventKind, EventList, EventQuery};
+use serde::Serialize;
 use serde_json::{Value, json};
 use sqlx::QueryBuilder;
 use tokio::sync::watch;
@@ -22,8 +23,22 @@ pub struct NewEvent {
     pub host_id: Option<Arc<str>>,
     pub author: Option<Arc<str>>,
     pub message: String,
-    /// JSON.
-    pub data: Option<String>,
+    pub data: Option<Json>,
+}
+
+/// A text of JSON.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Json(String);
+
+impl Json {
+    /// `None`: it has no JSON, as a map whose keys are no texts.
+    pub fn of(value: &impl Serialize) -> Option<Self> {
+        serde_json::to_string(value).ok().map(Self)
+    }
+
+    pub fn into_text(self) -> String {
+        self.0
+    }
 }
 
 /// Writes events into a transaction, as its last act.
@@ -53,7 +68,7 @@ macro_rules! insert_events {
                         .push_bind(event.host_id)
                         .push_bind(event.author)
                         .push_bind($crate::store::clean(&event.message))
-                        .push_bind(event.data);
+                        .push_bind(event.data.map($crate::store::events::Json::into_text));
                 });
                 query.build().execute(&mut *$tx).await?;
             }
@@ -96,7 +111,7 @@ impl Store {
                 host_id: Some(host.as_str().into()),
                 author: Some(author.into()),
                 message: format!("was told to try generation {generation} again"),
-                data: Some(json!({ "generation": generation }).to_string()),
+                data: Json::of(&json!({ "generation": generation })),
             }]);
         });
         self.refresh_newest_event().await

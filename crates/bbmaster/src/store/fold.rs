@@ -6,7 +6,7 @@ use protocol::rest::{EventKind, HostState};
 use protocol::{Apps, Category, Phase, Status, apps_satisfied};
 use serde_json::json;
 
-use super::events::NewEvent;
+use super::events::{Json, NewEvent};
 use super::{clean, signed};
 
 /// What is known of a host, less the last status itself.
@@ -112,7 +112,7 @@ pub fn take(known: &mut Known, status: &Status, lost: i64, received_at: i64) -> 
     };
     if known.first_seen.is_none() {
         let message = format!("reported for the first time: {}", describe(status));
-        tell(EventKind::HostAppeared, message, Some(change(None, status)));
+        tell(EventKind::HostAppeared, message, change(None, status));
     } else {
         if !known.responding {
             tell(EventKind::HostReturned, "reports again".to_owned(), None);
@@ -126,7 +126,7 @@ pub fn take(known: &mut Known, status: &Status, lost: i64, received_at: i64) -> 
             tell(
                 EventKind::StatusChanged,
                 message,
-                Some(change(Some(known.state), status)),
+                change(Some(known.state), status),
             );
         }
     }
@@ -199,7 +199,7 @@ pub fn first_error(status: &Status) -> Option<String> {
     }))
 }
 
-fn change(from: Option<HostState>, status: &Status) -> String {
+fn change(from: Option<HostState>, status: &Status) -> Option<Json> {
     let mut data = json!({ "to": HostState::from(status.status) });
     if let Some(from) = from {
         data["from"] = json!(from);
@@ -207,7 +207,7 @@ fn change(from: Option<HostState>, status: &Status) -> String {
     if !status.errors.is_empty() {
         data["errors"] = json!(status.errors);
     }
-    data.to_string()
+    Json::of(&data)
 }
 
 /// Changes with what is wrong, not with how often it was tried.

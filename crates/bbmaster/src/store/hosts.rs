@@ -10,7 +10,7 @@ use protocol::{HostId, Limits, Status};
 use serde_json::json;
 use sqlx::QueryBuilder;
 
-use super::events::{NewEvent, insert_events};
+use super::events::{Json, NewEvent, insert_events};
 use super::query::{host_state, push_count, push_page, search_text};
 use super::row::Columns;
 use super::{Result, Store, StoreError, now, reading, show_time, signed, unsigned, writing};
@@ -282,7 +282,7 @@ impl Store {
                 host_id: Some(id.as_str().into()),
                 author: Some(author.into()),
                 message: format!("labels are now: {}", list.join(", ")),
-                data: Some(json!({ "labels": labels }).to_string()),
+                data: Json::of(&json!({ "labels": labels })),
             }]);
         });
         self.refresh_newest_event().await

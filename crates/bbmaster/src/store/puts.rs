@@ -427,19 +427,25 @@ async fn write_lists(tx: &mut Tx, changes: &[Change<'_>]) -> Result<()> {
             .await?;
     }
     let mut shared = Shared::default();
-    let mut rows = Vec::new();
+    let mut rows = Vec::with_capacity(ROWS);
     for Change { id, desired, .. } in listed {
         for [name, version, running] in shared.of(&desired.apps, searchable)?.iter().cloned() {
             rows.push([(*id).into(), 1.into(), name, version, running, 0.into()]);
+            if rows.len() == ROWS {
+                insert_lists(tx, &mut rows).await?;
+            }
         }
     }
-    let mut rows = rows.into_iter();
-    while rows.len() > 0 {
-        let insert =
-            Statement::new("INSERT INTO host_apps (host_id, desired, name, version, running, failing) ");
-        tx.execute(insert.rows(rows.by_ref().take(ROWS))).await?;
+    insert_lists(tx, &mut rows).await
+}
+
+/// Leaves `rows` empty.
+async fn insert_lists(tx: &mut Tx, rows: &mut Vec<[Value; 6]>) -> Result<()> {
+    if rows.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let insert = Statement::new("INSERT INTO host_apps (host_id, desired, name, version, running, failing) ");
+    tx.execute(insert.rows(rows.drain(..))).await
 }
 
 /// Of a stored status, what is installed: it was decoded in full when it came.

@@ -47,14 +47,18 @@ impl From<i64> for Value {
 }
 
 impl Statement {
+    /// `sql`: without a `?` of its own.
     pub(super) fn new(sql: &'static str) -> Self {
+        debug_assert!(!sql.contains('?'), "{sql}");
         Self {
             sql: sql.to_owned(),
             values: Vec::new(),
         }
     }
 
+    /// As in [`Self::new`].
     pub(super) fn push(mut self, sql: &'static str) -> Self {
+        debug_assert!(!sql.contains('?'), "{sql}");
         self.sql.push_str(sql);
         self
     }
@@ -206,6 +210,10 @@ mod tests {
             .bind(3)
             .push(" WHERE a IN ")
             .list(["c", "d"]);
+        assert_eq!(
+            statement.sql,
+            "INSERT INTO t (a, b) VALUES (?, ?), (?, ?) ON CONFLICT (a) DO UPDATE SET b = ? WHERE a IN (?, ?)"
+        );
         assert_eq!(
             numbered(&statement.sql),
             "INSERT INTO t (a, b) VALUES ($1, $2), ($3, $4) ON CONFLICT (a) DO UPDATE SET b = $5 WHERE a IN ($6, $7)"

@@ -4,7 +4,7 @@ use protocol::rest::{EventKind, NewToken, Role, Token};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::events::{NewEvent, insert_events};
+use super::events::{Json, NewEvent, insert_events};
 use super::row::Columns;
 use super::{Result, Store, StoreError, now, reading, show_time, signed, writing};
 
@@ -57,7 +57,7 @@ fn event(kind: EventKind, name: &str, author: &str, message: String) -> NewEvent
         host_id: None,
         author: Some(author.into()),
         message,
-        data: Some(json!({ "name": name }).to_string()),
+        data: Json::of(&json!({ "name": name })),
     }
 }
 

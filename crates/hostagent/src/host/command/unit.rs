@@ -277,7 +277,10 @@ fn argv(command: &Command) -> Result<Vec<String>, CommandError> {
 }
 
 fn environment(command: &Command) -> Vec<String> {
-    let mut environment = vec![format!("PATH={PATH}"), "LANG=C.UTF-8".into(), "HOME=/root".into()];
+    let mut environment = vec!["LANG=C.UTF-8".into(), "HOME=/root".into()];
+    if !command.environment.iter().any(|(name, _)| name == "PATH") {
+        environment.push(format!("PATH={PATH}"));
+    }
     for (name, value) in &command.environment {
         environment.push(format!("{}={}", name.to_string_lossy(), value.to_string_lossy()));
     }

@@ -30,7 +30,7 @@ mod stanzas;
 
 pub use relations::Relations;
 
-use apt::{is_noted, madison_versions, only_has_dpkg_install, unasked_removals};
+use apt::{is_noted, madison_versions, unasked_removals};
 use database::{Breakage, Database};
 use fit::Arriving;
 
@@ -97,14 +97,17 @@ impl Deb {
 
     /// `dpkg` on this root.
     fn dpkg(&self) -> Command {
-        let dpkg = self
-            .prepare(Command::new("dpkg"))
-            .args(["--force-confdef", "--force-confold"]);
+        let dpkg = |program| {
+            self.prepare(Command::new(program))
+                .args(["--force-confdef", "--force-confold"])
+        };
         if self.root.is_host() {
-            return dpkg;
+            // As apt runs it, so that maintainer scripts find the same programs.
+            return dpkg("/usr/bin/dpkg").env("PATH", apt::PATH);
         }
         let root = self.root.path().display();
-        dpkg.arg(format!("--root={root}"))
+        dpkg("dpkg")
+            .arg(format!("--root={root}"))
             // The host's own dpkg.cfg may name the host's log.
             .arg(format!("--log={root}/var/log/dpkg.log"))
             .args(["--force-not-root", "--force-script-chrootless"])
@@ -170,7 +173,8 @@ impl Deb {
         run_in_turn(removal, (!files.is_empty()).then_some(install), doing).await
     }
 
-    /// Whether dpkg, and apt, would surely take all of it: then no dry run need be asked. `false` says nothing.
+    /// Whether dpkg, and apt, would surely take all of it: then no dry run need be asked, and apt may be left out. `false`
+    /// says nothing.
     async fn surely_fits(&self, transaction: &Transaction) -> bool {
         let arriving: Option<Vec<Arriving>> = transaction.install.iter().map(arriving).collect();
         let Some(arriving) = arriving.filter(|_| transaction.remove.is_empty()) else {
@@ -255,19 +259,28 @@ impl Deb {
     }
 
     /// Of what surely fits there is nothing for apt to find out, for which it takes the most of a second: it would have
-    /// dpkg install these files. Unless it was configured to do more.
+    /// dpkg install these files. Unless it was configured to do more, or has noted something of them.
     async fn apt_adds_nothing(&self, transaction: &Transaction) -> bool {
-        let (Ok(_), true) = (local_files(transaction), self.surely_fits(transaction).await) else {
+        if !transaction.remove.is_empty() || local_files(transaction).is_err() {
+            return false;
+        }
+        let dump = Command::new("apt-config").arg("dump").deadline(QUERY_DEADLINE);
+        let Ok(configuration) = ask(&dump).await else {
             return false;
         };
+        // Last, and right before dpkg takes its lock: apt would look while it holds it.
+        if !self.surely_fits(transaction).await {
+            return false;
+        }
+        if let Some(line) = apt::does_more(&configuration) {
+            tracing::info!(%line, "by apt, whose configuration asks for more than dpkg does");
+            return false;
+        }
         let names: Vec<&str> = transaction.install.iter().map(Source::name).collect();
-        let states = fs::read_to_string(self.root.join(APT_STATES));
-        let is_noted = match states {
-            Ok(states) => is_noted(&states, &names),
-            Err(error) => error.kind() != std::io::ErrorKind::NotFound,
-        };
-        let dump = Command::new("apt-config").arg("dump").deadline(QUERY_DEADLINE);
-        !is_noted && ask(&dump).await.is_ok_and(|dump| only_has_dpkg_install(&dump))
+        match fs::read_to_string(self.root.join(APT_STATES)) {
+            Ok(states) => !is_noted(&states, &names),
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+        }
     }
 
     async fn native_arch(&self) -> Result<&String, HostError> {

@@ -1,7 +1,7 @@
 //! The package manager: dpkg/apt or rpm/dnf.
 //!
-//! On the host itself packages come and go through apt or dnf, so that dependencies resolve; under a
-//! sandbox root through dpkg or rpm alone, without privileges. There, maintainer scripts run as
+//! On the host itself packages come and go through apt or dnf, so that dependencies resolve, and through dpkg where there is
+//! nothing to resolve; under a sandbox root through dpkg or rpm alone, without privileges. There, maintainer scripts run as
 //! processes of the real host and find the root in `BACKBONE_ROOT` (and dpkg's own `DPKG_ROOT`).
 
 use std::path::Path;

@@ -6,6 +6,7 @@ use super::*;
 
 const REPOSITORY: &str = "/srv/repository";
 const FILES: &str = "/srv/files";
+const HOOK_OF_ALL: &str = "/etc/apt/apt.conf.d/98all";
 
 #[test]
 fn apt_on_a_host_of_its_own() {
@@ -59,9 +60,18 @@ fn apt_on_a_host_of_its_own() {
     machine
         .copy_in(&std::env::current_exe().unwrap(), "/srv/it")
         .unwrap();
+    // Then with a hook that has apt do what dpkg would be told.
+    inside(&machine);
+    machine
+        .write(HOOK_OF_ALL, "DPkg::Post-Invoke { \"true\"; };\n", 0o644)
+        .unwrap();
+    inside(&machine);
+}
+
+fn inside(machine: &Machine) {
     let inside = [
         "/srv/it",
-        "packages::apt::inside",
+        "packages::apt::inside_a_machine",
         "--exact",
         "--ignored",
         "--nocapture",
@@ -75,6 +85,11 @@ fn apt_on_a_host_of_its_own() {
         output.status.success() && said.contains("1 passed"),
         "{said}\n{failed}"
     );
+}
+
+fn runs_of_apt() -> usize {
+    let log = std::fs::read_to_string("/var/log/apt/history.log").unwrap_or_default();
+    log.matches("Start-Date").count()
 }
 
 struct Host {
@@ -119,15 +134,9 @@ async fn apt_is_asked_where_it_has_a_say(host: &Host) {
     const STATES: &str = "/var/lib/apt/extended_states";
     host.apply(&["lib_1.1-1"], &[]).await.unwrap();
     let by_apt = async |what: &[&str]| {
-        let asked = || {
-            std::fs::read_to_string("/var/log/apt/history.log")
-                .unwrap()
-                .matches("Start-Date")
-                .count()
-        };
-        let before = asked();
+        let before = runs_of_apt();
         host.apply(what, &[]).await.unwrap();
-        asked() > before
+        runs_of_apt() > before
     };
     assert!(!by_apt(&["solo_1-1"]).await);
     assert!(!by_apt(&["app_1-1", "solo_1-1"]).await);
@@ -171,7 +180,10 @@ async fn apt_is_asked_where_it_has_a_say(host: &Host) {
 
 #[tokio::test]
 #[ignore = "changes the host it runs on: apt_on_a_host_of_its_own runs it inside a machine"]
-async fn inside() {
+async fn inside_a_machine() {
+    for left in ["/tmp/gate", "/tmp/script", "/etc/app.conf"] {
+        let _ = std::fs::remove_file(left);
+    }
     let options = Options {
         family: None,
         deadline: Duration::from_secs(20),
@@ -208,6 +220,7 @@ async fn inside() {
     host.packages.apply(&app).await.unwrap();
     assert_eq!(host.version("lib").await.as_deref(), Some("1.1-1"));
     std::fs::write("/etc/app.conf", "mine\n").unwrap();
+    let before = runs_of_apt();
     for (file, version) in [("app_2-1", "2-1"), ("app_1-1", "1-1")] {
         host.apply(&[file], &[]).await.unwrap();
         assert_eq!(host.version("app").await.as_deref(), Some(version));
@@ -220,6 +233,9 @@ async fn inside() {
         "1",
         "not made whole"
     );
+    // The downgrade in any case.
+    let by_apt = std::path::Path::new(HOOK_OF_ALL).exists();
+    assert_eq!(runs_of_apt() - before, if by_apt { 3 } else { 1 });
 
     // Never more than was asked: app needs lib.
     let remove_lib = Transaction {
@@ -253,7 +269,9 @@ async fn inside() {
         (None, None)
     );
 
-    apt_is_asked_where_it_has_a_say(&host).await;
+    if !by_apt {
+        apt_is_asked_where_it_has_a_say(&host).await;
+    }
 
     // The lock, for longer than apt itself waits.
     let lock = hold_lock(std::path::Path::new("/var/lib/dpkg/lock-frontend"));
@@ -268,7 +286,7 @@ async fn inside() {
     host.apply(&[], &["failing"]).await.unwrap();
     assert_eq!(host.version("failing").await, None);
 
-    // A hanging script ends with all of apt and dpkg, which leaves the lock free.
+    // A hanging script ends with all of dpkg, and of apt, which leaves the lock free.
     let options = Options {
         family: None,
         deadline: Duration::from_secs(5),

@@ -26,8 +26,11 @@ pub fn unasked_removals(output: &str, asked: &[String]) -> Vec<String> {
         .collect()
 }
 
-/// Hooks that do nothing but for a user who sits before a terminal, as they come with debconf, apt-listchanges and
-/// needrestart: what [`super::Deb`] puts into the environment says that there is none.
+/// What apt has dpkg, and so maintainer scripts, look for programs in (`DPkg::Path`).
+pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Hooks of which nothing is missing when dpkg runs by itself, as they come with their packages. debconf only does earlier
+/// what it does again from the scripts; the others are told to do nothing by what [`super::Deb`] puts into the environment.
 const IDLE_HOOKS: [&str; 4] = [
     "/usr/sbin/dpkg-preconfigure --apt || true",
     "/usr/bin/apt-listchanges --apt || test $? -lt 10",
@@ -35,30 +38,56 @@ const IDLE_HOOKS: [&str; 4] = [
     "test -x /usr/lib/needrestart/apt-pinvoke && /usr/lib/needrestart/apt-pinvoke -m u || true",
 ];
 
-/// Whether apt, by this configuration (`apt-config dump`), does no more with packages that are at hand and fit than to
-/// have dpkg install them: no hook of the administrator's, nothing to tell dpkg, and the usual dpkg.
-pub fn only_has_dpkg_install(configuration: &str) -> bool {
-    let mut dpkg = None;
+/// Where these are otherwise, dpkg or its database is another one.
+const FIXED: [(&str, &str); 7] = [
+    ("dir", "/"),
+    ("dir::bin::dpkg", "/usr/bin/dpkg"),
+    ("dir::state", "var/lib/apt"),
+    ("dir::state::extended_states", "extended_states"),
+    ("dir::state::status", "/var/lib/dpkg/status"),
+    ("dpkg::path", PATH),
+    ("rootdir", ""),
+];
+
+/// What is said here may have apt do more than to have dpkg install what is at hand.
+const HAVE_A_SAY: [&str; 3] = ["dpkg::", "apt::install::", "aptcli::"];
+
+/// Of those, what is about the hooks, about the terminal, or what the agent sees to itself.
+const HAVE_NONE: [&str; 5] = [
+    "dpkg::tools::",
+    "dpkg::lock::",
+    "dpkg::progress",
+    "dpkg::use-pty",
+    "dpkg::inhibit-shutdown",
+];
+
+/// Why apt does more with packages that are at hand and fit than to have dpkg install them: the line of its configuration
+/// (`apt-config dump`). `None`: it does not.
+pub fn does_more(configuration: &str) -> Option<&str> {
+    let mut is_whole = false;
     for line in configuration.lines() {
         // Of several lines is only what nobody expects.
         let Some((name, value)) = line.strip_suffix("\";").and_then(|line| line.split_once(" \"")) else {
-            return false;
+            return Some(line);
         };
         let name = name.to_ascii_lowercase();
         let name = name.strip_prefix("binary::apt-get::").unwrap_or(&name);
-        let is_hook = ["dpkg::pre-invoke", "dpkg::post-invoke", "dpkg::pre-install-pkgs"]
-            .iter()
-            .any(|hooks| name.starts_with(hooks));
-        let is_option = name.starts_with("dpkg::options") || name == "dpkg::chroot-directory";
-        match name {
-            "dir::bin::dpkg" => dpkg = Some(value),
-            _ if value.is_empty() => {}
-            _ if is_hook && IDLE_HOOKS.contains(&value) => {}
-            _ if is_hook || is_option => return false,
-            _ => {}
+        is_whole |= name == "dir::bin::dpkg";
+        let starts_with = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
+        let asks_for_more = match FIXED.iter().find(|(fixed, _)| *fixed == name) {
+            Some((_, usual)) => value != *usual,
+            None => {
+                starts_with(&HAVE_A_SAY)
+                    && !starts_with(&HAVE_NONE)
+                    && !value.is_empty()
+                    && !IDLE_HOOKS.contains(&value)
+            }
+        };
+        if asks_for_more {
+            return Some(line);
         }
     }
-    dpkg == Some("/usr/bin/dpkg")
+    (!is_whole).then_some("it names no dpkg")
 }
 
 /// Whether apt has noted of one of these that it came as a dependency only (`extended_states`): asked for by name, it is
@@ -81,7 +110,7 @@ mod tests {
 
     #[test]
     fn apt_is_needed_for_what_its_configuration_has_it_do() {
-        assert!(only_has_dpkg_install(USUAL));
+        assert_eq!(does_more(USUAL), None);
         let needrestart =
             "test -x /usr/lib/needrestart/apt-pinvoke && /usr/lib/needrestart/apt-pinvoke || true";
         for (more, expected) in [
@@ -105,15 +134,22 @@ mod tests {
             ("DPkg::Options:: \"--force-confnew\";\n".to_owned(), false),
             ("DPkg::Chroot-Directory \"/srv\";\n".to_owned(), false),
             ("Dir::Bin::dpkg \"/usr/local/bin/dpkg\";\n".to_owned(), false),
+            ("DPkg::Path \"/opt/bin:/usr/bin\";\n".to_owned(), false),
+            ("Dir::State::status \"/srv/status\";\n".to_owned(), false),
+            ("RootDir \"/srv\";\n".to_owned(), false),
+            ("APT::Install::Pre-Invoke:: \"zfs snapshot\";\n".to_owned(), false),
+            ("AptCli::Hooks::Install:: \"/usr/bin/check\";\n".to_owned(), false),
+            ("DPkg::Anything-New \"1\";\n".to_owned(), false),
             ("APT::Install-Recommends \"1\";\n".to_owned(), true),
+            ("DPkg::Lock::Timeout \"60\";\n".to_owned(), true),
+            ("binary::apt::DPkg::Progress-Fancy \"1\";\n".to_owned(), true),
         ] {
-            assert_eq!(
-                only_has_dpkg_install(&(USUAL.to_owned() + &more)),
-                expected,
-                "{more}"
-            );
+            let configuration = USUAL.to_owned() + &more;
+            let why = does_more(&configuration);
+            assert_eq!(why.is_none(), expected, "{more}");
+            assert!(why.is_none_or(|why| more.starts_with(why)), "{why:?}");
         }
-        assert!(!only_has_dpkg_install(""));
+        assert!(does_more("").is_some());
     }
 
     #[test]

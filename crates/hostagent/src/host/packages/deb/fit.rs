@@ -1,7 +1,7 @@
 //! Whether packages surely fit in beside those that are installed.
 //!
-//! An accelerator of dpkg's dry run and of apt's, and never their judge: it says that they would take them all, or it says
-//! nothing. What dpkg looks at: `Conflicts` and `Breaks` in both directions, also with the versions that are about to be
+//! It says that dpkg and apt would take them all, or it says nothing. What it says spares their dry runs, and where apt has
+//! nothing else to do (decision 24) its own look, too: dpkg then meets what was said here when it is at work already. What dpkg looks at: `Conflicts` and `Breaks` in both directions, also with the versions that are about to be
 //! replaced, and `Pre-Depends`, when it unpacks; `Depends` only when it configures, its dry run not at all. apt looks at what
 //! installed packages need of a version that is replaced, too.
 
