@@ -75,7 +75,8 @@ pub fn does_more(configuration: &str) -> Option<&str> {
         is_whole |= name == "dir::bin::dpkg";
         let starts_with = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
         let asks_for_more = match FIXED.iter().find(|(fixed, _)| *fixed == name) {
-            Some((_, usual)) => value != *usual,
+            // Older versions end folders with a slash.
+            Some((_, usual)) => value.trim_end_matches('/') != usual.trim_end_matches('/'),
             None => {
                 starts_with(&HAVE_A_SAY)
                     && !starts_with(&HAVE_NONE)
@@ -137,6 +138,7 @@ mod tests {
             ("DPkg::Path \"/opt/bin:/usr/bin\";\n".to_owned(), false),
             ("Dir::State::status \"/srv/status\";\n".to_owned(), false),
             ("RootDir \"/srv\";\n".to_owned(), false),
+            ("Dir::State \"var/lib/apt/\";\n".to_owned(), true),
             ("APT::Install::Pre-Invoke:: \"zfs snapshot\";\n".to_owned(), false),
             ("AptCli::Hooks::Install:: \"/usr/bin/check\";\n".to_owned(), false),
             ("DPkg::Anything-New \"1\";\n".to_owned(), false),
