@@ -251,6 +251,12 @@ async fn sees_a_service_stop(caller: &mut Caller, machine: &Machine) -> Result<(
     // The agent would start it again.
     machine.sh(&format!("systemctl mask --runtime --now {service}"))?;
     until_running(caller, APPS - 1).await?;
+    // Until its own try to start it has failed and is taken back: that would stop what is started meanwhile.
+    let since = Instant::now();
+    while Status::decode(&caller.ping(HOST).await?.1, Limits::default())?.status != State::Errors {
+        ensure!(since.elapsed() < PATIENCE, "a masked service is no error");
+        sleep(Duration::from_millis(50)).await;
+    }
     machine.sh(&format!(
         "systemctl unmask --runtime {service}; systemctl start {service}"
     ))?;
