@@ -13,9 +13,10 @@ const TOLERANCE: f64 = 1.3;
 
 /// Instructions of one time `path`, in millions.
 fn instructions(path: &str) -> f64 {
-    const TIMES: [u32; 2] = [1, 4];
-    let [few, many] = TIMES.map(|times| count(path, times));
-    (many - few) / f64::from(TIMES[1] - TIMES[0])
+    // What is cheap often: the start of the program is not the same to the last hundred thousand.
+    let more = if path == "plan" { 40 } else { 3 };
+    let [few, many] = [1, 1 + more].map(|times| count(path, times));
+    (many - few) / f64::from(more)
 }
 
 fn count(path: &str, times: u32) -> f64 {
