@@ -268,19 +268,20 @@ impl Deb {
         let Ok(configuration) = ask(&dump).await else {
             return false;
         };
-        // Last, and right before dpkg takes its lock: apt would look while it holds it.
+        let names: Vec<&str> = transaction.install.iter().map(Source::name).collect();
+        let is_noted = match fs::read_to_string(self.root.join(APT_STATES)) {
+            Ok(states) => is_noted(&states, &names),
+            Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+        };
+        // Last, right before dpkg takes its lock: apt would look while it holds it.
         if !self.surely_fits(transaction).await {
             return false;
         }
-        if let Some(line) = apt::does_more(&configuration) {
-            tracing::info!(%line, "by apt, whose configuration asks for more than dpkg does");
-            return false;
+        let more = apt::does_more(&configuration);
+        if let Some(setting) = more {
+            tracing::info!(%setting, "by apt, whose configuration asks for more than dpkg does");
         }
-        let names: Vec<&str> = transaction.install.iter().map(Source::name).collect();
-        match fs::read_to_string(self.root.join(APT_STATES)) {
-            Ok(states) => !is_noted(&states, &names),
-            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
-        }
+        more.is_none() && !is_noted
     }
 
     async fn native_arch(&self) -> Result<&String, HostError> {

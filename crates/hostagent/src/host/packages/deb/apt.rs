@@ -61,16 +61,19 @@ const HAVE_NONE: [&str; 5] = [
     "dpkg::inhibit-shutdown",
 ];
 
-/// Why apt does more with packages that are at hand and fit than to have dpkg install them: the line of its configuration
-/// (`apt-config dump`). `None`: it does not.
+/// What has apt do more with packages that are at hand and fit than to have dpkg install them: the setting's name in its
+/// configuration (`apt-config dump`), without a value that may hold secrets. `None`: nothing.
 pub fn does_more(configuration: &str) -> Option<&str> {
     let mut is_whole = false;
     for line in configuration.lines() {
-        // Of several lines is only what nobody expects.
-        let Some((name, value)) = line.strip_suffix("\";").and_then(|line| line.split_once(" \"")) else {
-            return Some(line);
+        let Some((written, value)) = line.split_once(" \"") else {
+            return Some("what is no setting");
         };
-        let name = name.to_ascii_lowercase();
+        // Of several lines is only what nobody expects.
+        let Some(value) = value.strip_suffix("\";") else {
+            return Some(written);
+        };
+        let name = written.to_ascii_lowercase();
         let name = name.strip_prefix("binary::apt-get::").unwrap_or(&name);
         is_whole |= name == "dir::bin::dpkg";
         let starts_with = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
@@ -85,7 +88,7 @@ pub fn does_more(configuration: &str) -> Option<&str> {
             }
         };
         if asks_for_more {
-            return Some(line);
+            return Some(written);
         }
     }
     (!is_whole).then_some("it names no dpkg")
@@ -149,7 +152,10 @@ mod tests {
             let configuration = USUAL.to_owned() + &more;
             let why = does_more(&configuration);
             assert_eq!(why.is_none(), expected, "{more}");
-            assert!(why.is_none_or(|why| more.starts_with(why)), "{why:?}");
+            assert!(
+                why.is_none_or(|why| more.starts_with(&format!("{why} \""))),
+                "{why:?}"
+            );
         }
         assert!(does_more("").is_some());
     }
