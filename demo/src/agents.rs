@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use bus::Queue;
 use bus::local::LocalBroker;
+use host::{self, facts};
 use hostagent::agent::{Agent, Parts};
-use hostagent::host::{self, facts};
 use hostagent::host_state::{HostState, Standing};
 use hostagent::settings::{Settings, Sources};
 use protocol::Limits;
@@ -62,14 +62,14 @@ impl RunningAgent {
             ..Sources::default()
         };
         let settings = Settings::load(&sources)?.settings;
-        let state_dir = settings.root().join(&settings.hostagent.state_dir);
+        let state_dir = settings.state_dir();
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&state_dir)
             .with_context(|| format!("making {}", state_dir.display()))?;
         let facts_of = (settings.root(), host.name);
-        let opened = host::open(&settings, &state_dir)?;
+        let opened = host::open(settings.host_options())?;
         let family = opened.packages.family();
         let agent = Agent::start(Parts {
             host_id: host.id.clone(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use bench::agent::furnished;
-use hostagent::host::{self, Family, Host};
+use host::{self, Family, Host};
 use hostagent::ledger::Desired;
 use hostagent::observe::{Freshness, Observed, Observer};
 use hostagent::plan::plan;
@@ -93,7 +93,7 @@ fn open(root: &std::path::Path) -> Result<Host> {
         ],
     };
     let settings = Settings::load(&sources)?.settings;
-    Ok(host::open(&settings, &root.join("var/lib/hostagent"))?)
+    Ok(host::open(settings.host_options())?)
 }
 
 /// A desired state of 100 applications, and a ping.

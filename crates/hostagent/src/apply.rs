@@ -5,12 +5,12 @@ use protocol::{AppName, AppSpec, Apps, Category, Phase};
 use std::path::Path;
 
 use crate::failure::{Failure, Failures};
-use crate::host::{Family, Host, HostError, Source, Transaction};
 use crate::ledger::{Ledger, Provenance, Record};
 use crate::observe::{Observed, Observer};
 use crate::plan::{Action, Step};
 use crate::stage::Staged;
 use crate::state_file::StateFileError;
+use host::{Family, Host, HostError, Source, Transaction};
 
 /// What one run of the package manager is to do.
 #[derive(Debug, Default)]

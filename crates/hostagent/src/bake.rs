@@ -12,9 +12,9 @@ use tokio::time::Instant;
 
 use crate::engine::Engine;
 use crate::failure::{Failure, Failures};
-use crate::host::{HostError, ServiceState};
 use crate::ledger::Desired;
 use crate::observe::{Freshness, Observed, ObservedApp};
+use host::{HostError, ServiceState};
 
 /// Between two looks at the services.
 const LOOK: Duration = Duration::from_secs(1);

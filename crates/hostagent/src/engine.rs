@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::guard::Guard;
-use crate::host::{Host, HostError};
 use crate::ledger::{Desired, Ledger};
 use crate::observe::{Freshness, Observed, Observer};
 use crate::plan::{self, Plan};
+use host::{Host, HostError};
 
 /// What converges: the host's facilities, and the agent's memory of what it did.
 pub struct Engine {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use protocol::{AppName, Category, ErrorReport, Phase};
 use serde::{Deserialize, Serialize};
 
-use crate::host::HostError;
 use crate::state_file::StateFileError;
+use host::HostError;
 
 /// What went wrong with one application.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,13 +8,12 @@ use protocol::{AppName, Apps, HostId, PlanAnswer};
 use sha2::{Digest, Sha256};
 
 use crate::engine::Engine;
-use crate::host::HostError;
 use crate::journal::WayBack;
 use crate::ledger::{Desired, Records};
 use crate::observe::{Freshness, Observed};
 use crate::plan::{Action, Plan, Step};
-use crate::state_file::hex;
 use crate::undo;
+use host::{HostError, hex};
 
 /// A plan, looked at from all sides.
 #[derive(Debug)]

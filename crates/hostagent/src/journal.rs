@@ -10,9 +10,9 @@ use protocol::{AppName, Apps, Config, Phase};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Failures};
-use crate::host::InstalledPackages;
 use crate::ledger::Record;
 use crate::state_file::{StateFile, StateFileError};
+use host::InstalledPackages;
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Journal {
@@ -97,7 +97,7 @@ pub struct Snapshot {
 pub struct SavedService {
     pub running: bool,
     pub enabled: Option<bool>,
-    /// Of the process that ran then ([`crate::host::ServiceState::instance`]).
+    /// Of the process that ran then ([`host::ServiceState::instance`]).
     #[serde(default)]
     pub instance: Option<u64>,
 }

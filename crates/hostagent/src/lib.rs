@@ -42,6 +42,4 @@ pub mod watch;
 pub mod drift;
 
 pub mod alarm;
-pub mod atomic_file;
 pub mod commands;
-pub mod host;

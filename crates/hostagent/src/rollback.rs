@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use protocol::{AppName, Category, Phase};
 
-use crate::atomic_file;
 use crate::engine::Engine;
 use crate::failure::Failure;
-use crate::host::{Family, HostError, Source, Transaction};
 use crate::journal::{Before, Entry, SavedFile, Snapshot, WayBack};
 use crate::observe::{Freshness, ObservedApp, SELF_APP};
+use host::atomic_file;
+use host::{Family, HostError, Source, Transaction};
 
 /// Brings `app` back. `Err`: it is not what it was; what stands in the way, and what to do.
 pub async fn roll_back(engine: &Engine, app: &AppName, entry: &Entry) -> Result<(), Failure> {

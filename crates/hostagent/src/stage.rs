@@ -6,9 +6,9 @@ use protocol::satisfied::version_satisfied;
 use protocol::{AppName, Category, Phase};
 
 use crate::failure::Failure;
-use crate::host::{Cancel, Download, Host, HostError, PackageFile, Source};
 use crate::ledger::Records;
 use crate::plan::Install;
+use host::{Cancel, Download, Host, HostError, PackageFile, Source};
 
 /// A package that is ready to be installed.
 #[derive(Debug, Clone, PartialEq)]

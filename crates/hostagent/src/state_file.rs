@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
-use crate::atomic_file;
+use host::{atomic_file, hex};
 
 /// How many damaged copies of one file are kept.
 const KEPT_ASIDE: u32 = 5;
@@ -200,17 +200,6 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
             error.column()
         )
     })
-}
-
-/// Lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
 }
 
 #[cfg(test)]

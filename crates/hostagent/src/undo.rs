@@ -6,12 +6,12 @@ use std::path::Path;
 
 use protocol::AppName;
 
-use crate::host::{Cancel, Download, Host, HostError};
 use crate::journal::{Before, Entry, SavedFile, SavedService, Snapshot, WayBack};
 use crate::ledger::Records;
 use crate::observe::Observed;
 use crate::plan::{Action, Step};
 use crate::stage::Staged;
+use host::{Cancel, Download, Host, HostError};
 
 /// The journal's entries for every application that `steps` change, with the packages that are `arriving`. Fetches previous packages that are not
 /// on the host any more, as long as there is a way.

@@ -20,6 +20,7 @@ pub mod schema;
 pub mod spec;
 pub mod status;
 pub mod topic;
+pub mod url;
 
 pub use inbound::{
     DecodeError, Inbound, Limits, SetConfig, UnknownField, decode, decode_apps, decode_config, encode_ping,
@@ -30,3 +31,4 @@ pub use plan::PlanAnswer;
 pub use satisfied::{app_satisfied, apps_satisfied};
 pub use spec::{AppSpec, Apps, Config};
 pub use status::{AppStatus, Category, ErrorReport, Phase, State, Status};
+pub use url::without_credentials;

@@ -17,7 +17,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 pub use check::{check_pair, forget_default_user, read_password};
-pub use secret::{ProxyUrl, Secret, without_credentials};
+pub use protocol::url::{ProxyUrl, without_credentials};
+pub use secret::Secret;
 pub use source::{Origin, Sources};
 pub use table::{Key, Program, Section};
 pub use value::{Kind, LogLevel, Parse, take};

@@ -3,7 +3,7 @@
 //! An input is four lines and a file: the format's name, the path of a table (with dots between its parts), a key, and a value (JSON,
 //! else taken as text).
 
-use hostagent::host::app_config::formats::{Format, FormatError, Keys};
+use host::app_config::formats::{Format, FormatError, Keys};
 use protocol::satisfied::same_value;
 use serde_json::Value;
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use hostagent::host::PackagesByName;
-use hostagent::host::packages::fuzzing::{dpkg_database, is_whole_deb};
+use host::PackagesByName;
+use host::packages::fuzzing::{dpkg_database, is_whole_deb};
 
 /// Parts an input into files, each merged over the ones before.
 const NEXT_FILE: &[u8] = b"\n%%\n";

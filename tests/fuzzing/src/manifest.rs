@@ -3,7 +3,7 @@
 use std::path::{Component, Path};
 use std::time::Duration;
 
-use hostagent::host::app_config::manifest::{Manifest, Probe};
+use host::app_config::manifest::{Manifest, Probe};
 
 const FILE: &str = "/usr/share/hostagent/apps/app.toml";
 

@@ -1,7 +1,7 @@
 //! What package files say of themselves: the control archive of a Debian package (a tar archive), and the header of an rpm
 //! package.
 
-use hostagent::host::packages::fuzzing::{DebControl, deb_control, rpm_header};
+use host::packages::fuzzing::{DebControl, deb_control, rpm_header};
 use sha2::{Digest, Sha256};
 
 /// What an rpm header begins with; all else is taken for a control archive.

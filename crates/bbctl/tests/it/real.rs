@@ -9,7 +9,6 @@ use bus::{Queue, amqp};
 use harness::packages::{Family, Moment, Package, Sandbox, example_app};
 use harness::rabbitmq::RabbitMq;
 use hostagent::agent::{Agent, Parts};
-use hostagent::host;
 use hostagent::settings::{Settings, Sources};
 use protocol::{HostId, Limits};
 use serde_json::json;
@@ -48,7 +47,7 @@ fn start_agent(sandbox: &Sandbox, broker: AmqpSettings) -> Agent {
     Agent::start(Parts {
         link: amqp::connect(broker, Queue::of_agent(&host_id, None)),
         host_id,
-        host: host::open(&settings, &state_dir).unwrap(),
+        host: host::open(settings.host_options()).unwrap(),
         state_dir,
         limits: Limits::default(),
         trusted_users: Vec::new(),

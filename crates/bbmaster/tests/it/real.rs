@@ -51,13 +51,13 @@ impl RealHost {
             ..Sources::default()
         };
         let settings = Settings::load(&sources).unwrap().settings;
-        let state_dir = settings.root().join(&settings.hostagent.state_dir);
+        let state_dir = settings.state_dir();
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&state_dir)
             .unwrap();
-        let opened = host::open(&settings, &state_dir).unwrap();
+        let opened = host::open(settings.host_options()).unwrap();
         let facts = facts::Collector::new(&settings.root(), opened.packages.family(), "sysv");
         let agent = Agent::start(Parts {
             host_id: self.id.clone(),

@@ -8,11 +8,11 @@ use anyhow::{Context as _, Result};
 use protocol::HostId;
 
 use crate::engine::Engine;
-use crate::host::{self, Facts, Host};
 use crate::identity::Identity;
 use crate::ledger::Ledger;
 use crate::observe::Observer;
 use crate::settings::Settings;
+use host::{self, Facts, Host};
 
 pub struct Context {
     pub host_id: HostId,
@@ -29,8 +29,8 @@ impl Context {
         if source.is_doubtful() {
             tracing::warn!(%host_id, "the host id is the {source}");
         }
-        let state_dir = settings.root().join(&settings.hostagent.state_dir);
-        let host = host::open(settings, &state_dir)?;
+        let state_dir = settings.state_dir();
+        let host = host::open(settings.host_options())?;
         Ok(Self {
             host_id,
             host,

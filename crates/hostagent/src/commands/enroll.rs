@@ -16,10 +16,10 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use url::{Host, Url};
 
 use super::{Exit, id, print};
-use crate::atomic_file;
-use crate::host::download::{describe, host_tls};
-use crate::host::services;
 use crate::settings::{Loaded, PROGRAM, Settings, Sources};
+use host::atomic_file;
+use host::download::{describe, host_tls};
+use host::services;
 
 /// What the operator says.
 #[derive(Debug, clap::Args)]

@@ -14,11 +14,11 @@ use super::context::Context;
 use super::run::amqp_settings;
 use crate::failure::Failure;
 use crate::guard::{self, Watched};
-use crate::host::{HostError, Source, Transaction};
 use crate::journal::{Before, JournalFile, Snapshot, WayBack};
 use crate::lock::Lock;
 use crate::observe::SELF_APP;
 use crate::settings::Settings;
+use host::{HostError, Source, Transaction};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Between two logins that find out whether the broker is there. Only an agent that has done its work and does not report

@@ -9,7 +9,7 @@ use crate::state_file::StateFile;
 
 /// Prints the journal, without any config value. Changes nothing.
 pub fn journal(settings: &Settings) -> anyhow::Result<Exit> {
-    let state_dir = settings.root().join(&settings.hostagent.state_dir);
+    let state_dir = settings.state_dir();
     let journal: Option<Journal> = StateFile::new(JournalFile::path(&state_dir)).peek()?;
     print(&match journal {
         Some(journal) => render(&journal),

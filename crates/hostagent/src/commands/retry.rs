@@ -8,7 +8,7 @@ use crate::settings::Settings;
 
 /// Tells the running agent; without one, there is nothing that holds.
 pub fn retry(settings: &Settings) -> anyhow::Result<Exit> {
-    let state_dir = settings.root().join(&settings.hostagent.state_dir);
+    let state_dir = settings.state_dir();
     match lock::holder(&state_dir)? {
         Some(agent) => {
             kill_process(agent, Signal::USR1)?;

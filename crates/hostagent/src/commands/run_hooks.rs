@@ -1,4 +1,4 @@
-//! `hostagent run-hooks`: the agent's runner of hooks (see [`crate::host::command::Runner`]).
+//! `hostagent run-hooks`: the agent's runner of hooks (see [`host::command::Runner`]).
 
 use std::io;
 use std::os::fd::AsFd;
@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use anyhow::Context;
 
 use super::Exit;
-use crate::host::command::serve_hooks;
+use host::command::serve_hooks;
 
 /// As the kernel knows it (`ps`): started by way of `/proc`, it would be `exe`.
 const NAME: &std::ffi::CStr = c"hostagent-hooks";

@@ -13,10 +13,10 @@ use serde_json::Value;
 use super::check_config::show_warnings;
 use super::redact::redact;
 use super::{Exit, id, print};
-use crate::host::Root;
-use crate::host::command::{Command, Overflow};
-use crate::host::{facts, packages, services};
 use crate::settings::{Loaded, PackageFamily, Settings, SettingsError, Sources, show};
+use host::Root;
+use host::command::{Command, Overflow};
+use host::{facts, packages, services};
 
 const DEFAULT_OUTPUT: &str = "hostagent-support.tar";
 const LOG_LINES: &str = "2000";

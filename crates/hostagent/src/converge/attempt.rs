@@ -9,7 +9,6 @@ use protocol::{AppName, Category, Phase};
 use super::{End, Interrupts, stuck, together};
 use crate::engine::Engine;
 use crate::failure::{Failure, Failures};
-use crate::host::{Cancel, Family};
 use crate::host_state::{Board, Standing};
 use crate::journal::JournalFile;
 use crate::ledger::Desired;
@@ -17,6 +16,7 @@ use crate::observe::{Freshness, Observed};
 use crate::plan::{Plan, Stage, Step};
 use crate::stage::Staged;
 use crate::{bake, undo};
+use host::{Cancel, Family};
 
 pub(super) struct Attempt<'a> {
     pub(super) engine: &'a Engine,

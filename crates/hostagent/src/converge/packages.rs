@@ -10,12 +10,12 @@ use super::attempt::Attempt;
 use super::{End, Interrupts, stuck};
 use crate::apply::{self, PackageWork, PackagesEnd, Removal};
 use crate::failure::{Failure, Failures};
-use crate::host::download::url_for_family;
-use crate::host::{Cancel, HostError, Transaction};
 use crate::ledger::Provenance;
 use crate::observe::{Observed, SELF_APP};
 use crate::plan::{Action, Step};
 use crate::stage;
+use host::download::url_for_family;
+use host::{Cancel, HostError, Transaction};
 
 /// How long to wait between two looks at the package manager's lock.
 const LOCK_RETRY: Duration = Duration::from_secs(2);

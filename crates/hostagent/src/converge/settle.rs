@@ -11,9 +11,9 @@ use protocol::spec::{Rank, cmp_rank};
 use super::attempt::Attempt;
 use super::{End, Interrupts};
 use crate::apply;
-use crate::host::Cancel;
 use crate::observe::Observed;
 use crate::plan::{Action, Step};
+use host::Cancel;
 
 /// Applications whose services are started or stopped side by side, at most.
 pub(super) const SIDE_BY_SIDE: usize = 8;

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::atomic_file;
+use host::atomic_file;
 
 /// As a service.
 pub(super) const SERVICE: &str = "hostagent-guard";

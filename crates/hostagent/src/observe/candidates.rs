@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use protocol::AppName;
 use protocol::spec::Rank;
 
-use crate::host::{InstalledPackage, InstalledPackages};
 use crate::ledger::{Desired, Record, Records};
+use host::{InstalledPackage, InstalledPackages};
 
 /// An application that may be reported, and its package.
 #[derive(Debug, Clone, PartialEq)]

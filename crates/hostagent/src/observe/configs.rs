@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::Freshness;
 use super::candidates::Candidate;
-use crate::host::{AppConfig, Contract, ContractKind, HostError};
+use host::{AppConfig, Contract, ContractKind, HostError};
 
 /// A config that could not be read is read again after this long.
 const FAILED_CONFIG_AGE: Duration = Duration::from_secs(5);

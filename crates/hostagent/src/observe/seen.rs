@@ -9,7 +9,7 @@ use protocol::{AppName, Config};
 use super::ObservedApp;
 use super::candidates::Candidate;
 use super::configs::{ReadAt, is_same};
-use crate::host::{Contract, ContractKind, HostError, ServiceState};
+use host::{Contract, ContractKind, HostError, ServiceState};
 
 pub(super) struct Seen<'a> {
     pub(super) candidate: &'a Candidate,

@@ -4,8 +4,8 @@ use protocol::Config;
 use serde_json::json;
 
 use super::*;
-use crate::host::fake::{FakeHost, State};
 use crate::ledger::Record;
+use host::fake::{FakeHost, State};
 
 struct World {
     fake: FakeHost,

@@ -4,10 +4,10 @@ use protocol::satisfied::{same_value, version_satisfied};
 use protocol::{AppName, AppSpec, Category, Config, Phase};
 
 use super::steps::{Action, Change, ConfigChange, Fault, Install, Step};
-use crate::host::download::url_for_family;
-use crate::host::packages::compare_versions;
-use crate::host::{ContractKind, Family};
 use crate::observe::ObservedApp;
+use host::download::url_for_family;
+use host::packages::compare_versions;
+use host::{ContractKind, Family};
 
 /// Collects what one application needs.
 pub(super) struct AppPlanner<'a> {
@@ -159,7 +159,7 @@ impl AppPlanner<'_> {
         }
     }
 
-    fn settle_service(&mut self, service: &str, state: Option<crate::host::ServiceState>) {
+    fn settle_service(&mut self, service: &str, state: Option<host::ServiceState>) {
         let wanted = self.spec.wants_service(service);
         let service = service.to_owned();
         let Some(state) = state else {

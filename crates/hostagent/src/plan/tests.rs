@@ -5,7 +5,7 @@ use protocol::{Category, Config};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::host::{ContractKind, ServiceState};
+use host::{ContractKind, ServiceState};
 
 /// The `data` of a `set_config`, its applications' versions given as `1`.
 fn desired(data: Value) -> Apps {
@@ -267,7 +267,7 @@ fn config_needs_a_contract_and_a_contract_that_answers() {
     let data = || json!({"a": {"version": "1", "config": {"s": {"k": 1}}}});
     let without = change(there("a"), |a| a.contract = ContractKind::None);
     assert_eq!(plan_lines(data(), [without]), ["a! Configure Invalid"]);
-    let hangs = crate::host::HostError::new(Category::Timeout, "the hook did not end within 30 s");
+    let hangs = host::HostError::new(Category::Timeout, "the hook did not end within 30 s");
     let unreadable = change(there("a"), |a| a.config = Arc::new(Err(hangs)));
     assert_eq!(plan_lines(data(), [unreadable]), ["a! Configure Timeout"]);
 }

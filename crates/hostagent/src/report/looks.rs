@@ -5,8 +5,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::host::HostError;
 use crate::observe::{Freshness, Observed};
+use host::HostError;
 
 /// What a look has shown.
 pub struct Look {

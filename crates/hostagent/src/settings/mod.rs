@@ -10,7 +10,10 @@ pub use ::settings::{
 };
 pub use table::{AmqpSettings, DownloadSettings, HostagentSettings, PROGRAM, Settings, SslSettings};
 
-use crate::host::{Family, Root};
+use std::path::PathBuf;
+
+use host::download::DownloadOptions;
+use host::{Family, HostOptions, Root};
 
 /// Settings that hold, and where each came from.
 pub type Loaded = ::settings::Loaded<Settings>;
@@ -74,6 +77,45 @@ impl Settings {
     /// The folder that all of the host's paths hang off.
     pub fn root(&self) -> Root {
         Root::new(&self.hostagent.root)
+    }
+
+    /// Where the agent keeps what it must remember; a real path.
+    pub fn state_dir(&self) -> PathBuf {
+        self.root().join(&self.hostagent.state_dir)
+    }
+
+    /// What the facilities of this host need to know.
+    pub fn host_options(&self) -> HostOptions {
+        let root = self.root();
+        HostOptions {
+            family: match self.hostagent.package_family {
+                PackageFamily::Auto => None,
+                PackageFamily::Fixed(family) => Some(family),
+            },
+            state_dir: self.state_dir(),
+            cache_dir: root.join(&self.hostagent.app_cache_dir),
+            download: self.download_options(),
+            root,
+        }
+    }
+
+    fn download_options(&self) -> DownloadOptions {
+        let download = self.download.clone();
+        DownloadOptions {
+            allow_file_urls: self.hostagent.allow_file_urls,
+            http_proxy: download.http_proxy,
+            https_proxy: download.https_proxy,
+            no_proxy: download.no_proxy,
+            max_size: download.max_size,
+            stall_timeout: download.stall_timeout,
+            min_rate: download.min_rate,
+            max_parallel: download.max_parallel,
+            max_cache_size: download.max_cache_size,
+            max_redirects: download.max_redirects,
+            ca_certs: download.ca_certs,
+            certfile: download.certfile,
+            keyfile: download.keyfile,
+        }
     }
 
     /// The port that is set, else the registered one for TLS or for plain AMQP.

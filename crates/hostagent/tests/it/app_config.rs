@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use hostagent::host::app_config::Contracts;
-use hostagent::host::{AppConfig, HostError, Root, ServiceState, Services};
+use host::app_config::Contracts;
+use host::{AppConfig, HostError, Root, ServiceState, Services};
 use protocol::{AppName, Category, Config};
 use serde_json::Value;
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use harness::http::{File, HttpServer, Page};
-use hostagent::host::download::Downloader;
-use hostagent::host::{Cancel, Download, Downloads, HostError};
+use host::download::Downloader;
+use host::{Cancel, Download, Downloads, HostError};
 use hostagent::settings::{Settings, Sources};
 use protocol::Category;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -36,7 +36,12 @@ impl Sandbox {
             overrides: all,
             ..Sources::default()
         };
-        Arc::new(Downloader::new(&Settings::load(&sources).unwrap().settings))
+        let options = Settings::load(&sources).unwrap().settings.host_options();
+        Arc::new(Downloader::new(
+            &options.root,
+            options.cache_dir,
+            options.download,
+        ))
     }
 
     fn cache(&self) -> PathBuf {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use harness::packages::{Family, Moment, Package, Sandbox, example_app};
-use hostagent::host::packages::{self, Options};
-use hostagent::host::{HostError, InstalledPackages, Packages, Root, Source, Transaction};
+use host::packages::{self, Options};
+use host::{HostError, InstalledPackages, Packages, Root, Source, Transaction};
 use protocol::Category;
 
 mod apt;
@@ -92,10 +92,10 @@ impl World {
     }
 }
 
-fn hosts(family: Family) -> hostagent::host::Family {
+fn hosts(family: Family) -> host::Family {
     match family {
-        Family::Deb => hostagent::host::Family::Deb,
-        Family::Rpm => hostagent::host::Family::Rpm,
+        Family::Deb => host::Family::Deb,
+        Family::Rpm => host::Family::Rpm,
     }
 }
 

@@ -12,9 +12,9 @@ use bus::local::LocalBroker;
 use bus::{Link, Queue};
 use harness::http::HttpServer;
 use harness::packages::{Family, Moment, Package, Sandbox, example_app};
+use host::packages::{self, Options};
+use host::{self, HostError, InstalledPackages, PackageFile, Packages, Root, Source, Transaction};
 use hostagent::agent::{Agent, Parts};
-use hostagent::host::packages::{self, Options};
-use hostagent::host::{self, HostError, InstalledPackages, PackageFile, Packages, Root, Source, Transaction};
 use hostagent::journal::JournalFile;
 use hostagent::settings::{Settings, Sources};
 use protocol::{

@@ -1,8 +1,8 @@
 //! An answer is put together from what is known while nothing changes; whatever does change is in the very next one.
 
 use super::*;
-use crate::host::InstalledPackage;
-use crate::host::fake::State;
+use host::InstalledPackage;
+use host::fake::State;
 
 /// The answer to a ping that is sent now; then all is said that follows from it.
 async fn pinged(driver: &mut Driver, id: &str) -> Value {

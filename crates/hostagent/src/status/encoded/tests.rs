@@ -6,11 +6,11 @@ use protocol::{AppName, Category, Config, Limits, Status};
 use serde_json::json;
 
 use super::*;
-use crate::host::{ContractKind, Facts, HostError, ServiceState};
 use crate::host_state::{HostState, Standing};
 use crate::ledger::Desired;
 use crate::observe::{ObservedApp, ReadAt};
 use crate::status::{Particulars, build, without_apps};
+use host::{ContractKind, Facts, HostError, ServiceState};
 
 fn there(config: Result<Config, HostError>, read_at: Option<Instant>) -> ObservedApp {
     let state = ServiceState {

@@ -1,8 +1,8 @@
 //! Health checks against real programs and servers.
 
 use harness::http::{HttpServer, Page};
-use hostagent::host::app_config::manifest::{HealthCheck, Probe};
-use hostagent::host::health::Checker;
+use host::app_config::manifest::{HealthCheck, Probe};
+use host::health::Checker;
 use tokio::net::{TcpListener, TcpSocket};
 
 use super::*;

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use hostagent::host::ContractKind;
+use host::ContractKind;
 use serde_json::json;
 
 use super::*;

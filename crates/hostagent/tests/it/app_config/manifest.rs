@@ -1,6 +1,6 @@
 use std::os::unix::fs::{MetadataExt, symlink};
 
-use hostagent::host::ContractKind;
+use host::ContractKind;
 use serde_json::json;
 
 use super::*;

@@ -190,7 +190,7 @@ async fn inside_a_machine() {
         ..Options::default()
     };
     let packages = packages::detect(&Root::new("/"), options).unwrap();
-    assert_eq!(packages.family(), hostagent::host::Family::Deb);
+    assert_eq!(packages.family(), host::Family::Deb);
     let host = Host { packages };
 
     // The repository: the newest version that will do, by its full name.

@@ -2,7 +2,7 @@
 
 use std::os::unix::process::CommandExt;
 
-use hostagent::host::packages::fuzzing::deb_control;
+use host::packages::fuzzing::deb_control;
 
 use super::*;
 

@@ -2,7 +2,7 @@
 
 use std::os::unix::process::CommandExt;
 
-use hostagent::host::packages::fuzzing::rpm_header;
+use host::packages::fuzzing::rpm_header;
 
 use super::*;
 

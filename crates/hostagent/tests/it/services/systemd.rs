@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use harness::machine::{self, Machine};
-use hostagent::host::services::Systemd;
-use hostagent::host::{Root, ServiceState, Services};
+use host::services::Systemd;
+use host::{Root, ServiceState, Services};
 use protocol::Category;
 
 /// A machine, and the agent's view of its systemd.

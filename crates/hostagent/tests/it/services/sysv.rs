@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hostagent::host::services::{SysV, detect};
-use hostagent::host::{Root, ServiceState, Services};
+use host::services::{SysV, detect};
+use host::{Root, ServiceState, Services};
 use protocol::Category;
 
 /// Keeps a `sleep` running; notes each call in `calls`. `reload` is its own: absent where a test says so.

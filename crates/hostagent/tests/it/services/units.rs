@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use harness::machine::{self, Machine};
-use hostagent::host::Root;
-use hostagent::host::command::{Command, CommandError, Exit, Overflow, OwnUnits};
+use host::Root;
+use host::command::{Command, CommandError, Exit, Overflow, OwnUnits};
 
 #[test]
 fn children_in_units_of_their_own_behave_as_others() {

@@ -71,7 +71,7 @@ impl World {
         let settings = Settings::load(&sources).unwrap().settings;
         let state_dir = self.state_dir();
         std::fs::create_dir_all(&state_dir).unwrap();
-        let mut host = host::open(&settings, &state_dir).unwrap();
+        let mut host = host::open(settings.host_options()).unwrap();
         self.packages = Counted::open(&self.sandbox, run.deadline);
         host.packages = self.packages.clone();
         let host_id = HostId::new(HOST).unwrap();

@@ -1,0 +1,257 @@
+//! The files behind a manifest: read, and changed together. All new texts are worked out and checked
+//! before the first file is written.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use protocol::{Category, Config};
+
+use super::formats::Keys;
+use super::manifest::{Creation, Manifest, Section};
+use crate::atomic_file;
+use crate::paths::{Stamp, look, resolve_and_read};
+use crate::{HostError, Root};
+
+/// Bytes of one file; a status, which carries the config, may be no larger.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// One file to be replaced.
+#[derive(Debug)]
+pub struct Write {
+    path: PathBuf,
+    text: String,
+    mode: u32,
+    /// `None`: the agent's own.
+    owner: Option<(u32, u32)>,
+}
+
+/// A file as it is.
+struct Found {
+    real: PathBuf,
+    /// Empty if there is no file.
+    text: String,
+    metadata: Option<Metadata>,
+}
+
+/// What the files hold.
+pub struct Reading {
+    pub config: Config,
+    /// `None`: one of them has changed a moment ago, and another change right after that might not show.
+    pub files: Option<FileStates>,
+}
+
+/// What files were like when they were read: as the manifest names them, and `None` for what was not there.
+pub struct FileStates(Box<[(PathBuf, Option<Stamp>)]>);
+
+impl FileStates {
+    /// Asks the kernel about each, and opens none.
+    pub fn are_unchanged(&self, root: &Root) -> bool {
+        self.0
+            .iter()
+            .all(|(path, stamp)| look(root, path).is_ok_and(|now| now.as_ref().map(Stamp::of) == *stamp))
+    }
+
+    fn of(files: BTreeMap<&Path, Found>, now: SystemTime) -> Option<Self> {
+        let states = files.into_iter().map(|(path, found)| {
+            let stamp = found.metadata.as_ref().map(Stamp::of);
+            (stamp.is_none_or(|stamp| stamp.tells_every_change(now))).then(|| (path.to_owned(), stamp))
+        });
+        states.collect::<Option<_>>().map(Self)
+    }
+}
+
+/// The config that the files hold.
+pub fn read(root: &Root, manifest: &Manifest) -> Result<Reading, HostError> {
+    let now = SystemTime::now();
+    let mut texts: BTreeMap<&Path, Found> = BTreeMap::new();
+    let mut config = Config::new();
+    for (name, section) in &manifest.sections {
+        let found = match texts.entry(&section.file) {
+            std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
+            std::collections::btree_map::Entry::Vacant(new) => new.insert(open(root, &section.file)?),
+        };
+        let keys = section
+            .format
+            .read(&found.text, &section.table)
+            .map_err(|error| refused(&section.file, error))?;
+        config.insert(name.clone(), without_prefix(keys, &section.prefix));
+    }
+    Ok(Reading {
+        config,
+        files: FileStates::of(texts, now),
+    })
+}
+
+/// What must be written so that the files hold `desired`; nothing has been written yet.
+pub fn plan(root: &Root, manifest: &Manifest, desired: &Config) -> Result<Vec<Write>, HostError> {
+    let mut files: BTreeMap<&Path, (Found, &Section, bool)> = BTreeMap::new();
+    for (name, keys) in desired.iter().filter(|(_, keys)| !keys.is_empty()) {
+        let Some(section) = manifest.sections.get(name) else {
+            return Err(HostError::new(
+                Category::Invalid,
+                format!(
+                    "the application's manifest maps no section {name:?} to a file; add [config.{name}] with \
+                     file and format to it (docs/app-contract.md), or leave the section out of the config"
+                ),
+            ));
+        };
+        let (found, _, changed) = match files.entry(&section.file) {
+            std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
+            std::collections::btree_map::Entry::Vacant(new) => {
+                new.insert((open(root, &section.file)?, section, false))
+            }
+        };
+        let keys = with_prefix(keys, &section.prefix);
+        let merged = section.format.merge(&found.text, &section.table, &keys);
+        if let Some(text) = merged.map_err(|error| refused(&section.file, error))? {
+            found.text = text;
+            *changed = true;
+        }
+    }
+    files
+        .into_values()
+        .filter(|(_, _, changed)| *changed)
+        .map(|(found, section, _)| write_of(root, found, section))
+        .collect()
+}
+
+fn write_of(root: &Root, found: Found, section: &Section) -> Result<Write, HostError> {
+    if found.text.len() as u64 > MAX_FILE {
+        let why = format!("it would be larger than {MAX_FILE} bytes");
+        return Err(refused(&section.file, why));
+    }
+    let (mode, owner) = match &found.metadata {
+        Some(file) => (file.mode() & 0o7777, Some((file.uid(), file.gid()))),
+        None => {
+            let folder = found.real.parent().is_some_and(Path::is_dir);
+            if !folder {
+                let why = "its folder does not exist; the application's package should bring it";
+                return Err(refused(&section.file, why));
+            }
+            (section.creation.mode, owner_of_new(root, section)?)
+        }
+    };
+    Ok(Write {
+        path: found.real,
+        text: found.text,
+        mode,
+        owner,
+    })
+}
+
+/// Replaces one file; its mode and owner stay.
+pub fn write(write: &Write) -> Result<(), HostError> {
+    atomic_file::replace_owned(&write.path, write.text.as_bytes(), write.mode, write.owner).map_err(|error| {
+        let category = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Category::DiskSpace,
+            _ => Category::Host,
+        };
+        HostError::new(
+            category,
+            format!("cannot write {}: {error}", write.path.display()),
+        )
+    })
+}
+
+fn open(root: &Root, path: &Path) -> Result<Found, HostError> {
+    let failed = |error: io::Error| {
+        let message = format!("cannot read the configuration file {}: {error}", path.display());
+        HostError::new(Category::Host, message)
+    };
+    let (real, read) = resolve_and_read(root, path, MAX_FILE).map_err(failed)?;
+    let Some((bytes, metadata)) = read else {
+        return Ok(Found {
+            real,
+            text: String::new(),
+            metadata: None,
+        });
+    };
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        refused(path, format!("it is not UTF-8 (byte {at}); it is left as it is"))
+    })?;
+    Ok(Found {
+        real,
+        text,
+        metadata: Some(metadata),
+    })
+}
+
+/// The desired config and this file don't go together: for someone to solve.
+fn refused(path: &Path, why: impl std::fmt::Display) -> HostError {
+    let message = format!("configuration file {}: {why}", path.display());
+    HostError::new(Category::Invalid, message)
+}
+
+fn with_prefix(keys: &Keys, prefix: &str) -> Keys {
+    keys.iter()
+        .map(|(key, value)| (format!("{prefix}{key}"), value.clone()))
+        .collect()
+}
+
+fn without_prefix(keys: Keys, prefix: &str) -> Keys {
+    keys.into_iter()
+        .filter_map(|(key, value)| Some((key.strip_prefix(prefix)?.to_owned(), value)))
+        .collect()
+}
+
+/// User and group of a file to be made.
+fn owner_of_new(root: &Root, section: &Section) -> Result<Option<(u32, u32)>, HostError> {
+    let Creation {
+        owner: Some(owner), ..
+    } = &section.creation
+    else {
+        return Ok(None);
+    };
+    let (user, group) = match owner.split_once(':') {
+        Some((user, group)) => (user, Some(group)),
+        None => (owner.as_str(), None),
+    };
+    let unknown = |what: &str, name: &str, file: &str| {
+        refused(
+            &section.file,
+            format!("its owner is to be the {what} {name:?}, which {file} does not name"),
+        )
+    };
+    let account = account(root, "/etc/passwd", user);
+    let uid = match (&account, user.parse()) {
+        (Some(account), _) => account.id,
+        (None, Ok(number)) => number,
+        (None, Err(_)) => return Err(unknown("user", user, "/etc/passwd")),
+    };
+    let gid = match group {
+        Some(group) => match (self::account(root, "/etc/group", group), group.parse()) {
+            (Some(account), _) => account.id,
+            (None, Ok(number)) => number,
+            (None, Err(_)) => return Err(unknown("group", group, "/etc/group")),
+        },
+        None => account.and_then(|account| account.group).unwrap_or(0),
+    };
+    Ok(Some((uid, gid)))
+}
+
+struct Account {
+    id: u32,
+    /// Of a user: the main group.
+    group: Option<u32>,
+}
+
+/// A line of passwd(5) or group(5). Read by hand: names from the network (LDAP) do not own configuration
+/// files that a package brings, and numbers do for the rest.
+fn account(root: &Root, database: &str, name: &str) -> Option<Account> {
+    let text = fs::read_to_string(root.join(database)).ok()?;
+    text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        if fields.next() != Some(name) {
+            return None;
+        }
+        Some(Account {
+            id: fields.nth(1)?.parse().ok()?,
+            group: fields.next().and_then(|group| group.parse().ok()),
+        })
+    })
+}

@@ -1,0 +1,438 @@
+//! The folder of downloaded packages: names, what is known of each file, and who has to go.
+//!
+//! Per URL (and digest) one entry of up to four files: `NAME` (complete), `NAME.meta` (its validators),
+//! `NAME.part` and `NAME.part.meta` (what an earlier try left). Files by other names are nobody's
+//! business here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::SystemTime;
+
+use protocol::Category;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::{Download, HostError};
+use crate::{atomic_file, hex};
+
+/// Hex digits of the URL's hash that begin each name.
+const KEY_LENGTH: usize = 16;
+/// What a file's name keeps of the URL's last segment.
+const MAX_SEGMENT: usize = 100;
+
+/// The cache of one agent.
+pub struct Cache {
+    folder: PathBuf,
+    max_size: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Names that a download is under way for; it holds the lock.
+    active: BTreeMap<String, Weak<tokio::sync::Mutex<()>>>,
+    /// Names handed out since [`Cache::protect`].
+    handed_out: BTreeSet<String>,
+    /// Names that the engine still needs.
+    protected: BTreeSet<String>,
+}
+
+/// The place of one download in the cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    name: String,
+    pub complete: PathBuf,
+    pub part: PathBuf,
+    meta: PathBuf,
+    part_meta: PathBuf,
+}
+
+/// What the server said of a file, and how much of it is surely on the disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    pub etag: Option<String>,
+    pub last_modified: Option<String>,
+    /// Bytes of the part that were fsynced. After a power cut others may be zeros.
+    #[serde(default)]
+    pub synced: u64,
+}
+
+impl Meta {
+    /// What `If-Range` takes: a strong ETag, else the date.
+    pub fn strong_validator(&self) -> Option<&str> {
+        let strong = self.etag.as_deref().filter(|etag| !etag.starts_with("W/"));
+        strong.or(self.last_modified.as_deref())
+    }
+}
+
+impl Cache {
+    pub fn new(folder: PathBuf, max_size: u64) -> Self {
+        Self {
+            folder,
+            max_size,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Makes the folder. Packages are no secret, and apt's own user has to read them.
+    pub fn create_folder(&self) -> Result<(), HostError> {
+        fs::create_dir_all(&self.folder).map_err(|error| disk_error("create", &self.folder, &error))
+    }
+
+    pub fn entry(&self, download: &Download) -> Entry {
+        let name = entry_name(download);
+        let path = |suffix: &str| self.folder.join(format!("{name}{suffix}"));
+        Entry {
+            complete: path(""),
+            part: path(".part"),
+            meta: path(".meta"),
+            part_meta: path(".part.meta"),
+            name,
+        }
+    }
+
+    /// The lock of an entry: parallel fetches of one URL take turns, and eviction spares it.
+    pub fn lock_of(&self, entry: &Entry) -> Arc<tokio::sync::Mutex<()>> {
+        let mut state = self.state();
+        state.active.retain(|_, lock| lock.strong_count() > 0);
+        match state.active.get(&entry.name).and_then(Weak::upgrade) {
+            Some(lock) => lock,
+            None => {
+                let lock = Arc::new(tokio::sync::Mutex::new(()));
+                state.active.insert(entry.name.clone(), Arc::downgrade(&lock));
+                lock
+            }
+        }
+    }
+
+    /// From now on eviction spares `files`, and no longer what was fetched before.
+    pub fn protect(&self, files: &BTreeSet<PathBuf>) {
+        let names = files.iter().filter_map(|file| self.name_of(file)).collect();
+        let mut state = self.state();
+        state.protected = names;
+        state.handed_out.clear();
+    }
+
+    /// Notes that `entry` was used now; spared until the next [`Cache::protect`].
+    pub fn hand_out(&self, entry: &Entry) -> PathBuf {
+        self.state().handed_out.insert(entry.name.clone());
+        // Its age in the cache counts from here. Failing means only that it goes earlier.
+        let _ = File::options()
+            .append(true)
+            .open(&entry.complete)
+            .and_then(|file| file.set_modified(SystemTime::now()));
+        entry.complete.clone()
+    }
+
+    /// Deletes whatever there is of the entry that `file` belongs to; a file elsewhere stays.
+    pub fn discard(&self, file: &Path) {
+        if let Some(name) = self.name_of(file) {
+            self.state().handed_out.remove(&name);
+            self.delete(&name);
+        }
+    }
+
+    /// Deletes old entries until `needed` more bytes fit into the cache's limit and onto the disk.
+    pub fn make_room(&self, needed: u64) -> Result<(), HostError> {
+        let entries = self
+            .list()
+            .map_err(|error| disk_error("list", &self.folder, &error))?;
+        for name in victims(&entries, needed, self.max_size, self.free()) {
+            tracing::info!(package = name, "deleted from the package cache to make room");
+            self.delete(name);
+        }
+        let free = self.free();
+        match free < needed {
+            true => Err(self.disk_full(needed, free)),
+            false => Ok(()),
+        }
+    }
+
+    /// The error for a full disk, with what is needed and what there is.
+    pub fn disk_full(&self, needed: u64, free: u64) -> HostError {
+        let message = format!(
+            "no space for the package in {}: {needed} bytes are needed, {free} are free. Free some space",
+            self.folder.display()
+        );
+        HostError::new(Category::DiskSpace, message)
+    }
+
+    /// Bytes that can still be written; "unknown" is taken for plenty, as writing tells.
+    pub fn free(&self) -> u64 {
+        rustix::fs::statvfs(&self.folder).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
+    fn list(&self) -> io::Result<Vec<Listed>> {
+        let spared: BTreeSet<String> = {
+            let state = self.state();
+            let active = state.active.iter().filter(|(_, lock)| lock.strong_count() > 0);
+            let active = active.map(|(name, _)| name);
+            active
+                .chain(&state.handed_out)
+                .chain(&state.protected)
+                .cloned()
+                .collect()
+        };
+        let mut by_name: BTreeMap<String, Listed> = BTreeMap::new();
+        for item in fs::read_dir(&self.folder)? {
+            let item = item?;
+            let (Some(name), Ok(metadata)) = (self.name_of(&item.path()), item.metadata()) else {
+                continue;
+            };
+            let listed = by_name.entry(name.clone()).or_insert_with(|| Listed {
+                spared: spared.contains(&name),
+                name,
+                size: 0,
+                used: SystemTime::UNIX_EPOCH,
+            });
+            listed.size += metadata.len();
+            listed.used = listed.used.max(metadata.modified()?);
+        }
+        Ok(by_name.into_values().collect())
+    }
+
+    /// The entry's name, if `file` is one of ours.
+    fn name_of(&self, file: &Path) -> Option<String> {
+        if file.parent() != Some(&self.folder) {
+            return None;
+        }
+        let name = file.file_name()?.to_str()?;
+        let name = name.strip_suffix(".meta").unwrap_or(name);
+        let name = name.strip_suffix(".part").unwrap_or(name);
+        let (key, _) = name.split_at_checked(KEY_LENGTH)?;
+        let is_ours = key.bytes().all(|byte| byte.is_ascii_hexdigit()) && name[KEY_LENGTH..].starts_with('-');
+        is_ours.then(|| name.to_owned())
+    }
+
+    fn delete(&self, name: &str) {
+        for suffix in ["", ".meta", ".part", ".part.meta"] {
+            let _ = fs::remove_file(self.folder.join(format!("{name}{suffix}")));
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    /// What is known of the complete file; nothing, if there is none.
+    pub fn complete_meta(&self) -> Option<Meta> {
+        fs::metadata(&self.complete).ok()?;
+        read_meta(&self.meta)
+    }
+
+    pub fn part_meta(&self) -> Meta {
+        read_meta(&self.part_meta).unwrap_or_default()
+    }
+
+    /// Durably, unless nothing is known of the part yet: after a crash that is what it falls back to, and the part is
+    /// fetched anew.
+    pub fn write_part_meta(&self, meta: &Meta) -> Result<(), HostError> {
+        let bytes = serde_json::to_vec(meta).unwrap_or_default();
+        if meta.synced == 0 && !self.part_meta.exists() {
+            return File::create_new(&self.part_meta)
+                .and_then(|mut file| file.write_all(&bytes))
+                .map_err(|error| disk_error("write", &self.part_meta, &error));
+        }
+        atomic_file::replace(&self.part_meta, &bytes, 0o644)
+            .map_err(|error| disk_error("write", &self.part_meta, &error))
+    }
+
+    pub fn delete_part(&self) {
+        let _ = fs::remove_file(&self.part);
+        let _ = fs::remove_file(&self.part_meta);
+    }
+
+    pub fn delete_complete(&self) {
+        let _ = fs::remove_file(&self.meta);
+        let _ = fs::remove_file(&self.complete);
+    }
+
+    /// Makes the part, which is fsynced, the complete file. In between there may be a file without
+    /// validators, but never one with those of another. A power cut may take the name back and leave the part, which is
+    /// then fetched again or completed: what must outlast one is kept under a name of its own ([`super::kept`]).
+    pub fn complete_part(&self) -> io::Result<()> {
+        match fs::remove_file(&self.meta) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        fs::rename(&self.part, &self.complete)?;
+        let _ = fs::rename(&self.part_meta, &self.meta);
+        Ok(())
+    }
+}
+
+/// An I/O error of the cache, for the operator.
+pub fn disk_error(verb: &str, path: &Path, error: &io::Error) -> HostError {
+    let category = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Category::DiskSpace,
+        _ => Category::Host,
+    };
+    HostError::new(category, format!("cannot {verb} {}: {error}", path.display()))
+}
+
+fn read_meta(path: &Path) -> Option<Meta> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+/// `0123456789abcdef-name_1.0_amd64.deb`: the hash of the URL and the digest tells entries apart, the
+/// URL's last segment is for people and for package managers that look at extensions.
+fn entry_name(download: &Download) -> String {
+    let mut hash = Sha256::new();
+    hash.update(download.url.as_bytes());
+    if let Some(sha256) = &download.sha256 {
+        hash.update([0]);
+        hash.update(sha256.as_bytes());
+    }
+    let mut key = hex(&hash.finalize());
+    key.truncate(KEY_LENGTH);
+    let path = download.url.split(['?', '#']).next().unwrap_or_default();
+    let segment: String = path
+        .rsplit('/')
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .map(|c| match c.is_ascii_alphanumeric() || "+._-~".contains(c) {
+            true => c,
+            false => '_',
+        })
+        .collect();
+    // ASCII only by now. The end holds the extension.
+    let segment = &segment[segment.len().saturating_sub(MAX_SEGMENT)..];
+    format!("{key}-{segment}")
+}
+
+/// One entry as eviction sees it.
+#[derive(Debug, Clone)]
+struct Listed {
+    name: String,
+    size: u64,
+    used: SystemTime,
+    spared: bool,
+}
+
+/// Who has to go, oldest use first, so that `needed` bytes fit into `max` and into `free`.
+fn victims(entries: &[Listed], needed: u64, max: u64, free: u64) -> Vec<&str> {
+    let mut total: u64 = entries.iter().map(|entry| entry.size).sum();
+    let mut free = free;
+    let mut candidates: Vec<&Listed> = entries.iter().filter(|entry| !entry.spared).collect();
+    candidates.sort_by_key(|entry| entry.used);
+    let mut victims = Vec::new();
+    for candidate in candidates {
+        if total.saturating_add(needed) <= max && needed <= free {
+            break;
+        }
+        total -= candidate.size;
+        free = free.saturating_add(candidate.size);
+        victims.push(candidate.name.as_str());
+    }
+    victims
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn download(url: &str, sha256: Option<&str>) -> Download {
+        Download {
+            url: url.to_owned(),
+            sha256: sha256.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn names_are_safe_and_differ_by_url_and_digest() {
+        let name = |url: &str, sha256| entry_name(&download(url, sha256));
+        assert!(name("http://h/a_1.deb?x=/b.rpm", None).ends_with("-a_1.deb"));
+        assert!(name("http://h/..%2f\u{e9}\0 $x.deb", None).ends_with("-.._2f____x.deb"));
+        assert!(
+            name(&format!("http://h/{}.deb", "x".repeat(300)), None).len() <= KEY_LENGTH + 1 + MAX_SEGMENT
+        );
+        assert_ne!(name("http://h/a", None), name("http://g/a", None));
+        assert_ne!(name("http://h/a", None), name("http://h/a", Some("00")));
+        assert_eq!(name("http://h/a", Some("00")), name("http://h/a", Some("00")));
+    }
+
+    #[test]
+    fn the_oldest_go_until_it_fits() {
+        let entry = |name: &str, size, age: u64, spared| Listed {
+            name: name.to_owned(),
+            size,
+            used: SystemTime::UNIX_EPOCH + Duration::from_secs(1000 - age),
+            spared,
+        };
+        let entries = [
+            entry("young", 40, 1, false),
+            entry("pinned", 40, 9, true),
+            entry("old", 40, 8, false),
+            entry("middle", 40, 5, false),
+        ];
+        const PLENTY: u64 = u64::MAX;
+        for (needed, max, free, expected) in [
+            (0, 160, PLENTY, &[][..]),
+            (1, 160, PLENTY, &["old"]),
+            (41, 160, PLENTY, &["old", "middle"]),
+            (0, 0, PLENTY, &["old", "middle", "young"]),
+            (100, PLENTY, 100, &[]),
+            (100, PLENTY, 30, &["old", "middle"]),
+            (PLENTY, 160, 0, &["old", "middle", "young"]),
+        ] {
+            assert_eq!(
+                victims(&entries, needed, max, free),
+                expected,
+                "{needed} {max} {free}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_files_of_the_cache_are_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::new(dir.path().join("cache"), 0);
+        cache.create_folder().unwrap();
+        let foreign = dir.path().join("cache/app.rpm");
+        let outside = dir.path().join("0123456789abcdef-a.deb");
+        let ours = cache.entry(&download("http://h/a.deb", None));
+        for file in [&foreign, &outside, &ours.complete, &ours.part, &ours.meta] {
+            fs::write(file, "x").unwrap();
+        }
+        cache.discard(&foreign);
+        cache.discard(&outside);
+        cache.make_room(0).unwrap();
+        assert!(foreign.exists() && outside.exists());
+        assert!(!ours.complete.exists() && !ours.part.exists() && !ours.meta.exists());
+    }
+
+    #[test]
+    fn what_is_in_use_is_spared() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::new(dir.path().to_owned(), 0);
+        let entries = ["a", "b", "c", "d"].map(|name| cache.entry(&download(name, None)));
+        for entry in &entries {
+            fs::write(&entry.complete, "x").unwrap();
+        }
+        let [pinned, fetched, active, unused] = &entries;
+        cache.protect(&BTreeSet::from([pinned.complete.clone()]));
+        cache.hand_out(fetched);
+        let lock = cache.lock_of(active);
+        cache.make_room(0).unwrap();
+        assert_eq!(
+            entries.clone().map(|entry| entry.complete.exists()),
+            [true, true, true, false]
+        );
+        assert!(!unused.complete.exists());
+        drop(lock);
+        cache.protect(&BTreeSet::from([fetched.complete.clone()]));
+        cache.make_room(0).unwrap();
+        assert_eq!(
+            entries.clone().map(|entry| entry.complete.exists()),
+            [false, true, false, false]
+        );
+    }
+}

@@ -1,0 +1,231 @@
+//! Downloads of packages over http and https, into a cache.
+//!
+//! One download at a time per URL, a few at once in all, not counting those that only wait for the disk. Each try
+//! ([`transfer`]) runs on a thread that may block; here a task watches it, ends it when it is cancelled or has [`stall`]ed, and decides
+//! whether to try again at once. What still fails then is for the reconciler's own, longer backoff.
+
+mod cache;
+mod client;
+mod connections;
+mod kept;
+mod options;
+mod proxy;
+mod retry_after;
+mod stall;
+mod transfer;
+mod url;
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use protocol::Category;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use self::cache::Cache;
+use self::client::Transfer;
+pub use self::client::{describe, host_tls};
+use self::connections::Connections;
+use self::kept::Kept;
+pub use self::options::DownloadOptions;
+use self::stall::StallWatch;
+use self::transfer::{Job, Outcome};
+pub use self::url::url_for_family;
+use super::{Cancel, Download, Downloads, HostError};
+use crate::Root;
+use protocol::without_credentials;
+
+/// How often a transfer is looked at.
+const TICK: Duration = Duration::from_millis(200);
+/// Tries within one fetch, each resuming the one before.
+const TRIES: u32 = 5;
+/// Pause after a try that was cut off; grows with each.
+const PAUSE: Duration = Duration::from_millis(300);
+/// What the server may ask to wait within one fetch; for longer, the reconciler's backoff takes over.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+/// How long a stopped thread is waited for; it ends by itself in any case.
+const AFTER_STOP: Duration = Duration::from_millis(500);
+
+/// The real [`Downloads`].
+pub struct Downloader {
+    settings: Arc<DownloadOptions>,
+    root: Root,
+    cache: Arc<Cache>,
+    kept: Kept,
+    slots: Arc<Semaphore>,
+    connections: Connections,
+}
+
+impl Downloader {
+    /// `folder`: the cache; a real path.
+    pub fn new(root: &Root, folder: PathBuf, options: DownloadOptions) -> Self {
+        Self {
+            kept: Kept::new(&folder),
+            cache: Arc::new(Cache::new(folder, options.max_cache_size)),
+            slots: Arc::new(Semaphore::new(options.max_parallel as usize)),
+            connections: Connections::default(),
+            settings: Arc::new(options),
+            root: root.clone(),
+        }
+    }
+}
+
+#[async_trait]
+impl Downloads for Downloader {
+    async fn fetch(&self, download: &Download, cancel: &Cancel) -> Result<PathBuf, HostError> {
+        let location = url::parse(&download.url, self.settings.allow_file_urls, &self.root)?;
+        let shown = without_credentials(&download.url);
+        // Before its turn comes: the one that ends meanwhile leaves something to it.
+        let shared = self.connections.hold();
+        let entry = self.cache.entry(download);
+        let lock = self.cache.lock_of(&entry);
+        let in_turn = unless_cancelled(cancel, &shown, lock.lock_owned()).await?;
+        let slot = unless_cancelled(cancel, &shown, Arc::clone(&self.slots).acquire_owned()).await?;
+        let slot = Arc::new(Slot(Mutex::new(slot.ok())));
+        // Held by the thread, too, as is the slot: it may outlive this future.
+        let held = Arc::new(in_turn);
+        let mut tries = 0;
+        let mut waited = Duration::ZERO;
+        loop {
+            tries += 1;
+            let job = Job {
+                location: location.clone(),
+                sha256: download.sha256.clone(),
+                entry: entry.clone(),
+                cache: Arc::clone(&self.cache),
+                settings: Arc::clone(&self.settings),
+                transfer: Arc::default(),
+                slot: Arc::clone(&slot),
+                shared: Arc::clone(&shared),
+            };
+            let pause = match self.watched(job, Arc::clone(&held), cancel, &shown).await? {
+                Outcome::Complete(path) => return Ok(path),
+                Outcome::Later { after, error } => {
+                    waited = waited.saturating_add(after);
+                    if waited > MAX_WAIT {
+                        let seconds = after.as_secs();
+                        let message = format!("{}; it asks to wait {seconds} s", error.message);
+                        return Err(HostError::new(error.category, message));
+                    }
+                    tracing::info!(url = shown, ?after, "the server asks to wait");
+                    after
+                }
+                Outcome::Interrupted(error) if tries >= TRIES => return Err(error),
+                Outcome::Interrupted(error) => {
+                    tracing::info!(error = error.message, tries, "download cut off, it goes on");
+                    PAUSE * tries
+                }
+            };
+            unless_cancelled(cancel, &shown, tokio::time::sleep(pause)).await?;
+        }
+    }
+
+    async fn discard(&self, file: &Path) {
+        self.cache.discard(file);
+    }
+
+    async fn keep(&self, file: &Path) -> Result<PathBuf, HostError> {
+        let mut kept = self.kept.keep(&[file]);
+        kept.pop().unwrap_or_else(|| Ok(file.to_owned()))
+    }
+
+    async fn keep_all(&self, files: &[&Path]) -> Vec<Result<PathBuf, HostError>> {
+        self.kept.keep(files)
+    }
+
+    fn protect(&self, files: &BTreeSet<PathBuf>) {
+        self.cache.protect(files);
+        self.kept.retain(files);
+    }
+}
+
+impl Downloader {
+    /// Runs one try on a thread of its own, and ends it when it is cancelled or stalls.
+    async fn watched(
+        &self,
+        job: Job,
+        held: Arc<impl Send + Sync + 'static>,
+        cancel: &Cancel,
+        shown: &str,
+    ) -> Result<Outcome, HostError> {
+        let transfer = Arc::clone(&job.transfer);
+        // A future that is dropped stops its thread as well.
+        let _stop = StopOnDrop(Arc::clone(&transfer));
+        let limit = self.settings.stall_timeout;
+        let mut stall = StallWatch::new(limit, self.settings.min_rate, Instant::now());
+        let mut thread = tokio::task::spawn_blocking(move || {
+            let outcome = job.run();
+            drop(held);
+            outcome
+        });
+        let failed = loop {
+            // Cancel-safe: a timeout drops only the reference to the handle.
+            if let Ok(ended) = tokio::time::timeout(TICK, &mut thread).await {
+                return ended.unwrap_or_else(|_| {
+                    let message =
+                        format!("the download of {shown} failed from within: a defect of the agent");
+                    Err(HostError::new(Category::Host, message))
+                });
+            }
+            if cancel.is_set() {
+                break cancelled(shown);
+            }
+            let stalled = stall.is_stalled(Instant::now(), transfer.progress());
+            if stalled && !transfer.is_finishing() {
+                let (rate, limit) = (self.settings.min_rate, limit.as_secs());
+                let message = format!(
+                    "cannot download {shown}: it stalled, with less than {rate} bytes a second for {limit} s; \
+                     it will be resumed"
+                );
+                break HostError::new(Category::Network, message);
+            }
+        };
+        transfer.stop();
+        let _ = tokio::time::timeout(AFTER_STOP, &mut thread).await;
+        Err(failed)
+    }
+}
+
+/// One of the downloads that may be under way at once.
+struct Slot(Mutex<Option<OwnedSemaphorePermit>>);
+
+impl Slot {
+    /// Lets the next download begin.
+    fn free(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+struct StopOnDrop(Arc<Transfer>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+fn cancelled(shown: &str) -> HostError {
+    HostError::new(Category::Host, format!("the download of {shown} was cancelled"))
+}
+
+async fn unless_cancelled<T>(
+    cancel: &Cancel,
+    shown: &str,
+    future: impl Future<Output = T>,
+) -> Result<T, HostError> {
+    let mut future = std::pin::pin!(future);
+    loop {
+        let done = tokio::time::timeout(TICK, &mut future).await;
+        // Also when it is done: a turn that comes because others were cancelled is not to be used.
+        if cancel.is_set() {
+            return Err(cancelled(shown));
+        }
+        if let Ok(done) = done {
+            return Ok(done);
+        }
+    }
+}

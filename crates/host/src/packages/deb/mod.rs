@@ -1,0 +1,523 @@
+//! dpkg and apt.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use protocol::Category;
+use tokio::sync::OnceCell;
+
+use super::cache::{Cache, Stamp};
+use super::runs::{self, ask, run, run_in_turn};
+use super::{
+    Options, ROOT_VARIABLE, check_name, check_path, check_words, describe, newest_satisfying, no_repositories,
+};
+use crate::command::{Command, Overflow, OwnUnits, Runner};
+use crate::{
+    EarlierRuns, Family, HostError, InstalledPackages, PackageFile, Packages, Root, Source, Transaction,
+};
+
+mod apt;
+pub(super) mod archive;
+pub(super) mod control;
+pub(super) mod database;
+mod fit;
+mod package_file;
+mod relations;
+mod stanzas;
+
+pub use relations::Relations;
+
+use apt::{is_noted, madison_versions, unasked_removals};
+use database::{Breakage, Database};
+use fit::Arriving;
+
+const ADMIN_FOLDER: &str = "/var/lib/dpkg";
+/// Where apt notes what came as a dependency only.
+const APT_STATES: &str = "/var/lib/apt/extended_states";
+/// Of a package manager's output the end says why it failed.
+const LOG_CAP: usize = 64 * 1024;
+/// Queries: they read, and never wait.
+const QUERY_DEADLINE: Duration = Duration::from_secs(60);
+
+/// The database beside its packages, which are handed out.
+type Snapshot = (Arc<Database>, Arc<InstalledPackages>);
+
+/// A host or sandbox with dpkg.
+pub struct Deb {
+    root: Root,
+    admin: PathBuf,
+    deadline: Duration,
+    cache: Cache<Snapshot>,
+    units: Option<Arc<OwnUnits>>,
+    runner: Option<Arc<Runner>>,
+    native_arch: OnceCell<String>,
+}
+
+/// Whether `root` has a dpkg database that holds packages.
+pub(super) fn has_packages(root: &Root) -> bool {
+    fs::metadata(root.join(ADMIN_FOLDER).join("status")).is_ok_and(|data| data.len() > 1)
+}
+
+impl Deb {
+    /// `deadline`: for one run of dpkg or apt, maintainer scripts included.
+    pub fn new(root: Root, options: Options) -> Self {
+        let admin = root.join(ADMIN_FOLDER);
+        Self {
+            units: OwnUnits::of(&root),
+            runner: options.runner,
+            root,
+            admin,
+            deadline: options.deadline,
+            cache: Cache::empty(),
+            native_arch: OnceCell::new(),
+        }
+    }
+
+    /// The database; read anew only if its files have changed.
+    fn database(&self) -> Result<Snapshot, HostError> {
+        let stamp = Stamp::of(&self.database_paths());
+        if let Some(snapshot) = self.cache.get(&stamp) {
+            return Ok(snapshot);
+        }
+        let mut database = database::read(&self.admin).map_err(|error| {
+            let admin = self.admin.display();
+            HostError::new(
+                Category::Host,
+                format!("cannot read the dpkg database in {admin}: {error}"),
+            )
+        })?;
+        let packages = Arc::new(InstalledPackages::from(&std::mem::take(&mut database.packages)));
+        let snapshot = (Arc::new(database), packages);
+        self.cache.keep(stamp, snapshot.clone());
+        Ok(snapshot)
+    }
+
+    /// `dpkg` on this root.
+    fn dpkg(&self) -> Command {
+        let dpkg = |program| {
+            self.prepare(Command::new(program))
+                .args(["--force-confdef", "--force-confold"])
+        };
+        if self.root.is_host() {
+            // As apt runs it, so that maintainer scripts find the same programs.
+            return dpkg("/usr/bin/dpkg").env("PATH", apt::PATH);
+        }
+        let root = self.root.path().display();
+        dpkg("dpkg")
+            .arg(format!("--root={root}"))
+            // The host's own dpkg.cfg may name the host's log.
+            .arg(format!("--log={root}/var/log/dpkg.log"))
+            .args(["--force-not-root", "--force-script-chrootless"])
+            .env(ROOT_VARIABLE, self.root.path())
+    }
+
+    /// `apt-get` on this host.
+    fn apt_get(&self) -> Command {
+        self.prepare(Command::new("apt-get"))
+            .args([
+                "-q",
+                "-y",
+                "--allow-downgrades",
+                "--reinstall",
+                "--no-install-recommends",
+            ])
+            .args([
+                "-o",
+                "Dpkg::Options::=--force-confdef",
+                "-o",
+                "Dpkg::Options::=--force-confold",
+            ])
+            // With a terminal of its own dpkg would run in another session, out of the group's reach.
+            .args(["-o", "Dpkg::Use-Pty=0", "-o", "DPkg::Lock::Timeout=3"])
+    }
+
+    fn prepare(&self, command: Command) -> Command {
+        command
+            .in_unit(self.units.as_ref())
+            .deadline(self.deadline)
+            .output_cap(LOG_CAP, Overflow::KeepTail)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .env("DEBCONF_NONINTERACTIVE_SEEN", "true")
+            .env("APT_LISTCHANGES_FRONTEND", "none")
+            .env("UCF_FORCE_CONFFOLD", "1")
+            // It might restart the agent in the middle of the transaction.
+            .env("NEEDRESTART_SUSPEND", "1")
+            .env("NEEDRESTART_MODE", "l")
+    }
+
+    /// One run of apt-get for all of it. `mode`: nothing, or `--simulate`.
+    fn apt_transaction(&self, transaction: &Transaction, mode: &[&str]) -> Command {
+        let apt_get = self.apt_get().args(mode);
+        let apt_get = match transaction.remove.is_empty() {
+            // To make room for something, apt would remove what nobody asked it to.
+            true => apt_get.arg("--no-remove"),
+            false => apt_get,
+        };
+        let installs = transaction.install.iter().map(|source| match source {
+            Source::File(file) => file.path.clone().into_os_string(),
+            Source::Repository { name, version } => format!("{name}={version}").into(),
+        });
+        let removals = transaction.remove.iter().map(|name| format!("{name}-").into());
+        apt_get.arg("install").arg("--").args(installs.chain(removals))
+    }
+
+    /// One run of dpkg for all packages that come, one for all that go. `mode`: nothing, or `--no-act`.
+    async fn run_dpkg(&self, transaction: &Transaction, mode: &[&str], doing: &str) -> Result<(), HostError> {
+        let files = local_files(transaction)?;
+        let removal = self.dpkg_remove(mode).args(&transaction.remove);
+        let install = self.dpkg().args(mode).args(["--install", "--"]).args(&files);
+        let removal = (!transaction.remove.is_empty()).then_some(removal);
+        run_in_turn(removal, (!files.is_empty()).then_some(install), doing).await
+    }
+
+    /// Whether dpkg, and apt, would surely take all of it: then no dry run need be asked, and apt may be left out. `false`
+    /// says nothing.
+    async fn surely_fits(&self, transaction: &Transaction) -> bool {
+        let arriving: Option<Vec<Arriving>> = transaction.install.iter().map(arriving).collect();
+        let Some(arriving) = arriving.filter(|_| transaction.remove.is_empty()) else {
+            return false;
+        };
+        // It has a say of its own in dpkg's dry run.
+        if super::is_installed("debsig-verify") {
+            return false;
+        }
+        let Ok(native) = self.native_arch().await else {
+            return false;
+        };
+        let fits = database::status_alone(&self.admin)
+            .and_then(|status| status.map_or(Ok(false), |status| fit::surely_fit(&arriving, status, native)));
+        fits.unwrap_or(false)
+    }
+
+    /// Removes even what is half-installed; configuration files stay.
+    fn dpkg_remove(&self, mode: &[&str]) -> Command {
+        self.dpkg()
+            .args(mode)
+            .args(["--force-remove-reinstreq", "--remove", "--"])
+    }
+
+    /// Without removals of what is not there.
+    fn still_to_do(&self, transaction: &Transaction) -> Result<Transaction, HostError> {
+        let (_, installed) = self.database()?;
+        let mut transaction = transaction.clone();
+        transaction.remove.retain(|name| installed.contains(name));
+        Ok(transaction)
+    }
+
+    /// apt removes also what depends on a removed package. Only what was asked may go.
+    async fn check_removals(&self, transaction: &Transaction) -> Result<(), HostError> {
+        let doing = format!("dry run of {}", describe(transaction));
+        let output = run(self.apt_transaction(transaction, &["--simulate"]), &doing).await?;
+        let unasked = unasked_removals(&output.stdout_text(), &transaction.remove);
+        if unasked.is_empty() {
+            return Ok(());
+        }
+        let asked = transaction.remove.join(", ");
+        let unasked = unasked.join(", ");
+        Err(HostError::new(
+            Category::Dependency,
+            format!(
+                "removing {asked} would remove {unasked} too, which the agent does not manage: remove or replace that first"
+            ),
+        ))
+    }
+
+    /// apt refuses all work while a package must be reinstalled and no archive of it is at hand.
+    async fn remove_half_installed(&self, transaction: &Transaction) -> Result<(), HostError> {
+        let (database, _) = self.database()?;
+        let half_installed = |name: &&String| database.broken.get(*name) == Some(&Breakage::HalfInstalled);
+        let names: Vec<_> = transaction.remove.iter().filter(half_installed).collect();
+        match names.is_empty() {
+            true => Ok(()),
+            false => run(self.dpkg_remove(&[]).args(names), &describe(transaction))
+                .await
+                .map(|_| ()),
+        }
+    }
+
+    /// Beside its own work apt configures every package that is not: it would run the script again that has just
+    /// hung or failed for another application, and fail for it. dpkg keeps to what it is told, where it can do it.
+    async fn dpkg_is_to_do(&self, transaction: &Transaction) -> Result<bool, HostError> {
+        let (database, _) = self.database()?;
+        let removals = transaction.remove.iter().map(String::as_str);
+        let ours: Vec<&str> = transaction
+            .install
+            .iter()
+            .map(Source::name)
+            .chain(removals)
+            .collect();
+        if database.broken.keys().all(|name| ours.contains(&name.as_str()))
+            || local_files(transaction).is_err()
+        {
+            return Ok(false);
+        }
+        let doing = format!("dry run of {}", describe(transaction));
+        Ok(self.run_dpkg(transaction, &["--no-act"], &doing).await.is_ok())
+    }
+
+    /// Of what surely fits there is nothing for apt to find out, for which it takes the most of a second: it would have
+    /// dpkg install these files. Unless it was configured to do more, or has noted something of them.
+    async fn apt_adds_nothing(&self, transaction: &Transaction) -> bool {
+        if !transaction.remove.is_empty() || local_files(transaction).is_err() {
+            return false;
+        }
+        let dump = Command::new("apt-config").arg("dump").deadline(QUERY_DEADLINE);
+        let Ok(configuration) = ask(&dump).await else {
+            return false;
+        };
+        let names: Vec<&str> = transaction.install.iter().map(Source::name).collect();
+        let is_noted = match fs::read_to_string(self.root.join(APT_STATES)) {
+            Ok(states) => is_noted(&states, &names),
+            Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+        };
+        // Last, right before dpkg takes its lock: apt would look while it holds it.
+        if !self.surely_fits(transaction).await {
+            return false;
+        }
+        let more = apt::does_more(&configuration);
+        if let Some(setting) = more {
+            tracing::info!(%setting, "by apt, whose configuration asks for more than dpkg does");
+        }
+        more.is_none() && !is_noted
+    }
+
+    async fn native_arch(&self) -> Result<&String, HostError> {
+        let dpkg = Command::new("dpkg")
+            .arg("--print-architecture")
+            .deadline(QUERY_DEADLINE);
+        let native = || async { Ok(ask(&dpkg).await?.trim().to_owned()) };
+        self.native_arch.get_or_try_init(native).await
+    }
+}
+
+#[async_trait]
+impl Packages for Deb {
+    fn family(&self) -> Family {
+        Family::Deb
+    }
+
+    async fn installed(&self) -> Result<Arc<InstalledPackages>, HostError> {
+        Ok(self.database()?.1)
+    }
+
+    async fn inspect(&self, file: &Path) -> Result<PackageFile, HostError> {
+        check_path(file)?;
+        let said = package_file::read(file).await?;
+        let arch = said.arch;
+        let foreign = fs::read_to_string(self.admin.join("arch")).unwrap_or_default();
+        let arch_fits =
+            arch == "all" || arch == *self.native_arch().await? || foreign.lines().any(|other| other == arch);
+        Ok(PackageFile {
+            path: file.to_owned(),
+            name: said.name,
+            version: said.version,
+            arch,
+            arch_fits,
+            installed_size: said.installed_size,
+            conffiles: said.conffiles,
+            relations: said.relations.map(Arc::new),
+            verified: None,
+        })
+    }
+
+    async fn find_in_repositories(&self, package: &str, version: &str) -> Result<String, HostError> {
+        check_name(package)?;
+        if !self.root.is_host() {
+            return Err(no_repositories(package, &self.root));
+        }
+        let apt_cache = Command::new("apt-cache")
+            .args(["madison", "--", package])
+            .by_runner(self.runner.as_ref())
+            .deadline(QUERY_DEADLINE);
+        let output = run(apt_cache, &format!("looking for {package}")).await?;
+        let offered = madison_versions(&output.stdout_text(), package);
+        newest_satisfying(Family::Deb, package, version, offered)
+    }
+
+    async fn heal(&self) -> Result<(), HostError> {
+        let (before, _) = self.database()?;
+        if before.broken.is_empty() && !before.interrupted {
+            return Ok(());
+        }
+        // No warning yet: it may be the work in progress of somebody else's dpkg, which holds the lock.
+        tracing::info!(packages = ?before.broken, interrupted = before.interrupted, "healing dpkg's database");
+        // Those that only wait for their turn come first: a script that hangs must not hold them up.
+        let waiting: Vec<_> = before
+            .broken
+            .iter()
+            .filter(|(_, breakage)| **breakage == Breakage::Unpacked)
+            .map(|(name, _)| name)
+            .collect();
+        let mut runs = Vec::new();
+        if !waiting.is_empty() && waiting.len() < before.broken.len() {
+            runs.push(self.dpkg().args(["--configure", "--"]).args(waiting));
+        }
+        runs.push(self.dpkg().args(["--configure", "--pending"]));
+        for dpkg in runs {
+            match run(dpkg, "healing the package database").await {
+                Ok(_) => {}
+                Err(locked) if locked.category == Category::Locked => return Err(locked),
+                // What hangs would hang again, for another deadline.
+                Err(error) if error.category == Category::Timeout => {
+                    tracing::warn!(%error, "a package stays broken, and others that wait may stay so with it");
+                    return Ok(());
+                }
+                // What stays broken shows in the database; it must not hold back the other packages.
+                Err(error) => tracing::warn!(%error, "a package stays broken"),
+            }
+        }
+        if self.root.is_host() && !self.database()?.0.broken.is_empty() {
+            let fix = self.apt_get().args(["--fix-broken", "--no-remove", "install"]);
+            if let Err(error) = run(fix, "installing missing dependencies").await {
+                tracing::warn!(%error, "a package stays broken");
+            }
+        }
+        Ok(())
+    }
+
+    async fn check(&self, transaction: &Transaction) -> Result<(), HostError> {
+        check_words(transaction)?;
+        super::check_free_space(&self.root, transaction)?;
+        let transaction = self.still_to_do(transaction)?;
+        if transaction.is_empty() {
+            return Ok(());
+        }
+        let doing = format!("dry run of {}", describe(&transaction));
+        match self.root.is_host() {
+            _ if self.surely_fits(&transaction).await => Ok(()),
+            true => self.check_removals(&transaction).await,
+            false => self.run_dpkg(&transaction, &["--no-act"], &doing).await,
+        }
+    }
+
+    async fn apply(&self, transaction: &Transaction) -> Result<(), HostError> {
+        check_words(transaction)?;
+        let transaction = self.still_to_do(transaction)?;
+        let doing = describe(&transaction);
+        match self.root.is_host() {
+            _ if transaction.is_empty() => {}
+            true if self.apt_adds_nothing(&transaction).await || self.dpkg_is_to_do(&transaction).await? => {
+                self.run_dpkg(&transaction, &[], &doing).await?
+            }
+            false => self.run_dpkg(&transaction, &[], &doing).await?,
+            true => {
+                if !transaction.remove.is_empty() {
+                    self.check_removals(&transaction).await?;
+                    self.remove_half_installed(&transaction).await?;
+                }
+                run(self.apt_transaction(&transaction, &[]), &doing).await?;
+            }
+        }
+        super::check_outcome(&transaction, &*self.installed().await?)
+    }
+
+    async fn is_new_here(&self, source: &Source) -> Result<bool, HostError> {
+        // Of what apt has yet to fetch nobody knows which files it would bring.
+        let Source::File(file) = source else {
+            return Ok(false);
+        };
+        let (database, installed) = self.database()?;
+        if installed.contains(&file.name) || database.remains.contains(&file.name) {
+            return Ok(false);
+        }
+        Ok(!file.conffiles.iter().any(|path| self.root.join(path).exists()))
+    }
+
+    async fn purge(&self, package: &str) -> Result<(), HostError> {
+        check_name(package)?;
+        if !self.database()?.0.remains.contains(package) {
+            return Ok(());
+        }
+        let purge = self.dpkg().args(["--purge", "--", package]);
+        run(purge, &format!("purging {package}")).await.map(|_| ())
+    }
+
+    async fn keep(&self, package: &str) -> Result<(), HostError> {
+        check_name(package)?;
+        if !self.database()?.0.unwanted.contains(package) {
+            return Ok(());
+        }
+        let select = self
+            .dpkg()
+            .arg("--set-selections")
+            .stdin(format!("{package} install\n"));
+        run(select, &format!("noting that {package} stays"))
+            .await
+            .map(|_| ())
+    }
+
+    async fn works_alone(&self) {
+        runs::work_alone(self.units.as_ref()).await;
+    }
+
+    async fn earlier_runs_end(&self) -> Result<EarlierRuns, HostError> {
+        runs::earlier_end(self.units.as_ref(), self.deadline).await
+    }
+
+    async fn forget_earlier_runs(&self) -> Result<(), HostError> {
+        runs::forget_earlier(self.units.as_ref()).await
+    }
+
+    async fn shipped_files(&self, package: &str) -> Result<Vec<PathBuf>, HostError> {
+        check_name(package)?;
+        let (_, installed) = self.database()?;
+        let Some(found) = installed.get(package) else {
+            return Err(HostError::new(
+                Category::NotFound,
+                format!("package {package} is not installed"),
+            ));
+        };
+        // Packages that may be there for several architectures at once have theirs in the name.
+        let info = self.admin.join("info");
+        let lists = [
+            info.join(format!("{package}.list")),
+            info.join(format!("{package}:{}.list", found.arch)),
+        ];
+        let list = lists
+            .iter()
+            .find_map(|list| fs::read_to_string(list).ok())
+            .ok_or_else(|| {
+                let path = lists[0].display();
+                HostError::new(
+                    Category::Host,
+                    format!("cannot read the files of package {package}: no {path}"),
+                )
+            })?;
+        Ok(list
+            .lines()
+            .filter(|line| *line != "/." && !line.is_empty())
+            .map(PathBuf::from)
+            .collect())
+    }
+
+    fn database_paths(&self) -> Vec<PathBuf> {
+        vec![self.admin.join("status"), self.admin.join("updates")]
+    }
+}
+
+/// `None`: of what is to come too little is known.
+fn arriving(source: &Source) -> Option<Arriving<'_>> {
+    match source {
+        Source::File(file) => Some(Arriving {
+            name: &file.name,
+            version: &file.version,
+            arch: &file.arch,
+            relations: file.relations.as_deref()?,
+        }),
+        Source::Repository { .. } => None,
+    }
+}
+
+fn local_files(transaction: &Transaction) -> Result<Vec<PathBuf>, HostError> {
+    let file = |source: &Source| match source {
+        Source::File(file) => Ok(file.path.clone()),
+        Source::Repository { name, .. } => Err(HostError::new(
+            Category::NotFound,
+            format!("package {name} needs a URL: a sandbox root has no repositories"),
+        )),
+    };
+    transaction.install.iter().map(file).collect()
+}

@@ -1,0 +1,320 @@
+//! What package managers say when they fail, sorted by who can help. All run in the C locale.
+
+use protocol::Category;
+
+use crate::HostError;
+use crate::command::last_lines;
+
+/// Beginnings of lines by which dpkg, apt, rpm and dnf say that someone else is at work. Only whole
+/// beginnings: a maintainer script may speak of locks, too.
+const LOCKED: &[&str] = &[
+    "dpkg: error: dpkg frontend lock was locked",
+    "dpkg: error: dpkg database lock was locked",
+    "dpkg: error: dpkg frontend is locked",
+    "dpkg: error: dpkg status database is locked",
+    "E: Could not get lock",
+    "E: Unable to acquire the dpkg frontend lock",
+    "E: Unable to lock",
+    "error: can't create transaction lock",
+    "RPM: error: can't create transaction lock",
+    "Error: Failed to obtain the transaction lock",
+    // dnf with exit_on_lock, of who holds it.
+    "The application with PID",
+    "Another app is currently holding the yum lock",
+];
+
+/// Parts of lines, in the order in which they count: a full disk also makes scripts fail, and a failed
+/// script leaves the dependencies of others unmet.
+const SIGNS: &[(Category, &[&str])] = &[
+    (
+        Category::DiskSpace,
+        &[
+            "No space left on device",
+            "enough free space",
+            "needs more space",
+            "MB on the ",
+            "KB on the ",
+        ],
+    ),
+    (
+        Category::Script,
+        &[
+            "script subprocess returned error",
+            "script subprocess was killed",
+            "scriptlet failed",
+            "scriptlet in rpm package",
+        ],
+    ),
+    (
+        Category::Network,
+        &[
+            "Failed to fetch",
+            "Unable to fetch",
+            "Temporary failure resolving",
+            "Could not resolve",
+            "Failed to download",
+            "Cannot download",
+            "Curl error",
+            "Cannot retrieve",
+        ],
+    ),
+    (
+        Category::NotFound,
+        &[
+            "Unable to locate package",
+            "was not found",
+            "No match for argument",
+            "Unable to find a match",
+            "No packages found",
+            "cannot access archive",
+        ],
+    ),
+    (
+        Category::Verification,
+        &[
+            "is not a Debian format archive",
+            "dpkg-deb: error",
+            "does not match system",
+            "different architecture",
+            "not an rpm package",
+            "does not verify",
+            "GPG check FAILED",
+        ],
+    ),
+    (
+        Category::Dependency,
+        &[
+            "dependency problem",
+            "conflicting packages",
+            "trying to overwrite",
+            "unmet dependencies",
+            "Unmet dependencies",
+            "held broken packages",
+            "Held packages",
+            "but remove is disabled",
+            "Failed dependencies",
+            "conflicts with",
+            "nothing provides",
+            "Depsolve",
+        ],
+    ),
+];
+
+/// Lines that only repeat or only advise.
+const NOISE: &[&str] = &[
+    "Errors were encountered while processing",
+    "Note: removing the lock file is always wrong",
+    "and the entire system. See <",
+    "rpm: RPM should not be used directly",
+    "rpm: However assuming you know",
+    "W: ",
+    "N: ",
+];
+
+/// Whether `text` says that the lock is held by someone else, and so nothing was done.
+pub(super) fn is_locked(text: &str) -> bool {
+    text.lines().any(|line| {
+        LOCKED
+            .iter()
+            .any(|beginning| line.trim_start().starts_with(beginning))
+    })
+}
+
+/// Beginnings of lines by which rpm says that it could not even start a script.
+const NOT_STARTED: &[&str] = &[
+    "error: Couldn't create temporary file for ",
+    "error: Couldn't duplicate file descriptor",
+    "error: Couldn't fork ",
+];
+
+/// Whether rpm or dnf says that a script has failed, or was not run at all: their exit codes do not.
+pub(super) fn tells_of_failed_script(text: &str) -> bool {
+    text.lines().any(|line| {
+        line.starts_with("warning: %") && line.contains(" scriptlet failed")
+            || line.starts_with("Error in ") && line.contains(" scriptlet in rpm package ")
+            || NOT_STARTED.iter().any(|beginning| line.starts_with(beginning))
+    })
+}
+
+/// Whether rpm says that it can't make a temporary file. It names them by the second in which it was started, so
+/// it trips over those of a run that was killed in the same second.
+pub(super) fn tells_of_twin_transaction(text: &str) -> bool {
+    text.contains("unpacking of archive failed on file ") && text.contains(": cpio: open failed")
+}
+
+/// The failure that a package manager reports with `stderr` (and, where scripts write there, `stdout`).
+pub(super) fn diagnose(doing: &str, stdout: &str, stderr: &str) -> HostError {
+    if is_locked(stderr) {
+        let said = excerpt(stderr);
+        return HostError::new(Category::Locked, format!("waiting for the package lock ({said})"));
+    }
+    let found = |text: &str| {
+        SIGNS
+            .iter()
+            .find(|(_, signs)| signs.iter().any(|sign| text.contains(sign)))
+            .map(|sign| sign.0)
+    };
+    let category = found(stderr).or_else(|| found(stdout)).unwrap_or(Category::Host);
+    let mut said = excerpt(stderr);
+    // A script may have told the reason on stdout only; the manager's own words name script and package.
+    let is_managers = |line: &str| {
+        [" ", "dpkg:", "error: ", "warning: %"]
+            .iter()
+            .any(|own| line.starts_with(own))
+    };
+    let script_was_mute = stderr.lines().all(|line| is_managers(line) || is_noise(line));
+    if said.is_empty() || (category == Category::Script && script_was_mute) {
+        said = format!("{said} (output: {})", excerpt(stdout));
+    }
+    HostError::new(category, format!("{doing} failed: {said}"))
+}
+
+fn is_noise(line: &str) -> bool {
+    line.trim().is_empty() || NOISE.iter().any(|noise| line.starts_with(noise))
+}
+
+fn excerpt(text: &str) -> String {
+    let lines: Vec<_> = text.lines().filter(|line| !is_noise(line)).collect();
+    last_lines(&lines.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seen from dpkg 1.21, apt 2.6, rpm 4.18 and dnf 4.14.
+    #[test]
+    fn failures_are_sorted_by_who_can_help() {
+        let table = [
+            (
+                Category::Locked,
+                "dpkg: error: dpkg frontend lock was locked by another process with pid 309\n",
+            ),
+            (
+                Category::Locked,
+                "E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 7 (apt)\n",
+            ),
+            (
+                Category::Locked,
+                "error: can't create transaction lock on /r/.rpm.lock (Resource temporarily unavailable)\n",
+            ),
+            (
+                Category::Script,
+                "cannot get lock: E: Could not get lock\ndpkg: error processing package app (--install):\n installed \
+                 app package post-installation script subprocess returned error exit status 3\n",
+            ),
+            (
+                Category::Script,
+                "dpkg: error processing package a (--configure):\n installed a package post-installation script \
+                 subprocess returned error exit status 1\ndpkg: dependency problems prevent configuration of b:\n",
+            ),
+            (
+                Category::Locked,
+                "RPM: error: can't create transaction lock on /r/.rpm.lock (Resource temporarily unavailable)\n\
+                 Error: Could not run transaction.\n",
+            ),
+            (
+                Category::Locked,
+                "  The application with PID 4137 is: dnf\n    Memory : 1.8 M RSS\n",
+            ),
+            (Category::Script, "Error in POSTIN scriptlet in rpm package app\n"),
+            (
+                Category::Dependency,
+                "Error: \n Problem: conflicting requests\n  - nothing provides x needed by y-1-1.noarch\n",
+            ),
+            (Category::NotFound, "Error: Unable to find a match: nosuch-1-1\n"),
+            (
+                Category::Script,
+                "warning: %post(app-1-1.noarch) scriptlet failed, exit status 3\n",
+            ),
+            (
+                Category::DiskSpace,
+                "dpkg: error processing archive x.deb (--install):\n cannot copy extracted data for './opt/x' to \
+                 '/opt/x.dpkg-new': failed to write (No space left on device)\n",
+            ),
+            (
+                Category::DiskSpace,
+                "\tinstalling package app-1-1.noarch needs 12MB more space on the / filesystem\n\
+                 needs 12MB on the / filesystem\n",
+            ),
+            (
+                Category::Dependency,
+                "error: Failed dependencies:\n\tnosuch is needed by dep-1-1.noarch\n",
+            ),
+            (
+                Category::Dependency,
+                "\tfile /opt/app/ver from install of fc-1-1.noarch conflicts with file from package app-1.0-1.noarch\n",
+            ),
+            (
+                Category::Dependency,
+                "dpkg: error processing archive fc.deb (--install):\n trying to overwrite '/opt/app/ver', which is \
+                 also in package app 1.0\n",
+            ),
+            (
+                Category::Network,
+                "E: Failed to fetch http://deb.example/x.deb  Could not connect\n",
+            ),
+            (Category::NotFound, "E: Unable to locate package nosuch\n"),
+            (Category::NotFound, "E: Version '9' for 'app' was not found\n"),
+            (
+                Category::Verification,
+                "dpkg-deb: error: 'junk.deb' is not a Debian format archive\n",
+            ),
+            (Category::Host, "Segmentation fault\n"),
+        ];
+        for (category, stderr) in table {
+            assert_eq!(diagnose("installing", "", stderr).category, category, "{stderr}");
+        }
+    }
+
+    #[test]
+    fn failed_scripts_show_in_spite_of_an_exit_code_of_0() {
+        assert!(tells_of_failed_script(
+            "x\nwarning: %post(app-1-1.noarch) scriptlet failed, exit status 3\n"
+        ));
+        assert!(tells_of_failed_script(
+            "Error in POSTIN scriptlet in rpm package app\n"
+        ));
+        // As rpm 4.18 says on a full disk; it then ends with 0, the package installed and its script not run.
+        let full =
+            "error: Couldn't create temporary file for %post(app-1-1.noarch): No space left on device\n";
+        assert!(tells_of_failed_script(full));
+        assert_eq!(
+            diagnose("installing app 1", "", full).category,
+            Category::DiskSpace
+        );
+        assert!(!tells_of_failed_script(
+            "warning: /etc/app.conf created as /etc/app.conf.rpmnew\n"
+        ));
+    }
+
+    #[test]
+    fn the_words_of_a_script_are_passed_on() {
+        let stderr = "dpkg: error processing package app (--install):\n installed app package post-installation \
+                      script subprocess returned error exit status 3\nErrors were encountered while processing:\n app\n";
+        let failure = diagnose(
+            "installing app 1",
+            "Setting up app (1) ...\nno database\n",
+            stderr,
+        );
+        assert!(
+            failure
+                .message
+                .starts_with("installing app 1 failed: dpkg: error processing package app")
+        );
+        assert!(
+            failure
+                .message
+                .ends_with("(output: Setting up app (1) ... | no database)"),
+            "{}",
+            failure.message
+        );
+        let failure = diagnose(
+            "installing app 1",
+            "Setting up app (1) ...\n",
+            &format!("no database\n{stderr}"),
+        );
+        assert!(!failure.message.contains("Setting up"), "{}", failure.message);
+        assert!(failure.message.contains("no database"));
+    }
+}

@@ -1,0 +1,70 @@
+//! dnf, and yum before it: what they are told, and what they print.
+
+use std::cmp::Ordering;
+use std::ffi::OsString;
+
+use super::database::without_zero_epoch;
+use crate::packages::{compare_versions, is_installed};
+use crate::{Family, InstalledPackages, Source};
+
+/// What resolves dependencies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tool {
+    Dnf,
+    /// Up to RHEL 7.
+    Yum,
+}
+
+impl Tool {
+    pub fn of_host() -> Self {
+        if is_installed("dnf") { Self::Dnf } else { Self::Yum }
+    }
+}
+
+/// What to tell it to do with `source`: `install`, `downgrade` or `reinstall`.
+pub fn verb_for(tool: Tool, source: &Source, installed: &InstalledPackages) -> &'static str {
+    let (name, version) = match source {
+        Source::File(file) => (&file.name, &file.version),
+        Source::Repository { name, version } => (name, version),
+    };
+    let order = installed
+        .get(name)
+        .map(|now| compare_versions(Family::Rpm, version, now.version));
+    match (order, tool) {
+        (Some(Ordering::Equal), _) => "reinstall",
+        (Some(Ordering::Less), Tool::Yum) => "downgrade",
+        (Some(Ordering::Less), Tool::Dnf) | (Some(Ordering::Greater) | None, _) => "install",
+    }
+}
+
+/// A path, or `NAME-[EPOCH:]VERSION-RELEASE`.
+pub fn argument(source: &Source) -> OsString {
+    match source {
+        Source::File(file) => file.path.clone().into_os_string(),
+        Source::Repository { name, version } => format!("{name}-{version}").into(),
+    }
+}
+
+/// Versions in lines `NAME EPOCH:VERSION-RELEASE`.
+pub fn repoquery_versions(output: &str, package: &str) -> Vec<String> {
+    let lines = output.lines().filter_map(|line| line.trim().split_once(' '));
+    lines
+        .filter(|(name, _)| *name == package)
+        .map(|(_, version)| without_zero_epoch(version.trim()).to_owned())
+        .collect()
+}
+
+/// Versions in lines `NAME.ARCH [EPOCH:]VERSION-RELEASE REPOSITORY`.
+pub fn yum_versions(output: &str, package: &str) -> Vec<String> {
+    let lines = output.lines().map(str::split_whitespace);
+    lines
+        .filter_map(|mut fields| match (fields.next(), fields.next(), fields.next()) {
+            (Some(name), Some(version), Some(_))
+                if name.rsplit_once('.').is_some_and(|(name, _)| name == package) =>
+            {
+                Some(without_zero_epoch(version).to_owned())
+            }
+            _ => None,
+        })
+        .collect()
+}

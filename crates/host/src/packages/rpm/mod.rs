@@ -1,0 +1,600 @@
+//! rpm and dnf.
+//!
+//! Under a sandbox root rpm does not change its root (`--root` needs privileges, and a shell inside) but
+//! relocates: `/` of every package becomes the root. Paths in the database are then those of the real
+//! host.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use protocol::Category;
+
+use super::cache::{Cache, Stamp};
+use super::messages;
+use super::runs::{self, ask, run, run_in_turn};
+use super::{
+    Options, ROOT_VARIABLE, check_name, check_path, check_words, describe, newest_satisfying, no_repositories,
+};
+use crate::command::{Command, Overflow, OwnUnits, Runner, last_lines};
+use crate::{
+    EarlierRuns, Family, HostError, InstalledPackages, PackageFile, Packages, Root, Source, Transaction,
+};
+
+mod database;
+mod dnf;
+pub(super) mod header;
+
+use database::{Database, ENTRY_FORMAT, without_zero_epoch};
+use dnf::{Tool, argument, repoquery_versions, verb_for, yum_versions};
+
+/// Where distributions keep the database: Fedora and SUSE, and all others.
+const DATABASE_FOLDERS: [&str; 2] = ["/usr/lib/sysimage/rpm", "/var/lib/rpm"];
+/// One of these is the database, by rpm's back ends: sqlite and its journal, ndb, Berkeley DB.
+const DATABASE_FILES: [&str; 4] = ["rpmdb.sqlite", "rpmdb.sqlite-wal", "Packages.db", "Packages"];
+/// First bytes of a package. A file without them rpm takes for a list of packages to fetch.
+const MAGIC: [u8; 4] = [0xED, 0xAB, 0xEE, 0xDB];
+/// For packages whose digests fit ([`PackageFile::verified`]): rpm does not work out those of header and payload once more,
+/// which is a third of all it does. It looks at signatures as before, and at the digest of each file that it unpacks.
+const NO_DIGESTS: &[&str] = &["--nodigest"];
+const LOG_CAP: usize = 64 * 1024;
+/// A line for each of some thousand packages, or for each file of a large one.
+const QUERY_CAP: usize = 16 * 1024 * 1024;
+const QUERY_DEADLINE: Duration = Duration::from_secs(60);
+
+/// The database beside its packages, which are handed out.
+type Snapshot = (Arc<Database>, Arc<InstalledPackages>);
+
+/// A host or sandbox with rpm.
+pub struct Rpm {
+    root: Root,
+    folder: PathBuf,
+    deadline: Duration,
+    cache: Cache<Snapshot>,
+    /// What rpm alone was last found to suffice for.
+    sufficed: Cache<Transaction>,
+    /// A dry run went well with all digests, and not without: this host's rpm insists on them.
+    insists_on_digests: AtomicBool,
+    units: Option<Arc<OwnUnits>>,
+    runner: Option<Arc<Runner>>,
+}
+
+/// The folder of `root` that holds an rpm database.
+pub(super) fn database_folder(root: &Root) -> Option<PathBuf> {
+    let folders = DATABASE_FOLDERS.map(|folder| root.join(folder));
+    folders
+        .into_iter()
+        .find(|folder| DATABASE_FILES.iter().any(|file| folder.join(file).is_file()))
+}
+
+impl Rpm {
+    /// `deadline`: for one run of rpm or dnf, scriptlets included.
+    pub fn new(root: Root, options: Options) -> Self {
+        let folder = database_folder(&root).unwrap_or_else(|| root.join(DATABASE_FOLDERS[1]));
+        Self {
+            units: OwnUnits::of(&root),
+            runner: options.runner,
+            root,
+            folder,
+            deadline: options.deadline,
+            cache: Cache::empty(),
+            sufficed: Cache::empty(),
+            insists_on_digests: AtomicBool::new(false),
+        }
+    }
+
+    /// The database; asked for anew only if its files have changed.
+    async fn database(&self) -> Result<Snapshot, HostError> {
+        let stamp = Stamp::of(&self.database_paths());
+        if let Some(snapshot) = self.cache.get(&stamp) {
+            return Ok(snapshot);
+        }
+        let all = self.query().args(["--all", "--queryformat", ENTRY_FORMAT]);
+        let (entries, applications) = tokio::try_join!(ask(&all), self.applications())?;
+        let mut database = database::parse(&entries, &applications);
+        let packages = Arc::new(InstalledPackages::from(&std::mem::take(&mut database.packages)));
+        let snapshot = (Arc::new(database), packages);
+        self.cache.keep(stamp, snapshot.clone());
+        Ok(snapshot)
+    }
+
+    /// Names of the packages that provide the mark, one a line.
+    async fn applications(&self) -> Result<String, HostError> {
+        let query = self
+            .query()
+            .args(["--whatprovides", "--queryformat", "%{NAME}\\n", "--"]);
+        let query = query.arg(super::APPLICATION_MARK);
+        let output = query.run_any_exit().await.map_err(HostError::from)?;
+        match output.success() {
+            true => Ok(output.stdout_text()),
+            false if output.stdout_text().starts_with("no package provides") => Ok(String::new()),
+            // To take applications for other packages would be to lose them.
+            false => Err(HostError::new(Category::Host, query.failure(&output).to_string())),
+        }
+    }
+
+    /// `rpm --query` on this root's database.
+    fn query(&self) -> Command {
+        let rpm = Command::new("rpm")
+            .deadline(QUERY_DEADLINE)
+            .output_cap(QUERY_CAP, Overflow::Kill);
+        self.on_root(rpm).arg("--query")
+    }
+
+    /// `rpm` in a way that changes this root.
+    fn rpm(&self) -> Command {
+        self.on_root(self.prepare(Command::new("rpm")))
+    }
+
+    fn on_root(&self, rpm: Command) -> Command {
+        match self.root.is_host() {
+            true => rpm,
+            false => rpm
+                .arg("--dbpath")
+                .arg(&self.folder)
+                .env(ROOT_VARIABLE, self.root.path()),
+        }
+    }
+
+    /// A path of the database, as the host's programs name it.
+    fn without_root(&self, file: &Path) -> PathBuf {
+        match file.strip_prefix(self.root.path()) {
+            Ok(inside) => Path::new("/").join(inside),
+            Err(_) => file.to_owned(),
+        }
+    }
+
+    fn prepare(&self, command: Command) -> Command {
+        command
+            .in_unit(self.units.as_ref())
+            .deadline(self.deadline)
+            .output_cap(LOG_CAP, Overflow::KeepTail)
+            // Scriptlets may call programs made for both families.
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .env("NEEDRESTART_SUSPEND", "1")
+            .env("NEEDRESTART_MODE", "l")
+    }
+
+    /// All `files` come in one run, newer, older or the same. `mode`: `--test`, [`NO_DIGESTS`].
+    fn rpm_install(&self, mode: &[&str], files: Vec<PathBuf>) -> Command {
+        let rpm = self
+            .rpm()
+            .args(["--upgrade", "--oldpackage", "--replacepkgs"])
+            .args(mode);
+        // rpm would fetch what a list names, and take a file's name for a pattern.
+        let rpm = rpm.args(["--nomanifest", "--noglob"]);
+        let rpm = match self.root.is_host() {
+            true => rpm,
+            false => rpm
+                .args(["--badreloc", "--relocate"])
+                .arg(format!("/={}", self.root.path().display())),
+        };
+        rpm.arg("--").args(files)
+    }
+
+    /// Fails where another package depends on one that goes; dnf would take that away as well.
+    fn rpm_remove(&self, mode: &[&str], names: &[String]) -> Command {
+        self.rpm()
+            .args(["--erase", "--allmatches"])
+            .args(mode)
+            .arg("--")
+            .args(names)
+    }
+
+    fn removal(&self, mode: &[&str], transaction: &Transaction) -> Option<Command> {
+        (!transaction.remove.is_empty()).then(|| self.rpm_remove(mode, &transaction.remove))
+    }
+
+    /// Without removals of what is not there.
+    fn still_to_do(transaction: &Transaction, installed: &InstalledPackages) -> Transaction {
+        let mut transaction = transaction.clone();
+        transaction.remove.retain(|name| installed.contains(name));
+        transaction
+    }
+
+    /// Whether rpm alone can install all of it: every file is there, and so are their dependencies. Tried once for a dry run and
+    /// its transaction, if nothing comes between.
+    async fn suffices(&self, transaction: &Transaction) -> Result<bool, HostError> {
+        let Ok(files) = local_files(transaction) else {
+            return Ok(false);
+        };
+        let stamp = Stamp::of(&self.database_paths());
+        if self.sufficed.get(&stamp).as_ref() == Some(transaction) {
+            return Ok(true);
+        }
+        match self.test(None, files, digests_fit(transaction), "test").await {
+            Ok(()) => {
+                self.sufficed.keep(stamp, transaction.clone());
+                Ok(true)
+            }
+            Err(error) if error.category == Category::Dependency => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// rpm's dry run. Where the digests are known to fit it goes without them, and with them only if it finds fault.
+    async fn test(
+        &self,
+        removal: Option<Command>,
+        files: Vec<PathBuf>,
+        digests_fit: bool,
+        doing: &str,
+    ) -> Result<(), HostError> {
+        let without = digests_fit && !self.insists_on_digests.load(Ordering::Relaxed);
+        if without {
+            let install = self.rpm_install(&[&["--test"], NO_DIGESTS].concat(), files.clone());
+            match run_in_turn(removal.clone(), Some(install), doing).await {
+                Ok(()) => return Ok(()),
+                Err(error) if matches!(error.category, Category::Locked | Category::Timeout) => {
+                    return Err(error);
+                }
+                Err(error) => tracing::debug!(%error, "asking rpm once more, with all digests"),
+            }
+        }
+        run_in_turn(removal, Some(self.rpm_install(&["--test"], files)), doing).await?;
+        if without {
+            tracing::info!("rpm installs only with digests here; it is given them from now on");
+            self.insists_on_digests.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Runs of dnf, which fetches dependencies: one for all that changes version, one for what is to be
+    /// made whole. yum, its predecessor, wants what becomes older in a run of its own.
+    fn dnf_runs(
+        &self,
+        tool: Tool,
+        transaction: &Transaction,
+        installed: &InstalledPackages,
+        mode: &[&str],
+    ) -> Vec<Command> {
+        let verbs = ["install", "downgrade", "reinstall"].map(|verb| {
+            let sources = transaction.install.iter();
+            let sources = sources.filter(|source| verb_for(tool, source, installed) == verb);
+            (verb, sources.map(argument).collect::<Vec<_>>())
+        });
+        let needed = verbs.into_iter().filter(|(_, arguments)| !arguments.is_empty());
+        needed
+            .map(|(verb, arguments)| self.dnf(tool).args(mode).arg(verb).arg("--").args(arguments))
+            .collect()
+    }
+
+    fn dnf(&self, tool: Tool) -> Command {
+        match tool {
+            Tool::Yum => self.prepare(Command::new("yum")).arg("--assumeyes"),
+            Tool::Dnf => self
+                .prepare(Command::new("dnf"))
+                .args(["--assumeyes", "--setopt=install_weak_deps=False"])
+                // Ends at once, with a message, instead of waiting without end.
+                .arg("--setopt=exit_on_lock=True"),
+        }
+    }
+
+    /// Fails if the database cannot be opened (Berkeley DB after a kill), after trying to rebuild it.
+    async fn readable(&self) -> Result<Arc<Database>, HostError> {
+        match self.database().await {
+            Ok((database, _)) => Ok(database),
+            Err(error) if error.message.contains("database") => {
+                tracing::warn!(%error, "rebuilding the rpm database");
+                run(self.rpm().arg("--rebuilddb"), "rebuilding the rpm database").await?;
+                Ok(self.database().await?.0)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[async_trait]
+impl Packages for Rpm {
+    fn family(&self) -> Family {
+        Family::Rpm
+    }
+
+    async fn installed(&self) -> Result<Arc<InstalledPackages>, HostError> {
+        Ok(self.database().await?.1)
+    }
+
+    async fn inspect(&self, file: &Path) -> Result<PackageFile, HostError> {
+        check_path(file)?;
+        let not_usable = |why: &str| {
+            HostError::new(
+                Category::Verification,
+                format!("{} is no rpm package: {why}", file.display()),
+            )
+        };
+        if !begins_with_magic(file).map_err(|error| not_usable(&error.to_string()))? {
+            return Err(not_usable("it does not begin as one"));
+        }
+        let arch_fits = |arch: &str| arch_fits(arch, &rustix::system::uname().machine().to_string_lossy());
+        if let Some((said, verified)) = read_header(file).await {
+            check_name(&said.name).map_err(|error| not_usable(&error.message))?;
+            super::check_version(&said.version).map_err(|error| not_usable(&error.message))?;
+            return Ok(PackageFile {
+                path: file.to_owned(),
+                arch_fits: arch_fits(&said.arch),
+                name: said.name,
+                version: said.version,
+                arch: said.arch,
+                installed_size: said.size,
+                conffiles: Vec::new(),
+                relations: None,
+                verified,
+            });
+        }
+        let format = "%{NAME}\\n%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\n%{ARCH}\\n%{LONGSIZE}\\n%|SOURCERPM?{binary}:{source}|\\n";
+        // On the root's database: rpm looks for keys even here, and makes a database where it finds none.
+        let query = self.query().args([
+            "--package",
+            "--nomanifest",
+            "--noglob",
+            "--queryformat",
+            format,
+            "--",
+        ]);
+        let output = query.arg(file).run_any_exit().await.map_err(HostError::from)?;
+        if !output.success() {
+            return Err(not_usable(&last_lines(&output.stderr_text())));
+        }
+        let text = output.stdout_text();
+        let mut fields = text.lines();
+        let mut field = || fields.next().unwrap_or_default().to_owned();
+        let (name, version, arch, size, kind) = (field(), field(), field(), field(), field());
+        if kind != "binary" {
+            return Err(not_usable("it holds sources"));
+        }
+        let version = without_zero_epoch(&version).to_owned();
+        check_name(&name).map_err(|error| not_usable(&error.message))?;
+        super::check_version(&version).map_err(|error| not_usable(&error.message))?;
+        Ok(PackageFile {
+            path: file.to_owned(),
+            name,
+            version,
+            arch_fits: arch_fits(&arch),
+            arch,
+            installed_size: size.parse().unwrap_or(0),
+            conffiles: Vec::new(),
+            relations: None,
+            verified: None,
+        })
+    }
+
+    async fn find_in_repositories(&self, package: &str, version: &str) -> Result<String, HostError> {
+        check_name(package)?;
+        if !self.root.is_host() {
+            return Err(no_repositories(package, &self.root));
+        }
+        let offered = match Tool::of_host() {
+            Tool::Dnf => {
+                let format = "%{name} %{epoch}:%{version}-%{release}\n";
+                let dnf = Command::new("dnf").args(["--quiet", "repoquery", "--queryformat", format, "--"]);
+                let dnf = dnf
+                    .arg(package)
+                    .by_runner(self.runner.as_ref())
+                    .deadline(self.deadline);
+                repoquery_versions(
+                    &run(dnf, &format!("looking for {package}")).await?.stdout_text(),
+                    package,
+                )
+            }
+            Tool::Yum => {
+                let yum =
+                    Command::new("yum").args(["--quiet", "--showduplicates", "list", "available", "--"]);
+                let yum = yum
+                    .arg(package)
+                    .by_runner(self.runner.as_ref())
+                    .deadline(self.deadline);
+                yum_versions(
+                    &run(yum, &format!("looking for {package}")).await?.stdout_text(),
+                    package,
+                )
+            }
+        };
+        newest_satisfying(Family::Rpm, package, version, offered)
+    }
+
+    async fn heal(&self) -> Result<(), HostError> {
+        let database = self.readable().await?;
+        if database.superseded.is_empty() {
+            return Ok(());
+        }
+        // Of others it is for their owner to say what is right; they stay `broken`.
+        let (_, installed) = self.database().await?;
+        let is_ours = |name: &str| installed.get(name).is_some_and(|package| package.is_application);
+        let ours = database.superseded.iter().filter(|entry| is_ours(&entry.name));
+        let labels: Vec<_> = ours
+            .map(|entry| format!("{}-{}", entry.name, entry.label))
+            .collect();
+        if labels.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(packages = ?labels, "removing what a killed upgrade left in the rpm database");
+        // Its scripts would stop the services of the version that has replaced it.
+        let rpm = self
+            .rpm()
+            .args(["--erase", "--nodeps", "--noscripts", "--notriggers", "--"]);
+        run(rpm.args(labels), "removing superseded packages")
+            .await
+            .map(|_| ())
+    }
+
+    async fn check(&self, transaction: &Transaction) -> Result<(), HostError> {
+        check_words(transaction)?;
+        super::check_free_space(&self.root, transaction)?;
+        let (_, installed) = self.database().await?;
+        let transaction = Self::still_to_do(transaction, &installed);
+        let doing = format!("dry run of {}", describe(&transaction));
+        let removal = self.removal(&["--test"], &transaction);
+        if transaction.install.is_empty() {
+            return run_in_turn(removal, None, &doing).await;
+        }
+        let suffices = !self.root.is_host() || self.suffices(&transaction).await?;
+        if suffices && self.root.is_host() && removal.is_none() {
+            // That was the dry run.
+            return Ok(());
+        }
+        if suffices {
+            let files = local_files(&transaction)?;
+            return self.test(removal, files, digests_fit(&transaction), &doing).await;
+        }
+        if let Some(removal) = removal {
+            run(removal, &doing).await?;
+        }
+        for dnf in self.dnf_runs(
+            Tool::of_host(),
+            &transaction,
+            &installed,
+            &["--setopt=tsflags=test"],
+        ) {
+            run(dnf, &doing).await?;
+        }
+        Ok(())
+    }
+
+    async fn apply(&self, transaction: &Transaction) -> Result<(), HostError> {
+        check_words(transaction)?;
+        let (_, installed) = self.database().await?;
+        let transaction = Self::still_to_do(transaction, &installed);
+        let doing = describe(&transaction);
+        let removal = self.removal(&[], &transaction);
+        let by_rpm =
+            transaction.install.is_empty() || !self.root.is_host() || self.suffices(&transaction).await?;
+        if by_rpm {
+            let files = local_files(&transaction)?;
+            let without = digests_fit(&transaction) && !self.insists_on_digests.load(Ordering::Relaxed);
+            let digests = if without { NO_DIGESTS } else { &[] };
+            let install = (!files.is_empty()).then(|| self.rpm_install(digests, files));
+            match run_in_turn(removal.clone(), install.clone(), &doing).await {
+                Err(error) if messages::tells_of_twin_transaction(&error.message) => {
+                    tracing::warn!(%error, "rpm met what a run killed in this very second has left; trying again in the next");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    run_in_turn(removal, install, &doing).await?;
+                }
+                result => result?,
+            }
+        } else {
+            if let Some(removal) = removal {
+                run(removal, &doing).await?;
+            }
+            for dnf in self.dnf_runs(Tool::of_host(), &transaction, &installed, &[]) {
+                run(dnf, &doing).await?;
+            }
+        }
+        super::check_outcome(&transaction, &*self.installed().await?)
+    }
+
+    async fn works_alone(&self) {
+        runs::work_alone(self.units.as_ref()).await;
+    }
+
+    async fn earlier_runs_end(&self) -> Result<EarlierRuns, HostError> {
+        runs::earlier_end(self.units.as_ref(), self.deadline).await
+    }
+
+    async fn forget_earlier_runs(&self) -> Result<(), HostError> {
+        runs::forget_earlier(self.units.as_ref()).await
+    }
+
+    async fn shipped_files(&self, package: &str) -> Result<Vec<PathBuf>, HostError> {
+        check_name(package)?;
+        if !self.database().await?.1.contains(package) {
+            return Err(HostError::new(
+                Category::NotFound,
+                format!("package {package} is not installed"),
+            ));
+        }
+        let text = ask(&self.query().args(["--list", "--", package])).await?;
+        let files = text.lines().filter(|line| line.starts_with('/'));
+        Ok(files.map(|file| self.without_root(Path::new(file))).collect())
+    }
+
+    async fn shipped_files_of(&self, packages: &[&str]) -> Result<BTreeMap<String, Vec<PathBuf>>, HostError> {
+        let (_, installed) = self.database().await?;
+        let installed = |name: &&&str| installed.contains(name) && check_name(name).is_ok();
+        let names: Vec<&str> = packages.iter().filter(installed).copied().collect();
+        let mut files: BTreeMap<String, Vec<PathBuf>> = names
+            .iter()
+            .map(|name| ((*name).to_owned(), Vec::new()))
+            .collect();
+        if names.is_empty() {
+            return Ok(files);
+        }
+        let format = "[%{=NAME} %{FILENAMES}\\n]";
+        let text = ask(&self.query().args(["--queryformat", format, "--"]).args(names)).await?;
+        for (name, file) in text.lines().filter_map(|line| line.split_once(' ')) {
+            if file.starts_with('/')
+                && let Some(files) = files.get_mut(name)
+            {
+                files.push(self.without_root(Path::new(file)));
+            }
+        }
+        Ok(files)
+    }
+
+    fn database_paths(&self) -> Vec<PathBuf> {
+        DATABASE_FILES.iter().map(|file| self.folder.join(file)).collect()
+    }
+}
+
+/// The header, and as what all the rest of the file was found to be what it says; on a thread that may wait for the disk.
+/// `None`: rpm is to be asked.
+async fn read_header(file: &Path) -> Option<(header::Header, Option<Stamp>)> {
+    let file = file.to_owned();
+    let read = tokio::task::spawn_blocking(move || {
+        let stamp = Stamp::of(std::slice::from_ref(&file));
+        let mut package = std::io::BufReader::new(std::fs::File::open(file)?);
+        let Some(header) = header::read(&mut package)? else {
+            return Ok(None);
+        };
+        let is_whole = header.is_of(package)?;
+        std::io::Result::Ok(Some((header, is_whole.then_some(stamp))))
+    });
+    read.await.ok()?.ok()?
+}
+
+fn begins_with_magic(file: &Path) -> std::io::Result<bool> {
+    use std::io::Read;
+    let mut beginning = Vec::new();
+    std::fs::File::open(file)?
+        .take(MAGIC.len() as u64)
+        .read_to_end(&mut beginning)?;
+    Ok(beginning == MAGIC)
+}
+
+/// Whether a machine (`uname -m`) takes packages for `arch`.
+fn arch_fits(arch: &str, machine: &str) -> bool {
+    let also: &[&str] = match machine {
+        "x86_64" => &["x86_64_v2", "i386", "i486", "i586", "i686", "amd64"],
+        "i686" => &["i386", "i486", "i586"],
+        "armv7l" => &["armv7hl", "armv7hnl", "armhfp"],
+        _ => &[],
+    };
+    arch == "noarch" || arch == machine || also.contains(&arch)
+}
+
+/// Of every file that comes, and none has changed since.
+fn digests_fit(transaction: &Transaction) -> bool {
+    transaction.install.iter().all(|source| match source {
+        Source::File(file) => file
+            .verified
+            .as_ref()
+            .is_some_and(|stamp| *stamp == Stamp::of(std::slice::from_ref(&file.path))),
+        Source::Repository { .. } => false,
+    })
+}
+
+fn local_files(transaction: &Transaction) -> Result<Vec<PathBuf>, HostError> {
+    let file = |source: &Source| match source {
+        Source::File(file) => Ok(file.path.clone()),
+        Source::Repository { name, .. } => Err(HostError::new(
+            Category::NotFound,
+            format!("package {name} needs a url: a sandbox root has no repositories"),
+        )),
+    };
+    transaction.install.iter().map(file).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+//! Runs of a package manager.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::Category;
+
+use super::messages;
+use crate::command::{Command, CommandError, Exit, Output, OwnUnits};
+use crate::{EarlierRuns, HostError};
+
+/// What a query prints. Its failure is no package's fault, and may pass: [`Category::Host`].
+pub(super) async fn ask(query: &Command) -> Result<String, HostError> {
+    match query.run().await {
+        Ok(output) => Ok(output.stdout_text()),
+        Err(error) => Err(HostError::new(Category::Host, error.to_string())),
+    }
+}
+
+/// Runs it to its end, even if the caller goes away: cut short, it leaves broken packages. `doing`: for
+/// the error message.
+pub(super) async fn run(command: Command, doing: &str) -> Result<Output, HostError> {
+    let output = command.run_to_end().await.map_err(|error| match error {
+        CommandError::TimedOut { deadline, output, .. } => HostError::new(
+            Category::Timeout,
+            format!(
+                "{doing} did not end within {deadline:?} and was killed, as if a maintainer script hangs: {output}"
+            ),
+        ),
+        other => HostError::from(other),
+    })?;
+    if let Exit::Signal(signal) = output.exit {
+        let message = format!(
+            "{doing} failed: the package manager was killed by signal {signal}. Look at the system's log for what killed \
+             it (the OOM killer, an operator)"
+        );
+        return Err(HostError::new(Category::Host, message));
+    }
+    let (stdout, stderr) = (output.stdout_text(), output.stderr_text());
+    // rpm ends with exit code 0 although a script that runs after the change has failed.
+    if output.success() && !messages::tells_of_failed_script(&stderr) {
+        return Ok(output);
+    }
+    Err(messages::diagnose(doing, &stdout, &stderr))
+}
+
+/// Runs `removal`, then `install`; the other way round where something depends on what is to go until
+/// the installation has replaced it.
+pub(super) async fn run_in_turn(
+    removal: Option<Command>,
+    install: Option<Command>,
+    doing: &str,
+) -> Result<(), HostError> {
+    match (removal, install) {
+        (None, None) => Ok(()),
+        (Some(only), None) | (None, Some(only)) => run(only, doing).await.map(|_| ()),
+        (Some(removal), Some(install)) => match run(removal.clone(), doing).await {
+            Ok(_) => run(install, doing).await.map(|_| ()),
+            Err(error) if error.category == Category::Dependency => {
+                run(install, doing).await?;
+                run(removal, doing).await.map(|_| ())
+            }
+            Err(error) => Err(error),
+        },
+    }
+}
+
+/// See [`crate::Packages::works_alone`].
+pub(super) async fn work_alone(units: Option<&Arc<OwnUnits>>) {
+    match units {
+        Some(units) => units.at_work().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// See [`crate::Packages::earlier_runs_end`].
+pub(super) async fn earlier_end(
+    units: Option<&Arc<OwnUnits>>,
+    deadline: Duration,
+) -> Result<EarlierRuns, HostError> {
+    let Some(units) = units else {
+        return Ok(EarlierRuns::None);
+    };
+    let outputs = units.orphans_end(deadline).await?;
+    let well = |output: &Option<Output>| {
+        let output = output.as_ref();
+        output.is_some_and(|output| {
+            output.success() && !messages::tells_of_failed_script(&output.stderr_text())
+        })
+    };
+    Ok(match outputs.as_slice() {
+        [] => EarlierRuns::None,
+        all if all.iter().all(well) => EarlierRuns::Succeeded,
+        _ => EarlierRuns::Failed,
+    })
+}
+
+/// See [`crate::Packages::forget_earlier_runs`].
+pub(super) async fn forget_earlier(units: Option<&Arc<OwnUnits>>) -> Result<(), HostError> {
+    match units {
+        Some(units) => Ok(units.put_away_orphans().await?),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,311 @@
+//! What is known of the host's units, kept right by systemd's signals, so that a look at a steady host
+//! asks nobody.
+//!
+//! A signal never changes what is known: it voids it (and the next look asks), since signals and
+//! replies are processed by different tasks, in no certain order.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use super::unit::{object_path, unit_name};
+use crate::ServiceState;
+use crate::services::ServiceChanges;
+
+/// After this an answer is asked again, should a signal ever get lost.
+const BELIEVED_FOR: Duration = Duration::from_secs(600);
+
+/// A job of systemd that has ended.
+#[derive(Debug, Clone)]
+pub(super) struct EndedJob {
+    /// Object path.
+    pub(super) job: String,
+    /// `done`, `failed`, `timeout`, ...
+    pub(super) result: String,
+}
+
+pub(super) struct View {
+    changes: Arc<ServiceChanges>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// By service.
+    known: HashMap<String, Known>,
+    /// Signals that may have voided something.
+    signals_seen: u64,
+    /// What this agent is changing, which is no news to it; `None`: unit files.
+    busy: Vec<Option<String>>,
+    /// Those who wait for the end of a job.
+    waiting: Vec<mpsc::UnboundedSender<EndedJob>>,
+}
+
+impl Inner {
+    fn void_all(&mut self) {
+        self.signals_seen += 1;
+        self.known.values_mut().for_each(|known| known.valid = false);
+    }
+}
+
+struct Known {
+    unit: String,
+    /// The unit's object path.
+    path: String,
+    state: ServiceState,
+    at: Instant,
+    valid: bool,
+}
+
+impl View {
+    pub(super) fn new(changes: Arc<ServiceChanges>) -> Self {
+        Self {
+            changes,
+            inner: Mutex::default(),
+        }
+    }
+
+    /// What is known of `service`, if it still holds.
+    pub(super) fn state(&self, service: &str) -> Option<ServiceState> {
+        let inner = self.lock();
+        let known = inner.known.get(service)?;
+        (known.valid && known.at.elapsed() < BELIEVED_FOR).then_some(known.state)
+    }
+
+    /// For [`Self::learn`].
+    pub(super) fn signals_seen(&self) -> u64 {
+        self.lock().signals_seen
+    }
+
+    /// `service` was looked at, which began when `since` signals had been seen: a later one may be newer than
+    /// the answer, and was not able to void it.
+    pub(super) fn learn(&self, service: &str, unit: &str, state: ServiceState, since: u64) {
+        let mut inner = self.lock();
+        let known = Known {
+            unit: unit.to_owned(),
+            path: object_path(unit),
+            state,
+            at: Instant::now(),
+            valid: inner.signals_seen == since,
+        };
+        inner.known.insert(service.to_owned(), known);
+    }
+
+    /// `service` is not there (which is not kept: nothing signals that it appears).
+    pub(super) fn forget(&self, service: &str) {
+        self.lock().known.remove(service);
+    }
+
+    /// While the returned value lives, changes of `service` are this agent's own doing; after it, nothing
+    /// that was known of it holds.
+    pub(super) fn changing<'a>(&'a self, service: &str, unit: &str) -> Changing<'a> {
+        let mut inner = self.lock();
+        let known = inner.known.get(service).map(|known| known.unit.clone());
+        let unit = known.unwrap_or_else(|| unit.to_owned());
+        self.begin(&mut inner, Some(unit))
+    }
+
+    /// While the returned value lives, changes of unit files are this agent's own doing.
+    pub(super) fn rereading_units(&self) -> Changing<'_> {
+        self.begin(&mut self.lock(), None)
+    }
+
+    fn begin(&self, inner: &mut Inner, what: Option<String>) -> Changing<'_> {
+        inner.busy.push(what.clone());
+        Changing { view: self, what }
+    }
+
+    /// The jobs that end from now on.
+    pub(super) fn ended_jobs(&self) -> mpsc::UnboundedReceiver<EndedJob> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.lock().waiting.push(sender);
+        receiver
+    }
+
+    /// Signal: the unit at `path` has changed; `running` where the signal says so.
+    pub(super) fn unit_changed(&self, path: &str, running: Option<bool>) {
+        self.changed(
+            |unit| object_path(unit) == path,
+            |known| known.path == path,
+            |known| match running {
+                Some(running) => std::mem::replace(&mut known.state.running, running) != running,
+                None => false,
+            },
+        );
+    }
+
+    /// Signal: a job of `unit` has ended. Always news: the start of a unit that was not loaded is signalled
+    /// in no other way.
+    pub(super) fn job_ended(&self, unit: &str, job: EndedJob) {
+        self.changed(|other| other == unit, |known| known.unit == unit, |_| true);
+        self.lock()
+            .waiting
+            .retain(|waiter| waiter.send(job.clone()).is_ok());
+    }
+
+    /// Signal: unit files were read anew, or links to them changed.
+    pub(super) fn unit_files_changed(&self) {
+        let mut inner = self.lock();
+        inner.void_all();
+        let own = !inner.busy.is_empty();
+        drop(inner);
+        if !own {
+            self.changes.report_all();
+        }
+    }
+
+    /// Signals may have gone by unseen: nothing that is known holds.
+    pub(super) fn signals_lost(&self) {
+        self.lock().void_all();
+        self.changes.report_all();
+    }
+
+    /// There are no signals any more: nothing that is known holds, no job's end will be heard of.
+    pub(super) fn disconnected(&self) {
+        let mut inner = self.lock();
+        inner.signals_seen += 1;
+        inner.known.clear();
+        inner.waiting.clear();
+        drop(inner);
+        self.changes.report_all();
+    }
+
+    fn changed(
+        &self,
+        is_unit: impl Fn(&str) -> bool,
+        is_known: impl Fn(&Known) -> bool,
+        is_news: impl Fn(&mut Known) -> bool,
+    ) {
+        let mut inner = self.lock();
+        inner.signals_seen += 1;
+        let own = inner.busy.iter().flatten().any(|unit| is_unit(unit));
+        let mut news = Vec::new();
+        for (service, known) in inner.known.iter_mut().filter(|(_, known)| is_known(known)) {
+            known.valid = false;
+            if is_news(known) {
+                news.push(service.clone());
+            }
+        }
+        if own {
+            return;
+        }
+        // What nobody has looked at yet, anything may be news of.
+        news.extend(self.changes.watched().into_iter().filter(|service| {
+            !inner.known.contains_key(service) && unit_name(service).is_ok_and(|unit| is_unit(&unit))
+        }));
+        drop(inner);
+        news.iter().for_each(|service| self.changes.report(service));
+    }
+
+    // Each holder leaves the maps whole, so a panic elsewhere does not spoil them.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Lasts as long as something is being changed by this agent.
+pub(super) struct Changing<'a> {
+    view: &'a View,
+    what: Option<String>,
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.view.lock();
+        if let Some(index) = inner.busy.iter().position(|what| *what == self.what) {
+            inner.busy.swap_remove(index);
+        }
+        if let Some(unit) = &self.what {
+            inner.known.retain(|_, known| known.unit != *unit);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UP: ServiceState = ServiceState {
+        running: true,
+        enabled: Some(true),
+        instance: None,
+    };
+
+    /// A view of `app_foo`, which runs, is watched and was looked at.
+    fn view() -> View {
+        let changes = Arc::new(ServiceChanges::default());
+        changes.set_watched(["app_foo".to_owned()].into());
+        let view = View::new(changes);
+        view.learn("app_foo", "app_foo.service", UP, view.signals_seen());
+        view
+    }
+
+    /// Whether a change is waiting to be taken.
+    async fn has_news(view: &View) -> bool {
+        let taken = tokio::time::timeout(Duration::ZERO, view.changes.take()).await;
+        taken.is_ok_and(|services| services.contains("app_foo"))
+    }
+
+    #[tokio::test]
+    async fn a_signal_voids_what_is_known_and_is_news_only_if_it_says_something_new() {
+        let path = object_path("app_foo.service");
+        for (path, running, known, news) in [
+            (path.as_str(), Some(false), false, true),
+            (path.as_str(), Some(true), false, false),
+            (path.as_str(), None, false, false),
+            (
+                "/org/freedesktop/systemd1/unit/other_2eservice",
+                Some(false),
+                true,
+                false,
+            ),
+        ] {
+            let view = view();
+            view.unit_changed(path, running);
+            assert_eq!(view.state("app_foo").is_some(), known, "{path} {running:?}");
+            assert_eq!(has_news(&view).await, news, "{path} {running:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_signal_during_a_look_voids_its_answer() {
+        let view = view();
+        let since = view.signals_seen();
+        view.unit_changed(&object_path("app_foo.service"), Some(false));
+        view.learn("app_foo", "app_foo.service", UP, since);
+        assert_eq!(view.state("app_foo"), None);
+    }
+
+    #[tokio::test]
+    async fn own_changes_are_no_news_but_void_what_is_known() {
+        let view = view();
+        {
+            let _own = view.changing("app_foo", "app_foo.service");
+            view.unit_changed(&object_path("app_foo.service"), Some(false));
+            view.unit_files_changed();
+        }
+        assert!(!has_news(&view).await);
+        assert_eq!(view.state("app_foo"), None);
+    }
+
+    #[tokio::test]
+    async fn an_alias_is_known_by_its_units_signals() {
+        let view = view();
+        view.changes.set_watched(["app_alias".to_owned()].into());
+        view.learn("app_alias", "app_foo.service", UP, view.signals_seen());
+        view.unit_changed(&object_path("app_foo.service"), Some(false));
+        assert_eq!(view.changes.take().await, ["app_alias".to_owned()].into());
+    }
+
+    #[tokio::test]
+    async fn a_lost_connection_voids_everything_and_ends_all_waiting() {
+        let view = view();
+        let mut ended = view.ended_jobs();
+        view.disconnected();
+        assert_eq!(view.state("app_foo"), None);
+        assert!(has_news(&view).await);
+        assert!(ended.recv().await.is_none());
+    }
+}

@@ -1,0 +1,214 @@
+//! Wires the tasks together.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bus::{Link, LinkState};
+use notify::Notifier;
+use protocol::{HostId, Limits};
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::converge::Interrupts;
+use crate::drift;
+use crate::engine::Engine;
+use crate::guard::Guard;
+use crate::host_state::{Board, HostState};
+use crate::inbox::Inbox;
+use crate::journal::JournalFile;
+use crate::ledger::Ledger;
+use crate::observe::Observer;
+use crate::reconcile::Reconciler;
+use crate::report::Reporter;
+use crate::state_file::StateFileError;
+use host::{Facts, Host, Packages};
+
+/// What an agent is made of.
+pub struct Parts {
+    pub host_id: HostId,
+    pub host: Host,
+    /// Folder of the ledger; must exist.
+    pub state_dir: PathBuf,
+    pub link: Link,
+    pub limits: Limits,
+    /// RabbitMQ users that may send `set_config`; empty: any.
+    pub trusted_users: Vec<String>,
+    pub heartbeat_period: Duration,
+    /// How long a change must hold before it counts as done.
+    pub bake_period: Duration,
+    /// Crashes in one convergence after which it is rolled back.
+    pub max_crashes: u32,
+    pub collect_facts: Box<dyn Fn() -> Facts + Send + Sync>,
+}
+
+/// An agent that runs.
+pub struct Agent {
+    /// How the host stands.
+    pub state: watch::Receiver<HostState>,
+    packages: Arc<dyn Packages>,
+    state_dir: PathBuf,
+    second_chance: Arc<Notify>,
+    link: watch::Receiver<LinkState>,
+    stop_reconciler: watch::Sender<bool>,
+    stop_reporter: watch::Sender<bool>,
+    reconciler: tokio::task::JoinHandle<()>,
+    reporter: tokio::task::JoinHandle<()>,
+    inbox: tokio::task::JoinHandle<()>,
+    drift: tokio::task::JoinHandle<()>,
+}
+
+/// Bounded, so that a flood of messages waits in the broker and not in our memory.
+const REQUESTS: usize = 64;
+
+/// How long the agent's end waits for the bus.
+const BUS_END: Duration = Duration::from_secs(3);
+
+impl Agent {
+    /// Starts every task; converging to the stored desired state begins at once, broker or not.
+    pub fn start(parts: Parts) -> Result<Self, StateFileError> {
+        let Parts {
+            host_id,
+            host,
+            state_dir,
+            link,
+            limits,
+            trusted_users,
+            heartbeat_period,
+            bake_period,
+            max_crashes,
+            collect_facts,
+        } = parts;
+        let packages = host.packages.clone();
+        let ledger = Arc::new(Ledger::open(&state_dir, host_id.clone())?);
+        let Link {
+            deliveries,
+            publisher,
+            topics,
+            state: link_state,
+        } = link;
+        let engine = Arc::new(Engine {
+            observer: Observer::new(host.clone()),
+            guard: Some(Guard::new(&state_dir, &host)),
+            host,
+            ledger: ledger.clone(),
+            bake_period,
+            max_crashes,
+        });
+        let journal = JournalFile::open(&state_dir)?;
+        let (board, announcements) = Board::new(ledger.desired());
+        let state = board.subscribe();
+        let (stop_reconciler, reconciler_stops) = watch::channel(false);
+        let (stop_reporter, reporter_stops) = watch::channel(false);
+        let (requests, requests_in) = mpsc::channel(REQUESTS);
+        let wake = Arc::new(Notify::new());
+        let interrupts = Interrupts {
+            desired: ledger.subscribe(),
+            stop: reconciler_stops,
+        };
+
+        let drift = tokio::spawn(drift::follow(engine.clone(), state.clone(), wake.clone()));
+        let second_chance = Arc::new(Notify::new());
+        let reconciler = Reconciler::new(
+            engine.clone(),
+            board,
+            journal,
+            interrupts,
+            wake.clone(),
+            second_chance.clone(),
+            link_state.clone(),
+        );
+        let engine_of_inbox = engine.clone();
+        let topics_of_apps = topics.subscribe();
+        let reporter = Reporter {
+            host_id: host_id.clone(),
+            boot_id: boot_id(),
+            engine,
+            state: state.clone(),
+            announcements,
+            requests: requests_in,
+            publisher,
+            link: link_state.clone(),
+            topics,
+            wake,
+            heartbeat_period,
+            collect_facts,
+            notifier: Notifier::of_process(),
+            stop: reporter_stops,
+        };
+        let inbox = Inbox {
+            host_id,
+            topics: topics_of_apps,
+            engine: engine_of_inbox,
+            limits,
+            trusted_users,
+            ledger,
+            deliveries,
+            requests,
+        };
+        Ok(Self {
+            state,
+            packages,
+            state_dir,
+            second_chance,
+            link: link_state,
+            stop_reconciler,
+            stop_reporter,
+            reconciler: tokio::spawn(reconciler.run()),
+            reporter: tokio::spawn(reporter.run()),
+            inbox: tokio::spawn(inbox.run()),
+            drift,
+        })
+    }
+
+    /// Asks every task to end at its next safe point, and waits for it. A package manager that is at work
+    /// is left to end first, or left alone where it goes on without the agent: it may be about to start this agent's
+    /// next version, and wait for the end of this one.
+    pub async fn stop(mut self) {
+        // Nothing new is taken in: what is not acknowledged, the broker keeps.
+        self.inbox.abort();
+        self.drift.abort();
+        self.stop_reconciler.send_replace(true);
+        tokio::select! {
+            _ = &mut self.reconciler => {}
+            // All that the reconciler knows is durable before it lets the package manager work.
+            () = self.packages.works_alone() => {
+                tracing::info!("the package manager goes on alone");
+                self.reconciler.abort();
+                if let Err(error) = JournalFile::note_stop_in(&self.state_dir) {
+                    tracing::warn!(%error, "this stop will count as a crash");
+                }
+            }
+        }
+        self.stop_reporter.send_replace(true);
+        let _ = self.reporter.await;
+        // The bus has nobody left to serve: it hands the broker the last acknowledgements and closes.
+        let mut link = self.link;
+        let closed = async { while link.changed().await.is_ok() {} };
+        if tokio::time::timeout(BUS_END, closed).await.is_err() {
+            tracing::debug!("the broker is slow to take leave; messages may be delivered again");
+        }
+    }
+
+    /// Tries again all that failed and is held.
+    pub fn give_second_chance(&self) {
+        self.second_chance.notify_one();
+    }
+
+    /// Pending while all is well; returns when a task has ended that should not have.
+    pub async fn failed(&mut self) -> &'static str {
+        tokio::select! {
+            _ = &mut self.reconciler => "reconciler",
+            _ = &mut self.reporter => "reporter",
+            _ = &mut self.inbox => "inbox",
+            _ = &mut self.drift => "drift",
+        }
+    }
+}
+
+/// 16 random hex digits.
+fn boot_id() -> String {
+    format!("{:016x}", fastrand::u64(..))
+}
+
+#[cfg(test)]
+mod tests;
