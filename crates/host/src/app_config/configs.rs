@@ -89,7 +89,7 @@ mod tests {
         let (known, root) = (KnownConfigs::default(), Root::new("/"));
         let read = || known.read(&root, &AppName::new("app").unwrap(), &manifest);
         let first = read();
-        assert_eq!(first.as_ref().as_ref().unwrap()["package"]["name"], "hostagent");
+        assert_eq!(first.as_ref().as_ref().unwrap()["package"]["name"], "host");
         tokio::time::advance(READ_AGAIN - Duration::from_secs(1)).await;
         assert!(Arc::ptr_eq(&first, &read()), "it was read again");
         tokio::time::advance(Duration::from_secs(1)).await;
