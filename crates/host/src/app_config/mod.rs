@@ -13,9 +13,10 @@ use protocol::name::check_plain_name;
 use protocol::{AppName, Category, Config};
 
 use crate::command::Runner;
-use crate::{AppConfig, Contract, ContractKind, HostError, Root, Services};
+use crate::{HostError, Root, Services};
 use health::Checker;
 
+mod facility;
 mod configs;
 mod files;
 mod folder;
@@ -25,12 +26,15 @@ pub mod hook;
 pub mod manifest;
 mod unfinished;
 
+pub use facility::{AppConfig, Contract, ContractKind};
+pub use manifest::Manifest;
+
 use crate::paths::{Stamp, look, read_capped, resolve};
 use crate::paths::{check_trust, find};
 use configs::KnownConfigs;
 use folder::{Entry, Listing};
 use hook::Hook;
-use manifest::{Manifest, OnChange};
+use manifest::OnChange;
 use unfinished::Unfinished;
 
 /// Where hooks are: `HOOKS/<app>/config`.

@@ -4,6 +4,7 @@
 //! ([`transfer`]) runs on a thread that may block; here a task watches it, ends it when it is cancelled or has [`stall`]ed, and decides
 //! whether to try again at once. What still fails then is for the reconciler's own, longer backoff.
 
+mod facility;
 mod cache;
 mod client;
 mod connections;
@@ -14,6 +15,8 @@ mod retry_after;
 mod stall;
 mod transfer;
 mod url;
+
+pub use self::facility::{Cancel, Download, Downloads};
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -35,7 +38,7 @@ pub use self::options::DownloadOptions;
 use self::stall::StallWatch;
 use self::transfer::{Job, Outcome};
 pub use self::url::url_for_family;
-use super::{Cancel, Download, Downloads, HostError};
+use crate::HostError;
 use crate::Root;
 use protocol::without_credentials;
 

@@ -12,8 +12,10 @@ use protocol::satisfied::version_satisfied;
 use protocol::{AppName, Category};
 
 use super::command::Runner;
-use super::{Family, HostError, Packages, Root, Source, Transaction};
+use crate::{HostError, Root};
 
+mod facility;
+mod installed;
 mod cache;
 mod deb;
 #[doc(hidden)]
@@ -22,6 +24,9 @@ mod messages;
 mod rpm;
 mod runs;
 mod version;
+
+pub use facility::{EarlierRuns, Family, PackageFile, Packages, Source, Transaction};
+pub use installed::{InstalledPackage, InstalledPackages, PackagesByName};
 
 pub use cache::Stamp;
 pub use deb::{Deb, Relations};
@@ -225,7 +230,7 @@ fn describe(transaction: &Transaction) -> String {
 }
 
 /// The package database must show what was asked: an exit code of 0 does not say so.
-fn check_outcome(transaction: &Transaction, installed: &super::InstalledPackages) -> Result<(), HostError> {
+fn check_outcome(transaction: &Transaction, installed: &InstalledPackages) -> Result<(), HostError> {
     let missed = |what: String| HostError::new(Category::Host, what);
     for source in &transaction.install {
         let (name, version) = match source {

@@ -7,11 +7,14 @@ use std::sync::Arc;
 use protocol::Category;
 
 use super::command::Runner;
-use super::{HostError, Root, Services};
+use crate::{HostError, Root};
 
+mod facility;
 mod changes;
 pub mod systemd;
 pub mod sysv;
+
+pub use facility::{ServiceState, Services};
 
 pub use changes::ServiceChanges;
 pub use systemd::Systemd;
