@@ -2,7 +2,7 @@
 
 use harness::http::{HttpServer, Page};
 use host::app_config::manifest::{HealthCheck, Probe};
-use host::health::Checker;
+use host::app_config::health::Checker;
 use tokio::net::{TcpListener, TcpSocket};
 
 use super::*;
