@@ -9,9 +9,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use bench::agent::furnished;
 use host::{self, Family, Host};
+use hostagent::engine::observe::{Freshness, Observed, Observer};
+use hostagent::engine::plan::plan;
 use hostagent::ledger::Desired;
-use hostagent::observe::{Freshness, Observed, Observer};
-use hostagent::plan::plan;
 use hostagent::settings::{Settings, Sources};
 use protocol::{Apps, Inbound, Limits, SetConfig, decode};
 

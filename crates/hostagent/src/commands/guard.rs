@@ -12,11 +12,11 @@ use tokio::time::Instant;
 use super::Exit;
 use super::context::Context;
 use super::run::amqp_settings;
-use crate::failure::Failure;
+use crate::engine::failure::Failure;
+use crate::engine::journal::{Before, JournalFile, Snapshot, WayBack};
+use crate::engine::observe::SELF_APP;
 use crate::guard::{self, Watched};
-use crate::journal::{Before, JournalFile, Snapshot, WayBack};
 use crate::lock::Lock;
-use crate::observe::SELF_APP;
 use crate::settings::Settings;
 use host::{HostError, Source, Transaction};
 

@@ -15,7 +15,7 @@ use harness::packages::{Family, Moment, Package, Sandbox, example_app};
 use host::packages::{self, Options};
 use host::{self, HostError, InstalledPackages, PackageFile, Packages, Root, Source, Transaction};
 use hostagent::agent::{Agent, Parts};
-use hostagent::journal::JournalFile;
+use hostagent::engine::journal::JournalFile;
 use hostagent::settings::{Settings, Sources};
 use protocol::{
     Apps, Category, ErrorReport, HostId, Limits, Phase, PlanAnswer, SetConfig, State, Status, encode_plan,

@@ -8,14 +8,14 @@ use protocol::{AppName, Category, Phase};
 
 use super::{End, Interrupts, stuck, together};
 use crate::engine::Engine;
-use crate::failure::{Failure, Failures};
+use crate::engine::failure::{Failure, Failures};
+use crate::engine::journal::JournalFile;
+use crate::engine::observe::{Freshness, Observed};
+use crate::engine::plan::{Plan, Stage, Step};
+use crate::engine::stage::Staged;
 use crate::host_state::{Board, Standing};
-use crate::journal::JournalFile;
 use crate::ledger::Desired;
-use crate::observe::{Freshness, Observed};
-use crate::plan::{Plan, Stage, Step};
-use crate::stage::Staged;
-use crate::{bake, undo};
+use crate::engine::{bake, undo};
 use host::{Cancel, Family};
 
 pub(super) struct Attempt<'a> {

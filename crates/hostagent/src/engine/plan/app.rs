@@ -4,7 +4,7 @@ use protocol::satisfied::{same_value, version_satisfied};
 use protocol::{AppName, AppSpec, Category, Config, Phase};
 
 use super::steps::{Action, Change, ConfigChange, Fault, Install, Step};
-use crate::observe::ObservedApp;
+use crate::engine::observe::ObservedApp;
 use host::download::url_for_family;
 use host::packages::compare_versions;
 use host::{ContractKind, Family};

@@ -4,11 +4,11 @@
 use protocol::{AppName, AppSpec, Apps, Category, Phase};
 use std::path::Path;
 
-use crate::failure::{Failure, Failures};
+use crate::engine::failure::{Failure, Failures};
+use crate::engine::observe::{Observed, Observer};
+use crate::engine::plan::{Action, Step};
+use crate::engine::stage::Staged;
 use crate::ledger::{Ledger, Provenance, Record};
-use crate::observe::{Observed, Observer};
-use crate::plan::{Action, Step};
-use crate::stage::Staged;
 use crate::state_file::StateFileError;
 use host::{Family, Host, HostError, Source, Transaction};
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use protocol::{AppName, Apps, Config, Phase};
 use serde::{Deserialize, Serialize};
 
-use crate::failure::{Failure, Failures};
+use crate::engine::failure::{Failure, Failures};
 use crate::ledger::Record;
 use crate::state_file::{StateFile, StateFileError};
 use host::InstalledPackages;

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::{AppName, Apps, ErrorReport, Phase};
 
-use crate::converge::together;
 use crate::engine::Engine;
-use crate::failure::{Failure, Failures};
+use crate::engine::converge::together;
+use crate::engine::failure::{Failure, Failures};
+use crate::engine::observe::Observed;
 use crate::host_state::Standing;
 use crate::ledger::{Desired, Outcome};
-use crate::observe::Observed;
 
 /// What failed, how often, and what is therefore left alone until when.
 #[derive(Debug, Default)]

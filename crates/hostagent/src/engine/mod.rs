@@ -1,13 +1,26 @@
 //! What the parts of a convergence work with: the host, what is known of it, and the agent's own memory.
 
+pub mod reconcile;
+pub mod converge;
+pub mod observe;
+pub mod plan;
+pub mod forecast;
+pub mod stage;
+pub mod journal;
+pub mod undo;
+pub mod apply;
+pub mod bake;
+pub mod rollback;
+pub mod failure;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::engine::observe::{Freshness, Observed, Observer};
 use crate::guard::Guard;
 use crate::ledger::{Desired, Ledger};
-use crate::observe::{Freshness, Observed, Observer};
-use crate::plan::{self, Plan};
 use host::{Host, HostError};
+use plan::Plan;
 
 /// What converges: the host's facilities, and the agent's memory of what it did.
 pub struct Engine {

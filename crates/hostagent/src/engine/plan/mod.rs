@@ -6,7 +6,7 @@
 use protocol::spec::cmp_rank;
 use protocol::{AppName, AppSpec, Apps};
 
-use crate::observe::{Observed, ObservedApp, SELF_APP};
+use crate::engine::observe::{Observed, ObservedApp, SELF_APP};
 use host::Family;
 
 mod app;

@@ -8,11 +8,11 @@ use protocol::{AppName, Apps, HostId, PlanAnswer};
 use sha2::{Digest, Sha256};
 
 use crate::engine::Engine;
-use crate::journal::WayBack;
+use crate::engine::journal::WayBack;
+use crate::engine::observe::{Freshness, Observed};
+use crate::engine::plan::{Action, Plan, Step};
+use crate::engine::undo;
 use crate::ledger::{Desired, Records};
-use crate::observe::{Freshness, Observed};
-use crate::plan::{Action, Plan, Step};
-use crate::undo;
 use host::{HostError, hex};
 
 /// A plan, looked at from all sides.

@@ -11,9 +11,9 @@ use protocol::{AppName, Category, Phase};
 use tokio::time::Instant;
 
 use crate::engine::Engine;
-use crate::failure::{Failure, Failures};
+use crate::engine::failure::{Failure, Failures};
+use crate::engine::observe::{Freshness, Observed, ObservedApp};
 use crate::ledger::Desired;
-use crate::observe::{Freshness, Observed, ObservedApp};
 use host::{HostError, ServiceState};
 
 /// Between two looks at the services.

@@ -7,9 +7,9 @@ use std::time::Duration;
 use protocol::{AppName, Category, Phase};
 
 use crate::engine::Engine;
-use crate::failure::Failure;
-use crate::journal::{Before, Entry, SavedFile, Snapshot, WayBack};
-use crate::observe::{Freshness, ObservedApp, SELF_APP};
+use crate::engine::failure::Failure;
+use crate::engine::journal::{Before, Entry, SavedFile, Snapshot, WayBack};
+use crate::engine::observe::{Freshness, ObservedApp, SELF_APP};
 use host::atomic_file;
 use host::{Family, HostError, Source, Transaction};
 

@@ -13,13 +13,13 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::alarm;
-use crate::converge::{self, End, Interrupts};
 use crate::engine::Engine;
-use crate::failure::{Failure, Failures};
+use crate::engine::converge::{self, End, Interrupts};
+use crate::engine::failure::{Failure, Failures};
+use crate::engine::journal::JournalFile;
+use crate::engine::observe::{Freshness, Observed};
 use crate::host_state::{Board, Standing};
-use crate::journal::JournalFile;
 use crate::ledger::Desired;
-use crate::observe::{Freshness, Observed};
 use host::EarlierRuns;
 
 use error_book::ErrorBook;

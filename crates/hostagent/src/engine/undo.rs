@@ -6,11 +6,11 @@ use std::path::Path;
 
 use protocol::AppName;
 
-use crate::journal::{Before, Entry, SavedFile, SavedService, Snapshot, WayBack};
+use crate::engine::journal::{Before, Entry, SavedFile, SavedService, Snapshot, WayBack};
+use crate::engine::observe::Observed;
+use crate::engine::plan::{Action, Step};
+use crate::engine::stage::Staged;
 use crate::ledger::Records;
-use crate::observe::Observed;
-use crate::plan::{Action, Step};
-use crate::stage::Staged;
 use host::{Cancel, Download, Host, HostError};
 
 /// The journal's entries for every application that `steps` change, with the packages that are `arriving`. Fetches previous packages that are not

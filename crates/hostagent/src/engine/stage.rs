@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use protocol::satisfied::version_satisfied;
 use protocol::{AppName, Category, Phase};
 
-use crate::failure::Failure;
+use crate::engine::failure::Failure;
+use crate::engine::plan::Install;
 use crate::ledger::Records;
-use crate::plan::Install;
 use host::{Cancel, Download, Host, HostError, PackageFile, Source};
 
 /// A package that is ready to be installed.

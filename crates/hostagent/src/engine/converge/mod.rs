@@ -18,9 +18,9 @@ use protocol::Category;
 use tokio::sync::watch;
 
 use crate::engine::Engine;
-use crate::failure::{Failure, Failures};
+use crate::engine::failure::{Failure, Failures};
+use crate::engine::journal::{Before, JournalFile, WayBack};
 use crate::host_state::Board;
-use crate::journal::{Before, JournalFile, WayBack};
 use crate::ledger::Desired;
 use host::HostError;
 

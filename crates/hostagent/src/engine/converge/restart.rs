@@ -11,9 +11,9 @@ use protocol::{AppName, Phase};
 use super::Interrupts;
 use super::attempt::Attempt;
 use super::settle::SIDE_BY_SIDE;
-use crate::failure::Failure;
-use crate::journal::Before;
-use crate::observe::Observed;
+use crate::engine::failure::Failure;
+use crate::engine::journal::Before;
+use crate::engine::observe::Observed;
 
 /// An application, and those of its services that run its previous version.
 type Outdated = (AppName, Vec<String>);

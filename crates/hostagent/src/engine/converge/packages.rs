@@ -8,12 +8,12 @@ use protocol::{AppName, Category, Phase};
 
 use super::attempt::Attempt;
 use super::{End, Interrupts, stuck};
-use crate::apply::{self, PackageWork, PackagesEnd, Removal};
-use crate::failure::{Failure, Failures};
+use crate::engine::apply::{self, PackageWork, PackagesEnd, Removal};
+use crate::engine::failure::{Failure, Failures};
+use crate::engine::observe::{Observed, SELF_APP};
+use crate::engine::plan::{Action, Step};
+use crate::engine::stage;
 use crate::ledger::Provenance;
-use crate::observe::{Observed, SELF_APP};
-use crate::plan::{Action, Step};
-use crate::stage;
 use host::download::url_for_family;
 use host::{Cancel, HostError, Transaction};
 

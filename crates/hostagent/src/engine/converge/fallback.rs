@@ -4,8 +4,8 @@ use protocol::{AppName, Category, Phase};
 
 use super::attempt::Attempt;
 use super::{End, stuck, together};
-use crate::failure::{Failure, Failures};
-use crate::rollback;
+use crate::engine::failure::{Failure, Failures};
+use crate::engine::rollback;
 
 impl Attempt<'_> {
     /// What an earlier run of the agent, or an attempt that was superseded, has left.

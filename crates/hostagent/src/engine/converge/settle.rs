@@ -10,9 +10,9 @@ use protocol::spec::{Rank, cmp_rank};
 
 use super::attempt::Attempt;
 use super::{End, Interrupts};
-use crate::apply;
-use crate::observe::Observed;
-use crate::plan::{Action, Step};
+use crate::engine::apply;
+use crate::engine::observe::Observed;
+use crate::engine::plan::{Action, Step};
 use host::Cancel;
 
 /// Applications whose services are started or stopped side by side, at most.
