@@ -17,8 +17,8 @@ use protocol::rest::Role;
 use tokio::time::Instant;
 
 use super::App;
-use super::enroll::not_let_in;
-use super::problem::Refusal;
+use super::problem::{Refusal, not_let_in};
+use super::signature::Argument;
 use crate::settings::Anonymous;
 use crate::store::{Result, Store, token_digest};
 
@@ -237,6 +237,8 @@ impl FromRequestParts<App> for Principal {
         principal.ok_or_else(|| Refusal::of(StatusCode::UNAUTHORIZED))
     }
 }
+
+impl Argument for Principal {}
 
 /// A new token's secret: 256 bits from the system, in hex, with a beginning that secret scanners can know.
 pub fn new_secret() -> io::Result<String> {

@@ -1,21 +1,25 @@
 //! What hosts should run, and what the fleet runs.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{FromRequestParts, State};
 use axum::http::header::{ETAG, IF_MATCH};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use protocol::rest::{AppList, DesiredApps, PlanAnswer, PutQuery, problem};
-use protocol::{Apps, HostId, Limits, decode_apps, encode_plan, is_plan_hash};
+use protocol::{Apps, HostId, encode_plan, is_plan_hash};
+use schemars::JsonSchema;
+use serde::Serialize;
 use tokio::time::timeout;
 
 use super::App;
 use super::access::Principal;
 use super::extract::{Body, Id, Params};
-use super::ping::publish_failed;
-use super::problem::Refusal;
+use super::problem::{Refusal, publish_failed};
+use super::signature::{Answer, Answers, Argument, Described, Header};
 use crate::replies::Reply;
 use crate::store::{NewDesired, PutError, Stored};
 
@@ -23,16 +27,72 @@ pub async fn usage(State(app): State<App>) -> Result<Json<AppList>, Refusal> {
     Ok(Json(app.store.apps().await?))
 }
 
-fn with_tag(desired: DesiredApps) -> Response {
-    let tag = format!("\"{}\"", desired.generation);
-    ([(ETAG, tag)], Json(desired)).into_response()
+/// A desired state, with its generation as ETag.
+pub struct Tagged(DesiredApps);
+
+impl IntoResponse for Tagged {
+    fn into_response(self) -> Response {
+        let tag = format!("\"{}\"", self.0.generation);
+        ([(ETAG, tag)], Json(self.0)).into_response()
+    }
 }
 
-pub async fn desired(State(app): State<App>, Id(id): Id) -> Result<Response, Refusal> {
+impl Answers for Tagged {
+    fn answers() -> Vec<Answer> {
+        Json::<DesiredApps>::answers()
+    }
+}
+
+/// What a PUT of desired applications answers.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum DesiredOrPlan {
+    Desired(DesiredApps),
+    Plan(PlanAnswer),
+}
+
+impl IntoResponse for DesiredOrPlan {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Desired(desired) => Tagged(desired).into_response(),
+            Self::Plan(plan) => Json(plan).into_response(),
+        }
+    }
+}
+
+impl Answers for DesiredOrPlan {
+    fn answers() -> Vec<Answer> {
+        Json::<Self>::answers()
+    }
+}
+
+/// The header `If-Match` of a request.
+pub struct IfMatch(Option<HeaderValue>);
+
+impl FromRequestParts<App> for IfMatch {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Infallible> {
+        Ok(Self(parts.headers.get(IF_MATCH).cloned()))
+    }
+}
+
+impl Argument for IfMatch {
+    fn describe(described: &mut Described) {
+        described.headers.push(Header {
+            name: "If-Match",
+            description: "Generation that is to be replaced, in quotes: \"3\"",
+            pattern: r#"^(\*|"[0-9]{1,19}"(, ?"[0-9]{1,19}"){0,15})$"#,
+        });
+        described.problems.push(400);
+    }
+}
+
+pub async fn desired(State(app): State<App>, Id(id): Id) -> Result<Tagged, Refusal> {
     match app.store.desired(&id).await? {
-        Some(desired) => Ok(with_tag(desired.into())),
+        Some(desired) => Ok(Tagged(desired.into())),
         // Of a known host nothing may be desired; of any other, nothing is known.
-        None if app.store.labels(&id).await?.is_some() => Ok(with_tag(DesiredApps {
+        None if app.store.labels(&id).await?.is_some() => Ok(Tagged(DesiredApps {
             apps: Apps::new(),
             generation: 0,
             author: None,
@@ -41,19 +101,6 @@ pub async fn desired(State(app): State<App>, Id(id): Id) -> Result<Response, Ref
         })),
         None => Err(Refusal::no_such_host()),
     }
-}
-
-/// Bytes that a message has around its applications, and some more.
-const ENVELOPE: usize = 1024;
-
-/// The applications of a body.
-pub(super) fn wanted(body: &Body) -> Result<Apps, Refusal> {
-    let agents = Limits::default();
-    let limits = Limits {
-        max_size: agents.max_size - ENVELOPE,
-        ..agents
-    };
-    Ok(decode_apps(&body.0, limits)?)
 }
 
 /// An application may not be called as a host that is to have it: messages to the one would reach the other.
@@ -68,15 +115,15 @@ pub async fn put_desired(
     State(app): State<App>,
     Id(id): Id,
     Params(query): Params<PutQuery>,
-    headers: HeaderMap,
+    IfMatch(if_match): IfMatch,
     principal: Principal,
-    body: Body,
-) -> Result<Response, Refusal> {
-    let apps = wanted(&body)?;
+    body: Body<Apps>,
+) -> Result<DesiredOrPlan, Refusal> {
+    let apps = body.apps()?;
     if let Some(app) = apps.keys().find(|app| id.collides_with(app)) {
         return Err(own_id(app.as_str(), "this host"));
     }
-    let if_match = match headers.get(IF_MATCH) {
+    let if_match = match if_match {
         None => None,
         Some(value) => Some(generations(value.to_str().unwrap_or_default(), &app, &id).await?),
     };
@@ -89,9 +136,7 @@ pub async fn put_desired(
         ));
     }
     if query.dry_run {
-        return plan(&app, &id, &apps)
-            .await
-            .map(|plan| Json(plan).into_response());
+        return plan(&app, &id, &apps).await.map(DesiredOrPlan::Plan);
     }
     let new = NewDesired {
         apps: Arc::new(apps),
@@ -102,7 +147,7 @@ pub async fn put_desired(
     match app.store.put_desired(&id, new).await {
         Ok(Stored { desired, .. }) => {
             app.dispatcher.changed(id, desired.clone());
-            Ok(with_tag(desired.into()))
+            Ok(DesiredOrPlan::Desired(desired.into()))
         }
         Err(PutError::GenerationChanged { current }) => Err(generation_changed(current)),
         Err(PutError::Store(error)) => Err(error.into()),

@@ -5,47 +5,108 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::extract::{FromRequestParts, State};
 use axum::http::header::ACCEPT;
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use protocol::rest::{Event, EventQuery};
+use protocol::rest::{Event, EventList, EventQuery};
 use tokio::sync::watch;
 
 use super::App;
 use super::extract::{Params, limit};
 use super::problem::Refusal;
+use super::signature::{Answer, Answers, Argument, Described, Header};
+
+/// What a request for events gets.
+pub enum EventsAnswer {
+    Page(EventList),
+    Stream(Response),
+}
+
+impl IntoResponse for EventsAnswer {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Page(page) => Json(page).into_response(),
+            Self::Stream(stream) => stream,
+        }
+    }
+}
+
+impl Answers for EventsAnswer {
+    fn answers() -> Vec<Answer> {
+        vec![
+            Answer::json::<EventList>(StatusCode::OK),
+            Answer::raw(EVENT_STREAM),
+        ]
+    }
+}
+
+const EVENT_STREAM: &str = "text/event-stream";
+const LAST_EVENT_ID: &str = "Last-Event-ID";
+
+/// Where a client that was cut off wants to go on.
+pub struct LastEventId(Option<HeaderValue>);
+
+impl FromRequestParts<App> for LastEventId {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Infallible> {
+        Ok(Self(parts.headers.get(LAST_EVENT_ID).cloned()))
+    }
+}
+
+impl Argument for LastEventId {
+    fn describe(described: &mut Described) {
+        described.headers.push(Header {
+            name: LAST_EVENT_ID,
+            description: "Where a stream goes on",
+            pattern: "^[0-9]{1,19}$",
+        });
+        described.problems.push(400);
+    }
+}
+
+impl LastEventId {
+    fn parse(&self) -> Result<Option<u64>, Refusal> {
+        let Some(id) = &self.0 else {
+            return Ok(None);
+        };
+        let id = id.to_str().ok().and_then(|id| id.parse().ok());
+        id.map(Some)
+            .ok_or_else(|| Refusal::bad_parameter(LAST_EVENT_ID, "the id of an event, a number, is needed"))
+    }
+}
+
+/// Whether a client asks for a stream instead of a page.
+pub struct WantsStream(bool);
+
+impl FromRequestParts<App> for WantsStream {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Infallible> {
+        let accept = parts.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
+        Ok(Self(accept.is_some_and(|accept| accept.contains(EVENT_STREAM))))
+    }
+}
+
+impl Argument for WantsStream {}
 
 pub async fn events(
     State(app): State<App>,
     Params(query): Params<EventQuery>,
-    headers: HeaderMap,
-) -> Result<Response, Refusal> {
+    last_event_id: LastEventId,
+    WantsStream(wants_stream): WantsStream,
+) -> Result<EventsAnswer, Refusal> {
     let limit = limit(query.limit)?;
-    let last_id = last_event_id(&headers)?;
-    let wants_stream = headers
-        .get(ACCEPT)
-        .and_then(|accept| accept.to_str().ok())
-        .is_some_and(|accept| accept.contains("text/event-stream"));
-    if wants_stream {
-        return Ok(live(app, query, last_id));
+    let last_id = last_event_id.parse()?;
+    match wants_stream {
+        true => Ok(EventsAnswer::Stream(live(app, query, last_id))),
+        false => Ok(EventsAnswer::Page(app.store.events(&query, limit).await?)),
     }
-    Ok(Json(app.store.events(&query, limit).await?).into_response())
 }
-
-/// Where a client that was cut off wants to go on.
-fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
-    let Some(id) = headers.get(LAST_EVENT_ID) else {
-        return Ok(None);
-    };
-    let id = id.to_str().ok().and_then(|id| id.parse().ok());
-    id.map(Some)
-        .ok_or_else(|| Refusal::bad_parameter(LAST_EVENT_ID, "the id of an event, a number, is needed"))
-}
-
-const LAST_EVENT_ID: &str = "Last-Event-ID";
 
 /// One listener: it reads from the store at its own pace, so that it misses nothing however slow it is.
 struct Follower {

@@ -1,16 +1,20 @@
 //! Parameters and bodies of requests, checked; what is wrong with them is said as a problem document.
 
+use std::marker::PhantomData;
+
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
-use protocol::HostId;
+use protocol::{Apps, HostId, Limits, decode_apps};
+use schemars::{JsonSchema, json_schema};
 use serde::de::DeserializeOwned;
 
 use super::App;
 use super::problem::Refusal;
+use super::signature::{Argument, Described};
 
 /// A query, typed.
 pub struct Params<T>(pub T);
@@ -26,6 +30,13 @@ impl<T: DeserializeOwned> FromRequestParts<App> for Params<T> {
         Query::<T>::try_from_uri(&parts.uri)
             .map(|Query(params)| Self(params))
             .map_err(|rejection| Refusal::bad_parameter("query", rejection.body_text()))
+    }
+}
+
+impl<T: JsonSchema> Argument for Params<T> {
+    fn describe(described: &mut Described) {
+        described.query = Some(|generator| T::json_schema(generator));
+        described.problems.push(400);
     }
 }
 
@@ -52,6 +63,13 @@ impl FromRequestParts<App> for Id {
     }
 }
 
+impl Argument for Id {
+    fn describe(described: &mut Described) {
+        described.path = Some(|generator| generator.subschema_for::<HostId>());
+        described.problems.push(400);
+    }
+}
+
 /// The one segment of a path that is not fixed.
 pub struct Name(pub String);
 
@@ -72,10 +90,20 @@ impl FromRequestParts<App> for Name {
     }
 }
 
-/// A JSON body as it came.
-pub struct Body(pub Bytes);
+impl Argument for Name {
+    fn describe(described: &mut Described) {
+        described.path = Some(|_| json_schema!({ "type": "string", "minLength": 1 }));
+        described.problems.push(400);
+    }
+}
 
-impl FromRequest<App> for Body {
+/// A JSON body that holds a `T`. It is decoded by the handler, after its other checks.
+pub struct Body<T> {
+    bytes: Bytes,
+    holds: PhantomData<fn() -> T>,
+}
+
+impl<T> FromRequest<App> for Body<T> {
     type Rejection = Refusal;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Refusal> {
@@ -92,18 +120,43 @@ impl FromRequest<App> for Body {
             let refusal = Refusal::of(StatusCode::UNSUPPORTED_MEDIA_TYPE);
             return Err(refusal.detail("send Content-Type: application/json"));
         }
-        Bytes::from_request(request, app)
+        let bytes = Bytes::from_request(request, app)
             .await
-            .map(Self)
             .map_err(|rejection: BytesRejection| {
                 Refusal::of(rejection.status()).detail(rejection.body_text())
-            })
+            })?;
+        Ok(Self {
+            bytes,
+            holds: PhantomData,
+        })
     }
 }
 
-impl Body {
-    /// The body as a type of our own; `$` is as near as serde says.
-    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
-        serde_json::from_slice(&self.0).map_err(|error| Refusal::invalid("$", error.to_string()))
+impl<T: JsonSchema> Argument for Body<T> {
+    fn describe(described: &mut Described) {
+        described.body = Some(|generator| generator.subschema_for::<T>());
+        described.problems.extend([413, 415, 422]);
+    }
+}
+
+impl<T: DeserializeOwned> Body<T> {
+    /// The path of an error is `$`: serde gives no other.
+    pub fn parse(&self) -> Result<T, Refusal> {
+        serde_json::from_slice(&self.bytes).map_err(|error| Refusal::invalid("$", error.to_string()))
+    }
+}
+
+/// Bytes that a message has around its applications, and some more.
+const ENVELOPE: usize = 1024;
+
+impl Body<Apps> {
+    /// The applications, within the limits of agents. Errors have the path of what is wrong.
+    pub fn apps(&self) -> Result<Apps, Refusal> {
+        let agents = Limits::default();
+        let limits = Limits {
+            max_size: agents.max_size - ENVELOPE,
+            ..agents
+        };
+        Ok(decode_apps(&self.bytes, limits)?)
     }
 }

@@ -12,7 +12,7 @@ use protocol::{Apps, HostId};
 
 use super::App;
 use super::access::Principal;
-use super::apps::{own_id, wanted};
+use super::apps::own_id;
 use super::extract::{Body, Params};
 use super::problem::Refusal;
 use crate::store::{Desired, NewDesired, PutError, Store, StoreError};
@@ -29,7 +29,7 @@ pub async fn put_desired(
     State(app): State<App>,
     Params(query): Params<FleetQuery>,
     principal: Principal,
-    body: Body,
+    body: Body<Apps>,
 ) -> Result<Json<FleetSet>, Refusal> {
     let filters = HostQuery::from(&query);
     match (query.all, filters == HostQuery::default()) {
@@ -58,7 +58,7 @@ pub async fn put_desired(
             ));
         }
     }
-    let apps = wanted(&body)?;
+    let apps = body.apps()?;
     let hosts = matching(&app.store, filters).await?;
     if let Some(name) = apps
         .keys()

@@ -1,14 +1,18 @@
 //! Hosts and their labels.
 
+use std::borrow::Cow;
+
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
 use protocol::rest::{Host, HostIds, HostList, HostQuery, Labels};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
 
 use super::App;
 use super::access::Principal;
 use super::extract::{Body, Id, Params, limit};
 use super::problem::Refusal;
+use super::signature::NoContent;
 
 pub async fn list(
     State(app): State<App>,
@@ -28,9 +32,9 @@ pub async fn one(State(app): State<App>, Id(id): Id) -> Result<Json<Host>, Refus
     host.map(Json).ok_or_else(Refusal::no_such_host)
 }
 
-pub async fn forget(State(app): State<App>, Id(id): Id, principal: Principal) -> Result<StatusCode, Refusal> {
+pub async fn forget(State(app): State<App>, Id(id): Id, principal: Principal) -> Result<NoContent, Refusal> {
     match app.store.delete_host(&id, &principal.name).await? {
-        true => Ok(StatusCode::NO_CONTENT),
+        true => Ok(NoContent),
         false => Err(Refusal::no_such_host()),
     }
 }
@@ -44,17 +48,40 @@ pub async fn put_labels(
     State(app): State<App>,
     Id(id): Id,
     principal: Principal,
-    body: Body,
+    body: Body<LabelsBody>,
 ) -> Result<Json<Labels>, Refusal> {
-    let labels: Labels = body.parse()?;
+    let LabelsBody(labels) = body.parse()?;
     check_labels(&labels)?;
     app.store.put_labels(&id, &labels, &principal.name).await?;
     Ok(Json(labels))
 }
 
-pub(super) const MAX_LABELS: usize = 64;
+const MAX_LABELS: usize = 64;
 const MAX_NAME: usize = 63;
 const MAX_VALUE: usize = 255;
+
+/// Labels as they are taken. Its schema says what `check_labels` checks.
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub struct LabelsBody(Labels);
+
+impl JsonSchema for LabelsBody {
+    fn schema_name() -> Cow<'static, str> {
+        "Labels".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "object",
+            "maxProperties": MAX_LABELS,
+            "propertyNames": { "pattern": LABEL_NAME },
+            "additionalProperties": { "type": "string", "pattern": LABEL_VALUE },
+        })
+    }
+}
+
+const LABEL_NAME: &str = "^[A-Za-z0-9][A-Za-z0-9+._/-]{0,62}$";
+const LABEL_VALUE: &str = r"^[^\u0000-\u001f\u007f-\u009f,]{0,255}$";
 
 fn check_labels(labels: &Labels) -> Result<(), Refusal> {
     if labels.len() > MAX_LABELS {

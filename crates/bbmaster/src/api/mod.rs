@@ -1,5 +1,6 @@
-//! The REST API. One table of routes ([`routes`]): the router, what each route asks of its caller
-//! ([`Access`]) and the OpenAPI document ([`document`]) all come from it.
+//! The REST API. One table of routes ([`routes`]) gives the router, what each route asks of its caller
+//! ([`Access`]) and the OpenAPI document ([`document`]). What a route takes and answers is stated once: in
+//! the signature of its handler.
 
 mod access;
 mod apps;
@@ -15,6 +16,8 @@ mod ping;
 mod problem;
 mod retry;
 mod route;
+mod signature;
+mod table;
 mod tokens;
 mod ui;
 
@@ -31,8 +34,8 @@ use tokio::sync::watch;
 
 pub use access::{Access, Gate, Principal, new_secret};
 pub use listener::{TlsError, TlsListener};
-pub use openapi::document;
-pub use route::{Doc, Route, routes};
+pub use route::Route;
+pub use table::{document, routes};
 pub use tokens::check as check_new_token;
 
 use crate::dispatch::{Dispatcher, Pinger};

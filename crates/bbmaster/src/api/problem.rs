@@ -3,10 +3,11 @@
 use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use bus::PublishError;
 use protocol::DecodeError;
 use protocol::rest::{Problem, problem};
 
-use crate::store::StoreError;
+use crate::store::{NotLetIn, StoreError};
 
 /// A request that is not done, and why.
 #[derive(Debug, Clone)]
@@ -88,4 +89,26 @@ impl From<DecodeError> for Refusal {
     fn from(error: DecodeError) -> Self {
         Self::invalid(error.path, error.reason)
     }
+}
+
+/// A message to a host that did not get on its way.
+pub fn publish_failed(error: &PublishError) -> Refusal {
+    match error {
+        PublishError::Unroutable => Refusal::of(StatusCode::CONFLICT)
+            .kind(problem::AWAY)
+            .detail("the host has no queue: it has been away for long, or was never there"),
+        PublishError::Disconnected | PublishError::Refused => Refusal::of(StatusCode::SERVICE_UNAVAILABLE)
+            .kind(problem::NO_BROKER)
+            .detail(format!("the message could not be sent: {error}")),
+    }
+}
+
+/// Why a token is worth nothing, for now or at all.
+pub fn not_let_in(why: &NotLetIn) -> Refusal {
+    let refusal = match why {
+        NotLetIn::Unknown | NotLetIn::Expired(_) | NotLetIn::UsedUp => Refusal::of(StatusCode::UNAUTHORIZED),
+        NotLetIn::OtherHost(_) => Refusal::of(StatusCode::FORBIDDEN),
+        NotLetIn::Known => Refusal::of(StatusCode::CONFLICT).kind(problem::HOST_KNOWN),
+    };
+    refusal.detail(why.to_string())
 }

@@ -1,6 +1,5 @@
 //! Having a host try again what failed.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use protocol::rest::{RetryAnswer, problem};
@@ -8,8 +7,8 @@ use protocol::rest::{RetryAnswer, problem};
 use super::App;
 use super::access::Principal;
 use super::extract::Id;
-use super::ping::publish_failed;
-use super::problem::Refusal;
+use super::problem::{Refusal, publish_failed};
+use super::signature::Accepted;
 use crate::dispatch::set_config;
 
 /// Sends the desired state once more, and says that what is held is to be tried. Told once: a host that is away is not
@@ -18,7 +17,7 @@ pub async fn one(
     State(app): State<App>,
     Id(id): Id,
     principal: Principal,
-) -> Result<(StatusCode, Json<RetryAnswer>), Refusal> {
+) -> Result<Accepted<RetryAnswer>, Refusal> {
     let Some(desired) = app.store.desired(&id).await? else {
         return Err(match app.store.labels(&id).await? {
             Some(_) => Refusal::of(StatusCode::CONFLICT)
@@ -35,5 +34,5 @@ pub async fn one(
         .await
         .map_err(|error| publish_failed(&error))?;
     app.store.tell_retry(&id, generation, &principal.name).await?;
-    Ok((StatusCode::ACCEPTED, Json(RetryAnswer { generation })))
+    Ok(Accepted(RetryAnswer { generation }))
 }

@@ -9,6 +9,7 @@ use super::App;
 use super::access::{Principal, new_secret};
 use super::extract::{Body, Name};
 use super::problem::Refusal;
+use super::signature::{Created, NoContent};
 use crate::store::{TokenError, token_digest};
 
 pub async fn list(State(app): State<App>) -> Result<Json<TokenList>, Refusal> {
@@ -19,9 +20,9 @@ pub async fn list(State(app): State<App>) -> Result<Json<TokenList>, Refusal> {
 pub async fn create(
     State(app): State<App>,
     principal: Principal,
-    body: Body,
-) -> Result<(StatusCode, Json<CreatedToken>), Refusal> {
-    let new: NewToken = body.parse()?;
+    body: Body<NewToken>,
+) -> Result<Created<CreatedToken>, Refusal> {
+    let new = body.parse()?;
     check(&new).map_err(|(path, reason)| Refusal::invalid(path, reason))?;
     let secret = new_secret().map_err(|error| {
         tracing::error!("no random bits for a token: {error}");
@@ -31,7 +32,7 @@ pub async fn create(
     let made = app.store.create_token(&new, &digest, &principal.name).await;
     app.gate.forget();
     match made {
-        Ok(token) => Ok((StatusCode::CREATED, Json(CreatedToken { token, secret }))),
+        Ok(token) => Ok(Created(CreatedToken { token, secret })),
         Err(error @ TokenError::Exists(_)) => {
             Err(Refusal::of(StatusCode::CONFLICT).detail(error.to_string()))
         }
@@ -72,11 +73,11 @@ pub async fn revoke(
     State(app): State<App>,
     Name(name): Name,
     principal: Principal,
-) -> Result<StatusCode, Refusal> {
+) -> Result<NoContent, Refusal> {
     let revoked = app.store.revoke_token(&name, &principal.name).await?;
     app.gate.forget();
     match revoked {
-        true => Ok(StatusCode::NO_CONTENT),
+        true => Ok(NoContent),
         false => Err(Refusal::of(StatusCode::NOT_FOUND).detail("there is no token of this name")),
     }
 }
