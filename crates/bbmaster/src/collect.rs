@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::dispatch::Dispatcher;
 use crate::metrics::Metrics;
-use crate::replies::{Reply, Waiters, Whose};
+use crate::replies::{Reply, ReplyOwner, Waiters};
 use crate::store::{Report, Store, StoreError, now};
 
 /// Which statuses count.
@@ -114,7 +114,7 @@ impl Collector {
             // That of a desired state goes with every later status.
             Incoming::Status(report) => {
                 let id = report.status.reply_to.as_deref();
-                id.is_some_and(|id| self.waiters.whose(id) != Whose::Nobody)
+                id.is_some_and(|id| self.waiters.whose(id) != ReplyOwner::Nobody)
             }
             Incoming::Reply { .. } => true,
             Incoming::Bad { .. } => false,
@@ -195,7 +195,7 @@ impl Collector {
                     metrics.count_statuses("duplicate", done.duplicate);
                     metrics.count_statuses("late", done.late);
                     metrics.lost_statuses.inc_by(done.lost);
-                    self.dispatcher.seen(done.seen);
+                    self.dispatcher.seen(done.reported);
                     return Ok(());
                 }
                 Err(error) if error.is_about_data() => return Err(error),
@@ -219,9 +219,9 @@ impl Collector {
 
     async fn pass_on(&self, id: &str, reply: Reply) {
         match self.waiters.whose(id) {
-            Whose::Own => self.waiters.answer(id, reply),
-            Whose::Nobody => {}
-            Whose::Other => {
+            ReplyOwner::Own => self.waiters.answer(id, reply),
+            ReplyOwner::Nobody => {}
+            ReplyOwner::Other => {
                 let forwarded = match serde_json::to_string(&reply) {
                     Ok(body) => self.store.forward_reply(id, &body).await,
                     Err(error) => Err(error.into()),

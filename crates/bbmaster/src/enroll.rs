@@ -6,13 +6,13 @@ use std::sync::Arc;
 use protocol::HostId;
 use protocol::rest::Enrolled;
 
-use crate::broker_setup::{Api, ApiError, Login, Names, let_in};
+use crate::broker_setup::{AdminLogin, BrokerNames, ManagementApi, ManagementError, let_in};
 use crate::settings::Settings;
 
 /// The broker's management API, and what hosts are told.
 pub struct Enrollment {
-    api: Api,
-    names: Names,
+    api: ManagementApi,
+    names: BrokerNames,
     host: String,
     port: u16,
     tls: bool,
@@ -30,7 +30,7 @@ impl fmt::Debug for Enrollment {
 #[derive(Debug, thiserror::Error)]
 pub enum EnrollmentError {
     #[error("[enroll] management: {0}")]
-    Api(#[from] ApiError),
+    ManagementApi(#[from] ManagementError),
     #[error("[enroll] amqp_ca: cannot read {file}: {source}")]
     Ca { file: String, source: std::io::Error },
 }
@@ -43,7 +43,7 @@ impl Enrollment {
             return Ok(None);
         };
         let password = enroll.password.as_ref();
-        let login = Login {
+        let login = AdminLogin {
             user: enroll.username.clone(),
             password: password
                 .map(|password| password.expose().to_owned())
@@ -67,8 +67,8 @@ impl Enrollment {
             (false, false) => 5672,
         };
         Ok(Some(Arc::new(Self {
-            api: Api::new(management, &login, enroll.management_ca.as_deref())?,
-            names: Names {
+            api: ManagementApi::new(management, &login, enroll.management_ca.as_deref())?,
+            names: BrokerNames {
                 vhost: amqp.virtual_host.clone(),
                 master: amqp.username.clone(),
                 master_password: None,
@@ -77,7 +77,7 @@ impl Enrollment {
                 host_user: amqp
                     .host_user
                     .clone()
-                    .unwrap_or_else(|| Names::USUAL_HOST_USER.to_owned()),
+                    .unwrap_or_else(|| BrokerNames::USUAL_HOST_USER.to_owned()),
                 apps: Vec::new(),
             },
             // What masters use may be a name that only they know.
@@ -89,7 +89,7 @@ impl Enrollment {
     }
 
     /// Makes the login of `host`, or gives it a new password. Blocks.
-    pub fn let_in(&self, host: &HostId, password: String) -> Result<Enrolled, ApiError> {
+    pub fn let_in(&self, host: &HostId, password: String) -> Result<Enrolled, ManagementError> {
         let_in(&self.api, &self.names, host, &password)?;
         Ok(Enrolled {
             host_id: host.clone(),

@@ -339,7 +339,7 @@ async fn hear_others(store: Store, waiters: Arc<Waiters>) {
 
 /// An answer to a question of this master came to another one.
 async fn pass_reply(store: &Store, waiters: &Waiters, id: &str) {
-    if waiters.whose(id) != crate::replies::Whose::Own {
+    if waiters.whose(id) != crate::replies::ReplyOwner::Own {
         return;
     }
     match store.take_reply(id).await {

@@ -27,9 +27,9 @@ pub struct Waiters {
     waiting: Mutex<HashMap<String, oneshot::Sender<Reply>>>,
 }
 
-/// Whose question an answer belongs to.
+/// ReplyOwner question an answer belongs to.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Whose {
+pub enum ReplyOwner {
     Own,
     /// Another master's, or one from before this one's restart.
     Other,
@@ -82,11 +82,11 @@ impl Waiters {
             .remove(id)
     }
 
-    pub fn whose(&self, id: &str) -> Whose {
+    pub fn whose(&self, id: &str) -> ReplyOwner {
         match id {
-            id if id.starts_with(&self.own) => Whose::Own,
-            id if id.starts_with(PREFIX) => Whose::Other,
-            _ => Whose::Nobody,
+            id if id.starts_with(&self.own) => ReplyOwner::Own,
+            id if id.starts_with(PREFIX) => ReplyOwner::Other,
+            _ => ReplyOwner::Nobody,
         }
     }
 

@@ -17,7 +17,7 @@ use protocol::rest::Role;
 use tokio::time::Instant;
 
 use super::App;
-use super::problem::{Refusal, not_let_in};
+use super::problem::{Refusal, enroll_denied};
 use super::signature::Argument;
 use crate::settings::Anonymous;
 use crate::store::{Result, Store, token_digest};
@@ -49,13 +49,13 @@ pub struct Gate {
     anonymous: Anonymous,
     /// Whether only this machine can ask at all.
     loopback: bool,
-    recent: Mutex<Recent>,
+    recent: Mutex<RecentTokens>,
 }
 
 /// What was read of tokens lately. One that is revoked by another master, or by the command, works no
 /// longer than [`REMEMBERED`].
 #[derive(Default)]
-struct Recent {
+struct RecentTokens {
     /// By digest.
     principals: HashMap<String, (Principal, Instant)>,
     /// Whether there ever was one.
@@ -73,13 +73,13 @@ impl Gate {
         }
     }
 
-    fn recent(&self) -> MutexGuard<'_, Recent> {
+    fn recent(&self) -> MutexGuard<'_, RecentTokens> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forgets what was remembered: a token was made or revoked here.
     pub fn forget(&self) {
-        *self.recent() = Recent::default();
+        *self.recent() = RecentTokens::default();
     }
 
     async fn bearer(&self, store: &Store, secret: &str) -> Result<Option<Principal>> {
@@ -165,7 +165,7 @@ async fn enroll_digest(app: &App, headers: &HeaderMap) -> std::result::Result<En
     let digest = token_digest(secret);
     match app.store.enroll_token(&digest).await? {
         Ok(_) => Ok(EnrollDigest(digest)),
-        Err(why) => Err(not_let_in(&why)),
+        Err(why) => Err(enroll_denied(&why)),
     }
 }
 

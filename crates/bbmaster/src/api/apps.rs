@@ -21,7 +21,7 @@ use super::extract::{Body, Id, Params};
 use super::problem::{Refusal, publish_failed};
 use super::signature::{Answer, Answers, Argument, Described, Header};
 use crate::replies::Reply;
-use crate::store::{NewDesired, PutError, Stored};
+use crate::store::{NewDesired, PutError, StoredDesired};
 
 pub async fn usage(State(app): State<App>) -> Result<Json<AppList>, Refusal> {
     Ok(Json(app.store.apps().await?))
@@ -145,7 +145,7 @@ pub async fn put_desired(
         author: principal.name.into(),
     };
     match app.store.put_desired(&id, new).await {
-        Ok(Stored { desired, .. }) => {
+        Ok(StoredDesired { desired, .. }) => {
             app.dispatcher.changed(id, desired.clone());
             Ok(DesiredOrPlan::Desired(desired.into()))
         }

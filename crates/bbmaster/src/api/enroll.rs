@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 use super::App;
 use super::access::{EnrollDigest, Principal, new_enroll_secret, new_secret};
 use super::extract::{Body, Name};
-use super::problem::{Refusal, not_let_in};
+use super::problem::{Refusal, enroll_denied};
 use super::signature::{Created, NoContent};
 use super::tokens::check_name;
 use crate::store::{TokenError, token_digest};
@@ -89,7 +89,7 @@ pub async fn enroll(
     let password = new_secret().map_err(no_random_bits)?;
     let token = match app.store.use_enroll_token(&digest, &host_id).await? {
         Ok(token) => token,
-        Err(why) => return Err(not_let_in(&why)),
+        Err(why) => return Err(enroll_denied(&why)),
     };
     let host = host_id.clone();
     let done = spawn_blocking(move || enrollment.let_in(&host, password)).await;

@@ -40,7 +40,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 impl TlsListener {
     /// Takes over `tcp`, with the certificate chain and key of these PEM files.
     pub fn start(tcp: TcpListener, certificates: &Path, key: &Path) -> Result<Self, TlsError> {
-        let identity = Identity::read(certificates, key)?;
+        let identity = ListenerIdentity::read(certificates, key)?;
         let address = tcp.local_addr()?;
         let (done, ready) = mpsc::channel(64);
         tokio::spawn(accept(tcp, identity, done));
@@ -49,22 +49,22 @@ impl TlsListener {
 }
 
 /// What the listener shows, and the files that it is from.
-struct Identity {
+struct ListenerIdentity {
     certificates: PathBuf,
     key: PathBuf,
-    stamps: [Option<Stamp>; 2],
+    stamps: [Option<FileStamp>; 2],
     acceptor: TlsAcceptor,
 }
 
 /// Changes when a file is written or replaced.
-type Stamp = (u64, u64, SystemTime);
+type FileStamp = (u64, u64, SystemTime);
 
-fn stamp(file: &Path) -> Option<Stamp> {
+fn stamp(file: &Path) -> Option<FileStamp> {
     let found = std::fs::metadata(file).ok()?;
     Some((found.ino(), found.len(), found.modified().ok()?))
 }
 
-impl Identity {
+impl ListenerIdentity {
     fn read(certificates: &Path, key: &Path) -> Result<Self, TlsError> {
         // Before the files: what is written meanwhile is read again.
         let stamps = [certificates, key].map(stamp);
@@ -113,7 +113,7 @@ fn config(certificates: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
     Ok(config)
 }
 
-async fn accept(tcp: TcpListener, mut identity: Identity, done: mpsc::Sender<Connection>) {
+async fn accept(tcp: TcpListener, mut identity: ListenerIdentity, done: mpsc::Sender<Connection>) {
     loop {
         let accepted = tokio::select! {
             accepted = tcp.accept() => accepted,

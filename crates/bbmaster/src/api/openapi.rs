@@ -6,7 +6,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::access::Access;
-use super::route::{Doc, Route};
+use super::route::{Route, RouteDoc};
 use super::signature::Header;
 
 /// What is looked for is text without NUL.
@@ -141,7 +141,7 @@ fn operation(route: &Route, schemas: &mut Schemas) -> Value {
     operation
 }
 
-fn text_of(doc: &Doc, status: u16) -> &'static str {
+fn text_of(doc: &RouteDoc, status: u16) -> &'static str {
     let text = doc.texts.iter().find(|(of, _)| *of == status);
     text.map_or("", |(_, text)| text)
 }

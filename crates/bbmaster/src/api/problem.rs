@@ -7,7 +7,7 @@ use bus::PublishError;
 use protocol::DecodeError;
 use protocol::rest::{Problem, problem};
 
-use crate::store::{NotLetIn, StoreError};
+use crate::store::{EnrollDenied, StoreError};
 
 /// A request that is not done, and why.
 #[derive(Debug, Clone)]
@@ -104,11 +104,13 @@ pub fn publish_failed(error: &PublishError) -> Refusal {
 }
 
 /// Why a token is worth nothing, for now or at all.
-pub fn not_let_in(why: &NotLetIn) -> Refusal {
+pub fn enroll_denied(why: &EnrollDenied) -> Refusal {
     let refusal = match why {
-        NotLetIn::Unknown | NotLetIn::Expired(_) | NotLetIn::UsedUp => Refusal::of(StatusCode::UNAUTHORIZED),
-        NotLetIn::OtherHost(_) => Refusal::of(StatusCode::FORBIDDEN),
-        NotLetIn::Known => Refusal::of(StatusCode::CONFLICT).kind(problem::HOST_KNOWN),
+        EnrollDenied::UnknownToken | EnrollDenied::Expired(_) | EnrollDenied::UsedUp => {
+            Refusal::of(StatusCode::UNAUTHORIZED)
+        }
+        EnrollDenied::OtherHost(_) => Refusal::of(StatusCode::FORBIDDEN),
+        EnrollDenied::KnownHost => Refusal::of(StatusCode::CONFLICT).kind(problem::HOST_KNOWN),
     };
     refusal.detail(why.to_string())
 }

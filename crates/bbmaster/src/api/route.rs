@@ -14,12 +14,12 @@ pub struct Route {
     /// As in OpenAPI; a collection's ends in `/`. Both are served with and without it.
     pub path: &'static str,
     pub access: Access,
-    pub(super) doc: Doc,
+    pub(super) doc: RouteDoc,
     pub(super) handler: MethodRouter<App>,
 }
 
 /// What the OpenAPI document says of a route.
-pub(super) struct Doc {
+pub(super) struct RouteDoc {
     pub summary: &'static str,
     /// From the signature of the handler.
     pub described: Described,
@@ -76,7 +76,7 @@ impl Route {
             path,
             access,
             handler,
-            doc: Doc {
+            doc: RouteDoc {
                 summary: "",
                 described,
                 texts: Vec::new(),

@@ -26,8 +26,8 @@ impl<K> UiFile<K> {
     }
 }
 
-/// Kind of a file.
-pub trait Kind {
+/// UiKind of a file.
+pub trait UiKind {
     const MEDIA_TYPE: &'static str;
 }
 
@@ -35,19 +35,19 @@ pub struct Html;
 pub struct JavaScript;
 pub struct Css;
 
-impl Kind for Html {
+impl UiKind for Html {
     const MEDIA_TYPE: &'static str = "text/html";
 }
 
-impl Kind for JavaScript {
+impl UiKind for JavaScript {
     const MEDIA_TYPE: &'static str = "text/javascript";
 }
 
-impl Kind for Css {
+impl UiKind for Css {
     const MEDIA_TYPE: &'static str = "text/css";
 }
 
-impl<K: Kind> IntoResponse for UiFile<K> {
+impl<K: UiKind> IntoResponse for UiFile<K> {
     fn into_response(self) -> Response {
         let headers = [
             (CONTENT_TYPE, format!("{}; charset=utf-8", K::MEDIA_TYPE)),
@@ -60,7 +60,7 @@ impl<K: Kind> IntoResponse for UiFile<K> {
     }
 }
 
-impl<K: Kind> Answers for UiFile<K> {
+impl<K: UiKind> Answers for UiFile<K> {
     fn answers() -> Vec<Answer> {
         vec![Answer::raw(K::MEDIA_TYPE)]
     }

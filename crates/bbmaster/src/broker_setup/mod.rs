@@ -6,12 +6,12 @@ mod wanted;
 
 use protocol::HostId;
 
-pub use api::{Api, ApiError, Login};
-pub use wanted::{Item, Method, Names, wanted, wanted_for_host};
+pub use api::{AdminLogin, ManagementApi, ManagementError};
+pub use wanted::{BrokerItem, BrokerNames, SendMethod, wanted, wanted_for_host};
 
 /// What became of one item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum EnsureOutcome {
     /// It was as it should be.
     Kept,
     /// It is now.
@@ -23,7 +23,12 @@ pub enum Outcome {
 }
 
 /// Makes the queue, the user and the permissions of `host`. A user that is there already gets this password.
-pub fn let_in(api: &Api, names: &Names, host: &HostId, password: &str) -> Result<(), ApiError> {
+pub fn let_in(
+    api: &ManagementApi,
+    names: &BrokerNames,
+    host: &HostId,
+    password: &str,
+) -> Result<(), ManagementError> {
     for item in wanted_for_host(names, host, password) {
         match item.is_user() {
             true => api.send(&item)?,
@@ -34,18 +39,22 @@ pub fn let_in(api: &Api, names: &Names, host: &HostId, password: &str) -> Result
 }
 
 /// Sees to one item.
-pub fn ensure(api: &Api, item: &Item, dry_run: bool) -> Result<Outcome, ApiError> {
+pub fn ensure(
+    api: &ManagementApi,
+    item: &BrokerItem,
+    dry_run: bool,
+) -> Result<EnsureOutcome, ManagementError> {
     let found = api.get(&item.path)?;
     match &found {
-        Some(found) if item.is_satisfied_by(found) => return Ok(Outcome::Kept),
-        Some(found) if item.is_fixed && !is_empty_list(found) => return Ok(Outcome::Conflict),
+        Some(found) if item.is_satisfied_by(found) => return Ok(EnsureOutcome::Kept),
+        Some(found) if item.is_fixed && !is_empty_list(found) => return Ok(EnsureOutcome::Conflict),
         Some(_) | None => {}
     }
     if dry_run {
-        return Ok(Outcome::WouldMake);
+        return Ok(EnsureOutcome::WouldMake);
     }
     api.send(item)?;
-    Ok(Outcome::Made)
+    Ok(EnsureOutcome::Made)
 }
 
 fn is_empty_list(value: &serde_json::Value) -> bool {

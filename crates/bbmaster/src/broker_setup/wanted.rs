@@ -5,12 +5,12 @@ use serde_json::{Value, json};
 
 /// One thing in RabbitMQ.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Item {
+pub struct BrokerItem {
     /// In words.
     pub what: String,
     /// Segments below `/api`, not yet encoded.
     pub path: Vec<String>,
-    pub method: Method,
+    pub method: SendMethod,
     pub body: Value,
     /// Its properties cannot be changed once it is there.
     pub is_fixed: bool,
@@ -19,13 +19,13 @@ pub struct Item {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Method {
+pub enum SendMethod {
     Put,
     /// To a collection (bindings, topic permissions), of which the wanted one is a member.
     Post,
 }
 
-impl Item {
+impl BrokerItem {
     /// Whether what was found has all that is wanted.
     pub fn is_satisfied_by(&self, found: &Value) -> bool {
         match found {
@@ -49,7 +49,7 @@ fn has_all(found: &Value, wanted: &Value) -> bool {
 
 /// What things are called here, and the secrets of new users.
 #[derive(Debug, Clone)]
-pub struct Names {
+pub struct BrokerNames {
     pub vhost: String,
     /// The user that masters log in as.
     pub master: String,
@@ -59,11 +59,11 @@ pub struct Names {
     pub quorum: bool,
     /// The user of a host, with `{host_id}` in it.
     pub host_user: String,
-    /// Names of applications that hosts may bind; none: any name.
+    /// BrokerNames of applications that hosts may bind; none: any name.
     pub apps: Vec<String>,
 }
 
-impl Names {
+impl BrokerNames {
     /// How hosts' users are called where the settings say nothing.
     pub const USUAL_HOST_USER: &str = "host-{host_id}";
 
@@ -75,11 +75,11 @@ impl Names {
 /// Nothing matches it.
 const NOTHING: &str = "^$";
 
-fn put(what: String, path: &[&str], body: Value) -> Item {
-    Item {
+fn put(what: String, path: &[&str], body: Value) -> BrokerItem {
+    BrokerItem {
         what,
         path: path.iter().map(|segment| (*segment).to_owned()).collect(),
-        method: Method::Put,
+        method: SendMethod::Put,
         body,
         is_fixed: false,
         may_differ: false,
@@ -87,7 +87,7 @@ fn put(what: String, path: &[&str], body: Value) -> Item {
 }
 
 /// All items, in the order in which they can be made. `hosts` with the password that each gets if it is new.
-pub fn wanted(names: &Names, hosts: &[(HostId, String)]) -> Vec<Item> {
+pub fn wanted(names: &BrokerNames, hosts: &[(HostId, String)]) -> Vec<BrokerItem> {
     let mut items = for_masters(names);
     for (host, password) in hosts {
         items.extend(wanted_for_host(names, host, password));
@@ -95,14 +95,14 @@ pub fn wanted(names: &Names, hosts: &[(HostId, String)]) -> Vec<Item> {
     items
 }
 
-fn for_masters(names: &Names) -> Vec<Item> {
-    let Names { vhost, master, .. } = names;
+fn for_masters(names: &BrokerNames) -> Vec<BrokerItem> {
+    let BrokerNames { vhost, master, .. } = names;
     let queue = &names.master_queue;
     let exact = [topic::EXCHANGE, queue].map(escape).join("|");
     let kind = if names.quorum { "quorum" } else { "classic" };
     let mut items = vec![
         put(format!("virtual host {vhost}"), &["vhosts", vhost], json!({})),
-        Item {
+        BrokerItem {
             is_fixed: true,
             ..put(
                 format!("topic exchange {}", topic::EXCHANGE),
@@ -110,7 +110,7 @@ fn for_masters(names: &Names) -> Vec<Item> {
                 json!({ "type": "topic", "durable": true }),
             )
         },
-        Item {
+        BrokerItem {
             may_differ: true,
             ..put(
                 format!("queue {queue}"),
@@ -118,8 +118,8 @@ fn for_masters(names: &Names) -> Vec<Item> {
                 json!({ "durable": true, "arguments": { "x-queue-type": kind } }),
             )
         },
-        Item {
-            method: Method::Post,
+        BrokerItem {
+            method: SendMethod::Post,
             ..put(
                 format!("binding of {queue} to {}", topic::MASTER),
                 &["bindings", vhost, "e", topic::EXCHANGE, "q", queue],
@@ -147,7 +147,7 @@ fn for_masters(names: &Names) -> Vec<Item> {
 }
 
 /// What one host needs beside what is there for all; `password` is for its user if that is new.
-pub fn wanted_for_host(names: &Names, host: &HostId, password: &str) -> Vec<Item> {
+pub fn wanted_for_host(names: &BrokerNames, host: &HostId, password: &str) -> Vec<BrokerItem> {
     let vhost = &names.vhost;
     let name = names.host_user(host);
     let queue = topic::agent_queue(host);
@@ -165,7 +165,7 @@ pub fn wanted_for_host(names: &Names, host: &HostId, password: &str) -> Vec<Item
     vec![
         // Not by the host: who may declare queues could declare another host's before it does. So it must not
         // expire either: the host could not make it again.
-        Item {
+        BrokerItem {
             may_differ: true,
             ..put(
                 format!("queue {queue}"),
@@ -189,11 +189,11 @@ pub fn wanted_for_host(names: &Names, host: &HostId, password: &str) -> Vec<Item
 
 /// What queues hold at most: the broker's memory and disk are everyone's. The oldest messages go; both ends
 /// look at the newest only. How much that is, is the operator's choice once they are there.
-fn policies(names: &Names) -> [Item; 2] {
+fn policies(names: &BrokerNames) -> [BrokerItem; 2] {
     const GIB: u64 = 1 << 30;
     const DAY_MS: u64 = 24 * 60 * 60 * 1000;
     let vhost = &names.vhost;
-    let policy = |name: &str, pattern: String, definition: Value| Item {
+    let policy = |name: &str, pattern: String, definition: Value| BrokerItem {
         may_differ: true,
         ..put(
             format!("policy {name}"),
@@ -224,8 +224,8 @@ fn policies(names: &Names) -> [Item; 2] {
 /// How [`topic::agent_queue`] begins.
 const QUEUES_OF_HOSTS: &str = "bbslave-q-";
 
-fn user(name: &str, password: &str) -> Item {
-    Item {
+fn user(name: &str, password: &str) -> BrokerItem {
+    BrokerItem {
         may_differ: true,
         ..put(
             format!("user {name}"),
@@ -235,7 +235,7 @@ fn user(name: &str, password: &str) -> Item {
     }
 }
 
-fn permissions(vhost: &str, user: &str, configure: &str, use_of: &str) -> Item {
+fn permissions(vhost: &str, user: &str, configure: &str, use_of: &str) -> BrokerItem {
     put(
         format!("permissions of {user}"),
         &["permissions", vhost, user],
@@ -243,7 +243,7 @@ fn permissions(vhost: &str, user: &str, configure: &str, use_of: &str) -> Item {
     )
 }
 
-fn topic_permissions(vhost: &str, user: &str, write: &str, read: &str) -> Item {
+fn topic_permissions(vhost: &str, user: &str, write: &str, read: &str) -> BrokerItem {
     put(
         format!("topic permissions of {user}"),
         &["topic-permissions", vhost, user],
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_host_may_use_its_own_and_nothing_else() {
-        let names = Names {
+        let names = BrokerNames {
             vhost: "/".into(),
             master: "bbmaster".into(),
             master_password: None,
@@ -303,7 +303,7 @@ mod tests {
     #[test]
     fn an_item_is_satisfied_by_more_than_it_asks_for() {
         let exchange = &wanted(
-            &Names {
+            &BrokerNames {
                 vhost: "v".into(),
                 master: "m".into(),
                 master_password: None,

@@ -9,7 +9,9 @@ use protocol::HostId;
 
 use super::{FAILED, print};
 use crate::api::new_secret;
-use crate::broker_setup::{Api, Item, Login, Names, Outcome, ensure, wanted};
+use crate::broker_setup::{
+    AdminLogin, BrokerItem, BrokerNames, EnsureOutcome, ManagementApi, ensure, wanted,
+};
 use crate::settings::Settings;
 
 #[derive(Debug, Args)]
@@ -49,11 +51,11 @@ pub fn execute(command: &BrokerSetup, settings: &Settings) -> anyhow::Result<Exi
             .to_owned(),
         None => std::env::var("BBMASTER_ADMIN_PASSWORD").unwrap_or_else(|_| "guest".to_owned()),
     };
-    let login = Login {
+    let login = AdminLogin {
         user: command.admin.clone(),
         password,
     };
-    let api = Api::new(&command.management, &login, command.management_ca.as_deref())?;
+    let api = ManagementApi::new(&command.management, &login, command.management_ca.as_deref())?;
     let names = names(command, settings)?;
     let hosts = command
         .hosts
@@ -67,7 +69,7 @@ pub fn execute(command: &BrokerSetup, settings: &Settings) -> anyhow::Result<Exi
     for item in wanted(&names, &hosts) {
         let outcome = ensure(&api, &item, command.dry_run)?;
         print(&format!("{}\n", describe(&item, outcome)))?;
-        if outcome == Outcome::Made
+        if outcome == EnsureOutcome::Made
             && let Some((host, password)) = hosts
                 .iter()
                 .find(|(host, _)| is_user(&item, &names.host_user(host)))
@@ -77,7 +79,7 @@ pub fn execute(command: &BrokerSetup, settings: &Settings) -> anyhow::Result<Exi
                 names.host_user(host)
             ))?;
         }
-        conflicts |= outcome == Outcome::Conflict;
+        conflicts |= outcome == EnsureOutcome::Conflict;
     }
     Ok(match conflicts {
         true => ExitCode::from(FAILED),
@@ -85,7 +87,7 @@ pub fn execute(command: &BrokerSetup, settings: &Settings) -> anyhow::Result<Exi
     })
 }
 
-fn names(command: &BrokerSetup, settings: &Settings) -> anyhow::Result<Names> {
+fn names(command: &BrokerSetup, settings: &Settings) -> anyhow::Result<BrokerNames> {
     for app in &command.apps {
         protocol::AppName::new(app.clone()).with_context(|| format!("--app {app:?}"))?;
     }
@@ -105,11 +107,11 @@ fn names(command: &BrokerSetup, settings: &Settings) -> anyhow::Result<Names> {
     let host_user = amqp
         .host_user
         .clone()
-        .unwrap_or_else(|| Names::USUAL_HOST_USER.to_owned());
+        .unwrap_or_else(|| BrokerNames::USUAL_HOST_USER.to_owned());
     if !command.hosts.is_empty() && !host_user.contains("{host_id}") {
         bail!("[amqp] host_user holds no {{host_id}}: all hosts would have one user");
     }
-    Ok(Names {
+    Ok(BrokerNames {
         vhost: amqp.virtual_host.clone(),
         master: amqp.username.clone(),
         master_password: amqp
@@ -123,17 +125,17 @@ fn names(command: &BrokerSetup, settings: &Settings) -> anyhow::Result<Names> {
     })
 }
 
-fn is_user(item: &Item, name: &str) -> bool {
+fn is_user(item: &BrokerItem, name: &str) -> bool {
     item.is_user() && item.path.get(1).is_some_and(|user| user == name)
 }
 
-fn describe(item: &Item, outcome: Outcome) -> String {
+fn describe(item: &BrokerItem, outcome: EnsureOutcome) -> String {
     let what = &item.what;
     match outcome {
-        Outcome::Kept => format!("as it is    {what}"),
-        Outcome::Made => format!("made        {what}"),
-        Outcome::WouldMake => format!("would make  {what}"),
-        Outcome::Conflict => format!(
+        EnsureOutcome::Kept => format!("as it is    {what}"),
+        EnsureOutcome::Made => format!("made        {what}"),
+        EnsureOutcome::WouldMake => format!("would make  {what}"),
+        EnsureOutcome::Conflict => format!(
             "CONFLICT    {what}: it is there in another way; delete it while masters and agents are stopped, and \
              run this again"
         ),

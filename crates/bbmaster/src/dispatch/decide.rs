@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use protocol::rest::HostState;
 
-use crate::store::Seen;
+use crate::store::ReportedHost;
 
 /// What to do about a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
     Send,
-    Leave(Why),
+    Leave(LeaveReason),
 }
 
-/// Why a host is left alone.
+/// LeaveReason a host is left alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
+pub enum LeaveReason {
     /// It runs what is desired.
     Satisfied,
     /// It is at it.
@@ -35,23 +35,25 @@ pub fn message_id(generation: u64) -> String {
 }
 
 /// Looks at the host's last word only: nothing of what was sent before counts.
-pub fn decide(seen: &Seen) -> Decision {
+pub fn decide(seen: &ReportedHost) -> Decision {
     let on_its_way = |why| match seen.towards_current {
         true => Decision::Leave(why),
         false => Decision::Send,
     };
     let decision = match seen.state {
-        HostState::Ok if seen.satisfied => Decision::Leave(Why::Satisfied),
+        HostState::Ok if seen.satisfied => Decision::Leave(LeaveReason::Satisfied),
         HostState::Ok | HostState::Missing => Decision::Send,
-        HostState::Converging => on_its_way(Why::Converging),
-        HostState::Errors => on_its_way(Why::Retrying),
+        HostState::Converging => on_its_way(LeaveReason::Converging),
+        HostState::Errors => on_its_way(LeaveReason::Retrying),
     };
     match decision {
         Decision::Leave(why) => Decision::Leave(why),
         Decision::Send if seen.rejected_id == Some(message_id(seen.generation)) => {
-            Decision::Leave(Why::Rejected)
+            Decision::Leave(LeaveReason::Rejected)
         }
-        Decision::Send if seen.reported_generation > Some(seen.generation) => Decision::Leave(Why::Ahead),
+        Decision::Send if seen.reported_generation > Some(seen.generation) => {
+            Decision::Leave(LeaveReason::Ahead)
+        }
         Decision::Send => Decision::Send,
     }
 }
@@ -72,8 +74,8 @@ mod tests {
 
     use super::*;
 
-    fn seen(state: HostState, satisfied: bool, towards_current: bool) -> Seen {
-        Seen {
+    fn seen(state: HostState, satisfied: bool, towards_current: bool) -> ReportedHost {
+        ReportedHost {
             host_id: HostId::new("h").unwrap(),
             state,
             satisfied,
@@ -89,17 +91,17 @@ mod tests {
         use Decision::{Leave, Send};
         use HostState::{Converging, Errors, Missing, Ok};
         for (state, satisfied, towards_current, expected) in [
-            (Ok, true, true, Leave(Why::Satisfied)),
+            (Ok, true, true, Leave(LeaveReason::Satisfied)),
             // An agent that had it by other means, or one that knows no generations.
-            (Ok, true, false, Leave(Why::Satisfied)),
+            (Ok, true, false, Leave(LeaveReason::Satisfied)),
             (Ok, false, false, Send),
             // It says so, but does not have it: drift that it does not see, or an older agent.
             (Ok, false, true, Send),
-            (Converging, false, true, Leave(Why::Converging)),
+            (Converging, false, true, Leave(LeaveReason::Converging)),
             (Converging, false, false, Send),
             // It has what is desired and is leaving it for something else.
             (Converging, true, false, Send),
-            (Errors, false, true, Leave(Why::Retrying)),
+            (Errors, false, true, Leave(LeaveReason::Retrying)),
             (Errors, false, false, Send),
             (Errors, true, false, Send),
             (Missing, false, false, Send),
@@ -113,13 +115,13 @@ mod tests {
     fn what_a_host_would_refuse_is_not_sent() {
         let unsatisfied = seen(HostState::Ok, false, false);
         for (rejected_id, reported, expected) in [
-            (Some("desired-7"), Some(6), Decision::Leave(Why::Rejected)),
+            (Some("desired-7"), Some(6), Decision::Leave(LeaveReason::Rejected)),
             (Some("desired-6"), Some(6), Decision::Send),
             (Some("other"), None, Decision::Send),
             (None, Some(7), Decision::Send),
-            (None, Some(8), Decision::Leave(Why::Ahead)),
+            (None, Some(8), Decision::Leave(LeaveReason::Ahead)),
         ] {
-            let seen = Seen {
+            let seen = ReportedHost {
                 rejected_id: rejected_id.map(str::to_owned),
                 reported_generation: reported,
                 ..unsatisfied.clone()

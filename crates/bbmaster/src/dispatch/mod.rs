@@ -19,19 +19,19 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::metrics::Metrics;
-use crate::store::{Desired, Seen, Store};
+use crate::store::{Desired, ReportedHost, Store};
 
-pub use decide::{Decision, Why, decide, message_id, pause_after};
+pub use decide::{Decision, LeaveReason, decide, message_id, pause_after};
 pub use ping::Pinger;
 
 /// Tells the dispatcher what happened. Cheap to clone.
 #[derive(Clone)]
 pub struct Dispatcher {
-    orders: mpsc::UnboundedSender<Order>,
+    inputs: mpsc::UnboundedSender<DispatchInput>,
 }
 
-enum Order {
-    Seen(Vec<Seen>),
+enum DispatchInput {
+    Reported(Vec<ReportedHost>),
     Changed(HostId, Box<Desired>),
 }
 
@@ -43,34 +43,34 @@ impl Dispatcher {
         link: watch::Receiver<LinkState>,
         metrics: Metrics,
     ) -> Self {
-        let (orders, inbox) = mpsc::unbounded_channel();
-        tokio::spawn(Task::new(store, publisher, metrics).run(inbox, link));
-        Self { orders }
+        let (inputs, inbox) = mpsc::unbounded_channel();
+        tokio::spawn(DispatchTask::new(store, publisher, metrics).run(inbox, link));
+        Self { inputs }
     }
 
     /// These hosts have reported; of each, something is desired.
-    pub fn seen(&self, hosts: Vec<Seen>) {
+    pub fn seen(&self, hosts: Vec<ReportedHost>) {
         if !hosts.is_empty() {
             // The task ends after all who could tell it something.
-            let _ = self.orders.send(Order::Seen(hosts));
+            let _ = self.inputs.send(DispatchInput::Reported(hosts));
         }
     }
 
     /// This host's desired state is now this one.
     pub fn changed(&self, host: HostId, desired: Desired) {
-        let _ = self.orders.send(Order::Changed(host, Box::new(desired)));
+        let _ = self.inputs.send(DispatchInput::Changed(host, Box::new(desired)));
     }
 }
 
 /// What was sent to a host last.
-struct Sent {
+struct LastSent {
     generation: u64,
     times: u32,
     again_from: Instant,
 }
 
 /// How a sending went.
-enum Outcome {
+enum SendOutcome {
     Sent {
         generation: u64,
     },
@@ -80,7 +80,7 @@ enum Outcome {
     Failed(String),
 }
 
-struct Task {
+struct DispatchTask {
     store: Store,
     publisher: Publisher,
     metrics: Metrics,
@@ -91,7 +91,7 @@ struct Task {
     /// a newer one since, that one has the higher generation, by which hosts tell.
     in_hand: HashMap<HostId, Box<Desired>>,
     under_way: HashSet<HostId>,
-    sent: HashMap<HostId, Sent>,
+    sent: HashMap<HostId, LastSent>,
     /// Those whose last word asks for a sending that came too soon after the one before, and when it may be. Their next
     /// word may be a heartbeat away, and what was sent may be lost: a broker keeps it in memory only.
     due: HashMap<HostId, Instant>,
@@ -106,7 +106,7 @@ const PARALLEL: usize = 512;
 /// Desired states kept until they are sent; those of more hosts are read again.
 const MAX_IN_HAND: usize = 10_000;
 
-impl Task {
+impl DispatchTask {
     fn new(store: Store, publisher: Publisher, metrics: Metrics) -> Self {
         Self {
             store,
@@ -122,8 +122,13 @@ impl Task {
         }
     }
 
-    async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Order>, mut link: watch::Receiver<LinkState>) {
-        let mut sending: FuturesUnordered<BoxFuture<'static, (HostId, Outcome)>> = FuturesUnordered::new();
+    async fn run(
+        mut self,
+        mut inbox: mpsc::UnboundedReceiver<DispatchInput>,
+        mut link: watch::Receiver<LinkState>,
+    ) {
+        let mut sending: FuturesUnordered<BoxFuture<'static, (HostId, SendOutcome)>> =
+            FuturesUnordered::new();
         let mut link_ended = false;
         let mut retry = tokio::time::interval(RETRY_PERIOD);
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -143,9 +148,9 @@ impl Task {
             }
             // All branches only receive: none loses anything when another is taken.
             tokio::select! {
-                order = inbox.recv() => match order {
-                    Some(Order::Seen(hosts)) => hosts.into_iter().for_each(|seen| self.consider(seen)),
-                    Some(Order::Changed(host, desired)) => {
+                input = inbox.recv() => match input {
+                    Some(DispatchInput::Reported(hosts)) => hosts.into_iter().for_each(|seen| self.consider(seen)),
+                    Some(DispatchInput::Changed(host, desired)) => {
                         self.sent.remove(&host);
                         self.due.remove(&host);
                         self.keep_in_hand(&host, desired);
@@ -187,19 +192,19 @@ impl Task {
         }
     }
 
-    fn consider(&mut self, seen: Seen) {
+    fn consider(&mut self, seen: ReportedHost) {
         self.due.remove(&seen.host_id);
         match decide(&seen) {
-            Decision::Leave(Why::Satisfied) => {
+            Decision::Leave(LeaveReason::Satisfied) => {
                 self.sent.remove(&seen.host_id);
             }
-            Decision::Leave(Why::Ahead) => tracing::warn!(
+            Decision::Leave(LeaveReason::Ahead) => tracing::warn!(
                 host = %seen.host_id,
                 "has generation {}, and the store only {}: was it restored? The next change of its desired state goes above",
                 seen.reported_generation.unwrap_or_default(),
                 seen.generation,
             ),
-            Decision::Leave(Why::Converging | Why::Retrying | Why::Rejected) => {}
+            Decision::Leave(LeaveReason::Converging | LeaveReason::Retrying | LeaveReason::Rejected) => {}
             Decision::Send => {
                 let sent = self.sent.get(&seen.host_id);
                 let again_from = sent
@@ -214,34 +219,34 @@ impl Task {
         }
     }
 
-    fn settle(&mut self, host: HostId, outcome: Outcome) {
+    fn settle(&mut self, host: HostId, outcome: SendOutcome) {
         self.under_way.remove(&host);
         if self.queued.contains(&host) {
             self.queue.push_back(host.clone());
         }
         match outcome {
-            Outcome::Sent { generation } => {
+            SendOutcome::Sent { generation } => {
                 self.metrics.count_dispatch("sent");
                 let times = match self.sent.get(&host) {
                     Some(sent) if sent.generation == generation => sent.times.saturating_add(1),
                     _ => 1,
                 };
-                let sent = Sent {
+                let sent = LastSent {
                     generation,
                     times,
                     again_from: Instant::now() + pause_after(times),
                 };
                 self.sent.insert(host, sent);
             }
-            Outcome::Nothing => {
+            SendOutcome::Nothing => {
                 self.sent.remove(&host);
             }
-            Outcome::Away => {
+            SendOutcome::Away => {
                 tracing::info!("{host}: no queue, will be sent when it reports");
                 self.metrics.count_dispatch("away");
                 self.sent.remove(&host);
             }
-            Outcome::Failed(reason) => {
+            SendOutcome::Failed(reason) => {
                 tracing::warn!(%host, "its desired state could not be sent, to be tried again: {reason}");
                 self.metrics.count_dispatch("failed");
                 self.undelivered.insert(host);
@@ -274,24 +279,24 @@ async fn send(
     publisher: Publisher,
     host: HostId,
     in_hand: Option<Box<Desired>>,
-) -> (HostId, Outcome) {
+) -> (HostId, SendOutcome) {
     let desired = match in_hand {
         Some(desired) => Ok(Some(*desired)),
         None => store.desired(&host).await,
     };
     let outcome = match desired {
-        Err(error) => Outcome::Failed(error.to_string()),
-        Ok(None) => Outcome::Nothing,
+        Err(error) => SendOutcome::Failed(error.to_string()),
+        Ok(None) => SendOutcome::Nothing,
         Ok(Some(desired)) => {
             let generation = desired.generation;
             match publisher
                 .publish(host.as_str(), set_config(desired).encode())
                 .await
             {
-                Ok(()) => Outcome::Sent { generation },
-                Err(PublishError::Unroutable) => Outcome::Away,
+                Ok(()) => SendOutcome::Sent { generation },
+                Err(PublishError::Unroutable) => SendOutcome::Away,
                 Err(error @ (PublishError::Refused | PublishError::Disconnected)) => {
-                    Outcome::Failed(error.to_string())
+                    SendOutcome::Failed(error.to_string())
                 }
             }
         }
@@ -319,14 +324,14 @@ mod tests {
 
     use super::*;
 
-    async fn task(folder: &std::path::Path) -> Task {
+    async fn task(folder: &std::path::Path) -> DispatchTask {
         let link = LocalBroker::new().connect(Queue::of_master("q", 1));
         let store = Store::open_sqlite(&folder.join("db")).await.unwrap();
-        Task::new(store, link.publisher, Metrics::default())
+        DispatchTask::new(store, link.publisher, Metrics::default())
     }
 
-    fn says(satisfied: bool) -> Seen {
-        Seen {
+    fn says(satisfied: bool) -> ReportedHost {
+        ReportedHost {
             host_id: HostId::new("h").unwrap(),
             state: HostState::Ok,
             satisfied,
@@ -345,7 +350,7 @@ mod tests {
         let mut task = task(folder.path()).await;
         tokio::time::pause();
         let host = HostId::new("h").unwrap();
-        task.settle(host.clone(), Outcome::Sent { generation: 7 });
+        task.settle(host.clone(), SendOutcome::Sent { generation: 7 });
         task.consider(says(false));
         task.send_due();
         assert!(task.queue.is_empty(), "it was sent to a moment ago");
@@ -353,12 +358,12 @@ mod tests {
         task.send_due();
         assert_eq!(task.queue.pop_front(), Some(host.clone()));
         task.queued.clear();
-        task.settle(host.clone(), Outcome::Sent { generation: 7 });
+        task.settle(host.clone(), SendOutcome::Sent { generation: 7 });
         tokio::time::advance(pause_after(9)).await;
         task.send_due();
         assert!(task.queue.is_empty(), "it has said nothing since");
 
-        task.settle(host, Outcome::Sent { generation: 7 });
+        task.settle(host, SendOutcome::Sent { generation: 7 });
         task.consider(says(false));
         task.consider(says(true));
         tokio::time::advance(pause_after(9)).await;

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use bbmaster::broker_setup::{Api, Item, Login, Names, Outcome, ensure, wanted};
+use bbmaster::broker_setup::{
+    AdminLogin, BrokerItem, BrokerNames, EnsureOutcome, ManagementApi, ensure, wanted,
+};
 use bbmaster::{Config, Master};
 use bus::amqp::{self, AmqpSettings, Secret};
 use bus::{LinkState, PublishError, Queue};
@@ -15,8 +17,8 @@ use crate::agent::{Agent, Script};
 use crate::client::Client;
 use crate::fleet::{Database, until};
 
-fn names() -> Names {
-    Names {
+fn names() -> BrokerNames {
+    BrokerNames {
         vhost: "backbone".into(),
         master: "bbmaster".into(),
         master_password: Some("of the master".into()),
@@ -39,12 +41,12 @@ fn login(node: &RabbitMq, user: &str, password: &str) -> AmqpSettings {
     }
 }
 
-fn run(base: &str, items: &[Item], dry_run: bool) -> Vec<Outcome> {
-    let guest = Login {
+fn run(base: &str, items: &[BrokerItem], dry_run: bool) -> Vec<EnsureOutcome> {
+    let guest = AdminLogin {
         user: RabbitMq::USER.into(),
         password: RabbitMq::PASSWORD.into(),
     };
-    let api = Api::new(base, &guest, None).unwrap();
+    let api = ManagementApi::new(base, &guest, None).unwrap();
     items
         .iter()
         .map(|item| ensure(&api, item, dry_run).unwrap())
@@ -63,10 +65,10 @@ async fn it_makes_enough_and_no_more() {
     let items = wanted(&names(), &with_passwords);
     assert!(items.iter().any(|item| item.what == "policy backbone-hosts"));
     let all = |outcome| vec![outcome; items.len()];
-    assert_eq!(run(&base, &items, true), all(Outcome::WouldMake));
-    assert_eq!(run(&base, &items, false), all(Outcome::Made));
-    assert_eq!(run(&base, &items, false), all(Outcome::Kept));
-    assert_eq!(run(&base, &items, true), all(Outcome::Kept));
+    assert_eq!(run(&base, &items, true), all(EnsureOutcome::WouldMake));
+    assert_eq!(run(&base, &items, false), all(EnsureOutcome::Made));
+    assert_eq!(run(&base, &items, false), all(EnsureOutcome::Kept));
+    assert_eq!(run(&base, &items, true), all(EnsureOutcome::Kept));
     let listed = node
         .ctl(&["list_queues", "-p", "backbone", "name", "policy", "arguments"])
         .await
@@ -82,14 +84,14 @@ async fn it_makes_enough_and_no_more() {
     }
 
     // As for a cluster; an operator's own limits are kept.
-    let clustered = Names {
+    let clustered = BrokerNames {
         vhost: "clustered".into(),
         quorum: true,
         ..names()
     };
     let clustered = wanted(&clustered, &[]);
     let made = run(&base, &clustered, false);
-    assert!(made.contains(&Outcome::Made) && !made.contains(&Outcome::Conflict));
+    assert!(made.contains(&EnsureOutcome::Made) && !made.contains(&EnsureOutcome::Conflict));
     node.ctl(&[
         "set_policy",
         "-p",
@@ -104,7 +106,7 @@ async fn it_makes_enough_and_no_more() {
     .unwrap();
     assert_eq!(
         run(&base, &clustered, false),
-        vec![Outcome::Kept; clustered.len()]
+        vec![EnsureOutcome::Kept; clustered.len()]
     );
     let types = node
         .ctl(&["list_queues", "-p", "clustered", "name", "type"])
@@ -186,7 +188,7 @@ async fn it_makes_enough_and_no_more() {
 async fn an_exchange_of_another_type_is_a_conflict() {
     let node = RabbitMq::start_with(Options { management: true }).await.unwrap();
     let base = format!("http://127.0.0.1:{}", node.management_port());
-    let names = Names {
+    let names = BrokerNames {
         vhost: "/".into(),
         ..names()
     };
@@ -199,5 +201,8 @@ async fn an_exchange_of_another_type_is_a_conflict() {
     );
     agent.state.wait_for(LinkState::is_up).await.unwrap();
     let items = wanted(&names, &[]);
-    assert_eq!(run(&base, &items[..2], false), [Outcome::Kept, Outcome::Conflict]);
+    assert_eq!(
+        run(&base, &items[..2], false),
+        [EnsureOutcome::Kept, EnsureOutcome::Conflict]
+    );
 }

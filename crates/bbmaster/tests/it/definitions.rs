@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use bbmaster::broker_setup::{Api, Login, Names, Outcome, ensure, wanted};
+use bbmaster::broker_setup::{AdminLogin, BrokerNames, EnsureOutcome, ManagementApi, ensure, wanted};
 use harness::rabbitmq::{Options, RabbitMq};
 use protocol::HostId;
 use serde_json::{Value, json};
@@ -15,22 +15,22 @@ const FILE: &str = concat!(
 /// The one host in it.
 const HOST: &str = "02:00:00:00:00:01";
 
-fn outcomes(node: &RabbitMq, dry_run: bool) -> Vec<Outcome> {
-    let names = Names {
+fn outcomes(node: &RabbitMq, dry_run: bool) -> Vec<EnsureOutcome> {
+    let names = BrokerNames {
         vhost: "backbone".into(),
         master: "bbmaster".into(),
         master_password: Some("not set by the file".into()),
         master_queue: "bbmaster-q".into(),
         quorum: false,
-        host_user: Names::USUAL_HOST_USER.into(),
+        host_user: BrokerNames::USUAL_HOST_USER.into(),
         apps: Vec::new(),
     };
-    let guest = Login {
+    let guest = AdminLogin {
         user: RabbitMq::USER.into(),
         password: RabbitMq::PASSWORD.into(),
     };
     let base = format!("http://127.0.0.1:{}", node.management_port());
-    let api = Api::new(&base, &guest, None).unwrap();
+    let api = ManagementApi::new(&base, &guest, None).unwrap();
     let hosts = [(HostId::new(HOST).unwrap(), "not set by the file".to_owned())];
     let items = wanted(&names, &hosts);
     items
@@ -81,7 +81,7 @@ async fn the_file_makes_what_broker_setup_makes() {
     }
     node.ctl(&["import_definitions", FILE]).await.unwrap();
     let found = outcomes(&node, true);
-    assert_eq!(found, vec![Outcome::Kept; found.len()]);
+    assert_eq!(found, vec![EnsureOutcome::Kept; found.len()]);
     // And nothing else.
     let exported = node.ctl(&["--silent", "export_definitions", "-"]).await.unwrap();
     let file: Value = serde_json::from_slice(&std::fs::read(FILE).unwrap()).unwrap();

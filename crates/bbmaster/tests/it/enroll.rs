@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use bbmaster::broker_setup::{Api, Login, Names, ensure, wanted};
+use bbmaster::broker_setup::{AdminLogin, BrokerNames, ManagementApi, ensure, wanted};
 use bbmaster::collect::Policy;
 use bbmaster::enroll::Enrollment;
 use bbmaster::settings::{Settings, Sources};
@@ -108,7 +108,7 @@ async fn master(settings: &Settings, database: &Database) -> (Master, Client) {
         enrollment: Enrollment::of(settings).unwrap(),
         policy: Policy {
             require_user_id: true,
-            host_user: Some(Names::USUAL_HOST_USER.to_owned()),
+            host_user: Some(BrokerNames::USUAL_HOST_USER.to_owned()),
             ..Config::local().policy
         },
         ..Config::local()
@@ -132,20 +132,20 @@ async fn token(client: &Client, new: Value) -> String {
 }
 
 fn set_up(node: &RabbitMq, management: &str) {
-    let names = Names {
+    let names = BrokerNames {
         vhost: "backbone".into(),
         master: "bbmaster".into(),
         master_password: Some("of the master".into()),
         master_queue: "bbmaster-q".into(),
         quorum: false,
-        host_user: Names::USUAL_HOST_USER.into(),
+        host_user: BrokerNames::USUAL_HOST_USER.into(),
         apps: Vec::new(),
     };
-    let guest = Login {
+    let guest = AdminLogin {
         user: RabbitMq::USER.into(),
         password: RabbitMq::PASSWORD.into(),
     };
-    let api = Api::new(management, &guest, None).unwrap();
+    let api = ManagementApi::new(management, &guest, None).unwrap();
     for item in wanted(&names, &[]) {
         ensure(&api, &item, false).unwrap();
     }
@@ -188,7 +188,7 @@ async fn a_host_gets_in_by_a_token_and_then_works() {
     assert!(error.contains("has been used up"), "{error}");
     let two = token(&client, json!({"name": "two", "uses": 2})).await;
     let error = host.enroll(&url, &two, None).await.unwrap_err();
-    assert!(error.contains("known already"), "{error}");
+    assert!(error.contains("already known"), "{error}");
     other.enroll(&url, &two, None).await.unwrap();
     let left = client.get("/v1/enroll-tokens/").await.expect(200);
     assert_eq!(left["tokens"][1]["uses_left"], 1, "{left}");
@@ -197,7 +197,7 @@ async fn a_host_gets_in_by_a_token_and_then_works() {
     let before = host.broker();
     let again = token(&client, json!({"name": "again", "host_id": host.id})).await;
     let error = other.enroll(&url, &again, None).await.unwrap_err();
-    assert!(error.contains("alone"), "{error}");
+    assert!(error.contains("for host 02:FC"), "{error}");
     host.enroll(&url, &again, None).await.unwrap();
     let refused = amqp::connect(before, host.queue());
     let mut state = refused.state.clone();

@@ -1,6 +1,6 @@
 //! What someone may do who has stolen a host's login: each attack is tried, over raw AMQP, and refused.
 
-use bbmaster::broker_setup::{Api, Login, Names, ensure, wanted};
+use bbmaster::broker_setup::{AdminLogin, BrokerNames, ManagementApi, ensure, wanted};
 use bbmaster::collect::Policy;
 use bbmaster::{Config, Master};
 use bus::amqp::{AmqpSettings, Secret};
@@ -122,14 +122,14 @@ fn id(host: &str) -> HostId {
     HostId::new(host).unwrap()
 }
 
-fn names() -> Names {
-    Names {
+fn names() -> BrokerNames {
+    BrokerNames {
         vhost: "backbone".into(),
         master: "bbmaster".into(),
         master_password: Some("of the master".into()),
         master_queue: MASTERS.into(),
         quorum: false,
-        host_user: Names::USUAL_HOST_USER.into(),
+        host_user: BrokerNames::USUAL_HOST_USER.into(),
         apps: vec!["shop".into()],
     }
 }
@@ -148,12 +148,12 @@ fn login(node: &RabbitMq, user: &str, password: &str) -> AmqpSettings {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hosts_login_is_good_for_nothing_but_its_own() {
     let node = RabbitMq::start_with(Options { management: true }).await.unwrap();
-    let guest = Login {
+    let guest = AdminLogin {
         user: RabbitMq::USER.into(),
         password: RabbitMq::PASSWORD.into(),
     };
     let management = format!("http://127.0.0.1:{}", node.management_port());
-    let api = Api::new(&management, &guest, None).unwrap();
+    let api = ManagementApi::new(&management, &guest, None).unwrap();
     let hosts = [ONE, TWO].map(|host| (id(host), format!("password-of-{host}")));
     for item in wanted(&names(), &hosts) {
         ensure(&api, &item, false).unwrap();
