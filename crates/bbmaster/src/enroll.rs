@@ -1,4 +1,4 @@
-//! Letting hosts in: a user, a queue and no more rights than it needs for each, at the broker.
+//! Enrolment at the broker: a user, a queue and the least permissions for each host.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use protocol::rest::Enrolled;
 use crate::broker_setup::{AdminLogin, BrokerNames, ManagementApi, ManagementError, let_in};
 use crate::settings::Settings;
 
-/// The broker's management API, and what hosts are told.
+/// The management API of the broker, and what hosts are told.
 pub struct Enrollment {
     api: ManagementApi,
     names: BrokerNames,
@@ -20,13 +20,13 @@ pub struct Enrollment {
 }
 
 impl fmt::Debug for Enrollment {
-    /// Without the login.
+    /// Does not show the login.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Enrollment at {}:{}", self.host, self.port)
     }
 }
 
-/// Why it cannot be set up.
+/// Why enrolment cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum EnrollmentError {
     #[error("[enroll] management: {0}")]
@@ -36,7 +36,7 @@ pub enum EnrollmentError {
 }
 
 impl Enrollment {
-    /// As the settings say; `None`: hosts cannot enrol.
+    /// Reads the settings. `None`: enrolment is off.
     pub fn of(settings: &Settings) -> Result<Option<Arc<Self>>, EnrollmentError> {
         let Settings { enroll, amqp, .. } = settings;
         let Some(management) = &enroll.management else {
@@ -56,8 +56,8 @@ impl Enrollment {
             })
         });
         let broker = settings.broker();
-        // Whoever names an authority for hosts wants them to ask for it, also where the master itself is on the broker's machine
-        // and speaks plain text.
+        // If hosts get an authority they are to use TLS, even if the master itself connects without
+        // TLS on the broker's machine.
         let tls = enroll
             .amqp_tls
             .unwrap_or(broker.tls.is_some() || enroll.amqp_ca.is_some());
@@ -80,7 +80,7 @@ impl Enrollment {
                     .unwrap_or_else(|| BrokerNames::USUAL_HOST_USER.to_owned()),
                 apps: Vec::new(),
             },
-            // What masters use may be a name that only they know.
+            // Masters may connect by a name that hosts cannot resolve.
             host: enroll.amqp_host.clone().unwrap_or_else(|| amqp.host.clone()),
             port: enroll.amqp_port.unwrap_or(usual_port),
             tls,
@@ -88,7 +88,7 @@ impl Enrollment {
         })))
     }
 
-    /// Makes the login of `host`, or gives it a new password. Blocks.
+    /// Creates the login of `host`, or sets a new password. Blocks.
     pub fn let_in(&self, host: &HostId, password: String) -> Result<Enrolled, ManagementError> {
         let_in(&self.api, &self.names, host, &password)?;
         Ok(Enrolled {

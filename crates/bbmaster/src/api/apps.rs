@@ -1,4 +1,4 @@
-//! What hosts should run, and what the fleet runs.
+//! Desired applications of a host, and the applications of the fleet.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ impl Answers for Tagged {
     }
 }
 
-/// What a PUT of desired applications answers.
+/// What a PUT of desired applications returns.
 #[derive(Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum DesiredOrPlan {
@@ -81,7 +81,7 @@ impl Argument for IfMatch {
     fn describe(described: &mut Described) {
         described.headers.push(Header {
             name: "If-Match",
-            description: "Generation that is to be replaced, in quotes: \"3\"",
+            description: "The generation to replace, in quotes: \"3\"",
             pattern: r#"^(\*|"[0-9]{1,19}"(, ?"[0-9]{1,19}"){0,15})$"#,
         });
         described.problems.push(400);
@@ -91,7 +91,7 @@ impl Argument for IfMatch {
 pub async fn desired(State(app): State<App>, Id(id): Id) -> Result<Tagged, Refusal> {
     match app.store.desired(&id).await? {
         Some(desired) => Ok(Tagged(desired.into())),
-        // Of a known host nothing may be desired; of any other, nothing is known.
+        // A known host may have no desired state. Any other host is an error.
         None if app.store.labels(&id).await?.is_some() => Ok(Tagged(DesiredApps {
             apps: Apps::new(),
             generation: 0,
@@ -103,11 +103,14 @@ pub async fn desired(State(app): State<App>, Id(id): Id) -> Result<Tagged, Refus
     }
 }
 
-/// An application may not be called as a host that is to have it: messages to the one would reach the other.
+/// An application must not have the id of its host as its name: both are routing keys, and messages
+/// to one would reach the other.
 pub(super) fn own_id(app: &str, whose: &str) -> Refusal {
     Refusal::invalid(
         format!("$[{app:?}]"),
-        format!("is {whose}'s own id; an application needs another name"),
+        format!(
+            "is the id of {whose}: messages to one would reach the other. Give the application another name"
+        ),
     )
 }
 
@@ -132,7 +135,7 @@ pub async fn put_desired(
     {
         return Err(Refusal::bad_parameter(
             "only_if_plan",
-            "a plan's hash is needed, as ?dry_run=true answers it: 6 to 64 hexadecimal digits",
+            "must be the hash of a plan, from an answer to ?dry_run=true: 6 to 64 hexadecimal digits",
         ));
     }
     if query.dry_run {
@@ -159,14 +162,14 @@ fn generation_changed(current: u64) -> Refusal {
         .kind(problem::GENERATION)
         .path("If-Match")
         .detail(format!(
-            "the desired state is at generation {current}: someone else has changed it; read it again"
+            "somebody else has changed the desired state, which is now at generation {current}: read it again"
         ))
 }
 
-/// The generations of an `If-Match` (RFC 9110, section 13.1.1).
+/// Reads the generations of an `If-Match` (RFC 9110, section 13.1.1).
 async fn generations(value: &str, app: &App, id: &HostId) -> Result<Vec<u64>, Refusal> {
     if value.trim() == "*" {
-        // Whatever there is, but there must be something.
+        // Any generation, but there must be one.
         return match app.store.desired(id).await? {
             Some(desired) => Ok(vec![desired.generation]),
             None => Err(generation_changed(0)),
@@ -177,14 +180,11 @@ async fn generations(value: &str, app: &App, id: &HostId) -> Result<Vec<u64>, Re
         quoted.parse().ok()
     });
     tags.collect::<Option<_>>().ok_or_else(|| {
-        Refusal::bad_parameter(
-            "If-Match",
-            "a generation in quotes is needed, as ETag has it: \"3\"",
-        )
+        Refusal::bad_parameter("If-Match", "must be a generation in quotes, as in ETag: \"3\"")
     })
 }
 
-/// Asks the host.
+/// Asks the host for its plan.
 async fn plan(app: &App, id: &HostId, apps: &Apps) -> Result<PlanAnswer, Refusal> {
     let mut question = app.waiters.ask();
     app.publisher
@@ -195,11 +195,11 @@ async fn plan(app: &App, id: &HostId, apps: &Apps) -> Result<PlanAnswer, Refusal
         Ok(Ok(Reply::Plan(plan))) => Ok(*plan),
         Ok(Ok(Reply::Status(_))) => Err(Refusal::of(StatusCode::NOT_IMPLEMENTED)
             .kind(problem::UNSUPPORTED)
-            .detail("the host answered, but its agent cannot make plans: it is too old")),
+            .detail("the agent of the host is too old to make plans: upgrade it")),
         Ok(Err(_)) | Err(_) => Err(Refusal::of(StatusCode::GATEWAY_TIMEOUT)
             .kind(problem::NO_ANSWER)
             .detail(format!(
-                "the host sent no plan within {} s: it is busy or away, or its agent is too old to make plans",
+                "the host sent no plan within {} s: it is busy or not connected, or its agent is too old to make plans",
                 app.plan_timeout.as_secs()
             ))),
     }

@@ -1,4 +1,4 @@
-//! Letting hosts in: tokens for it, and the one request that a host sends.
+//! Enrolment: its tokens, and the request of a host.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -57,11 +57,11 @@ fn check(new: &NewEnrollToken) -> Result<(), (&'static str, String)> {
 fn off() -> Refusal {
     Refusal::of(StatusCode::CONFLICT)
         .kind(problem::ENROLMENT_OFF)
-        .detail("this master cannot let hosts in: set [enroll] management, username and password_file")
+        .detail("enrolment is off on this master: set [enroll] management, username and password_file")
 }
 
 fn no_random_bits(error: std::io::Error) -> Refusal {
-    tracing::error!("no random bits for a secret: {error}");
+    tracing::error!("cannot read random bytes from /dev/urandom for a secret: {error}");
     Refusal::of(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
@@ -72,11 +72,11 @@ pub async fn revoke(
 ) -> Result<NoContent, Refusal> {
     match app.store.revoke_enroll_token(&name, &principal.name).await? {
         true => Ok(NoContent),
-        false => Err(Refusal::of(StatusCode::NOT_FOUND).detail("there is no enrolment token of this name")),
+        false => Err(Refusal::of(StatusCode::NOT_FOUND).detail("there is no enrolment token with this name")),
     }
 }
 
-/// A host comes in.
+/// Makes the login of a host at the broker.
 pub async fn enroll(
     State(app): State<App>,
     Extension(EnrollDigest(digest)): Extension<EnrollDigest>,
@@ -96,14 +96,14 @@ pub async fn enroll(
     let reason = match done {
         Ok(Ok(enrolled)) => {
             app.store.tell_enrolled(&token, &host_id).await?;
-            tracing::info!(host = %host_id, token = token.name, "a host has enrolled");
+            tracing::info!(host = %host_id, token = token.name, "host enrolled");
             return Ok(Created(enrolled));
         }
         Ok(Err(error)) => error.to_string(),
         Err(error) => error.to_string(),
     };
-    tracing::error!(host = %host_id, "the broker did not let a host in: {reason}");
+    tracing::error!(host = %host_id, "cannot enrol the host: RabbitMQ's management API failed: {reason}");
     app.store.give_back_enroll_token(&token, &host_id).await?;
     Err(Refusal::of(StatusCode::SERVICE_UNAVAILABLE)
-        .detail("RabbitMQ's management API failed; the master's log says how. The token is still good"))
+        .detail("RabbitMQ's management API failed; see the master's log. The token can be used again"))
 }

@@ -1,4 +1,4 @@
-//! Events: their history as pages, and live.
+//! Events: pages of past ones, and a stream of new ones.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -20,7 +20,7 @@ use super::extract::{Params, limit};
 use super::problem::Refusal;
 use super::signature::{Answer, Answers, Argument, Described, Header};
 
-/// What a request for events gets.
+/// What a request for events returns.
 pub enum EventsAnswer {
     Page(EventList),
     Stream(Response),
@@ -47,7 +47,7 @@ impl Answers for EventsAnswer {
 const EVENT_STREAM: &str = "text/event-stream";
 const LAST_EVENT_ID: &str = "Last-Event-ID";
 
-/// Where a client that was cut off wants to go on.
+/// The last event that a client received before it lost its connection.
 pub struct LastEventId(Option<HeaderValue>);
 
 impl FromRequestParts<App> for LastEventId {
@@ -62,7 +62,7 @@ impl Argument for LastEventId {
     fn describe(described: &mut Described) {
         described.headers.push(Header {
             name: LAST_EVENT_ID,
-            description: "Where a stream goes on",
+            description: "Id of the last event that the client has received",
             pattern: "^[0-9]{1,19}$",
         });
         described.problems.push(400);
@@ -76,7 +76,7 @@ impl LastEventId {
         };
         let id = id.to_str().ok().and_then(|id| id.parse().ok());
         id.map(Some)
-            .ok_or_else(|| Refusal::bad_parameter(LAST_EVENT_ID, "the id of an event, a number, is needed"))
+            .ok_or_else(|| Refusal::bad_parameter(LAST_EVENT_ID, "must be the id of an event, a number"))
     }
 }
 
@@ -108,7 +108,8 @@ pub async fn events(
     }
 }
 
-/// One listener: it reads from the store at its own pace, so that it misses nothing however slow it is.
+/// One connection that streams events. It reads from the store at its own pace, so a slow client
+/// misses nothing.
 struct Follower {
     app: App,
     query: EventQuery,
@@ -133,7 +134,7 @@ impl Follower {
                 },
                 Ok(page) => self.ready.extend(page.events),
                 Err(error) => {
-                    tracing::warn!("a listener waits for events: {error}");
+                    tracing::warn!("cannot read events for a listener, will be retried: {error}");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
@@ -149,7 +150,7 @@ impl Drop for Follower {
 
 fn live(app: App, mut query: EventQuery, last_id: Option<u64>) -> Response {
     let newest = app.store.watch_events();
-    // What a client sends when it reconnects goes before what it asked for at first.
+    // After a reconnect a client sends `Last-Event-ID`, which is newer than its first query.
     let after = last_id.or(query.after).unwrap_or(*newest.borrow());
     query.after = Some(after);
     query.before = None;
@@ -173,6 +174,6 @@ fn as_sse(event: &Event) -> axum::response::sse::Event {
     axum::response::sse::Event::default()
         .id(event.id.to_string())
         .event(event.kind.as_str())
-        // One line: JSON strings hold no line ends.
+        // One line, because JSON strings contain no line breaks.
         .data(serde_json::to_string(event).unwrap_or_default())
 }

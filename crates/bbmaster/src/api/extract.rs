@@ -1,4 +1,4 @@
-//! Parameters and bodies of requests, checked; what is wrong with them is said as a problem document.
+//! Parameters and bodies of requests. Each one that is invalid becomes a problem document.
 
 use std::marker::PhantomData;
 
@@ -16,16 +16,16 @@ use super::App;
 use super::problem::Refusal;
 use super::signature::{Argument, Described};
 
-/// A query, typed.
+/// The query of a request.
 pub struct Params<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequestParts<App> for Params<T> {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Refusal> {
-        // No name or text that we look for holds one, and PostgreSQL takes none.
+        // No stored text contains NUL, and PostgreSQL accepts none.
         if parts.uri.query().unwrap_or_default().contains("%00") {
-            return Err(Refusal::bad_parameter("query", "holds a NUL character"));
+            return Err(Refusal::bad_parameter("query", "contains a NUL character"));
         }
         Query::<T>::try_from_uri(&parts.uri)
             .map(|Query(params)| Self(params))
@@ -40,12 +40,12 @@ impl<T: JsonSchema> Argument for Params<T> {
     }
 }
 
-/// Rows a page.
+/// Rows of a page.
 pub fn limit(wanted: Option<u32>) -> Result<u32, Refusal> {
     match wanted {
         None => Ok(100),
         Some(limit @ 1..=1000) => Ok(limit),
-        Some(_) => Err(Refusal::bad_parameter("limit", "allowed are 1 to 1000")),
+        Some(_) => Err(Refusal::bad_parameter("limit", "must be 1 to 1000")),
     }
 }
 
@@ -59,7 +59,7 @@ impl FromRequestParts<App> for Id {
         let Name(id) = Name::from_request_parts(parts, app).await?;
         HostId::new(id)
             .map(Self)
-            .map_err(|error| Refusal::bad_parameter("id", format!("this is no host id: it {error}")))
+            .map_err(|error| Refusal::bad_parameter("id", format!("is not a host id: it {error}")))
     }
 }
 
@@ -70,7 +70,7 @@ impl Argument for Id {
     }
 }
 
-/// The one segment of a path that is not fixed.
+/// The variable segment of a path.
 pub struct Name(pub String);
 
 impl FromRequestParts<App> for Name {
@@ -84,7 +84,7 @@ impl FromRequestParts<App> for Name {
                     Refusal::of(rejection.status()).detail(rejection.body_text())
                 })?;
         match name.contains('\0') {
-            true => Err(Refusal::bad_parameter("name", "holds a NUL character")),
+            true => Err(Refusal::bad_parameter("name", "contains a NUL character")),
             false => Ok(Self(name)),
         }
     }
@@ -115,7 +115,7 @@ impl<T> FromRequest<App> for Body<T> {
             .unwrap_or_default()
             .trim()
             .to_ascii_lowercase();
-        // Also what keeps foreign web pages out: other types they may send without asking first.
+        // This also stops cross-site requests: a web page may send other types without a preflight.
         if mime != "application/json" && !mime.ends_with("+json") {
             let refusal = Refusal::of(StatusCode::UNSUPPORTED_MEDIA_TYPE);
             return Err(refusal.detail("send Content-Type: application/json"));
@@ -146,11 +146,12 @@ impl<T: DeserializeOwned> Body<T> {
     }
 }
 
-/// Bytes that a message has around its applications, and some more.
+/// Room for what a message has besides its applications.
 const ENVELOPE: usize = 1024;
 
 impl Body<Apps> {
-    /// The applications, within the limits of agents. Errors have the path of what is wrong.
+    /// Decodes the applications, within the limits of agents. An error has the path of the invalid
+    /// value.
     pub fn apps(&self) -> Result<Apps, Refusal> {
         let agents = Limits::default();
         let limits = Limits {

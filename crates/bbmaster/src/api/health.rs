@@ -1,4 +1,4 @@
-//! How the master itself is.
+//! Health and metrics of the master.
 
 use axum::Json;
 use axum::extract::State;
@@ -53,11 +53,12 @@ pub async fn live() -> Json<Health> {
     Json(Health { problems: Vec::new() })
 }
 
-/// Without reasons, which may name addresses and users, for everyone may ask: they are in the log.
+/// Everybody may call this, so reasons, which may contain addresses and user names, are in the log
+/// only.
 pub async fn ready(State(app): State<App>) -> Readiness {
     let mut problems = Vec::new();
     if let Err(error) = app.store.check().await {
-        tracing::warn!("not ready: {error}");
+        tracing::warn!("not ready: the database does not answer: {error}");
         problems.push("the database does not answer".to_owned());
     }
     if !app.link.borrow().is_up() {

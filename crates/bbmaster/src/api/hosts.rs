@@ -60,7 +60,7 @@ const MAX_LABELS: usize = 64;
 const MAX_NAME: usize = 63;
 const MAX_VALUE: usize = 255;
 
-/// Labels as they are taken. Its schema says what `check_labels` checks.
+/// Labels in a request. The schema states what `check_labels` checks.
 #[derive(Deserialize)]
 #[serde(transparent)]
 pub struct LabelsBody(Labels);
@@ -85,7 +85,7 @@ const LABEL_VALUE: &str = r"^[^\u0000-\u001f\u007f-\u009f,]{0,255}$";
 
 fn check_labels(labels: &Labels) -> Result<(), Refusal> {
     if labels.len() > MAX_LABELS {
-        let reason = format!("holds {} labels; at most {MAX_LABELS} are allowed", labels.len());
+        let reason = format!("has {} labels; at most {MAX_LABELS} are allowed", labels.len());
         return Err(Refusal::invalid("$", reason));
     }
     for (name, value) in labels {
@@ -97,12 +97,12 @@ fn check_labels(labels: &Labels) -> Result<(), Refusal> {
         if !good_name {
             let shown: String = name.chars().take(MAX_NAME + 1).collect();
             let reason = format!(
-                "{shown:?} is no label: up to {MAX_NAME} letters, digits and + . _ - / are allowed, a letter or \
-                 digit first"
+                "{shown:?} is not a label name: up to {MAX_NAME} letters, digits and + . _ - / are allowed, starting \
+                 with a letter or digit"
             );
             return Err(Refusal::invalid("$", reason));
         }
-        // A filter has them in a list with commas.
+        // A filter is a list of labels, separated by commas.
         if value.chars().count() > MAX_VALUE || value.contains(|c: char| c.is_control() || c == ',') {
             let reason =
                 format!("up to {MAX_VALUE} characters without commas and control characters are allowed");

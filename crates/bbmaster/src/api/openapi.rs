@@ -9,18 +9,18 @@ use super::access::Access;
 use super::route::{Route, RouteDoc};
 use super::signature::Header;
 
-/// What is looked for is text without NUL.
+/// Filters are text without NUL.
 const QUERY_TEXT: &str = r"^[^\u0000]*$";
 
-/// Schemas of what is written and of what is read: they differ in what is required, so that each has
-/// definitions of its own.
+/// Schemas of requests and of answers. They differ in the fields that are required, so each kind
+/// has its own definitions.
 struct Schemas {
     answers: SchemaGenerator,
     requests: SchemaGenerator,
 }
 
 const ANSWERS: &str = "/components/schemas";
-/// Put in place of the definitions above once all is generated.
+/// Replaced by the definitions above when everything is generated.
 const REQUESTS: &str = "/components/requests";
 
 impl Schemas {
@@ -42,7 +42,7 @@ impl Schemas {
 pub fn document(routes: &[Route]) -> Value {
     let mut schemas = Schemas::new();
     let problem = json!({
-        "description": "What is wrong, as a problem document (RFC 9457)",
+        "description": "The error, as a problem document (RFC 9457)",
         "content": { "application/problem+json": { "schema": schemas.answers.subschema_for::<Problem>() } },
     });
     let mut paths = Map::new();
@@ -59,8 +59,8 @@ pub fn document(routes: &[Route]) -> Value {
         "info": {
             "title": "Backbone master",
             "description":
-                "A fleet's desired state, stored, sent out and seen. Paths are taken with and without a slash at \
-                 their end.",
+                "Stores the desired state of a fleet, sends it to the hosts and shows their statuses. Every path \
+                 works with and without a trailing slash.",
             "version": env!("CARGO_PKG_VERSION"),
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
         },
@@ -126,8 +126,8 @@ fn operation(route: &Route, schemas: &mut Schemas) -> Value {
     operation["security"] = match route.access {
         Access::Open => json!([]),
         Access::Needs(role) => {
-            operation["description"] = format!("Needs the role {}.", role.as_str()).into();
-            // Without one, too, on a loopback address (`[bbmaster] allow_anonymous`).
+            operation["description"] = format!("Requires the role {}.", role.as_str()).into();
+            // Or without a token, on a loopback address (`[bbmaster] allow_anonymous`).
             json!([{ "token": [] }, {}])
         }
         Access::NeedsEnrollToken => json!([{ "enrollToken": [] }]),
@@ -149,7 +149,7 @@ fn text_of(doc: &RouteDoc, status: u16) -> &'static str {
 fn problems(route: &Route) -> Vec<u16> {
     let mut problems = route.doc.described.problems.clone();
     if route.access != Access::Open {
-        // 503: the database or the broker is away.
+        // 503: there is no connection to the database or the broker.
         problems.extend([401, 403, 503]);
     }
     problems
@@ -199,7 +199,7 @@ fn query_parameter(name: &str, mut schema: Value) -> Value {
     parameter
 }
 
-/// A query has no null: what is not given is left out.
+/// A query has no null: a parameter is given or left out.
 fn take_out_null(schema: &mut Map<String, Value>) {
     if let Some(Value::Array(types)) = schema.get_mut("type") {
         types.retain(|kind| kind != "null");
@@ -216,7 +216,7 @@ fn take_out_null(schema: &mut Map<String, Value>) {
     }
 }
 
-/// `get_v1_hosts_id_apps`.
+/// For example `get_v1_hosts_id_apps`.
 fn operation_id(route: &Route) -> String {
     let mut id = route.method.as_str().to_ascii_lowercase();
     for part in route.path.split(|c: char| !c.is_ascii_alphanumeric()) {

@@ -1,4 +1,4 @@
-//! Asking hosts for their status.
+//! Pings: asking hosts for their status.
 
 use std::time::Duration;
 
@@ -22,10 +22,10 @@ const ASKED: PingAnswer = PingAnswer {
     status: None,
 };
 
-/// How a ping ends.
+/// The result of a ping.
 pub enum Pinged {
     Answered(PingAnswer),
-    /// The answer is not waited for.
+    /// The caller does not wait for the answer.
     Asked,
 }
 
@@ -53,7 +53,7 @@ pub async fn one(
 ) -> Result<Pinged, Refusal> {
     let wait = query.wait.unwrap_or(5.0);
     if !(0.0..=60.0).contains(&wait) {
-        return Err(Refusal::bad_parameter("wait", "0 to 60 seconds are allowed"));
+        return Err(Refusal::bad_parameter("wait", "must be 0 to 60 seconds"));
     }
     let mut question = app.waiters.ask();
     app.metrics.pings.inc();
@@ -86,7 +86,7 @@ pub async fn all(State(app): State<App>) -> Result<Accepted<PingAnswer>, Refusal
     let pinger = app.pinger.clone();
     tokio::spawn(async move {
         if let Err(error) = pinger.ping_all().await {
-            tracing::warn!("not all hosts could be pinged: {error}");
+            tracing::warn!("cannot ping all hosts: {error}");
         }
     });
     Ok(Accepted(ASKED))

@@ -1,4 +1,4 @@
-//! Having a host try again what failed.
+//! Retrying applications that failed and are held.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -11,8 +11,8 @@ use super::problem::{Refusal, publish_failed};
 use super::signature::Accepted;
 use crate::dispatch::set_config;
 
-/// Sends the desired state once more, and says that what is held is to be tried. Told once: a host that is away is not
-/// told later, since what failed may not be worth another try by then.
+/// Sends the desired state again and tells the host to retry. It is sent once: a host that is not
+/// connected is not told later, because the retry may not be wanted any more by then.
 pub async fn one(
     State(app): State<App>,
     Id(id): Id,
@@ -22,7 +22,7 @@ pub async fn one(
         return Err(match app.store.labels(&id).await? {
             Some(_) => Refusal::of(StatusCode::CONFLICT)
                 .kind(problem::NOTHING_DESIRED)
-                .detail("nothing is desired of this host, so there is nothing to try again"),
+                .detail("this host has no desired state, so there is nothing to retry"),
             None => Refusal::no_such_host(),
         });
     };

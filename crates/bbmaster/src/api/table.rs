@@ -56,45 +56,45 @@ async fn serve_document() -> OpenApi {
 fn routes_of_hosts() -> Vec<Route> {
     vec![
         Route::get("/v1/hosts/", VIEWER, hosts::list)
-            .summary("Hosts, by id: one page of those that match all filters")
+            .summary("List hosts: one page of those that match all filters, sorted by id")
             .answer(200, "A page"),
         Route::get("/v1/hosts/ids/", VIEWER, hosts::ids)
-            .summary("Ids of hosts")
+            .summary("List the ids of hosts that match all filters")
             .answer(200, "A page"),
         Route::get("/v1/hosts/{id}", VIEWER, hosts::one)
-            .summary("All that is known of a host")
+            .summary("Get everything known about a host")
             .answer(200, "The host")
             .problems(&[404]),
         Route::delete("/v1/hosts/{id}", ADMIN, hosts::forget)
-            .summary("Forget a host and what is desired of it; it comes back if it reports")
-            .answer(204, "Forgotten")
+            .summary("Delete a host and its desired state. If it reports again, it is listed again")
+            .answer(204, "Deleted")
             .problems(&[404]),
         Route::get("/v1/hosts/{id}/apps", VIEWER, apps::desired)
-            .summary("What a host should run")
+            .summary("Get the desired applications of a host")
             .answer(200, "The ETag is the generation")
             .problems(&[404]),
         Route::put("/v1/hosts/{id}/apps", OPERATOR, apps::put_desired)
             .summary(
-                "Set what a host should run: applications that are not named are removed. A host that was never seen \
-                 gets it when it appears",
+                "Set the desired applications of a host. Applications that are not named are removed from it. A host \
+                 that has never reported gets them when it reports",
             )
-            .answer(200, "As it is stored now; with dry_run, what the host would do")
+            .answer(200, "The stored desired state; with dry_run, the plan of the host")
             .problems(&[409, 412, 501, 504]),
         Route::get("/v1/hosts/{id}/labels", VIEWER, hosts::labels)
-            .summary("A host's labels")
-            .answer(200, "All of them")
+            .summary("Get the labels of a host")
+            .answer(200, "All labels of the host")
             .problems(&[404]),
         Route::put("/v1/hosts/{id}/labels", OPERATOR, hosts::put_labels)
-            .summary("Replace a host's labels")
-            .answer(200, "All of them"),
+            .summary("Replace all labels of a host")
+            .answer(200, "All labels of the host"),
         Route::post("/v1/hosts/{id}/ping", OPERATOR, ping::one)
-            .summary("Ask a host for its status, and wait for it")
-            .answer(200, "It has answered")
-            .answer(202, "With wait=0: it was asked")
+            .summary("Ask a host for its status, and wait for the answer")
+            .answer(200, "The host has answered")
+            .answer(202, "With wait=0: the host was asked")
             .problems(&[409, 504]),
         Route::post("/v1/hosts/{id}/retry", OPERATOR, retry::one)
-            .summary("Have a host try again what failed and is held, though nothing else is desired of it than before")
-            .answer(202, "It has been told")
+            .summary("Have a host retry applications that failed and are held, without a change of its desired state")
+            .answer(202, "The host was told")
             .problems(&[404, 409]),
     ]
 }
@@ -103,20 +103,20 @@ fn routes_of_the_fleet() -> Vec<Route> {
     vec![
         Route::post("/v1/ping", OPERATOR, ping::all)
             .summary("Ask all hosts for their status, no faster than [bbmaster] ping_rate")
-            .answer(202, "They are being asked"),
+            .answer(202, "The hosts are being asked"),
         Route::get("/v1/apps/", VIEWER, apps::usage)
-            .summary("Every application of the fleet, and on how many hosts")
-            .answer(200, "By name"),
+            .summary("List the applications of the fleet, with the number of hosts of each")
+            .answer(200, "Sorted by name"),
         Route::put("/v1/apps/", OPERATOR, fleet::put_desired)
             .summary(
-                "Set what every host that matches all filters should run, as PUT /v1/hosts/{id}/apps does for one. \
-                 The same again changes nothing",
+                "Set the desired applications of every host that matches all filters, as PUT /v1/hosts/{id}/apps does \
+                 for one host. Repeating the request changes nothing",
             )
-            .answer(200, "All have it; with dry_run, how many would"),
+            .answer(200, "How many hosts match, and how many were changed; with dry_run, how many would be"),
         Route::get("/v1/events", VIEWER, events::events)
             .summary(
-                "What happened, newest first; or, with after, oldest first; or, with Accept: \
-                 text/event-stream, live",
+                "List events, newest first; with after, oldest first. With Accept: text/event-stream, stream them as \
+                 they happen",
             )
             .answer(200, "A page, or a stream"),
     ]
@@ -125,18 +125,18 @@ fn routes_of_the_fleet() -> Vec<Route> {
 fn routes_of_access() -> Vec<Route> {
     vec![
         Route::get("/v1/tokens/", ADMIN, tokens::list)
-            .summary("API tokens, without their secrets")
-            .answer(200, "By name"),
+            .summary("List API tokens, without their secrets")
+            .answer(200, "Sorted by name"),
         Route::post("/v1/tokens/", ADMIN, tokens::create)
-            .summary("Make a token; its secret is shown once")
-            .answer(201, "Made")
+            .summary("Create a token. Its secret is shown only in this answer")
+            .answer(201, "Created")
             .problems(&[409]),
         Route::delete("/v1/tokens/{name}", ADMIN, tokens::revoke)
             .summary("Revoke a token")
             .answer(204, "Revoked")
             .problems(&[404]),
         Route::get("/v1/whoami", VIEWER, tokens::whoami)
-            .summary("Whose token this is")
+            .summary("Get name and role of the token of this request")
             .answer(200, "Name and role"),
     ]
 }
@@ -144,19 +144,19 @@ fn routes_of_access() -> Vec<Route> {
 fn routes_of_enrolment() -> Vec<Route> {
     vec![
         Route::get("/v1/enroll-tokens/", OPERATOR, enroll::list)
-            .summary("Enrolment tokens, without their secrets")
-            .answer(200, "By name"),
+            .summary("List enrolment tokens, without their secrets")
+            .answer(200, "Sorted by name"),
         Route::post("/v1/enroll-tokens/", OPERATOR, enroll::create)
-            .summary("Make a token that lets hosts in; its secret is shown once")
-            .answer(201, "Made")
+            .summary("Create an enrolment token. Its secret is shown only in this answer")
+            .answer(201, "Created")
             .problems(&[409]),
         Route::delete("/v1/enroll-tokens/{name}", OPERATOR, enroll::revoke)
             .summary("Revoke an enrolment token")
             .answer(204, "Revoked")
             .problems(&[404]),
         Route::post("/v1/enroll", Access::NeedsEnrollToken, enroll::enroll)
-            .summary("A host gets its login at the broker, by an enrolment token")
-            .answer(201, "How it reaches the broker")
+            .summary("Create a host's login at the broker. Authorized by an enrolment token")
+            .answer(201, "The login and the address of the broker")
             .problems(&[409]),
     ]
 }
@@ -164,26 +164,26 @@ fn routes_of_enrolment() -> Vec<Route> {
 fn routes_of_the_master() -> Vec<Route> {
     vec![
         Route::get("/healthz", OPEN, health::live)
-            .summary("Whether the process lives")
-            .answer(200, "It does"),
+            .summary("Check that the process is running")
+            .answer(200, "It is running"),
         Route::get("/readyz", OPEN, health::ready)
-            .summary("Whether it has its database and its broker")
-            .answer(200, "It has both")
-            .answer(503, "What is missing"),
+            .summary("Check the connections to database and broker")
+            .answer(200, "Both work")
+            .answer(503, "What does not work"),
         Route::get("/metrics", VIEWER, health::metrics)
-            .summary("Counters for Prometheus")
+            .summary("Get metrics for Prometheus")
             .answer(200, "OpenMetrics text"),
         Route::get("/openapi.json", OPEN, serve_document)
-            .summary("This document")
+            .summary("Get this document")
             .answer(200, "OpenAPI 3.1"),
         Route::get("/", OPEN, ui::page)
-            .summary("The web page")
-            .answer(200, "It asks for a token where one is needed"),
+            .summary("Get the web page")
+            .answer(200, "HTML"),
         Route::get("/ui.js", OPEN, ui::program)
-            .summary("The web page's program")
+            .summary("Get the program of the web page")
             .answer(200, "JavaScript"),
         Route::get("/ui.css", OPEN, ui::style)
-            .summary("The web page's looks")
+            .summary("Get the style of the web page")
             .answer(200, "CSS"),
     ]
 }

@@ -25,7 +25,7 @@ pub async fn create(
     let new = body.parse()?;
     check(&new).map_err(|(path, reason)| Refusal::invalid(path, reason))?;
     let secret = new_secret().map_err(|error| {
-        tracing::error!("no random bits for a token: {error}");
+        tracing::error!("cannot read random bytes from /dev/urandom for a token: {error}");
         Refusal::of(StatusCode::INTERNAL_SERVER_ERROR)
     })?;
     let digest = token_digest(&secret);
@@ -40,7 +40,7 @@ pub async fn create(
     }
 }
 
-/// Path and reason of what is wrong with a token to be.
+/// Checks a new token. The error is path and reason.
 pub fn check(new: &NewToken) -> Result<(), (&'static str, String)> {
     const LONGEST_LIFE: u64 = 3_155_760_000;
     check_name(&new.name)?;
@@ -52,7 +52,7 @@ pub fn check(new: &NewToken) -> Result<(), (&'static str, String)> {
     }
 }
 
-/// The same for what a token of any kind is called.
+/// Checks the name of a token of either kind.
 pub(super) fn check_name(name: &str) -> Result<(), (&'static str, String)> {
     const LONGEST_NAME: usize = 64;
     let good = name.len() <= LONGEST_NAME
@@ -62,7 +62,7 @@ pub(super) fn check_name(name: &str) -> Result<(), (&'static str, String)> {
             .all(|b| b.is_ascii_alphanumeric() || b"+._@-".contains(&b));
     if !good {
         let reason = format!(
-            "up to {LONGEST_NAME} letters, digits and + . _ @ - are allowed, a letter or digit first"
+            "up to {LONGEST_NAME} letters, digits and + . _ @ - are allowed, starting with a letter or digit"
         );
         return Err(("$.name", reason));
     }
@@ -78,7 +78,7 @@ pub async fn revoke(
     app.gate.forget();
     match revoked {
         true => Ok(NoContent),
-        false => Err(Refusal::of(StatusCode::NOT_FOUND).detail("there is no token of this name")),
+        false => Err(Refusal::of(StatusCode::NOT_FOUND).detail("there is no token with this name")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The web page: three files in the binary, nothing from anywhere else.
+//! The web page: three files in the binary. It loads nothing from other servers.
 
 use std::marker::PhantomData;
 
@@ -7,11 +7,11 @@ use axum::response::{IntoResponse, Response};
 
 use super::signature::{Answer, Answers};
 
-/// Only what the master itself serves is run, shown and asked.
+/// The page may run, show and request only what the master serves.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
      frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
-/// A file of the page; its kind is part of its type.
+/// A file of the page. `K` is its kind.
 pub struct UiFile<K> {
     content: &'static str,
     kind: PhantomData<K>,
@@ -26,7 +26,7 @@ impl<K> UiFile<K> {
     }
 }
 
-/// UiKind of a file.
+/// The kind of a file.
 pub trait UiKind {
     const MEDIA_TYPE: &'static str;
 }

@@ -13,7 +13,7 @@ use url::Url;
 
 use super::wanted::{BrokerItem, SendMethod};
 
-/// An administrator of the broker.
+/// The login of an administrator of the broker.
 #[derive(Clone)]
 pub struct AdminLogin {
     pub user: String,
@@ -22,7 +22,9 @@ pub struct AdminLogin {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ManagementError {
-    #[error("{0:?} is no http or https URL of a management API (http://rabbit.example.net:15672)")]
+    #[error(
+        "{0:?} is not an http or https URL of a management API (example: http://rabbit.example.net:15672)"
+    )]
     Url(String),
     #[error("{url}: {source}")]
     Http { url: String, source: Box<ureq::Error> },
@@ -32,11 +34,11 @@ pub enum ManagementError {
         status: u16,
         reason: String,
     },
-    #[error("the certificates in {file} cannot be used: {reason}")]
+    #[error("cannot use the certificates in {file}: {reason}")]
     Certificates { file: String, reason: String },
 }
 
-/// One broker's API.
+/// The management API of one broker.
 pub struct ManagementApi {
     base: Url,
     authorization: String,
@@ -46,7 +48,8 @@ pub struct ManagementApi {
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl ManagementApi {
-    /// `authorities`: PEM file of those that may vouch for an https server; else the host's own do.
+    /// `authorities`: PEM file of the trusted authorities of an https server. `None`: those of this
+    /// host.
     pub fn new(base: &str, login: &AdminLogin, authorities: Option<&Path>) -> Result<Self, ManagementError> {
         let base = Url::parse(base)
             .ok()
@@ -68,14 +71,14 @@ impl ManagementApi {
 
     fn url(&self, path: &[String]) -> String {
         let mut url = self.base.clone();
-        // It has a host, so it has segments.
+        // The URL has a host, so it has segments.
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().push("api").extend(path);
         }
         url.to_string()
     }
 
-    /// `None`: there is no such thing.
+    /// `None`: there is no such object.
     pub fn get(&self, path: &[String]) -> Result<Option<Value>, ManagementError> {
         let url = self.url(path);
         let request = self.agent.get(&url).header("Authorization", &self.authorization);
@@ -121,7 +124,9 @@ fn refused(url: String, status: u16, body: &str) -> ManagementError {
     let told: Option<Value> = serde_json::from_str(body).ok();
     let reason = match told.as_ref().and_then(|told| told["reason"].as_str()) {
         Some(reason) => reason.to_owned(),
-        None if status == 401 => "the login is wrong, or its user may not use the management API".to_owned(),
+        None if status == 401 => {
+            "wrong user or password, or the user may not use the management API".to_owned()
+        }
         None => "no reason given".to_owned(),
     };
     ManagementError::Refused { url, status, reason }

@@ -1,5 +1,6 @@
-//! What Backbone needs of RabbitMQ, made through its management API: vhost, exchange, queues, users and no
-//! more permissions than each needs. Asks first, changes only what differs, so that it can be run again.
+//! Creates in RabbitMQ, through its management API, what Backbone needs: virtual host, exchange,
+//! queues, and users with the least permissions. Reads first and changes only what differs, so it
+//! can be repeated.
 
 mod api;
 mod wanted;
@@ -9,20 +10,20 @@ use protocol::HostId;
 pub use api::{AdminLogin, ManagementApi, ManagementError};
 pub use wanted::{BrokerItem, BrokerNames, SendMethod, wanted, wanted_for_host};
 
-/// What became of one item.
+/// What was done about one item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EnsureOutcome {
-    /// It was as it should be.
+    /// Nothing: it exists as it should be.
     Kept,
-    /// It is now.
+    /// It was created or changed.
     Made,
-    /// It would have been made or changed: a dry run.
+    /// It would be created or changed: a dry run.
     WouldMake,
-    /// It is there in another way, and cannot be changed without losing what it holds.
+    /// It exists with other properties, and cannot be changed without losing its content.
     Conflict,
 }
 
-/// Makes the queue, the user and the permissions of `host`. A user that is there already gets this password.
+/// Creates the queue, the user and the permissions of `host`. An existing user gets this password.
 pub fn let_in(
     api: &ManagementApi,
     names: &BrokerNames,
@@ -38,7 +39,7 @@ pub fn let_in(
     Ok(())
 }
 
-/// Sees to one item.
+/// Creates or changes one item if necessary.
 pub fn ensure(
     api: &ManagementApi,
     item: &BrokerItem,

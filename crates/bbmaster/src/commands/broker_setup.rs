@@ -19,26 +19,26 @@ pub struct BrokerSetup {
     /// RabbitMQ's management API.
     #[arg(long, value_name = "URL", default_value = "http://localhost:15672")]
     management: String,
-    /// An administrator of RabbitMQ.
+    /// User name of an administrator of RabbitMQ.
     #[arg(long, value_name = "USER", default_value = "guest")]
     admin: String,
-    /// File that holds the administrator's password. Not given: the variable BBMASTER_ADMIN_PASSWORD is
-    /// looked at, else it is `guest`.
+    /// File with the administrator's password. Default: the value of the environment variable
+    /// BBMASTER_ADMIN_PASSWORD, else `guest`.
     #[arg(long, value_name = "FILE")]
     admin_password_file: Option<PathBuf>,
-    /// PEM file of the authorities that may vouch for an https management API.
+    /// PEM file with the trusted authorities of an https management API. Default: those of this host.
     #[arg(long, value_name = "FILE")]
     management_ca: Option<PathBuf>,
-    /// A host to make a user and a queue for; may be given several times.
+    /// Create a user and a queue for this host. Can be repeated.
     #[arg(long = "host", value_name = "HOST_ID")]
     hosts: Vec<String>,
-    /// An application whose topic hosts may bind; may be given several times. Not given: any name.
+    /// An application whose topic hosts may bind. Can be repeated. Default: every name.
     #[arg(long = "app", value_name = "NAME")]
     apps: Vec<String>,
-    /// Make the masters' queue a quorum queue, which a cluster's nodes replicate.
+    /// Create the masters' queue as a quorum queue, which the nodes of a cluster replicate.
     #[arg(long)]
     quorum: bool,
-    /// Only say what would be done.
+    /// Show what would be done, and do nothing.
     #[arg(long)]
     dry_run: bool,
 }
@@ -62,7 +62,10 @@ pub fn execute(command: &BrokerSetup, settings: &Settings) -> anyhow::Result<Exi
         .iter()
         .map(|id| {
             let id = HostId::new(id.clone()).with_context(|| format!("--host {id:?}"))?;
-            Ok((id, new_secret().context("no random bits for a password")?))
+            Ok((
+                id,
+                new_secret().context("cannot read random bytes from /dev/urandom for a password")?,
+            ))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
     let mut conflicts = false;
@@ -75,7 +78,7 @@ pub fn execute(command: &BrokerSetup, settings: &Settings) -> anyhow::Result<Exi
                 .find(|(host, _)| is_user(&item, &names.host_user(host)))
         {
             print(&format!(
-                "            {host}: [amqp] username = {}, password = {password} (shown this once)\n",
+                "              {host}: [amqp] username = {}, password = {password} (shown only now)\n",
                 names.host_user(host)
             ))?;
         }
@@ -94,13 +97,13 @@ fn names(command: &BrokerSetup, settings: &Settings) -> anyhow::Result<BrokerNam
     let amqp = &settings.amqp;
     if amqp.username.is_empty() {
         bail!(
-            "[amqp] username is not set: with a client certificate it is the name that RabbitMQ takes it for"
+            "[amqp] username is not set: set it. With a client certificate it is the name that RabbitMQ reads from it"
         );
     }
     if amqp.username == command.admin {
         bail!(
-            "[amqp] username is {:?}, the administrator: what masters need would become all that it may. Set \
-             [amqp] username and password to what a user for masters is to have",
+            "[amqp] username is {:?}, the administrator, whose permissions would be reduced to what masters need. Set \
+             [amqp] username and password for a separate user for masters",
             amqp.username
         );
     }
@@ -109,7 +112,7 @@ fn names(command: &BrokerSetup, settings: &Settings) -> anyhow::Result<BrokerNam
         .clone()
         .unwrap_or_else(|| BrokerNames::USUAL_HOST_USER.to_owned());
     if !command.hosts.is_empty() && !host_user.contains("{host_id}") {
-        bail!("[amqp] host_user holds no {{host_id}}: all hosts would have one user");
+        bail!("[amqp] host_user does not contain {{host_id}}: all hosts would share one user");
     }
     Ok(BrokerNames {
         vhost: amqp.virtual_host.clone(),
@@ -132,12 +135,12 @@ fn is_user(item: &BrokerItem, name: &str) -> bool {
 fn describe(item: &BrokerItem, outcome: EnsureOutcome) -> String {
     let what = &item.what;
     match outcome {
-        EnsureOutcome::Kept => format!("as it is    {what}"),
-        EnsureOutcome::Made => format!("made        {what}"),
-        EnsureOutcome::WouldMake => format!("would make  {what}"),
+        EnsureOutcome::Kept => format!("unchanged     {what}"),
+        EnsureOutcome::Made => format!("created       {what}"),
+        EnsureOutcome::WouldMake => format!("would create  {what}"),
         EnsureOutcome::Conflict => format!(
-            "CONFLICT    {what}: it is there in another way; delete it while masters and agents are stopped, and \
-             run this again"
+            "CONFLICT      {what}: it exists with other properties. Stop masters and agents, delete it, and run this \
+             again"
         ),
     }
 }

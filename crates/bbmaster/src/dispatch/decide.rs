@@ -1,4 +1,4 @@
-//! Whether a host that has reported is to be sent its desired state. Pure.
+//! Whether a host that has reported must be sent its desired state. Pure.
 
 use std::time::Duration;
 
@@ -6,35 +6,36 @@ use protocol::rest::HostState;
 
 use crate::store::ReportedHost;
 
-/// What to do about a host.
+/// What to do for a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
     Send,
     Leave(LeaveReason),
 }
 
-/// LeaveReason a host is left alone.
+/// Why a host is sent nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaveReason {
     /// It runs what is desired.
     Satisfied,
-    /// It is at it.
+    /// It is converging towards it.
     Converging,
-    /// It failed at it, and tries again by itself, or waits for another desired state.
+    /// It failed, and retries by itself or waits for another desired state.
     Retrying,
-    /// It refused this very message; it would do so again.
+    /// It refused this message, and would refuse it again.
     Rejected,
-    /// It has a newer generation than the store, and would refuse this one as stale: the store was restored
-    /// from a backup. The next PUT goes above it.
+    /// It has a higher generation than the database, which was restored from a backup. It would
+    /// refuse a lower one. The next PUT gets a higher generation.
     Ahead,
 }
 
-/// The `id` of the message that carries a desired state: the same however often it is sent.
+/// The `id` of the message that carries a desired state. It is the same each time the message is
+/// sent.
 pub fn message_id(generation: u64) -> String {
     format!("desired-{generation}")
 }
 
-/// Looks at the host's last word only: nothing of what was sent before counts.
+/// Decides by the last status only. Messages that were sent before do not matter.
 pub fn decide(seen: &ReportedHost) -> Decision {
     let on_its_way = |why| match seen.towards_current {
         true => Decision::Leave(why),
@@ -58,8 +59,8 @@ pub fn decide(seen: &ReportedHost) -> Decision {
     }
 }
 
-/// How long the same desired state is not sent again, after it was sent `times` times: a host that does not
-/// get there, and does not say why, must not be sent messages as fast as it answers.
+/// How long to wait before the same desired state is sent again, after it was sent `times` times. A
+/// host that neither converges nor says why must not get a message for each of its statuses.
 pub fn pause_after(times: u32) -> Duration {
     const FIRST: Duration = Duration::from_secs(10);
     const LONGEST: Duration = Duration::from_secs(300);
@@ -92,14 +93,15 @@ mod tests {
         use HostState::{Converging, Errors, Missing, Ok};
         for (state, satisfied, towards_current, expected) in [
             (Ok, true, true, Leave(LeaveReason::Satisfied)),
-            // An agent that had it by other means, or one that knows no generations.
+            // The host got it by other means, or its agent is too old to report generations.
             (Ok, true, false, Leave(LeaveReason::Satisfied)),
             (Ok, false, false, Send),
-            // It says so, but does not have it: drift that it does not see, or an older agent.
+            // It reports the generation but not the applications: drift that it does not see, or an
+            // older agent.
             (Ok, false, true, Send),
             (Converging, false, true, Leave(LeaveReason::Converging)),
             (Converging, false, false, Send),
-            // It has what is desired and is leaving it for something else.
+            // It runs what is desired, and is changing to something else.
             (Converging, true, false, Send),
             (Errors, false, true, Leave(LeaveReason::Retrying)),
             (Errors, false, false, Send),

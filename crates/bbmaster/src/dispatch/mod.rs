@@ -1,8 +1,8 @@
-//! Sends desired states to the hosts that need them. Level-triggered: on each status and each change, what
-//! is stored now is compared with what the host says now.
+//! Sends desired states to the hosts that need them. Level-triggered: on each status and each change, the
+//! stored desired state is compared with what the host reports now.
 //!
-//! Nothing here is kept over a restart, nor needs to be: the statuses that the first ping brings in begin
-//! it all anew.
+//! Nothing here is kept over a restart: the master pings all hosts when it starts, and each answer is
+//! decided like any other status.
 
 mod decide;
 mod ping;
@@ -24,7 +24,7 @@ use crate::store::{Desired, ReportedHost, Store};
 pub use decide::{Decision, LeaveReason, decide, message_id, pause_after};
 pub use ping::Pinger;
 
-/// Tells the dispatcher what happened. Cheap to clone.
+/// Sends inputs to the dispatcher. Cheap to clone.
 #[derive(Clone)]
 pub struct Dispatcher {
     inputs: mpsc::UnboundedSender<DispatchInput>,
@@ -36,7 +36,7 @@ enum DispatchInput {
 }
 
 impl Dispatcher {
-    /// Starts the task; it ends when the last of its dispatchers is dropped.
+    /// Starts the task. It ends when the last clone of the dispatcher is dropped.
     pub fn start(
         store: Store,
         publisher: Publisher,
@@ -48,33 +48,33 @@ impl Dispatcher {
         Self { inputs }
     }
 
-    /// These hosts have reported; of each, something is desired.
+    /// These hosts have reported, and each has a desired state.
     pub fn seen(&self, hosts: Vec<ReportedHost>) {
         if !hosts.is_empty() {
-            // The task ends after all who could tell it something.
+            // An error means that the master is stopping.
             let _ = self.inputs.send(DispatchInput::Reported(hosts));
         }
     }
 
-    /// This host's desired state is now this one.
+    /// The desired state of this host has changed to this one.
     pub fn changed(&self, host: HostId, desired: Desired) {
         let _ = self.inputs.send(DispatchInput::Changed(host, Box::new(desired)));
     }
 }
 
-/// What was sent to a host last.
+/// The last message to a host.
 struct LastSent {
     generation: u64,
     times: u32,
     again_from: Instant,
 }
 
-/// How a sending went.
+/// The result of sending.
 enum SendOutcome {
     Sent {
         generation: u64,
     },
-    /// Nothing is desired any more.
+    /// The host has no desired state any more.
     Nothing,
     Away,
     Failed(String),
@@ -84,26 +84,28 @@ struct DispatchTask {
     store: Store,
     publisher: Publisher,
     metrics: Metrics,
-    /// To be sent to, in turn, each once.
+    /// Hosts to send to, in order, each once.
     queue: VecDeque<HostId>,
     queued: HashSet<HostId>,
-    /// What was desired a moment ago, of some of them: it need not be read again to be sent. If another master has stored
-    /// a newer one since, that one has the higher generation, by which hosts tell.
+    /// Desired states that were just stored, so that they need not be read again. If another master
+    /// has stored a newer one since, hosts recognise it by its higher generation.
     in_hand: HashMap<HostId, Box<Desired>>,
     under_way: HashSet<HostId>,
     sent: HashMap<HostId, LastSent>,
-    /// Those whose last word asks for a sending that came too soon after the one before, and when it may be. Their next
-    /// word may be a heartbeat away, and what was sent may be lost: a broker keeps it in memory only.
+    /// Hosts that need their desired state again too soon after the last message, and when it may
+    /// be sent. Their next status may be a heartbeat away, and the last message may be lost,
+    /// because the broker keeps it in memory only.
     due: HashMap<HostId, Instant>,
-    /// Could not be sent for lack of a broker or database: tried again when the link is up anew.
+    /// Hosts that could not be sent to, because there was no broker or database. Retried when the
+    /// link is up again.
     undelivered: HashSet<HostId>,
 }
 
-/// What failed for another reason than the link is tried again this often.
+/// How often sending is retried if the link is up.
 const RETRY_PERIOD: std::time::Duration = std::time::Duration::from_secs(5);
-/// Confirms waited for at a time.
+/// Messages in progress at the same time.
 const PARALLEL: usize = 512;
-/// Desired states kept until they are sent; those of more hosts are read again.
+/// Desired states kept until they are sent. Those of more hosts are read again.
 const MAX_IN_HAND: usize = 10_000;
 
 impl DispatchTask {
@@ -146,7 +148,8 @@ impl DispatchTask {
                     desired,
                 )));
             }
-            // All branches only receive: none loses anything when another is taken.
+            // Every branch only receives, which is cancel-safe: no branch loses an input when
+            // another one is taken.
             tokio::select! {
                 input = inbox.recv() => match input {
                     Some(DispatchInput::Reported(hosts)) => hosts.into_iter().for_each(|seen| self.consider(seen)),
@@ -173,13 +176,13 @@ impl DispatchTask {
     }
 
     fn enqueue(&mut self, host: HostId) {
-        // One that is being sent to now may be sent something older: it is sent to again after that.
+        // A host that is being sent to may get something older. It is sent to again after that.
         if self.queued.insert(host.clone()) && !self.under_way.contains(&host) {
             self.queue.push_back(host);
         }
     }
 
-    /// Answers of the store may come here in another order than they were stored in.
+    /// Desired states may arrive here in another order than they were stored.
     fn keep_in_hand(&mut self, host: &HostId, desired: Box<Desired>) {
         let has_room = self.in_hand.len() < MAX_IN_HAND;
         match self.in_hand.get_mut(host) {
@@ -200,7 +203,7 @@ impl DispatchTask {
             }
             Decision::Leave(LeaveReason::Ahead) => tracing::warn!(
                 host = %seen.host_id,
-                "has generation {}, and the store only {}: was it restored? The next change of its desired state goes above",
+                "the host has generation {}, but the database has only {} (was it restored?); the next change of the desired state will be above both",
                 seen.reported_generation.unwrap_or_default(),
                 seen.generation,
             ),
@@ -242,19 +245,19 @@ impl DispatchTask {
                 self.sent.remove(&host);
             }
             SendOutcome::Away => {
-                tracing::info!("{host}: no queue, will be sent when it reports");
+                tracing::info!(%host, "the host has no queue; its desired state will be sent when it reports");
                 self.metrics.count_dispatch("away");
                 self.sent.remove(&host);
             }
             SendOutcome::Failed(reason) => {
-                tracing::warn!(%host, "its desired state could not be sent, to be tried again: {reason}");
+                tracing::warn!(%host, "cannot send the desired state, will be retried: {reason}");
                 self.metrics.count_dispatch("failed");
                 self.undelivered.insert(host);
             }
         }
     }
 
-    /// Once for each word of a host: one that says no more is not sent to again and again.
+    /// Once for each status of a host: a host that reports nothing more is not sent to again.
     fn send_due(&mut self) {
         let now = Instant::now();
         let due: Vec<HostId> = self
@@ -304,13 +307,14 @@ async fn send(
     (host, outcome)
 }
 
-/// The message that tells a host what is desired of it.
+/// The message that carries a desired state.
 pub fn set_config(desired: Desired) -> SetConfig<Arc<Apps>> {
     SetConfig {
         id: Some(message_id(desired.generation)),
         generation: Some(desired.generation),
         apps: desired.apps,
-        // Once taken it holds: what the host has lost of it since is no part of that plan.
+        // Once the host has taken it, its plan is not asked for any more: drift that is repaired
+        // later is not part of it.
         only_if_plan: desired.only_if_plan.filter(|_| !desired.is_taken),
         retry: false,
     }
@@ -342,8 +346,8 @@ mod tests {
         }
     }
 
-    /// A message is lost with its broker, and the host says how it is once, right after: without this it would be
-    /// sent to only at its next heartbeat.
+    /// A message is lost with its broker, and the host reports once, right after that. Without this
+    /// the desired state would be sent again only at its next heartbeat.
     #[tokio::test]
     async fn a_host_that_needs_it_too_soon_is_sent_to_when_it_may_be_and_once_for_each_word() {
         let folder = tempfile::tempdir().unwrap();

@@ -117,10 +117,10 @@ pub(super) fn desired_changed(host: &Arc<str>, stored: &Desired) -> NewEvent {
         before = ", ";
     }
     if stored.apps.is_empty() {
-        message.push_str("nothing");
+        message.push_str("no applications");
     }
     if let Some(hash) = &stored.only_if_plan {
-        message.extend([", if the host's plan is still ", hash]);
+        message.extend([", only if the host's plan is ", hash]);
     }
     NewEvent {
         at: stored.changed_at,

@@ -95,7 +95,7 @@ impl Store {
             Some(host) => format!("host {host}"),
             None => format!("{uses} new host(s)"),
         };
-        let message = format!("enrolment token {} lets in {whom}", new.name);
+        let message = format!("enrolment token {} for {whom} was created", new.name);
         let event = event(EventKind::EnrollTokenCreated, None, author, message, &new.name);
         tx.insert_events(vec![event]).await?;
         tx.commit().await?;
@@ -116,7 +116,7 @@ impl Store {
         let delete = Statement::new("DELETE FROM enroll_tokens WHERE name = ").bind(name);
         let existed = tx.execute(delete).await? > 0;
         if existed {
-            let message = format!("enrolment token {name} is revoked");
+            let message = format!("enrolment token {name} was revoked");
             let event = event(EventKind::EnrollTokenRevoked, None, author, message, name);
             tx.insert_events(vec![event]).await?;
         }
@@ -195,7 +195,7 @@ impl Store {
     /// Writes the event that `host` has its login.
     pub async fn tell_enrolled(&self, token: &EnrollToken, host: &HostId) -> Result<()> {
         let message = format!(
-            "got its login at the broker by the enrolment token {}",
+            "got its login at the broker with the enrolment token {}",
             token.name
         );
         let kind = EventKind::HostEnrolled;

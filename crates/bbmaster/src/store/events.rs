@@ -126,7 +126,7 @@ impl Store {
             kind: EventKind::RetryAsked,
             host_id: Some(host.as_str().into()),
             author: Some(author.into()),
-            message: format!("was told to try generation {generation} again"),
+            message: format!("was told to retry generation {generation}"),
             data: EventData::of(&json!({ "generation": generation })),
         };
         let mut tx = self.begin().await?;

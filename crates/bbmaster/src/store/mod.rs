@@ -48,12 +48,14 @@ pub use tokens::{TokenError, digest as token_digest};
 /// A failure of the database. The caller can report it or retry.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("the database: {0}")]
+    #[error("the database failed: {0}")]
     Sql(#[from] sqlx::Error),
-    #[error("the database cannot be brought to this version's layout: {0}")]
+    #[error("cannot upgrade the database to the schema of this version: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
-    #[error("the database holds what this version cannot read: {0}")]
+    #[error("this version cannot read a value of the database: {0}")]
     Content(String),
+    #[error("the master is stopping")]
+    Stopping,
     /// One failure for all PUTs of a transaction.
     #[error("{0}")]
     Shared(Arc<StoreError>),
@@ -72,7 +74,7 @@ impl StoreError {
             Self::Sql(sqlx::Error::Encode(_) | sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. })
             | Self::Content(_) => true,
             Self::Shared(error) => error.is_about_data(),
-            Self::Sql(_) | Self::Migrate(_) => false,
+            Self::Sql(_) | Self::Migrate(_) | Self::Stopping => false,
         }
     }
 }

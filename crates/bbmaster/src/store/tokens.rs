@@ -11,7 +11,7 @@ use super::{Result, Store, StoreError, now, show_time, signed};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    #[error("there is a token named {0:?} already")]
+    #[error("a token named {0:?} exists already")]
     Exists(String),
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -88,7 +88,11 @@ impl Store {
             .bind(created_at)
             .push(") ON CONFLICT (what) DO NOTHING");
         tx.execute(mark).await?;
-        let message = format!("token {} may do what a {} may", new.name, new.role.as_str());
+        let message = format!(
+            "token {} with the role {} was created",
+            new.name,
+            new.role.as_str()
+        );
         let event = event(EventKind::TokenCreated, &new.name, author, message);
         tx.insert_events(vec![event]).await?;
         tx.commit().await?;
@@ -108,7 +112,7 @@ impl Store {
         let delete = Statement::new("DELETE FROM tokens WHERE name = ").bind(name);
         let existed = tx.execute(delete).await? > 0;
         if existed {
-            let message = format!("token {name} is revoked");
+            let message = format!("token {name} was revoked");
             let event = event(EventKind::TokenRevoked, name, author, message);
             tx.insert_events(vec![event]).await?;
         }

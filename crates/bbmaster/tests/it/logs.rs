@@ -25,7 +25,7 @@ async fn no_config_value_is_in_the_log_at_any_level() {
         put.expect(200);
         let log = || std::fs::read_to_string(&file).unwrap();
         eventually("it is said that the host has no queue", || {
-            log().contains("absent: no queue, will be sent when it reports")
+            log().contains("the host has no queue; its desired state will be sent when it reports")
         })
         .await;
         master.terminate();

@@ -184,7 +184,7 @@ async fn where_the_database_fails_half_way_the_answer_counts_those_that_have_it_
     let usage = client.get("/v1/apps/").await.expect(200);
     let have_it = usage["apps"][0]["desired"]["2"].as_u64().unwrap_or(0);
     assert!(have_it < 40, "{usage}");
-    let said = format!("the database failed after {have_it} of 40 hosts, which have it");
+    let said = format!("the database failed after {have_it} of 40 hosts were changed");
     assert!(
         answer["detail"].as_str().unwrap().starts_with(&said),
         "{said}: {answer}"

@@ -50,9 +50,7 @@ impl Store {
         if !is_writing {
             tokio::spawn(self.clone().write_puts());
         }
-        answer
-            .await
-            .unwrap_or_else(|_| Err(StoreError::Content("the master is ending".to_owned()).into()))
+        answer.await.unwrap_or_else(|_| Err(StoreError::Stopping.into()))
     }
 
     /// Writes batch after batch, until no PUT is pending.
