@@ -1,7 +1,7 @@
 //! Receives messages of hosts: decodes them, writes them in batches, acknowledges what is written.
 //!
-//! Two tasks: one decodes a batch while the other writes the one before. The busier the queue is, the
-//! larger are the batches, and the fewer commits are needed per status.
+//! Two tasks: one decodes a batch while the other writes the one before. The busier the queue is,
+//! the larger are the batches, and the fewer commits are needed per status.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +41,7 @@ pub struct Collector {
 /// Upper limit of a batch, whatever the broker delivers.
 pub const MAX_BATCH: usize = 500;
 /// Time between two batches when nobody waits for an answer. A commit costs more than ten statuses.
-const APART: Duration = Duration::from_millis(100);
+const BATCH_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A decoded message.
 enum Incoming {
@@ -66,7 +66,7 @@ impl Collector {
         let (batches, written) = mpsc::channel(1);
         let writer = tokio::spawn(self.clone().write_batches(written));
         let mut last = None;
-        while let Some(incoming) = self.gather(&mut deliveries, last).await {
+        while let Some(incoming) = self.collect_batch(&mut deliveries, last).await {
             last = Some(Instant::now());
             if batches.send(Batch { incoming }).await.is_err() {
                 break;
@@ -78,8 +78,8 @@ impl Collector {
     }
 
     /// Collects the next batch: everything that has been delivered and, if the last batch was less
-    /// than [`APART`] ago, what is delivered until then. `None` at the end.
-    async fn gather(
+    /// than [`BATCH_INTERVAL`] ago, what is delivered until then. `None` at the end.
+    async fn collect_batch(
         &self,
         deliveries: &mut mpsc::Receiver<Delivery>,
         last: Option<Instant>,
@@ -89,7 +89,7 @@ impl Collector {
         if deliveries.recv_many(&mut waiting, self.batch).await == 0 {
             return None;
         }
-        let full_at = last.map(|last| last + APART);
+        let full_at = last.map(|last| last + BATCH_INTERVAL);
         loop {
             let mut is_awaited = false;
             for delivery in waiting.drain(..) {
@@ -153,19 +153,19 @@ impl Collector {
             }
         }
         if !reports.is_empty() {
-            self.write(&reports, &deliveries).await;
+            self.write_reports(&reports, &deliveries).await;
         }
         // After the write, so that whoever asked finds what was answered.
         for (id, reply) in replies {
-            self.pass_on(&id, reply).await;
+            self.deliver_reply(&id, reply).await;
         }
         deliveries.into_iter().for_each(Delivery::ack);
     }
 
     /// Writes the statuses, and waits while there is no database. Those that the database refuses
     /// go into quarantine.
-    async fn write(&self, reports: &[Report], deliveries: &[Delivery]) {
-        match self.write_patiently(reports).await {
+    async fn write_reports(&self, reports: &[Report], deliveries: &[Delivery]) {
+        match self.write_with_retries(reports).await {
             Ok(()) => {}
             Err(refused) if reports.len() == 1 => {
                 for delivery in deliveries {
@@ -174,7 +174,7 @@ impl Collector {
             }
             Err(_) => {
                 for (report, delivery) in reports.iter().zip(deliveries) {
-                    if let Err(refused) = self.write_patiently(std::slice::from_ref(report)).await {
+                    if let Err(refused) = self.write_with_retries(std::slice::from_ref(report)).await {
                         self.quarantine(delivery, &refused.to_string()).await;
                     }
                 }
@@ -183,7 +183,7 @@ impl Collector {
     }
 
     /// Retries until the statuses are written or the database refuses their content.
-    async fn write_patiently(&self, reports: &[Report]) -> Result<(), StoreError> {
+    async fn write_with_retries(&self, reports: &[Report]) -> Result<(), StoreError> {
         let mut pause = Duration::from_millis(100);
         let started = Instant::now();
         loop {
@@ -221,7 +221,7 @@ impl Collector {
         }
     }
 
-    async fn pass_on(&self, id: &str, reply: Reply) {
+    async fn deliver_reply(&self, id: &str, reply: Reply) {
         match self.waiters.whose(id) {
             ReplyOwner::Own => self.waiters.answer(id, reply),
             ReplyOwner::Nobody => {}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use protocol::HostId;
 use protocol::rest::Enrolled;
 
-use crate::broker_setup::{AdminLogin, BrokerNames, ManagementApi, ManagementError, let_in};
+use crate::broker_setup::{AdminLogin, BrokerNames, ManagementApi, ManagementError, create_host_login};
 use crate::settings::Settings;
 
 /// The management API of the broker, and what hosts are told.
@@ -89,8 +89,8 @@ impl Enrollment {
     }
 
     /// Creates the login of `host`, or sets a new password. Blocks.
-    pub fn let_in(&self, host: &HostId, password: String) -> Result<Enrolled, ManagementError> {
-        let_in(&self.api, &self.names, host, &password)?;
+    pub fn create_host_login(&self, host: &HostId, password: String) -> Result<Enrolled, ManagementError> {
+        create_host_login(&self.api, &self.names, host, &password)?;
         Ok(Enrolled {
             host_id: host.clone(),
             host: self.host.clone(),

@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lapin_is_quiet_and_never_shows_a_message() {
+    fn lapin_logs_little_and_never_a_message() {
         for (level, target, at, expected) in [
             (LogLevel::Debug, "bbmaster::dispatch", Level::DEBUG, true),
             (LogLevel::Info, "bus::amqp", Level::INFO, true),

@@ -186,9 +186,13 @@ impl Master {
         let server = serve(tcp, config.tls.as_ref(), app, is_ending.clone())?;
         let others = vec![
             tokio::spawn(ping_at_start(pinger, link.state.clone())),
-            tokio::spawn(watch_silence(store.clone(), link.state, config.silent_after)),
-            tokio::spawn(prune(store.clone(), config.event_retention, config.max_events)),
-            tokio::spawn(hear_others(store, waiters)),
+            tokio::spawn(mark_silent_hosts(store.clone(), link.state, config.silent_after)),
+            tokio::spawn(prune_events(
+                store.clone(),
+                config.event_retention,
+                config.max_events,
+            )),
+            tokio::spawn(watch_other_masters(store, waiters)),
         ];
         let collector = tokio::spawn(end_with(collector.run(link.deliveries), is_ending));
         Ok(Self {
@@ -207,11 +211,11 @@ impl Master {
 
     /// Finishes the requests in progress, for some seconds at most, and stops.
     pub async fn end(mut self) {
-        const PATIENCE: Duration = Duration::from_secs(5);
+        const STOP_TIMEOUT: Duration = Duration::from_secs(5);
         self.ending.send_replace(true);
         // Nothing is lost: statuses that are not acknowledged are delivered again.
-        let _ = timeout(PATIENCE, &mut self.server).await;
-        let _ = timeout(PATIENCE, &mut self.collector).await;
+        let _ = timeout(STOP_TIMEOUT, &mut self.server).await;
+        let _ = timeout(STOP_TIMEOUT, &mut self.collector).await;
     }
 }
 
@@ -268,7 +272,7 @@ async fn ping_at_start(pinger: Pinger, mut link: watch::Receiver<LinkState>) {
 
 /// Marks hosts that do not respond. Not while there is no broker, and for `silent_after` after
 /// that, because no host can report then.
-async fn watch_silence(store: Store, link: watch::Receiver<LinkState>, silent_after: Duration) {
+async fn mark_silent_hosts(store: Store, link: watch::Receiver<LinkState>, silent_after: Duration) {
     let period = (silent_after / 10).clamp(Duration::from_millis(100), Duration::from_secs(10));
     let mut tick = interval(period);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -288,7 +292,7 @@ async fn watch_silence(store: Store, link: watch::Receiver<LinkState>, silent_af
     }
 }
 
-async fn prune(store: Store, retention: Duration, max_events: u64) {
+async fn prune_events(store: Store, retention: Duration, max_events: u64) {
     let mut tick = interval(Duration::from_secs(60 * 60));
     loop {
         tick.tick().await;
@@ -303,7 +307,7 @@ async fn prune(store: Store, retention: Duration, max_events: u64) {
 
 /// Looks for what other masters and commands have written: on each notification of PostgreSQL, and
 /// once a second.
-async fn hear_others(store: Store, waiters: Arc<Waiters>) {
+async fn watch_other_masters(store: Store, waiters: Arc<Waiters>) {
     const PERIOD: Duration = Duration::from_secs(1);
     let mut listener: Option<PgListener> = None;
     loop {
@@ -322,7 +326,7 @@ async fn hear_others(store: Store, waiters: Arc<Waiters>) {
         };
         match heard {
             Some(Ok(told)) if Store::is_about_replies(told.channel()) => {
-                pass_reply(&store, &waiters, told.payload()).await;
+                deliver_forwarded_reply(&store, &waiters, told.payload()).await;
                 continue;
             }
             Some(Ok(_)) | None => {}
@@ -342,7 +346,7 @@ async fn hear_others(store: Store, waiters: Arc<Waiters>) {
 }
 
 /// Passes on a host's answer that another master received.
-async fn pass_reply(store: &Store, waiters: &Waiters, id: &str) {
+async fn deliver_forwarded_reply(store: &Store, waiters: &Waiters, id: &str) {
     if waiters.whose(id) != crate::replies::ReplyOwner::Own {
         return;
     }

@@ -124,7 +124,7 @@ impl Metrics {
     }
 
     /// All metrics as text.
-    pub fn show(&self) -> String {
+    pub fn encode_text(&self) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = encode(&mut text, &self.registry);

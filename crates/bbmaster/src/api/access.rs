@@ -78,7 +78,7 @@ impl Gate {
     }
 
     /// Clears the cache, after a token was made or revoked here.
-    pub fn forget(&self) {
+    pub fn clear_cache(&self) {
         *self.recent() = RecentTokens::default();
     }
 
@@ -101,7 +101,7 @@ impl Gate {
         Ok(Some(principal))
     }
 
-    async fn takes_anonymous(&self, store: &Store) -> Result<bool> {
+    async fn allows_anonymous(&self, store: &Store) -> Result<bool> {
         match self.anonymous {
             _ if !self.loopback => Ok(false),
             Anonymous::Yes => Ok(true),
@@ -132,7 +132,7 @@ impl Gate {
             let principal = self.bearer(store, secret).await?;
             return principal.ok_or_else(|| unauthorized("this token is unknown, revoked or expired"));
         }
-        if !self.takes_anonymous(store).await? {
+        if !self.allows_anonymous(store).await? {
             return Err(unauthorized(
                 "a token is required: create one with `bbmaster token create NAME`, and send Authorization: Bearer TOKEN",
             ));
@@ -263,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_this_machine_by_its_own_name_and_pages() {
+    fn only_requests_of_this_machine_are_recognised_as_local() {
         for (host, origin, expected) in [
             ("localhost:8082", None, true),
             ("127.0.0.1:8082", None, true),

@@ -92,10 +92,10 @@ pub async fn enroll(
         Err(why) => return Err(enroll_denied(&why)),
     };
     let host = host_id.clone();
-    let done = spawn_blocking(move || enrollment.let_in(&host, password)).await;
+    let done = spawn_blocking(move || enrollment.create_host_login(&host, password)).await;
     let reason = match done {
         Ok(Ok(enrolled)) => {
-            app.store.tell_enrolled(&token, &host_id).await?;
+            app.store.add_enrolled_event(&token, &host_id).await?;
             tracing::info!(host = %host_id, token = token.name, "host enrolled");
             return Ok(Created(enrolled));
         }

@@ -76,5 +76,5 @@ pub async fn metrics(State(app): State<App>) -> Result<OpenMetrics, Refusal> {
         .responding
         .set(responding.try_into().unwrap_or(i64::MAX));
     app.metrics.broker_up.set(i64::from(app.link.borrow().is_up()));
-    Ok(OpenMetrics(app.metrics.show()))
+    Ok(OpenMetrics(app.metrics.encode_text()))
 }

@@ -1,6 +1,6 @@
-//! The REST API. One table of routes ([`routes`]) gives the router, what each route asks of its caller
-//! ([`Access`]) and the OpenAPI document ([`document`]). What a route takes and answers is stated once: in
-//! the signature of its handler.
+//! The REST API. One table of routes ([`routes`]) gives the router, what each route asks of its
+//! caller ([`Access`]) and the OpenAPI document ([`document`]). What a route takes and answers is
+//! stated once: in the signature of its handler.
 
 mod access;
 mod apps;

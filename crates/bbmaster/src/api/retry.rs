@@ -33,6 +33,8 @@ pub async fn one(
         .publish(id.as_str(), message.encode())
         .await
         .map_err(|error| publish_failed(&error))?;
-    app.store.tell_retry(&id, generation, &principal.name).await?;
+    app.store
+        .add_retry_event(&id, generation, &principal.name)
+        .await?;
     Ok(Accepted(RetryAnswer { generation }))
 }

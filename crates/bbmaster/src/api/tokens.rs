@@ -30,7 +30,7 @@ pub async fn create(
     })?;
     let digest = token_digest(&secret);
     let made = app.store.create_token(&new, &digest, &principal.name).await;
-    app.gate.forget();
+    app.gate.clear_cache();
     match made {
         Ok(token) => Ok(Created(CreatedToken { token, secret })),
         Err(error @ TokenError::Exists(_)) => {
@@ -75,7 +75,7 @@ pub async fn revoke(
     principal: Principal,
 ) -> Result<NoContent, Refusal> {
     let revoked = app.store.revoke_token(&name, &principal.name).await?;
-    app.gate.forget();
+    app.gate.clear_cache();
     match revoked {
         true => Ok(NoContent),
         false => Err(Refusal::of(StatusCode::NOT_FOUND).detail("there is no token with this name")),

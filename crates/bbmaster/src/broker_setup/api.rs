@@ -45,7 +45,7 @@ pub struct ManagementApi {
     agent: Agent,
 }
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 impl ManagementApi {
     /// `authorities`: PEM file of the trusted authorities of an https server. `None`: those of this
@@ -57,7 +57,7 @@ impl ManagementApi {
             .ok_or_else(|| ManagementError::Url(base.to_owned()))?;
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
-            .timeout_global(Some(PATIENCE));
+            .timeout_global(Some(TIMEOUT));
         if base.scheme() == "https" {
             config = config.tls_config(tls(authorities)?);
         }

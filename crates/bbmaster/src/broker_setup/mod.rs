@@ -24,7 +24,7 @@ pub enum EnsureOutcome {
 }
 
 /// Creates the queue, the user and the permissions of `host`. An existing user gets this password.
-pub fn let_in(
+pub fn create_host_login(
     api: &ManagementApi,
     names: &BrokerNames,
     host: &HostId,

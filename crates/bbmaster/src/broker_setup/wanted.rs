@@ -273,7 +273,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_may_use_its_own_and_nothing_else() {
+    fn a_host_may_use_only_its_own_objects() {
         let names = BrokerNames {
             vhost: "/".into(),
             master: "bbmaster".into(),
@@ -300,13 +300,13 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_of_hosts_is_about_their_queues() {
+    fn the_policy_of_hosts_matches_their_queues() {
         let queue = topic::agent_queue(&HostId::new("h1").unwrap());
         assert!(queue.starts_with(QUEUES_OF_HOSTS), "{queue}");
     }
 
     #[test]
-    fn an_item_is_satisfied_by_more_than_it_asks_for() {
+    fn an_item_is_satisfied_by_an_object_with_more_properties() {
         let exchange = &wanted(
             &BrokerNames {
                 vhost: "v".into(),

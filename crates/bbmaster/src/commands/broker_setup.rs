@@ -26,7 +26,8 @@ pub struct BrokerSetup {
     /// BBMASTER_ADMIN_PASSWORD, else `guest`.
     #[arg(long, value_name = "FILE")]
     admin_password_file: Option<PathBuf>,
-    /// PEM file with the trusted authorities of an https management API. Default: those of this host.
+    /// PEM file with the trusted authorities of an https management API. Default: those of this
+    /// host.
     #[arg(long, value_name = "FILE")]
     management_ca: Option<PathBuf>,
     /// Create a user and a queue for this host. Can be repeated.
@@ -97,7 +98,8 @@ fn names(command: &BrokerSetup, settings: &Settings) -> anyhow::Result<BrokerNam
     let amqp = &settings.amqp;
     if amqp.username.is_empty() {
         bail!(
-            "[amqp] username is not set: set it. With a client certificate it is the name that RabbitMQ reads from it"
+            "[amqp] username is not set: set it. With a client certificate, set the user name that RabbitMQ reads \
+             from the certificate"
         );
     }
     if amqp.username == command.admin {

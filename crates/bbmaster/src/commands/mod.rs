@@ -53,8 +53,8 @@ enum Command {
     /// Creates, lists and revokes API tokens, directly in the database.
     #[command(subcommand)]
     Token(token::Token),
-    /// Creates in RabbitMQ what masters and hosts need: virtual host, exchange, queues, users and their
-    /// permissions. Can be repeated: what is right already is not changed.
+    /// Creates in RabbitMQ what masters and hosts need: virtual host, exchange, queues, users and
+    /// their permissions. Can be repeated: what is right already is not changed.
     BrokerSetup(broker_setup::BrokerSetup),
     /// Checks the settings and prints each with its source. Secrets are not shown.
     CheckConfig,
@@ -74,11 +74,11 @@ pub fn definition() -> clap::Command {
 pub fn main() -> ExitCode {
     match execute(Cli::parse()) {
         Ok(code) => code,
-        Err(error) => complain(&format!("{error:#}"), FAILED),
+        Err(error) => print_error(&format!("{error:#}"), FAILED),
     }
 }
 
-fn complain(text: &str, code: u8) -> ExitCode {
+fn print_error(text: &str, code: u8) -> ExitCode {
     // Standard error is closed: there is no other place for the message.
     let _ = writeln!(std::io::stderr(), "bbmaster: {text}");
     ExitCode::from(code)
@@ -93,7 +93,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     let loaded = match Settings::load(&sources) {
         Ok(loaded) => loaded,
-        Err(error) => return Ok(complain(&error.to_string(), USAGE)),
+        Err(error) => return Ok(print_error(&error.to_string(), USAGE)),
     };
     let settings = &loaded.settings;
     logging::init(settings.bbmaster.log_level_name);

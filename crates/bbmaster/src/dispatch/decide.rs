@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_sent_what_it_neither_has_nor_is_after() {
+    fn a_host_is_sent_what_it_neither_has_nor_works_towards() {
         use Decision::{Leave, Send};
         use HostState::{Converging, Errors, Missing, Ok};
         for (state, satisfied, towards_current, expected) in [
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_host_would_refuse_is_not_sent() {
+    fn a_message_that_the_host_would_refuse_is_not_sent() {
         let unsatisfied = seen(HostState::Ok, false, false);
         for (rejected_id, reported, expected) in [
             (Some("desired-7"), Some(6), Decision::Leave(LeaveReason::Rejected)),

@@ -1,8 +1,8 @@
-//! Sends desired states to the hosts that need them. Level-triggered: on each status and each change, the
-//! stored desired state is compared with what the host reports now.
+//! Sends desired states to the hosts that need them. Level-triggered: on each status and each
+//! change, the stored desired state is compared with what the host reports now.
 //!
-//! Nothing here is kept over a restart: the master pings all hosts when it starts, and each answer is
-//! decided like any other status.
+//! Nothing here is kept over a restart: the master pings all hosts when it starts, and each answer
+//! is decided like any other status.
 
 mod decide;
 mod ping;
@@ -89,8 +89,8 @@ struct DispatchTask {
     queued: HashSet<HostId>,
     /// Desired states that were just stored, so that they need not be read again. If another master
     /// has stored a newer one since, hosts recognise it by its higher generation.
-    in_hand: HashMap<HostId, Box<Desired>>,
-    under_way: HashSet<HostId>,
+    just_stored: HashMap<HostId, Box<Desired>>,
+    in_progress: HashSet<HostId>,
     sent: HashMap<HostId, LastSent>,
     /// Hosts that need their desired state again too soon after the last message, and when it may
     /// be sent. Their next status may be a heartbeat away, and the last message may be lost,
@@ -106,7 +106,7 @@ const RETRY_PERIOD: std::time::Duration = std::time::Duration::from_secs(5);
 /// Messages in progress at the same time.
 const PARALLEL: usize = 512;
 /// Desired states kept until they are sent. Those of more hosts are read again.
-const MAX_IN_HAND: usize = 10_000;
+const MAX_JUST_STORED: usize = 10_000;
 
 impl DispatchTask {
     fn new(store: Store, publisher: Publisher, metrics: Metrics) -> Self {
@@ -116,8 +116,8 @@ impl DispatchTask {
             metrics,
             queue: VecDeque::new(),
             queued: HashSet::new(),
-            in_hand: HashMap::new(),
-            under_way: HashSet::new(),
+            just_stored: HashMap::new(),
+            in_progress: HashSet::new(),
             sent: HashMap::new(),
             due: HashMap::new(),
             undelivered: HashSet::new(),
@@ -139,8 +139,8 @@ impl DispatchTask {
                 && let Some(host) = self.queue.pop_front()
             {
                 self.queued.remove(&host);
-                self.under_way.insert(host.clone());
-                let desired = self.in_hand.remove(&host);
+                self.in_progress.insert(host.clone());
+                let desired = self.just_stored.remove(&host);
                 sending.push(Box::pin(send(
                     self.store.clone(),
                     self.publisher.clone(),
@@ -152,16 +152,16 @@ impl DispatchTask {
             // another one is taken.
             tokio::select! {
                 input = inbox.recv() => match input {
-                    Some(DispatchInput::Reported(hosts)) => hosts.into_iter().for_each(|seen| self.consider(seen)),
+                    Some(DispatchInput::Reported(hosts)) => hosts.into_iter().for_each(|seen| self.decide_for(seen)),
                     Some(DispatchInput::Changed(host, desired)) => {
                         self.sent.remove(&host);
                         self.due.remove(&host);
-                        self.keep_in_hand(&host, desired);
+                        self.keep_just_stored(&host, desired);
                         self.enqueue(host);
                     }
                     None => return,
                 },
-                Some((host, outcome)) = sending.next() => self.settle(host, outcome),
+                Some((host, outcome)) = sending.next() => self.record_outcome(host, outcome),
                 _ = retry.tick(), if link.borrow().is_up() => {
                     self.retry_undelivered();
                     self.send_due();
@@ -177,25 +177,25 @@ impl DispatchTask {
 
     fn enqueue(&mut self, host: HostId) {
         // A host that is being sent to may get something older. It is sent to again after that.
-        if self.queued.insert(host.clone()) && !self.under_way.contains(&host) {
+        if self.queued.insert(host.clone()) && !self.in_progress.contains(&host) {
             self.queue.push_back(host);
         }
     }
 
     /// Desired states may arrive here in another order than they were stored.
-    fn keep_in_hand(&mut self, host: &HostId, desired: Box<Desired>) {
-        let has_room = self.in_hand.len() < MAX_IN_HAND;
-        match self.in_hand.get_mut(host) {
+    fn keep_just_stored(&mut self, host: &HostId, desired: Box<Desired>) {
+        let has_room = self.just_stored.len() < MAX_JUST_STORED;
+        match self.just_stored.get_mut(host) {
             Some(kept) if kept.generation > desired.generation => {}
             Some(kept) => *kept = desired,
             None if has_room => {
-                self.in_hand.insert(host.clone(), desired);
+                self.just_stored.insert(host.clone(), desired);
             }
             None => {}
         }
     }
 
-    fn consider(&mut self, seen: ReportedHost) {
+    fn decide_for(&mut self, seen: ReportedHost) {
         self.due.remove(&seen.host_id);
         match decide(&seen) {
             Decision::Leave(LeaveReason::Satisfied) => {
@@ -215,15 +215,15 @@ impl DispatchTask {
                     .map(|sent| sent.again_from);
                 if let Some(again_from) = again_from {
                     self.due.insert(seen.host_id, again_from);
-                } else if !self.under_way.contains(&seen.host_id) {
+                } else if !self.in_progress.contains(&seen.host_id) {
                     self.enqueue(seen.host_id);
                 }
             }
         }
     }
 
-    fn settle(&mut self, host: HostId, outcome: SendOutcome) {
-        self.under_way.remove(&host);
+    fn record_outcome(&mut self, host: HostId, outcome: SendOutcome) {
+        self.in_progress.remove(&host);
         if self.queued.contains(&host) {
             self.queue.push_back(host.clone());
         }
@@ -281,9 +281,9 @@ async fn send(
     store: Store,
     publisher: Publisher,
     host: HostId,
-    in_hand: Option<Box<Desired>>,
+    just_stored: Option<Box<Desired>>,
 ) -> (HostId, SendOutcome) {
-    let desired = match in_hand {
+    let desired = match just_stored {
         Some(desired) => Ok(Some(*desired)),
         None => store.desired(&host).await,
     };
@@ -334,7 +334,7 @@ mod tests {
         DispatchTask::new(store, link.publisher, Metrics::default())
     }
 
-    fn says(satisfied: bool) -> ReportedHost {
+    fn reports(satisfied: bool) -> ReportedHost {
         ReportedHost {
             host_id: HostId::new("h").unwrap(),
             state: HostState::Ok,
@@ -349,27 +349,27 @@ mod tests {
     /// A message is lost with its broker, and the host reports once, right after that. Without this
     /// the desired state would be sent again only at its next heartbeat.
     #[tokio::test]
-    async fn a_host_that_needs_it_too_soon_is_sent_to_when_it_may_be_and_once_for_each_word() {
+    async fn a_host_that_needs_its_state_too_soon_gets_it_later_and_once_per_status() {
         let folder = tempfile::tempdir().unwrap();
         let mut task = task(folder.path()).await;
         tokio::time::pause();
         let host = HostId::new("h").unwrap();
-        task.settle(host.clone(), SendOutcome::Sent { generation: 7 });
-        task.consider(says(false));
+        task.record_outcome(host.clone(), SendOutcome::Sent { generation: 7 });
+        task.decide_for(reports(false));
         task.send_due();
         assert!(task.queue.is_empty(), "it was sent to a moment ago");
         tokio::time::advance(pause_after(1)).await;
         task.send_due();
         assert_eq!(task.queue.pop_front(), Some(host.clone()));
         task.queued.clear();
-        task.settle(host.clone(), SendOutcome::Sent { generation: 7 });
+        task.record_outcome(host.clone(), SendOutcome::Sent { generation: 7 });
         tokio::time::advance(pause_after(9)).await;
         task.send_due();
         assert!(task.queue.is_empty(), "it has said nothing since");
 
-        task.settle(host, SendOutcome::Sent { generation: 7 });
-        task.consider(says(false));
-        task.consider(says(true));
+        task.record_outcome(host, SendOutcome::Sent { generation: 7 });
+        task.decide_for(reports(false));
+        task.decide_for(reports(true));
         tokio::time::advance(pause_after(9)).await;
         task.send_due();
         assert!(task.queue.is_empty(), "it has what is desired");

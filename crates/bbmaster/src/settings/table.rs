@@ -25,7 +25,7 @@ const DAY: u64 = 24 * 60 * 60;
         listen: String = "127.0.0.1:8082", Kind::Text;
         /// Folder of the SQLite database. Not used if [store] url is set.
         state_dir: PathBuf = "/var/lib/bbmaster", Kind::Path;
-        /// Full access without a token, on a loopback address only. auto: until the first token is made.
+        /// Full access without a token on loopback addresses. auto: until a token is first made.
         allow_anonymous: Anonymous = "auto", Kind::Choice(Anonymous::NAMES);
         /// true: listen on the network without TLS. Tokens and configs can be read on the way.
         accept_unencrypted_access_from_the_network: bool = "false", Kind::Bool;
@@ -73,11 +73,11 @@ const DAY: u64 = 24 * 60 * 60;
         amqp_heartbeat_interval: Duration = "30", Kind::Seconds { min: 1, max: 3600 };
         /// Time limit for connecting: TCP, TLS and AMQP together.
         connect_timeout: Duration = "10", Kind::Seconds { min: 1, max: 300 };
-        /// First pause before connecting again. It doubles up to 10 s, or stays if it is longer than that.
+        /// First pause before connecting again. It doubles up to 10 s (or to this, if longer).
         connection_retry_period: Duration = "2", Kind::Seconds { min: 1, max: 300 };
         /// true: accept only statuses whose sender the broker has verified (AMQP `user_id`).
         require_user_id: bool = "false", Kind::Bool;
-        /// User that must have sent a host's statuses; `{host_id}` stands for its id. Default: any user.
+        /// User that must have sent a host's statuses (`{host_id}`: its id). Default: any user.
         host_user: Option<String> = "", Kind::Text;
         /// Longer statuses are refused.
         max_message_size: u64 = "4MiB", Kind::Size { min: 1024, max: 64 << 20 };
@@ -91,13 +91,13 @@ const DAY: u64 = 24 * 60 * 60;
         keyfile: Option<PathBuf> = "", Kind::Path;
         /// PEM file of the trusted authorities for the broker. Default: those of this host.
         ca_certs: Option<PathBuf> = "", Kind::Path;
-        /// true: without TLS. Default: without TLS to a broker on this machine (localhost), else with TLS.
+        /// true: no TLS. Default: no TLS to a broker on this machine (localhost), else TLS.
         disable: Option<bool> = "", Kind::Bool;
     }
 
     /// Enrolment (`hostagent enroll`): the master creates the user of each new host at the broker.
     enroll: EnrollSettings {
-        /// URL of RabbitMQ's management API (https://rabbit.example.net:15671). Default: no enrolment.
+        /// RabbitMQ's management API (https://rabbit.example.net:15671). Default: no enrolment.
         management: Option<String> = "", Kind::Text;
         /// User name of an administrator of RabbitMQ. Only administrators may create users.
         username: String = "", Kind::Text;
@@ -105,15 +105,15 @@ const DAY: u64 = 24 * 60 * 60;
         password: Option<Secret> = "", Kind::Secret;
         /// File that contains only the password. Overrides password.
         password_file: Option<PathBuf> = "", Kind::Path;
-        /// PEM file of the trusted authorities of an https management API. Default: those of this host.
+        /// PEM file of authorities trusted for an https management API. Default: this host's.
         management_ca: Option<PathBuf> = "", Kind::Path;
         /// Name of the broker that hosts are told. Default: [amqp] host.
         amqp_host: Option<String> = "", Kind::Text;
-        /// Port of the broker that hosts are told. Default: [amqp] port, or the standard one for amqp_tls.
+        /// Broker's port that hosts are told. Default: [amqp] port, or the usual one for amqp_tls.
         amqp_port: Option<u16> = "", Kind::Port;
-        /// Whether hosts use TLS to the broker. Default: true if amqp_ca is set, else as the master does.
+        /// Whether hosts use TLS to the broker. Default: if amqp_ca is set, else as the master.
         amqp_tls: Option<bool> = "", Kind::Bool;
-        /// PEM file of the authorities that hosts are to trust for the broker. Default: those of each host.
+        /// PEM file of the authorities that hosts trust for the broker. Default: the host's own.
         amqp_ca: Option<PathBuf> = "", Kind::Path;
     }
 

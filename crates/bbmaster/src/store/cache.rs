@@ -50,7 +50,7 @@ impl Store {
     }
 
     /// Drops a host that was deleted.
-    pub(super) fn forget(&self, id: &HostId) {
+    pub(super) fn forget_host(&self, id: &HostId) {
         let mut cache = self.cache();
         cache.rows.remove(id);
         cache.desired.remove(id);

@@ -21,7 +21,8 @@ pub struct Desired {
     pub changed_at: i64,
     /// The host may take it only if its plan has this hash.
     pub only_if_plan: Option<String>,
-    /// The host has taken this generation, so its plan had the right hash. The hash is not sent again.
+    /// The host has taken this generation, so its plan had the right hash. The hash is not sent
+    /// again.
     pub is_taken: bool,
 }
 
@@ -63,8 +64,8 @@ pub enum PutError {
     Store(#[from] StoreError),
 }
 
-/// Reads stored applications. They were validated before they were stored; unknown fields, which a newer
-/// master may have stored, are ignored.
+/// Reads stored applications. They were validated before they were stored; unknown fields, which a
+/// newer master may have stored, are ignored.
 pub(super) fn parse_apps(apps: &str) -> Result<Apps> {
     Ok(serde_json::from_str(apps)?)
 }
@@ -107,8 +108,8 @@ impl Store {
     }
 }
 
-/// The event of a changed desired state. It has no config, which may hold secrets: events are kept, and
-/// viewers can read them.
+/// The event of a changed desired state. It has no config, which may hold secrets: events are kept,
+/// and viewers can read them.
 pub(super) fn desired_changed(host: &Arc<str>, stored: &Desired) -> NewEvent {
     let mut message = format!("desired state is now generation {}: ", stored.generation);
     let mut before = "";

@@ -1,5 +1,5 @@
-//! Digests that are stored. They depend on nothing but what they are made of: neither on the version of
-//! the compiler nor on the machine.
+//! Digests that are stored. They depend on nothing but what they are made of: neither on the
+//! version of the compiler nor on the machine.
 
 use sha2::{Digest, Sha256};
 

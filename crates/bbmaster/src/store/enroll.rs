@@ -193,7 +193,7 @@ impl Store {
     }
 
     /// Writes the event that `host` has its login.
-    pub async fn tell_enrolled(&self, token: &EnrollToken, host: &HostId) -> Result<()> {
+    pub async fn add_enrolled_event(&self, token: &EnrollToken, host: &HostId) -> Result<()> {
         let message = format!(
             "got its login at the broker with the enrolment token {}",
             token.name

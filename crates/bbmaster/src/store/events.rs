@@ -41,8 +41,8 @@ impl EventData {
 impl Tx {
     /// Writes events. Must be the last step of the transaction before its commit.
     ///
-    /// On PostgreSQL, transactions that write events commit one after the other. So ids become visible in
-    /// their order, and a reader that has seen one id has not missed a lower one.
+    /// On PostgreSQL, transactions that write events commit one after the other. So ids become
+    /// visible in their order, and a reader that has seen one id has not missed a lower one.
     pub(super) async fn insert_events(&mut self, events: Vec<NewEvent>) -> Result<()> {
         if events.is_empty() {
             return Ok(());
@@ -120,7 +120,7 @@ fn select_page(wanted: &EventQuery, limit: usize) -> Statement {
 
 impl Store {
     /// Writes the event that `author` had `host` retry what failed towards `generation`.
-    pub async fn tell_retry(&self, host: &HostId, generation: u64, author: &str) -> Result<()> {
+    pub async fn add_retry_event(&self, host: &HostId, generation: u64, author: &str) -> Result<()> {
         let event = NewEvent {
             at: now(),
             kind: EventKind::RetryAsked,

@@ -1,9 +1,9 @@
 //! What a new status changes of the record of its host. Pure.
 //!
-//! Three digests are stored with each host. Up to 0.1.0 they were made by another hash, so that each
-//! differs once from the stored one. This is harmless: at its first status after the upgrade, a host is
-//! written in full although nothing has changed, and a host with errors gets one event more
-//! (`still errors: ...`).
+//! Three digests are stored with each host. Up to 0.1.0 they were made by another hash, so that
+//! each differs once from the stored one. This is harmless: at its first status after the upgrade,
+//! a host is written in full although nothing has changed, and a host with errors gets one event
+//! more (`still errors: ...`).
 
 use protocol::rest::{EventKind, HostState};
 use protocol::status::Health;
@@ -61,8 +61,9 @@ pub enum StatusOrder {
     Late,
 }
 
-/// Statuses are ordered by `seq` within one start of the agent (`boot_id`); a new start replaces the one
-/// before. If two agents report a duplicate host id, both are running, and the statuses of both count.
+/// Statuses are ordered by `seq` within one start of the agent (`boot_id`); a new start replaces
+/// the one before. If two agents report a duplicate host id, both are running, and the statuses of
+/// both count.
 pub fn order(record: &HostRecord, status: &Status) -> StatusOrder {
     let (boot_id, seq) = (clean(&status.boot_id), signed(status.seq));
     let boot_id = boot_id.as_str();
@@ -245,8 +246,8 @@ fn errors_digest(status: &Status) -> i64 {
     digest.finish()
 }
 
-/// The errors digest of a duplicate host id. It changes when the first agent reports it and when the second
-/// does, not with every status of either.
+/// The errors digest of a duplicate host id. It changes when the first agent reports it and when
+/// the second does, not with every status of either.
 fn duplicate_id_digest(record: &HostRecord, boot_id: &str) -> i64 {
     let [one_says_so, both_say_so] = DUPLICATE_ID_DIGESTS;
     let said = DUPLICATE_ID_DIGESTS.contains(&record.errors_digest);
@@ -312,7 +313,7 @@ mod tests {
 
     /// FAULTS.md row 13, the master's side.
     #[test]
-    fn of_two_agents_with_one_id_both_are_heard_and_each_is_an_event_once() {
+    fn with_a_duplicate_host_id_both_agents_count_and_each_is_one_event() {
         let says = |boot_id: &str, seq: u32| {
             let message = format!("two hosts have the same host id. This is {boot_id}");
             status_of(
@@ -322,7 +323,8 @@ mod tests {
         };
         let mut host = known("b", 5);
         let mut told = Vec::new();
-        // The first one ("a") was there before; they take turns, and neither in order.
+        // The first one ("a") was there before. Their statuses alternate, not in the order of
+        // `seq`.
         for (boot_id, seq) in [
             ("b", 6),
             ("a", 50),
@@ -348,7 +350,7 @@ mod tests {
                 "still errors: two hosts have the same host id. This is a"
             ]
         );
-        // That one goes, and is not taken for the newer one for ever.
+        // That agent stops. The other one's statuses are not late for ever.
         let alone = status_of(json!({"boot_id": "a", "seq": 53}));
         assert_eq!(order(&host, &alone), StatusOrder::Newer { lost: 0 });
         assert_eq!(apply(&mut host, &alone, 0, 10)[0].message, "errors -> ok");

@@ -185,8 +185,8 @@ impl Store {
         Ok(Some((summary(&row)?, status, first_seen, lost)))
     }
 
-    /// Deletes a host and its desired state. Returns whether it existed. If it reports again, it is listed
-    /// again.
+    /// Deletes a host and its desired state. Returns whether it existed. If it reports again, it is
+    /// listed again.
     pub async fn delete_host(&self, id: &HostId, author: &str) -> Result<bool> {
         let mut tx = self.begin().await?;
         let delete = Statement::new("DELETE FROM hosts WHERE host_id = ").bind(id.as_str());
@@ -212,7 +212,7 @@ impl Store {
             tx.insert_events(vec![event]).await?;
         }
         tx.commit().await?;
-        self.forget(id);
+        self.forget_host(id);
         self.refresh_newest_event().await?;
         Ok(existed)
     }
@@ -266,8 +266,8 @@ impl Store {
 
     /// Marks hosts that have not reported since `before`. Returns how many were marked now.
     pub async fn mark_silent(&self, before: i64) -> Result<u64> {
-        // Read first, so that writers wait only if there is such a host. No index has `last_seen`, because
-        // each heartbeat changes it.
+        // Read first, so that writers wait only if there is such a host. No index has `last_seen`,
+        // because each heartbeat changes it.
         let select = Statement::new("SELECT 1 FROM hosts WHERE responding + 0 = 1 AND last_seen < ")
             .bind(before)
             .push(" LIMIT 1");

@@ -1,8 +1,8 @@
 //! Stores a batch of statuses in one transaction.
 //!
-//! Most of the master's work is done here, so each status costs one row in three statements, whatever
-//! the size of the batch. For a heartbeat (a status that differs from the one before in nothing but
-//! count and time) no index changes.
+//! Most of the master's work is done here, so each status costs one row in three statements,
+//! whatever the size of the batch. For a heartbeat (a status that differs from the one before in
+//! nothing but count and time) no index changes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -58,7 +58,8 @@ pub struct ReportedHost {
     pub rejected_id: Option<String>,
 }
 
-/// Characters of an installed version that can be searched for. An index of PostgreSQL takes no more.
+/// Characters of an installed version that can be searched for. An index of PostgreSQL takes no
+/// more.
 const MAX_VERSION: usize = 256;
 
 /// What one batch does to one host.
@@ -160,7 +161,8 @@ impl Store {
         Ok(done)
     }
 
-    /// Fills in the desired state of each host that has one: from the cache, else from the database.
+    /// Fills in the desired state of each host that has one: from the cache, else from the
+    /// database.
     async fn read_desired_states(&self, tx: &mut Tx, hosts: &mut HostsInBatch<'_>) -> Result<()> {
         let missing = self.fill_in_cached(hosts);
         for chunk in missing.chunks(ROWS) {
@@ -199,7 +201,8 @@ impl Store {
     }
 }
 
-/// Two masters may get the first status of a host at the same time: one inserts, the other waits for it.
+/// Two masters may get the first status of a host at the same time: one inserts, the other waits
+/// for it.
 async fn insert_missing_rows(tx: &mut Tx, unknown: &[&HostId]) -> Result<()> {
     for chunk in unknown.chunks(ROWS) {
         let insert = Statement::new("INSERT INTO hosts (host_id) ")
@@ -357,8 +360,8 @@ async fn write_news(tx: &mut Tx, changed: &[ChangedHost<'_>]) -> Result<()> {
     Ok(())
 }
 
-/// Writes count and time of the hosts that have no news. Their rows exist and, on PostgreSQL, are locked,
-/// so none is inserted.
+/// Writes count and time of the hosts that have no news. Their rows exist and, on PostgreSQL, are
+/// locked, so none is inserted.
 async fn write_heartbeats(tx: &mut Tx, changed: &[ChangedHost<'_>]) -> Result<()> {
     let heartbeats: Vec<&ChangedHost<'_>> = changed.iter().filter(|changed| !changed.is_news).collect();
     for chunk in heartbeats.chunks(ROWS) {

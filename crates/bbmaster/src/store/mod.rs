@@ -1,11 +1,12 @@
 //! The master's database, in SQLite or PostgreSQL.
 //!
-//! There is one style of SQL: a [`statement::Statement`], which holds SQL that both databases understand and
-//! its values. It is executed by `Store::read` or, in a transaction, by [`transaction::Tx`], which functions
-//! can pass on. Only [`transaction`] and [`row`] know which database it is.
+//! There is one style of SQL: a [`statement::Statement`], which holds SQL that both databases
+//! understand and its values. It is executed by `Store::read` or, in a transaction, by
+//! [`transaction::Tx`], which functions can pass on. Only [`transaction`] and [`row`] know which
+//! database it is.
 //!
-//! SQLite has one writer: transactions that write wait in the pool for its one connection. On PostgreSQL
-//! rows are locked in the order of their host ids.
+//! SQLite has one writer: transactions that write wait in the pool for its one connection. On
+//! PostgreSQL rows are locked in the order of their host ids.
 
 mod row;
 mod statement;
@@ -66,7 +67,8 @@ impl StoreError {
     pub fn is_about_data(&self) -> bool {
         match self {
             Self::Sql(sqlx::Error::Database(error)) => {
-                // PostgreSQL: class 22, data exception; 23, constraint. SQLite: 18 too big, 19 constraint.
+                // PostgreSQL: class 22, data exception; 23, constraint. SQLite: 18 too big, 19
+                // constraint.
                 error.code().is_some_and(|code| {
                     code.starts_with("22") || code.starts_with("23") || code == "18" || code == "19"
                 })
@@ -79,8 +81,8 @@ impl StoreError {
     }
 }
 
-/// Rows per statement, at most: few enough for every limit on bound values. Statements of the same size
-/// stay prepared.
+/// Rows per statement, at most: few enough for every limit on bound values. Statements of the same
+/// size stay prepared.
 const ROWS: usize = 100;
 
 pub type Result<T> = std::result::Result<T, StoreError>;
@@ -186,7 +188,8 @@ impl Store {
         Ok(())
     }
 
-    /// Notifications from other masters on the same PostgreSQL. `None` on SQLite, which has one master.
+    /// Notifications from other masters on the same PostgreSQL. `None` on SQLite, which has one
+    /// master.
     pub async fn listener(&self) -> Result<Option<PgListener>> {
         let Pools::Postgres(pool) = &self.pools else {
             return Ok(None);
@@ -219,8 +222,8 @@ pub fn show_time(micros: i64) -> String {
     humantime::format_rfc3339_micros(SystemTime::UNIX_EPOCH + since.min(latest)).to_string()
 }
 
-/// Makes text from outside fit for the database and for output: without control characters (PostgreSQL
-/// accepts no NUL), and limited in length.
+/// Makes text from outside fit for the database and for output: without control characters
+/// (PostgreSQL accepts no NUL), and limited in length.
 fn clean(text: &str) -> String {
     clean_up_to(1024, text)
 }

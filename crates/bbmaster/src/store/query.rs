@@ -1,8 +1,8 @@
 //! The filters of `GET /v1/hosts/` as SQL that indexes answer.
 //!
-//! A statement starts with the table whose index fits the most selective kind of filter, and joins the other
-//! tables by host id. `CROSS JOIN` makes SQLite keep this order; PostgreSQL, which has statistics, treats it
-//! like any other join. The tests check SQLite's query plans.
+//! A statement starts with the table whose index fits the most selective kind of filter, and joins
+//! the other tables by host id. `CROSS JOIN` makes SQLite keep this order; PostgreSQL, which has
+//! statistics, treats it like any other join. The tests check SQLite's query plans.
 
 use protocol::rest::{HostQuery, HostState};
 
@@ -152,8 +152,8 @@ fn push_label(
 
 /// The filters on columns of `hosts`.
 fn push_host(mut statement: Statement, wanted: &HostQuery) -> Statement {
-    // One index is to be used: that of the text, else that of "satisfied". Expressions keep the database
-    // from the other indexes, which would make it read the rows of the table.
+    // One index is to be used: that of the text, else that of "satisfied". Expressions keep the
+    // database from the other indexes, which would make it read the rows of the table.
     let (state, responding) = match wanted.text.is_some() || wanted.satisfied.is_some() {
         true => (" AND h.state || '' = ", " AND h.responding + 0 = "),
         false => (" AND h.state = ", " AND h.responding = "),
@@ -273,10 +273,12 @@ mod tests {
     /// Whether a step reads whole rows of a table one after the other, or sorts all that match.
     fn is_slow(step: &str) -> bool {
         let scans = step.starts_with("SCAN ") && !step.contains("USING COVERING INDEX");
-        // These are results of subqueries, not tables: the ids of a page, and the hosts that are counted.
+        // These are results of subqueries, not tables: the ids of a page, and the hosts that are
+        // counted.
         let scans = scans && !["SCAN p", "SCAN m"].contains(&step);
-        // A row of `hosts` is looked up by its whole id, or the index has everything that is needed. No index has
-        // "satisfied" together with others: the few hosts that are not satisfied are read one by one.
+        // A row of `hosts` is looked up by its whole id, or the index has everything that is
+        // needed. No index has "satisfied" together with others: the few hosts that are not
+        // satisfied are read one by one.
         let looks_up = step.contains("(host_id=?")
             || step.contains("COVERING INDEX")
             || step.contains("INDEX hosts_by_satisfied (satisfied=?")

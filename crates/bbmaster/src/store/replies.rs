@@ -7,8 +7,8 @@ use super::{Result, Store, now};
 pub(super) const CHANNEL: &str = "bbmaster_replies";
 
 impl Store {
-    /// Stores an answer for the master that asked, and notifies it. Does nothing on SQLite, where there
-    /// is only one master.
+    /// Stores an answer for the master that asked, and notifies it. Does nothing on SQLite, where
+    /// there is only one master.
     pub async fn forward_reply(&self, id: &str, body: &str) -> Result<()> {
         const MINUTE: i64 = 60 * 1_000_000;
         if !self.is_postgres() {

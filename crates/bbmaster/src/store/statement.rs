@@ -120,8 +120,8 @@ impl Statement {
         (numbered, self.values)
     }
 
-    /// The SQL with a `?` for each value, and the values. SQLite accepts `$1` as well, but sqlx then
-    /// looks up each name among all names, which takes longer than a large statement itself.
+    /// The SQL with a `?` for each value, and the values. SQLite accepts `$1` as well, but sqlx
+    /// then looks up each name among all names, which takes longer than a large statement itself.
     pub(super) fn into_unnumbered(self) -> (String, Vec<Value>) {
         (self.sql, self.values)
     }

@@ -17,8 +17,8 @@ pub enum TokenError {
     Store(#[from] StoreError),
 }
 
-/// The digest of a secret that is stored: SHA-256 in hex. The secret has 256 random bits, so it cannot
-/// be guessed and needs no salt.
+/// The digest of a secret that is stored: SHA-256 in hex. The secret has 256 random bits, so it
+/// cannot be guessed and needs no salt.
 pub fn digest(secret: &str) -> String {
     let mut text = String::with_capacity(64);
     for byte in Sha256::digest(secret.as_bytes()) {
@@ -142,7 +142,8 @@ impl Store {
 
     /// Whether a token was ever made, revoked ones included.
     pub async fn has_had_tokens(&self) -> Result<bool> {
-        // A master of an older version on the same database makes tokens without the mark in `once`.
+        // A master of an older version on the same database makes tokens without the mark in
+        // `once`.
         let select = Statement::new(
             "SELECT what FROM once WHERE what = 'token_made' UNION ALL SELECT name FROM tokens LIMIT 1",
         );

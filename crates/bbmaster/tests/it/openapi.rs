@@ -1,4 +1,4 @@
-//! The OpenAPI document is held to the routes, and to OpenAPI's own rules.
+//! The OpenAPI document is compared with the routes, and with OpenAPI's rules.
 
 use std::collections::BTreeSet;
 
@@ -39,7 +39,7 @@ fn every_answer_has_a_text() {
 }
 
 #[test]
-fn every_reference_leads_somewhere() {
+fn every_reference_has_a_target() {
     let document = document();
     let mut references = Vec::new();
     collect(&document, &mut references);

@@ -72,8 +72,8 @@ impl PutTarget {
         }
         let desired = Desired {
             apps: put.apps.clone(),
-            // Higher than the generation of the host, too: after a restore of the database the host's may be
-            // the higher one, and the host would refuse a lower one.
+            // Higher than the generation of the host, too: after a restore of the database the
+            // host's may be the higher one, and the host would refuse a lower one.
             generation: current.max(self.reported).saturating_add(1),
             author: put.author.clone(),
             changed_at: now(),
@@ -111,7 +111,8 @@ impl<'a> DesiredChange<'a> {
     }
 }
 
-/// Decides the PUTs in order. Returns the answers and the events. The error is a host without a row.
+/// Decides the PUTs in order. Returns the answers and the events. The error is a host without a
+/// row.
 pub fn decide_all<'a>(
     batch: &'a [PendingPut],
     targets: &mut PutTargets<'_>,

@@ -1,9 +1,9 @@
-//! PUTs of desired states. Those that arrive together share one transaction, because its commit is the
-//! most expensive part of a PUT.
+//! PUTs of desired states. Those that arrive together share one transaction, because its commit is
+//! the most expensive part of a PUT.
 //!
-//! One task at a time writes the PUTs that have arrived; it ends when there are none. Each PUT is decided
-//! separately, in the order of arrival, and answered after the commit. The task belongs to no request, so
-//! a request that is given up does not stop the others.
+//! One task at a time writes the PUTs that have arrived; it ends when there are none. Each PUT is
+//! decided separately, in the order of arrival, and answered after the commit. The task belongs to
+//! no request, so a request that is given up does not stop the others.
 
 mod decide;
 mod write;
@@ -29,9 +29,9 @@ pub(super) struct PutQueue {
 }
 
 impl Store {
-    /// Sets a host's desired state. A host that has never reported gets a row. A PUT of what is stored already
-    /// changes nothing. The same applications with another `only_if_plan` are a new generation, because the
-    /// host may have refused the stored one.
+    /// Sets a host's desired state. A host that has never reported gets a row. A PUT of what is
+    /// stored already changes nothing. The same applications with another `only_if_plan` are a new
+    /// generation, because the host may have refused the stored one.
     pub async fn put_desired(&self, host: &HostId, new: NewDesired<'_>) -> Result<StoredDesired, PutError> {
         let (done, answer) = oneshot::channel();
         let put = PendingPut {

@@ -23,8 +23,8 @@ impl Store {
         }
     }
 
-    /// `None`: another master has deleted a host whose row was cached. The cache is right now, and nothing was
-    /// written.
+    /// `None`: another master has deleted a host whose row was cached. The cache is right now, and
+    /// nothing was written.
     async fn try_to_write_puts(&self, batch: &[PendingPut]) -> Result<Option<PutAnswers>> {
         // Sorted by id. All masters lock rows in this order, so none can deadlock with another.
         let ids: BatchIds<'_> = batch
@@ -39,7 +39,7 @@ impl Store {
         let (answers, events) = match decide_all(batch, &mut targets) {
             Ok(decided) => decided,
             Err(gone) => {
-                self.forget(gone);
+                self.forget_host(gone);
                 return Ok(None);
             }
         };
