@@ -30,8 +30,8 @@ async fn a_login_is_stored_for_ones_own_eyes_and_used() {
     assert_eq!(
         denied.fails(1),
         format!(
-            "bbctl: the master at {url} says 401 Unauthorized: a token is needed: `bbmaster token create NAME` makes one; send \
-             Authorization: Bearer TOKEN\nNo token was sent. `bbctl login {url}` stores one; BBCTL_TOKEN or --token-file give \
+            "bbctl: the master at {url} says 401 Unauthorized: a token is required: create one with `bbmaster token create NAME`, \
+             and send Authorization: Bearer TOKEN\nNo token was sent. `bbctl login {url}` stores one; BBCTL_TOKEN or --token-file give \
              one for once\n"
         )
     );
@@ -108,8 +108,8 @@ async fn tokens_are_made_listed_and_revoked() {
     assert_eq!(
         run.fails(1),
         format!(
-            "bbctl: the master at {0} says 403 Forbidden: this needs the role admin, and token ci has operator\nUse a token of \
-             that role: `bbctl login {0}`, or BBCTL_TOKEN\n",
+            "bbctl: the master at {0} says 403 Forbidden: this request requires the role admin; the token ci has the role operator\n\
+             Use a token of that role: `bbctl login {0}`, or BBCTL_TOKEN\n",
             cli.url
         )
     );

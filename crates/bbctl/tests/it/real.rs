@@ -126,7 +126,7 @@ async fn a_real_host_is_seen_through_an_install_an_upgrade_that_fails_and_a_plan
     .await;
     assert!(sandbox.read("/run/web.loaded").unwrap().starts_with("1.1\n"));
     let run = cli.run(&["events", "--kind", "retry-asked"]).await;
-    assert!(run.ok().contains("was told to try generation 2 again"), "{run:?}");
+    assert!(run.ok().contains("was told to retry generation 2"), "{run:?}");
 
     // What it says that it would do, and no other thing, is done.
     let next = offer(&example_app("web", "1.2"));

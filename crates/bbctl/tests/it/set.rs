@@ -192,7 +192,7 @@ async fn only_the_generation_that_was_looked_at_is_replaced() {
         .await;
     assert!(run.fails(1).contains("412 Precondition Failed"), "{run:?}");
     assert!(
-        run.stderr.contains("generation 2: someone else has changed it"),
+        run.stderr.contains("now at generation 2: read it again"),
         "{run:?}"
     );
 }
@@ -277,7 +277,7 @@ async fn what_is_wrong_in_a_file_is_said_with_its_place() {
         (
             "h.yaml",
             "# x\nweb-01: {version: '1'}\n",
-            "h.yaml:2:1: $[\"web-01\"]: is this host's own id",
+            "h.yaml:2:1: $[\"web-01\"]: is the id of this host: messages",
         ),
     ] {
         cli.file(name, text);

@@ -141,8 +141,8 @@ async fn one_host_is_a_page_with_its_errors_in_words() {
     assert_eq!(
         nobody.fails(1),
         format!(
-            "bbctl: the master at {} says 404 Not Found: no host of this id has reported, and nothing is desired of one \
-             (/v1/hosts/nobody)\n",
+            "bbctl: the master at {} says 404 Not Found: there is no host with this id: it has never reported and has no \
+             desired state (/v1/hosts/nobody)\n",
             cli.url
         )
     );
