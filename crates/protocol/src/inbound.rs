@@ -6,9 +6,11 @@ use std::ops::RangeInclusive;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::decode_spec::{self, object, string, take, wrong_type};
+use crate::decode_spec;
 use crate::fault::{Fault, clip};
+use crate::fields::{boolean, object, optional, string, wrong_type};
 use crate::json;
+pub use crate::limits::{Limits, MAX_ID_LEN};
 use crate::spec::{Apps, Config};
 
 /// A valid message.
@@ -108,24 +110,6 @@ impl Envelope<'_> {
     }
 }
 
-/// What a message may cost before it is refused.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Bytes; `[hostagent] max_message_size`.
-    pub max_size: usize,
-    /// Arrays and objects inside each other.
-    pub max_depth: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_size: 1 << 20,
-            max_depth: 64,
-        }
-    }
-}
-
 /// Why a message was refused, and where in it.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{path}: {reason}")]
@@ -145,8 +129,6 @@ impl DecodeError {
     }
 }
 
-/// Longest `id` that is taken, in bytes.
-pub const MAX_ID_LEN: usize = 256;
 /// Lengths of a plan's hash that `only_if_plan` takes, in hexadecimal digits: a short one says enough.
 pub const PLAN_HASH_LEN: RangeInclusive<usize> = 6..=64;
 const SET_CONFIG: &str = "set_config";
@@ -246,24 +228,12 @@ fn message(value: Value) -> Result<Inbound, Fault> {
 
 fn set_config(mut members: Map<String, Value>) -> Result<SetConfig, Fault> {
     let id = id(&mut members)?;
-    let generation = take(&mut members, "generation")
-        .map(|value| {
-            value.as_u64().ok_or_else(|| {
-                wrong_type(&value, "a whole number from 0 to 18446744073709551615").under("generation")
-            })
-        })
-        .transpose()?;
+    let generation = optional(&mut members, "generation", generation)?;
     let only_if_plan = string(&mut members, "only_if_plan")?;
     if let Some(hash) = &only_if_plan {
         check_plan_hash(hash).map_err(|fault| fault.under("only_if_plan"))?;
     }
-    let retry = take(&mut members, "retry")
-        .map(|value| {
-            value
-                .as_bool()
-                .ok_or_else(|| wrong_type(&value, "true or false").under("retry"))
-        })
-        .transpose()?;
+    let retry = optional(&mut members, "retry", boolean)?;
     Ok(SetConfig {
         id,
         generation,
@@ -273,8 +243,14 @@ fn set_config(mut members: Map<String, Value>) -> Result<SetConfig, Fault> {
     })
 }
 
+fn generation(value: Value) -> Result<u64, Fault> {
+    value
+        .as_u64()
+        .ok_or_else(|| wrong_type(&value, "a whole number from 0 to 18446744073709551615"))
+}
+
 fn apps(members: &mut Map<String, Value>) -> Result<Apps, Fault> {
-    // Not `take`: an absent set of applications must not read as the empty one, which removes them all.
+    // Not `optional`: an absent set of applications must not read as the empty one, which removes them all.
     let data = members
         .remove("data")
         .ok_or_else(|| Fault::missing("data", "an object of applications is needed"))?;

@@ -11,7 +11,7 @@ use serde_json::map::Entry;
 use serde_json::{Map, Value};
 
 use crate::fault::Fault;
-use crate::inbound::Limits;
+use crate::limits::{Limits, MAX_ID_LEN};
 
 /// Parses one JSON text. Too large a body is refused before any of it is read.
 pub(crate) fn parse(body: &[u8], limits: Limits) -> Result<Value, Fault> {
@@ -229,8 +229,7 @@ impl<'de> Visitor<'de> for TopLevelId<'_> {
                 return Err(A::Error::custom("two ids"));
             }
             seen = true;
-            *self.0 =
-                Some(members.next_value::<String>()?).filter(|id| id.len() <= crate::inbound::MAX_ID_LEN);
+            *self.0 = Some(members.next_value::<String>()?).filter(|id| id.len() <= MAX_ID_LEN);
         }
         Ok(())
     }

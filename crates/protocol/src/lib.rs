@@ -7,10 +7,11 @@
 //! operators and masters tell each other.
 
 mod decode_spec;
-mod enroll;
 mod fault;
+mod fields;
 pub mod inbound;
 mod json;
+mod limits;
 pub mod name;
 pub mod plan;
 pub mod rest;

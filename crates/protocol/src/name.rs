@@ -4,6 +4,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// Routing key that reaches every agent.
+pub const SLAVES: &str = "slaves";
+/// Routing key that reaches the master.
+pub const MASTER: &str = "master";
+
 /// An application's name: `[A-Za-z0-9][A-Za-z0-9+._-]{0,127}`, never a reserved topic.
 ///
 /// It is also a routing key, so `slaves` and `master` are refused; whether it collides with a host's
@@ -38,7 +43,7 @@ impl AppName {
 
     pub(crate) fn check(name: &str) -> Result<(), NameError> {
         check_plain_name(name, Self::MAX_LEN)?;
-        if name == crate::topic::SLAVES || name == crate::topic::MASTER {
+        if name == SLAVES || name == MASTER {
             return Err(NameError::Reserved);
         }
         Ok(())
@@ -105,7 +110,7 @@ impl HostId {
         if let Some(c) = id.chars().find(|c| !c.is_ascii_graphic() || "/*#".contains(*c)) {
             return Err(NameError::Character(c, "punctuation other than / * #"));
         }
-        if id == crate::topic::SLAVES || id == crate::topic::MASTER {
+        if id == SLAVES || id == MASTER {
             return Err(NameError::Reserved);
         }
         Ok(Self(id))

@@ -3,10 +3,11 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::decode_spec::{object, string};
 use crate::fault::Fault;
-use crate::inbound::{DecodeError, Limits, PLAN};
+use crate::fields::{object, string};
+use crate::inbound::{DecodeError, PLAN};
 use crate::json;
+use crate::limits::Limits;
 use crate::name::{AppName, HostId};
 use crate::status::{Category, Phase, without_value};
 

@@ -7,10 +7,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::decode_spec::{object, string};
 use crate::fault::{Fault, clip};
-use crate::inbound::{DecodeError, Limits};
+use crate::fields::{object, string};
+use crate::inbound::DecodeError;
 use crate::json;
+use crate::limits::Limits;
 use crate::name::{AppName, HostId};
 use crate::spec::{Apps, Config};
 

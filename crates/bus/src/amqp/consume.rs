@@ -1,6 +1,6 @@
 //! Messages in: handed on in order, settled as their receiver says.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
@@ -14,6 +14,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::acks::{Acks, Company};
+use super::activity::Activity;
 use super::failure::{Failure, answered, channel_error};
 use super::probe::Probe;
 use super::topology::Topology;
@@ -73,17 +74,6 @@ impl From<Failure> for Ended {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
     }
-}
-
-/// What other parts of the connection know of the deliveries.
-#[derive(Default)]
-pub(super) struct Activity {
-    /// A message has come through: the consumer lives.
-    pub(super) proven: AtomicBool,
-    /// Handed on and not yet settled.
-    pub(super) unsettled: AtomicUsize,
-    /// A message is on its way out.
-    pub(super) outgoing: Notify,
 }
 
 /// Hands on what `consumer` receives, over `channel`, until it fails or `deliveries` is dropped.

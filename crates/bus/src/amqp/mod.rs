@@ -9,6 +9,7 @@
 //! lapin logs each of its errors on its own, from its own thread: silence the target `lapin` where the
 //! promise of one line per change of reason is to hold.
 
+mod activity;
 mod acks;
 mod connect;
 mod consume;

@@ -15,8 +15,8 @@ use lapin::protocol::AMQPSoftError;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::activity::Activity;
 use super::connect::Wire;
-use super::consume::Activity;
 use super::failure::{Failure, answered, channel_error};
 use super::publish::PublishChannel;
 use crate::{PublishError, slack};

@@ -9,8 +9,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::activity::Activity;
 use super::connect::{ConnectError, Wire};
-use super::consume::{self, Activity, Ended, Start};
+use super::consume::{self, Ended, Start};
 use super::failure::Failure;
 use super::probe::{self, Probe, jittered};
 use super::publish::PublishChannel;

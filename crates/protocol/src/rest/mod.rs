@@ -4,6 +4,7 @@
 //! travel as [`Apps`]; a master decodes them with [`crate::decode_apps`], as an agent would.
 
 mod desired;
+mod enroll;
 mod events;
 mod hosts;
 mod ping;
@@ -11,13 +12,12 @@ mod tokens;
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::enroll::{CreatedEnrollToken, Enroll, EnrollToken, EnrollTokenList, Enrolled, NewEnrollToken};
 pub use crate::plan::PlanAnswer;
 pub use desired::{AppList, AppUsage, DesiredApps, FleetQuery, FleetSet, PutQuery};
+pub use enroll::{CreatedEnrollToken, Enroll, EnrollToken, EnrollTokenList, Enrolled, NewEnrollToken};
 pub use events::{Event, EventKind, EventList, EventQuery};
 pub use hosts::{Host, HostIds, HostList, HostQuery, HostState, HostSummary, Labels};
 pub use ping::{PingAnswer, PingQuery, RetryAnswer};
-pub(crate) use tokens::whole_number;
 pub use tokens::{CreatedToken, NewToken, Role, Token, TokenList, WhoAmI};
 
 /// `GET /healthz` and `GET /readyz` (503 where something is not ready).

@@ -74,7 +74,7 @@ pub struct NewToken {
 }
 
 /// `420.0` is a whole number, too, for JSON and its schemas.
-pub(crate) fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+pub(super) fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     /// Up to here, doubles hold every whole number.
     const LARGEST: f64 = 9_007_199_254_740_992.0;
     match Option::<f64>::deserialize(deserializer)? {

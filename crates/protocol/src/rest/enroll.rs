@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::tokens::whole_number;
 use crate::name::HostId;
-use crate::rest::whole_number;
 
 /// A row of `GET /v1/enroll-tokens/`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
