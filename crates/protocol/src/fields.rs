@@ -1,4 +1,4 @@
-//! Typed fields out of JSON objects, each with its fault.
+//! Takes typed fields out of JSON objects. A field of the wrong type is a fault.
 
 use serde_json::{Map, Value};
 
@@ -15,7 +15,7 @@ pub(crate) fn object(value: Value) -> Result<Map<String, Value>, Fault> {
     }
 }
 
-/// Takes out an optional field; `null` is as good as absent.
+/// Takes out an optional field. `null` means absent.
 fn take(fields: &mut Map<String, Value>, name: &str) -> Option<Value> {
     fields
         .get_mut(name)

@@ -1,4 +1,4 @@
-//! Limits that hold before a message is looked into.
+//! Limits of a message, checked while it is parsed.
 
 /// Limits on one message. A message over one of them is refused.
 #[derive(Debug, Clone, Copy)]

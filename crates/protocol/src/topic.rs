@@ -1,4 +1,4 @@
-//! Exchange, routing keys and queue names.
+//! The exchange, routing keys and queue names of the protocol.
 
 use crate::name::HostId;
 pub use crate::name::{MASTER, SLAVES};
@@ -6,7 +6,7 @@ pub use crate::name::{MASTER, SLAVES};
 /// The one exchange of the protocol.
 pub const EXCHANGE: &str = "pf9-bbone";
 
-/// The queue an agent consumes, unless `[amqp] queue_name` says otherwise.
+/// The queue that an agent consumes, unless `[amqp] queue_name` names another.
 pub fn agent_queue(host: &HostId) -> String {
     format!("bbslave-q-{host}")
 }

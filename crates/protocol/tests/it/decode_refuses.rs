@@ -64,7 +64,7 @@ fn nesting_of_10_000_is_refused_where_the_limit_is() {
     assert_refused(
         &arrays,
         &path("$", 0),
-        "is nested too deep; at most 64 levels are allowed",
+        "is nested too deeply; at most 64 levels are allowed",
     );
     assert_refused(
         app_with(&format!(r#""config":{{"section":{{"key":{arrays}}}}}"#)),
@@ -104,13 +104,13 @@ fn what_is_not_strict_json_is_refused_with_its_path() {
         ("{\"opcode\":\"ping\"} x", "$", "is not JSON: trailing characters"),
         ("{\"opcode\":\"ping\"", "$", "is not JSON: EOF"),
         ("{'opcode':'ping'}", "$", "is not JSON: key must be a string"),
-        (&key("NaN"), at_key, "NaN and Infinity are no numbers"),
-        (&key("Infinity"), at_key, "NaN and Infinity are no numbers"),
-        (&key("-Infinity"), at_key, "NaN and Infinity are no numbers"),
+        (&key("NaN"), at_key, "NaN and Infinity are not allowed"),
+        (&key("Infinity"), at_key, "NaN and Infinity are not allowed"),
+        (&key("-Infinity"), at_key, "NaN and Infinity are not allowed"),
         (
             &key("[0, NaN]"),
             "$.data.app_foo.config.s.k[1]",
-            "NaN and Infinity are no numbers",
+            "NaN and Infinity are not allowed",
         ),
         (&key("1e999"), at_key, "number out of range"),
         (&key("01"), at_key, "is not JSON"),
@@ -175,19 +175,19 @@ fn what_is_not_utf_8_is_refused_with_its_path() {
 #[test]
 fn dangerous_names_are_refused() {
     let table: &[(&str, &str, &str)] = &[
-        (r"a\u0000b", r#"$.data["a\0b"]"#, r"holds '\0'"),
+        (r"a\u0000b", r#"$.data["a\0b"]"#, r"contains '\0'"),
         ("-h", r#"$.data["-h"]"#, "begins with '-'"),
         ("../x", r#"$.data["../x"]"#, "begins with '.'"),
-        ("a/../x", r#"$.data["a/../x"]"#, "holds '/'"),
+        ("a/../x", r#"$.data["a/../x"]"#, "contains '/'"),
         ("--eval=%(id)", r#"$.data["--eval=%(id)"]"#, "begins with '-'"),
         ("", r#"$.data[""]"#, "is empty"),
-        ("a b", r#"$.data["a b"]"#, "holds ' '"),
-        (r"a\nb", r#"$.data["a\nb"]"#, r"holds '\n'"),
+        ("a b", r#"$.data["a b"]"#, "contains ' '"),
+        (r"a\nb", r#"$.data["a\nb"]"#, r"contains '\n'"),
         ("é", r#"$.data["é"]"#, "begins with 'é'"),
         (
             "a@b",
             r#"$.data["a@b"]"#,
-            "holds '@'; allowed are letters, digits and +._-",
+            "contains '@'; allowed are letters, digits and +._-",
         ),
         ("slaves", "$.data.slaves", "reserved"),
         ("master", "$.data.master", "reserved"),
@@ -214,7 +214,7 @@ fn dangerous_package_and_service_names_are_refused() {
         assert_refused(
             app_with(&format!(r#""package":"{name}""#)),
             "$.data.app_foo.package",
-            "is no valid name for this package: it",
+            "is not a valid package name: it",
         );
         let error = refused(app_with(&format!(r#""service_states":{{"{name}":true}}"#)));
         assert!(
@@ -222,7 +222,7 @@ fn dangerous_package_and_service_names_are_refused() {
             "{error}"
         );
         assert!(
-            error.reason.contains("is no valid name for this service: it"),
+            error.reason.contains("is not a valid service name: it"),
             "{error}"
         );
     }
@@ -329,7 +329,7 @@ fn what_is_no_hash_of_a_plan_is_refused() {
         assert_refused(
             format!(r#"{{"opcode":"set_config","data":{{}},"only_if_plan":"{hash}"}}"#),
             "$.only_if_plan",
-            "is no hash of a plan; 6 to 64 lower-case hexadecimal digits are needed",
+            "is not a plan hash; 6 to 64 lower-case hexadecimal digits are needed",
         );
     }
 }
@@ -348,11 +348,11 @@ fn wrong_requirements_are_refused() {
         (
             r#"["b","../x"]"#,
             "[1]",
-            "is no valid name for this application: it begins with '.'",
+            "is not a valid application name: it begins with '.'",
         ),
         (r#"["slaves"]"#, "[0]", "reserved"),
         (r#"["b","a-1"]"#, "[1]", "is the application itself"),
-        (r#"["c","b"]"#, "[0]", "is no application of this message"),
+        (r#"["c","b"]"#, "[0]", "is not an application of this message"),
         (r#"["b","b"]"#, "[1]", "is given twice"),
     ];
     for (requires, index, reason) in table {
@@ -382,10 +382,10 @@ fn a_wrong_field_of_an_application_is_refused() {
         (&version("1.2"), ".version", "is a number; a string is needed"),
         (&version(r#""""#), ".version", "is empty"),
         (&version(r#""-1""#), ".version", "begins with '-'"),
-        (&version(r#""1 2""#), ".version", "holds ' '"),
-        (&version(r#""1/2""#), ".version", "holds '/'"),
-        (&version(r#""1é""#), ".version", "holds 'é'"),
-        (&version(r#""1\u0000""#), ".version", r"holds '\0'"),
+        (&version(r#""1 2""#), ".version", "contains ' '"),
+        (&version(r#""1/2""#), ".version", "contains '/'"),
+        (&version(r#""1é""#), ".version", "contains 'é'"),
+        (&version(r#""1\u0000""#), ".version", r"contains '\0'"),
         (
             &version(&format!("\"{long}\"")),
             ".version",
@@ -408,7 +408,7 @@ fn a_wrong_field_of_an_application_is_refused() {
         (
             &app_with(r#""url":"http://h/\na.rpm""#),
             ".url",
-            r"holds the control character '\n'",
+            r"contains the control character '\n'",
         ),
         (
             &app_with(&format!(r#""url":"{long_url}""#)),
@@ -448,12 +448,12 @@ fn a_wrong_field_of_an_application_is_refused() {
         (
             &app_with(r#""config":{"port":8080}"#),
             ".config.port",
-            "is a number; config holds sections",
+            "is a number; a section of config must be",
         ),
         (
             &app_with(r#""config":{"s":null}"#),
             ".config.s",
-            "is null; config holds sections",
+            "is null; a section of config must be",
         ),
         (
             &app_with(r#""service_states":["a"]"#),
