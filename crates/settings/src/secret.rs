@@ -1,4 +1,4 @@
-//! Values that must not be seen in a log, an error or a support bundle.
+//! Values that must not appear in a log, an error or a support bundle.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ impl Secret {
         Self(value.into())
     }
 
-    /// The value itself, for whoever sends it to its peer.
+    /// The value itself, for code that sends it to the peer.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -59,8 +59,8 @@ impl fmt::Display for ProxyUrl {
     }
 }
 
-/// A URL as it may be printed: without `user:password@`, without query and fragment (pre-signed URLs
-/// carry their signature there). Works on whatever text there is, valid URL or not.
+/// A URL as it may be printed: without `user:password@`, query and fragment (a pre-signed URL has
+/// its signature there). Accepts any text, not only valid URLs.
 pub fn without_credentials(url: &str) -> String {
     let (scheme, rest) = match url.split_once("://") {
         Some((scheme, rest)) => (format!("{scheme}://"), rest),
