@@ -1,4 +1,5 @@
-//! FAULTS.md, rows 17 and 18: what is not valid is refused whole, with the path and the reason.
+//! FAULTS.md, rows 17 and 18: a message that is not valid is refused whole, with a path and a
+//! reason.
 
 use protocol::{DecodeError, Limits, decode, decode_apps};
 
@@ -38,7 +39,7 @@ fn app_with(fields: &str) -> String {
 
 #[test]
 fn a_body_of_100_mb_is_refused_by_its_size() {
-    // Were it read, the reason would be another one.
+    // If it were parsed, the reason would be a different one.
     assert_refused(
         vec![b'['; 100_000_000],
         "$",
@@ -134,7 +135,7 @@ fn duplicate_keys_are_refused_at_any_depth() {
             &set_config(r#"{"a":{"version":"1"},"a":{"version":"2"}}"#),
             "$.data.a",
         ),
-        // The same key, spelled differently.
+        // The same key with an escape.
         (
             &set_config(r#"{"a":{"version":"1"},"\u0061":{"version":"2"}}"#),
             "$.data.a",
@@ -286,7 +287,7 @@ fn a_wrong_envelope_is_refused() {
             "$.retry",
             "is a string; true or false is needed",
         ),
-        // A plan without applications would forecast the removal of them all.
+        // A plan without applications would mean the removal of all of them.
         (
             r#"{"opcode":"plan"}"#,
             "$.data",
