@@ -1,4 +1,4 @@
-//! Seeing a host through to what is desired of it.
+//! Waits until a host is as desired.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread::sleep;
@@ -10,72 +10,73 @@ use protocol::{Apps, ErrorReport, HostId, app_satisfied};
 use super::host::failure;
 use super::{Context, Exit};
 use crate::client::{Client, ClientError};
-use crate::output::{clean, clean_lines, duration, note, print};
+use crate::output::{Paint, clean, clean_lines, duration, note, print};
 
-/// Between two looks.
-const PACE: Duration = Duration::from_millis(400);
-/// A converging host tells more when it is asked; it answers at once.
-const ASK_EVERY: Duration = Duration::from_secs(2);
-/// Seconds that a host may take to confirm what its last status says.
-const CONFIRM: f64 = 5.0;
+/// Time between two polls.
+const POLL_EVERY: Duration = Duration::from_millis(400);
+/// Time between two pings of a converging host. Its answer has the newest details.
+const PING_EVERY: Duration = Duration::from_secs(2);
+/// Seconds to wait for a host to confirm its last status.
+const CONFIRM_LIMIT: f64 = 5.0;
 
-/// How a host stands to a generation of its desired state.
+/// How far a host is with one generation of its desired state.
 #[derive(Debug, PartialEq)]
-pub(super) enum Progress<'a> {
-    /// Something else is desired by now.
+pub(super) enum HostProgress<'a> {
+    /// A newer desired state was set.
     Superseded,
     /// It has never reported.
     NeverSeen,
-    /// It does not report any more.
+    /// It no longer reports.
     Silent,
-    /// What it says is of before it was told.
-    NotYetTold,
+    /// Its last status is older than this generation.
+    NotYetReached,
     Converging,
-    /// It has failed, and tries again by itself.
+    /// It has failed and will retry.
     Retrying(&'a [ErrorReport]),
-    /// It has failed for good.
+    /// It has failed and will not retry.
     Failed(&'a [ErrorReport]),
-    /// It would not take the message.
+    /// It has refused the message.
     Refused(&'a str),
     Done,
 }
 
-pub(super) fn judge(host: &Host, generation: u64) -> Progress<'_> {
+/// Compares the last status of a host with `generation`.
+pub(super) fn judge(host: &Host, generation: u64) -> HostProgress<'_> {
     if host.generation > generation {
-        return Progress::Superseded;
+        return HostProgress::Superseded;
     }
-    // The id that masters give to such a message.
+    // The id that a master gives to the message of this generation.
     let message = format!("desired-{generation}");
     if let Some(rejected) = &host.last_rejected
         && rejected.id.as_deref() == Some(&message)
         && host.reported_generation != Some(generation)
     {
-        return Progress::Refused(&rejected.reason);
+        return HostProgress::Refused(&rejected.reason);
     }
-    // Agents from before Backbone report no generation: their word is taken for the newest.
+    // Agents before Backbone report no generation: their status is taken as being about the newest.
     let is_about_this = host
         .reported_generation
         .is_none_or(|reported| reported >= generation);
     match host.status {
-        HostState::Missing => Progress::NeverSeen,
-        HostState::Ok if host.satisfied => Progress::Done,
-        _ if !host.responding => Progress::Silent,
-        HostState::Ok => Progress::NotYetTold,
-        HostState::Converging | HostState::Errors if !is_about_this => Progress::NotYetTold,
-        HostState::Converging => Progress::Converging,
+        HostState::Missing => HostProgress::NeverSeen,
+        HostState::Ok if host.satisfied => HostProgress::Done,
+        _ if !host.responding => HostProgress::Silent,
+        HostState::Ok => HostProgress::NotYetReached,
+        HostState::Converging | HostState::Errors if !is_about_this => HostProgress::NotYetReached,
+        HostState::Converging => HostProgress::Converging,
         HostState::Errors if host.errors.iter().any(|error| error.next_retry.is_some()) => {
-            Progress::Retrying(&host.errors)
+            HostProgress::Retrying(&host.errors)
         }
-        HostState::Errors => Progress::Failed(&host.errors),
+        HostState::Errors => HostProgress::Failed(&host.errors),
     }
 }
 
-/// What is said of each application.
+/// One line of text for each application.
 fn lines(desired: &Apps, host: &Host) -> BTreeMap<String, String> {
     let mut lines = BTreeMap::new();
     for (name, spec) in desired {
         let text = match host.apps.get(name) {
-            None => format!("{} is to be installed", spec.version),
+            None => format!("{} will be installed", spec.version),
             Some(there) if app_satisfied(spec, there) => {
                 let running = if there.running { "running" } else { "not running" };
                 format!("{}, {running}: as desired", there.exact_version())
@@ -85,20 +86,20 @@ fn lines(desired: &Apps, host: &Host) -> BTreeMap<String, String> {
         lines.insert(name.to_string(), text);
     }
     for name in host.apps.keys().filter(|name| !desired.contains_key(*name)) {
-        lines.insert(name.to_string(), "is to be removed".to_owned());
+        lines.insert(name.to_string(), "will be removed".to_owned());
     }
     lines
 }
 
-/// Says what has changed since it was last asked.
+/// Prints what has changed since the last call.
 #[derive(Default)]
-struct Teller {
+struct ProgressPrinter {
     apps: BTreeMap<String, String>,
-    /// Of the host as a whole.
-    last: String,
+    /// The last line about the host as a whole.
+    host: String,
 }
 
-impl Teller {
+impl ProgressPrinter {
     fn applications(&mut self, desired: &Apps, host: &Host) -> std::io::Result<()> {
         let now = lines(desired, host);
         let mut text = String::new();
@@ -118,135 +119,188 @@ impl Teller {
     }
 
     fn host(&mut self, line: &str) -> std::io::Result<()> {
-        if self.last == line {
+        if self.host == line {
             return Ok(());
         }
-        line.clone_into(&mut self.last);
+        line.clone_into(&mut self.host);
         print(&format!("{line}\n"))
     }
 }
 
-/// Waits until `id` is as `set` says, telling what happens. The host's own error, and [`Exit::NotConverged`], where it
-/// does not get there.
+/// The result of one poll.
+enum Poll {
+    Ended(Exit),
+    /// Poll again at once.
+    Again,
+    /// Poll again later. The text says why the host is not as desired yet.
+    Pending(String),
+}
+
+/// Waits until `id` has the desired state `set`, and prints its progress. If the host fails or the
+/// time is over, prints why and returns [`Exit::NotConverged`].
 pub fn until_converged(
     context: &Context,
     id: &HostId,
     set: &DesiredApps,
     timeout: Duration,
 ) -> anyhow::Result<Exit> {
-    let client = &context.client;
-    let paint = context.terminal.paint;
     let deadline = Instant::now() + timeout;
-    let mut teller = Teller::default();
-    let mut asked = Instant::now();
-    let mut confirmed = false;
+    let mut wait = HostWait {
+        client: &context.client,
+        paint: context.terminal.paint,
+        id,
+        set,
+        printer: ProgressPrinter::default(),
+        last_ping: Instant::now(),
+        confirmed: false,
+    };
     loop {
-        let mut pending = String::new();
-        match client.host(id) {
-            Ok(host) => {
-                let progress = judge(&host, set.generation);
-                if !matches!(progress, Progress::NeverSeen | Progress::Superseded) {
-                    teller.applications(&set.apps, &host)?;
-                }
-                let now = SystemTime::now();
-                let report = |errors: &[ErrorReport]| -> String {
-                    errors.iter().map(|error| failure(error, now, paint)).collect()
-                };
-                match progress {
-                    Progress::Done if confirmed => {
-                        print(&format!("{id}: as desired, generation {}\n", set.generation))?;
-                        return Ok(Exit::Ok);
-                    }
-                    // What is known may be of before the host was told to go back to it: it has the last word.
-                    Progress::Done => {
-                        confirmed = true;
-                        match client.ping(id, CONFIRM) {
-                            Ok(_) | Err(ClientError::Refused { .. }) => continue,
-                            Err(error) => pending = error.to_string(),
-                        }
-                    }
-                    Progress::Failed(errors) => {
-                        note(report(errors).trim_end());
-                        note(&format!(
-                            "bbctl: {id} did not get to generation {}",
-                            set.generation
-                        ));
-                        return Ok(Exit::NotConverged);
-                    }
-                    Progress::Refused(reason) => {
-                        note(&format!(
-                            "bbctl: {id} refuses generation {}: {}",
-                            set.generation,
-                            clean_lines(reason, "    ")
-                        ));
-                        return Ok(Exit::NotConverged);
-                    }
-                    Progress::Superseded => {
-                        note(&format!(
-                            "bbctl: something else is desired of {id} by now: generation {}. See who: bbctl events --host \
-                             {id} --kind desired-changed",
-                            host.generation
-                        ));
-                        return Ok(Exit::NotConverged);
-                    }
-                    Progress::Retrying(errors) => {
-                        confirmed = false;
-                        pending = report(errors);
-                        // The time of the next attempt would make each look another text.
-                        let failed: String = errors
-                            .iter()
-                            .map(|e| clean(&e.message))
-                            .collect::<Vec<_>>()
-                            .join("; ");
-                        teller.host(&format!("{id}: failed, and tries again: {failed}"))?;
-                    }
-                    Progress::NeverSeen => {
-                        "it has never reported".clone_into(&mut pending);
-                        teller.host(&format!("{id}: has never reported; it is told when it does"))?;
-                    }
-                    Progress::Silent => {
-                        "it does not report".clone_into(&mut pending);
-                        teller.host(&format!("{id}: does not report; it is told when it does"))?;
-                    }
-                    Progress::NotYetTold => {
-                        confirmed = false;
-                        "it was not reached yet".clone_into(&mut pending);
-                    }
-                    Progress::Converging => {
-                        confirmed = false;
-                        "it is still at it".clone_into(&mut pending);
-                        if let Some(detail) = &host.detail {
-                            teller.host(&format!("{id}: {}", clean(detail)))?;
-                        }
-                        if asked.elapsed() > ASK_EVERY {
-                            asked = Instant::now();
-                            ask(client, id);
-                        }
-                    }
-                }
-            }
-            // A master that is restarted; the host goes on meanwhile.
-            Err(error) if error.may_pass() => {
-                pending = error.to_string();
-                teller.host(&format!("{id}: the master is away; waiting for it"))?;
-            }
-            Err(error) => return Err(error.into()),
-        }
+        let pending = match wait.poll()? {
+            Poll::Ended(exit) => return Ok(exit),
+            Poll::Again => continue,
+            Poll::Pending(reason) => reason,
+        };
         if Instant::now() >= deadline {
             note(&format!(
-                "bbctl: {id} is not as desired after {}: {}\nIt goes on by itself; see `bbctl host {id}`",
+                "bbctl: {id} is not as desired after {}: {}\nThe host continues; see `bbctl host {id}`",
                 duration(timeout),
                 pending.trim_end()
             ));
             return Ok(Exit::NotConverged);
         }
-        sleep(PACE);
+        sleep(POLL_EVERY);
     }
 }
 
-/// Without waiting for the answer: it is seen at the next look. That it may fail is seen there, too.
-fn ask(client: &Client, id: &HostId) {
-    let _ = client.ping(id, 0.0);
+/// The wait for one host.
+struct HostWait<'a> {
+    client: &'a Client,
+    paint: Paint,
+    id: &'a HostId,
+    set: &'a DesiredApps,
+    printer: ProgressPrinter,
+    last_ping: Instant,
+    /// The host has confirmed, by an answer to a ping, that it is as desired.
+    confirmed: bool,
+}
+
+impl HostWait<'_> {
+    fn poll(&mut self) -> anyhow::Result<Poll> {
+        let id = self.id;
+        let host = match self.client.host(id) {
+            Ok(host) => host,
+            // The master may be restarting. The host continues meanwhile.
+            Err(error) if error.may_pass() => {
+                self.printer
+                    .host(&format!("{id}: the master cannot be reached; waiting for it"))?;
+                return Ok(Poll::Pending(error.to_string()));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let progress = judge(&host, self.set.generation);
+        if !matches!(progress, HostProgress::NeverSeen | HostProgress::Superseded) {
+            self.printer.applications(&self.set.apps, &host)?;
+        }
+        match progress {
+            HostProgress::Done => self.done(),
+            HostProgress::Failed(errors) => Ok(self.failed(errors)),
+            HostProgress::Refused(reason) => Ok(self.refused(reason)),
+            HostProgress::Superseded => Ok(self.superseded(host.generation)),
+            HostProgress::Retrying(errors) => self.retrying(errors),
+            HostProgress::Converging => self.converging(&host),
+            HostProgress::NotYetReached => {
+                self.confirmed = false;
+                Ok(Poll::Pending("it was not reached yet".to_owned()))
+            }
+            HostProgress::NeverSeen => self.not_reporting("has never reported"),
+            HostProgress::Silent => self.not_reporting("does not report"),
+        }
+    }
+
+    fn done(&mut self) -> anyhow::Result<Poll> {
+        if self.confirmed {
+            print(&format!(
+                "{}: as desired, generation {}\n",
+                self.id, self.set.generation
+            ))?;
+            return Ok(Poll::Ended(Exit::Ok));
+        }
+        // The last status may be older than the change: the host must confirm it.
+        self.confirmed = true;
+        Ok(match self.client.ping(self.id, CONFIRM_LIMIT) {
+            Ok(_) | Err(ClientError::Refused { .. }) => Poll::Again,
+            Err(error) => Poll::Pending(error.to_string()),
+        })
+    }
+
+    fn failed(&self, errors: &[ErrorReport]) -> Poll {
+        note(self.report(errors).trim_end());
+        note(&format!(
+            "bbctl: {} failed to reach generation {}",
+            self.id, self.set.generation
+        ));
+        Poll::Ended(Exit::NotConverged)
+    }
+
+    fn refused(&self, reason: &str) -> Poll {
+        note(&format!(
+            "bbctl: {} refuses generation {}: {}",
+            self.id,
+            self.set.generation,
+            clean_lines(reason, "    ")
+        ));
+        Poll::Ended(Exit::NotConverged)
+    }
+
+    fn superseded(&self, newer: u64) -> Poll {
+        note(&format!(
+            "bbctl: a newer desired state of {id} was set: generation {newer}. To see by whom: bbctl events --host {id} \
+             --kind desired-changed",
+            id = self.id
+        ));
+        Poll::Ended(Exit::NotConverged)
+    }
+
+    fn retrying(&mut self, errors: &[ErrorReport]) -> anyhow::Result<Poll> {
+        self.confirmed = false;
+        // Without the time of the next retry, which would be different in every poll.
+        let messages: Vec<String> = errors.iter().map(|error| clean(&error.message)).collect();
+        self.printer.host(&format!(
+            "{}: failed, will retry: {}",
+            self.id,
+            messages.join("; ")
+        ))?;
+        Ok(Poll::Pending(self.report(errors)))
+    }
+
+    fn converging(&mut self, host: &Host) -> anyhow::Result<Poll> {
+        self.confirmed = false;
+        if let Some(detail) = &host.detail {
+            self.printer.host(&format!("{}: {}", self.id, clean(detail)))?;
+        }
+        if self.last_ping.elapsed() > PING_EVERY {
+            self.last_ping = Instant::now();
+            // The next poll shows the answer, or that there is none.
+            let _ = self.client.ping(self.id, 0.0);
+        }
+        Ok(Poll::Pending("it is converging".to_owned()))
+    }
+
+    fn not_reporting(&mut self, how: &str) -> anyhow::Result<Poll> {
+        self.printer.host(&format!(
+            "{}: {how}; the master sends the desired state when it reports",
+            self.id
+        ))?;
+        Ok(Poll::Pending(format!("it {how}")))
+    }
+
+    fn report(&self, errors: &[ErrorReport]) -> String {
+        let now = SystemTime::now();
+        errors
+            .iter()
+            .map(|error| failure(error, now, self.paint))
+            .collect()
+    }
 }
 
 #[cfg(test)]
