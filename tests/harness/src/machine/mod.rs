@@ -1,5 +1,5 @@
-//! A real host: a container of systemd-nspawn with a systemd of its own as PID 1, D-Bus, dpkg, a network
-//! interface and a MAC address. Several side by side make a fleet.
+//! A real host: a systemd-nspawn container with its own systemd as PID 1, D-Bus, dpkg, network
+//! interface and MAC address. Several can run at the same time.
 //!
 //! Needs root and the packages systemd-container, debootstrap and iproute2; see [`skip_reason`].
 
@@ -19,11 +19,11 @@ mod rootfs;
 
 pub use forward::Forward;
 
-/// On an idle machine a boot takes 3 s.
+/// On an idle computer a boot takes 3 s.
 const BOOT_DEADLINE: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(20);
 
-/// Why machines cannot be had here; `None`: they can.
+/// Why machines cannot be used here; `None`: they can.
 pub fn skip_reason() -> Option<String> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"));
@@ -41,7 +41,8 @@ pub fn skip_reason() -> Option<String> {
     missing.map(|(program, package)| format!("needs {program}, from the package {package}"))
 }
 
-/// True, having said so, where the test `name` cannot have machines: `if machine::skip("name") { return; }`
+/// Whether the test `name` must be skipped because machines cannot be used here. Prints the reason.
+/// Use it as `if machine::skip("name") { return; }`.
 pub fn skip(name: &str) -> bool {
     let reason = skip_reason();
     if let Some(reason) = &reason {
@@ -57,35 +58,35 @@ fn is_installed(program: &str) -> bool {
         .any(|folder| Path::new(folder).join(program).exists())
 }
 
-/// A booted machine; killed, and its disk deleted, when dropped.
+/// A booted machine. When dropped, it is killed and its disk is deleted.
 pub struct Machine {
     name: String,
-    /// What its own disk lies on, the uppermost first.
+    /// The lower layers of its disk, the uppermost first.
     disks: Vec<PathBuf>,
     arguments: Vec<String>,
     nspawn: Child,
-    /// The host's pid of the machine's PID 1.
+    /// This computer's pid of the machine's PID 1.
     leader: u32,
-    /// This host's end of its network.
+    /// This computer's address in the machine's network.
     network: Ipv4Addr,
-    /// Holds the console's output, and what the machine's disk has beyond the common one.
+    /// Contains the console's output and the upper layer of the machine's disk.
     folder: tempfile::TempDir,
 }
 
-/// Lays the machine's own disk over the common one and boots it. In a mount namespace of its own, so that
-/// nothing stays mounted, whatever becomes of the test.
+/// Mounts the machine's disk as an overlay over the common disks, and boots it. In a separate mount
+/// namespace, so that nothing stays mounted when the test ends, even if it is killed.
 const BOOT: &str = r#"
 folder=$1 disks=$2; shift 2
 mkdir -p "$folder/upper" "$folder/work" "$folder/root"
 mount -t overlay overlay -o "lowerdir=$disks,upperdir=$folder/upper,workdir=$folder/work" "$folder/root"
 exec systemd-nspawn --quiet -D "$folder/root" "$@"
 "#;
-/// How systemd-nspawn ends when the machine wants to be started again.
+/// The exit code of systemd-nspawn when the machine reboots.
 const REBOOT: i32 = 133;
 
 impl Machine {
-    /// Boots Debian 12 on a disk of its own. The first one ever takes a minute: it is put together, and
-    /// kept in the folder `$BACKBONE_CACHE`, or `~/.cache/backbone`.
+    /// Boots Debian 12 on a new disk. The first time this takes one minute, because the common disk
+    /// is created and cached in the folder `$BACKBONE_CACHE` or `~/.cache/backbone`.
     pub fn boot() -> Result<Self> {
         Self::boot_with(&[])
     }
@@ -95,11 +96,12 @@ impl Machine {
         Self::boot_on(&[], arguments)
     }
 
-    /// As [`Self::boot_with`], with these packages of the distribution on the disk, which is kept as well.
+    /// As [`Self::boot_with`], with these packages of the distribution on the disk. The disk is
+    /// cached as well.
     pub fn boot_on(packages: &[&str], arguments: &[&str]) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let disks = rootfs::with_packages(packages).context("cannot put a machine's disk together")?;
-        // At most 12 characters, or the interface's name is no longer ve-NAME.
+        let disks = rootfs::with_packages(packages).context("cannot create the machine's disk")?;
+        // At most 12 characters: with a longer name the interface is not named ve-NAME.
         let name = format!(
             "bb{}x{}",
             std::process::id(),
@@ -118,7 +120,8 @@ impl Machine {
             folder,
         };
         machine.wait_for_boot()?;
-        // A network of four addresses by the PID 1's pid, which no two machines share; a reboot keeps it.
+        // A network of four addresses, derived from the pid of PID 1, which is unique. A reboot
+        // keeps the network.
         let base = u32::from(Ipv4Addr::new(10, 192, 0, 0)) + (machine.leader % (1 << 20)) * 4;
         machine.network = Ipv4Addr::from(base + 1);
         Ok(machine)
@@ -128,18 +131,18 @@ impl Machine {
         &self.name
     }
 
-    /// This host's pid of its PID 1; another one after a reboot.
+    /// This computer's pid of the machine's PID 1. It changes with a reboot.
     pub fn leader(&self) -> u32 {
         self.leader
     }
 
-    /// What its console shows.
+    /// The output on its console.
     pub fn console(&self) -> String {
         let bytes = fs::read(self.folder.path().join("console")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The machine's `path`, as seen from outside; another one after a reboot.
+    /// The machine's `path`, as seen from outside. It changes with a reboot.
     pub fn path(&self, path: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root", self.leader)).join(path.trim_start_matches('/'))
     }
@@ -151,7 +154,7 @@ impl Machine {
             .with_context(|| format!("cannot run {argv:?}"))
     }
 
-    /// Runs a shell script inside; its output, if it succeeds.
+    /// Runs a shell script inside. Returns its output if it succeeds.
     pub fn sh(&self, script: &str) -> Result<String> {
         let output = self.run(&["sh", "-ec", script])?;
         let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -165,16 +168,17 @@ impl Machine {
         Ok(stdout)
     }
 
-    /// A program inside, to be spawned by the caller.
+    /// A command that runs a program inside. The caller spawns it.
     pub fn command(&self, argv: &[&str]) -> Command {
         let mut command = self.enter(&["--all", "--root", "--wd"]);
         command.args(argv).stdin(Stdio::null());
         command
     }
 
-    /// Writes a file inside, replacing it whole.
+    /// Writes a file inside. An existing file is replaced atomically.
     pub fn write(&self, path: &str, bytes: impl AsRef<[u8]>, mode: u32) -> Result<()> {
-        // Not through /proc/PID/root: an absolute link in the path would lead out of the machine.
+        // Not through /proc/PID/root, because an absolute link in the path would lead out of the
+        // machine.
         let script = r#"mkdir -p "$(dirname "$1")"; cat >"$1.new"; chmod "$2" "$1.new"; mv "$1.new" "$1""#;
         let mode = format!("{mode:o}");
         let mut command = self.command(&["sh", "-ec", script, "sh", path, &mode]);
@@ -187,14 +191,14 @@ impl Machine {
         Ok(())
     }
 
-    /// Copies a file of this host into the machine, with its mode.
+    /// Copies a file of this computer into the machine, with its mode.
     pub fn copy_in(&self, from: &Path, to: &str) -> Result<()> {
         let bytes = fs::read(from).with_context(|| from.display().to_string())?;
         self.write(to, bytes, fs::metadata(from)?.permissions().mode() & 0o7777)
     }
 
-    /// Installs packages of the distribution, with what they depend on. The first time ever they are downloaded, and
-    /// kept beside the common disk.
+    /// Installs packages of the distribution with their dependencies. The first time they are
+    /// downloaded and cached.
     pub fn install_distribution_packages(&self, names: &[&str]) -> Result<()> {
         let folder = rootfs::packages(names)?;
         for file in fs::read_dir(&folder)?.flatten() {
@@ -208,7 +212,8 @@ impl Machine {
             .map(|_| ())
     }
 
-    /// Gives both ends of the machine's network an address; returns this host's, and the machine's.
+    /// Sets the addresses of the machine's network. Returns this computer's address and the
+    /// machine's.
     pub fn connect_network(&self) -> Result<(Ipv4Addr, Ipv4Addr)> {
         let (host, guest) = (self.network, Ipv4Addr::from(u32::from(self.network) + 1));
         let outside = self.interface();
@@ -221,25 +226,25 @@ impl Machine {
         Ok((host, guest))
     }
 
-    /// Lets the machine reach `port` of this host's loopback, at this host's address of its network. Call it when
-    /// the network is connected.
+    /// Forwards `port` from this computer's address in the machine's network to this computer's
+    /// loopback. The network must be connected.
     pub async fn forward(&self, port: u16) -> Result<Forward> {
         Forward::start(self.network, port).await
     }
 
-    /// Pulls the network's plug.
+    /// Disconnects the network.
     pub fn cut_network(&self) -> Result<()> {
         succeed(Command::new("ip").args(["link", "set", &self.interface(), "down"]))
     }
 
-    /// Puts it back.
+    /// Connects the network again.
     pub fn restore_network(&self) -> Result<()> {
         succeed(Command::new("ip").args(["link", "set", &self.interface(), "up"]))
     }
 
     /// Reboots in an orderly way, keeping the disk.
     pub fn reboot(&mut self) -> Result<()> {
-        // Its own end may cut this one short.
+        // The reboot may kill this command.
         let _ = self.run(&["systemctl", "--no-block", "reboot"])?;
         let status = self.wait_for_end()?;
         ensure!(
@@ -255,8 +260,8 @@ impl Machine {
     /// Ends it as a power cut does.
     pub fn kill(self) {}
 
-    /// The same, and boots it again, on the disk as it was. Unlike a real power cut's, this host's memory survives: what
-    /// was written and not yet synced is not lost.
+    /// Ends it as a power cut does, and boots it again with the same disk. Unlike in a real power
+    /// cut, data that was written but not synced is not lost.
     pub fn power_cut(&mut self) -> Result<()> {
         succeed(Command::new("kill").args(["-KILL", &self.leader.to_string()]))?;
         self.wait_for_end()?;
@@ -282,7 +287,7 @@ impl Machine {
         command
     }
 
-    /// How systemd-nspawn ended.
+    /// Waits until systemd-nspawn ends.
     fn wait_for_end(&mut self) -> Result<ExitStatus> {
         let deadline = Instant::now() + BOOT_DEADLINE;
         loop {
@@ -328,14 +333,14 @@ impl Machine {
         }
         let output = self.run(&["systemctl", "is-system-running"])?;
         let state = String::from_utf8_lossy(&output.stdout);
-        // Degraded: some unit of the distribution does not like containers.
+        // Degraded: some units of the distribution fail in containers.
         Ok(["running", "degraded"].contains(&state.trim()))
     }
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // With its PID 1 everything inside ends, and with that systemd-nspawn.
+        // Killing PID 1 ends all processes inside, and then systemd-nspawn ends.
         if let Some(leader) = child_of(self.nspawn.id()) {
             let _ = Command::new("kill").args(["-KILL", &leader.to_string()]).status();
         } else {
@@ -359,7 +364,7 @@ fn spawn(name: &str, disks: &[PathBuf], arguments: &[String], folder: &Path) -> 
         .append(true)
         .open(folder.join("console"))?;
     let disks: Vec<_> = disks.iter().map(|disk| disk.to_string_lossy()).collect();
-    // Ends with this test, even a killed one.
+    // It ends when this test ends, even if the test is killed.
     Command::new("setpriv")
         .args([
             "--pdeathsig",
@@ -393,7 +398,7 @@ fn spawn(name: &str, disks: &[PathBuf], arguments: &[String], folder: &Path) -> 
 fn child_of(pid: u32) -> Option<u32> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
     let child: u32 = children.split_whitespace().next()?.parse().ok()?;
-    // Until it has become an init, it is a fork of systemd-nspawn itself.
+    // Before it executes systemd, it is a fork of systemd-nspawn.
     let program = fs::read_to_string(format!("/proc/{child}/comm")).ok()?;
     (program.trim() == "systemd").then_some(child)
 }

@@ -1,4 +1,5 @@
-//! Which master, with which token: command line, else environment, else `bbctl.toml`, else defaults.
+//! Which master, with which token. The command line overrides the environment, which overrides
+//! `bbctl.toml`, which overrides the defaults.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ pub use file::{FileError, SettingsFile};
 
 const DEFAULT_URL: &str = "http://127.0.0.1:8082/";
 
-/// Where a setting comes from, for errors.
+/// The origin of a setting, for error messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     Default,
@@ -32,40 +33,41 @@ impl fmt::Display for Origin {
     }
 }
 
-/// What the file holds.
+/// The contents of `bbctl.toml`.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Stored {
+pub struct StoredSettings {
     pub url: Option<String>,
     pub token: Option<String>,
     pub ca: Option<PathBuf>,
     pub allow_plain_http: Option<bool>,
 }
 
-/// What the command line holds.
+/// The settings on the command line.
 #[derive(Debug, Clone, Default)]
-pub struct Flags {
+pub struct SettingsFlags {
     pub url: Option<String>,
     pub token_file: Option<PathBuf>,
     pub ca: Option<PathBuf>,
     pub allow_plain_http: bool,
 }
 
-/// What holds.
+/// The effective settings.
 pub struct Settings {
     pub url: Url,
     pub url_origin: Origin,
-    /// The secret, and where it comes from.
+    /// The secret and its origin.
     pub token: Option<(String, Origin)>,
-    /// PEM file of the authorities that may vouch for the master; else the system's own do.
+    /// PEM file of the certificate authorities that are trusted for the master. `None`: the
+    /// system's.
     pub ca: Option<PathBuf>,
-    /// There is a token in the file, but for another master than the one that is asked.
+    /// The file has a token, but for another master.
     pub token_kept_back: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    #[error("{url:?} ({origin}) is no URL of a master: {reason}; http://127.0.0.1:8082 would be one")]
+    #[error("{url:?} ({origin}) is not the URL of a master: {reason}; an example is http://127.0.0.1:8082")]
     Url {
         url: String,
         origin: Origin,
@@ -73,14 +75,14 @@ pub enum SettingsError {
     },
     #[error("cannot read the token file {file} (from --token-file)")]
     TokenFile { file: PathBuf, source: std::io::Error },
-    #[error("the token {origin} is not one line of printable ASCII characters, as tokens are")]
+    #[error("the token {origin} is not valid: a token is one line of printable ASCII characters")]
     Token { origin: Origin },
     #[error("{name} is {value:?}; allowed are 1, true, 0 and false")]
     Boolean { name: &'static str, value: String },
     #[error(
-        "{url} ({origin}) is plain http to another machine: the token and the configs of applications could be read \
-         on the way. Use https, or allow it: --allow-plain-http, BBCTL_ALLOW_PLAIN_HTTP=1, or allow_plain_http = true \
-         in bbctl.toml"
+        "{url} ({origin}) is unencrypted http to another machine: the token and the configs of \
+         applications could be read on the network. Use https, or allow http with --allow-plain-http, \
+         BBCTL_ALLOW_PLAIN_HTTP=1, or allow_plain_http = true in bbctl.toml"
     )]
     PlainHttp { url: Url, origin: Origin },
     #[error(transparent)]
@@ -88,11 +90,11 @@ pub enum SettingsError {
 }
 
 impl Settings {
-    /// `environment`: looks a variable up.
+    /// Combines all sources. `environment` returns the value of a variable.
     pub fn resolve(
-        flags: &Flags,
+        flags: &SettingsFlags,
         environment: impl Fn(&str) -> Option<String>,
-        stored: &Stored,
+        stored: &StoredSettings,
         file: &Path,
     ) -> Result<Self, SettingsError> {
         let environment = |name| environment(name).filter(|value| !value.is_empty());
@@ -128,7 +130,7 @@ impl Settings {
         } else if let Some(secret) = environment("BBCTL_TOKEN") {
             Some((secret, Origin::Environment("BBCTL_TOKEN")))
         } else if let Some(secret) = &stored.token {
-            // It was given to the master of that file; nobody else is to see it.
+            // The token is only for the master of that file and is not sent to others.
             let meant_for = stored.url.as_deref().unwrap_or(DEFAULT_URL);
             let fits = Url::parse(meant_for).is_ok_and(|meant| meant.origin() == url.origin());
             token_kept_back = !fits;
@@ -154,7 +156,7 @@ impl Settings {
     }
 }
 
-/// What can be sent in a header.
+/// Checks that the secret can be sent in an HTTP header.
 pub fn check_token(secret: &str, origin: &Origin) -> Result<(), SettingsError> {
     match !secret.is_empty() && secret.bytes().all(|byte| byte.is_ascii_graphic()) {
         true => Ok(()),
@@ -176,11 +178,11 @@ pub fn parse_url(text: &str, origin: &Origin) -> Result<Url, SettingsError> {
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(refused(
-            "it holds a user or password, which masters do not take".to_owned(),
+            "it contains a user or password, which masters do not accept".to_owned(),
         ));
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return Err(refused("it has a part behind ? or #".to_owned()));
+        return Err(refused("it must not contain ? or #".to_owned()));
     }
     Ok(url)
 }
@@ -193,7 +195,7 @@ fn boolean(name: &'static str, value: String) -> Result<bool, SettingsError> {
     }
 }
 
-/// Whether nothing that is sent there leaves this machine.
+/// Whether the URL is on this machine, so that nothing is sent over a network.
 pub fn is_this_machine(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),

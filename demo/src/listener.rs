@@ -1,5 +1,5 @@
-//! Listens in on the bus: shows every message that master and agents send each other, and waits for what
-//! the story expects of the agents.
+//! Receives every message on the bus, prints it, and waits for the statuses that a part of the demo
+//! expects.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,51 +14,51 @@ use tokio::time::timeout;
 
 use crate::hosts::DemoHost;
 use crate::screen::Screen;
-use crate::state::Apps as Told;
+use crate::state::ObservedApps;
 
-/// For anything that a host is asked to do.
-const PATIENCE: Duration = Duration::from_secs(40);
-/// For the last acknowledgements.
-const END: Duration = Duration::from_secs(2);
-/// Messages that it may have at a time; it takes each at once.
+/// Time limit for every request to a host.
+const ANSWER_LIMIT: Duration = Duration::from_secs(40);
+/// Time limit for the last acknowledgements.
+const FLUSH_LIMIT: Duration = Duration::from_secs(2);
+/// Largest number of unacknowledged messages.
 const PREFETCH: u16 = 64;
 
-pub const WITNESS_QUEUE: &str = "backbone-demo-witness";
+pub const LISTENER_QUEUE: &str = "backbone-demo-listener";
 
-pub struct Witness {
+pub struct BusListener {
     link: watch::Receiver<LinkState>,
-    seen: watch::Receiver<Seen>,
+    seen: watch::Receiver<SeenMessages>,
     listening: JoinHandle<()>,
     stop: watch::Sender<bool>,
 }
 
-/// What went over the bus.
+/// The messages so far.
 #[derive(Default)]
-struct Seen {
+struct SeenMessages {
     /// Every status, in the order of arrival.
     statuses: Vec<Status>,
-    /// Messages of the master.
+    /// Number of messages of the master.
     sent: u32,
 }
 
-/// A place in the row of statuses: what came before it does not count.
+/// A position in the list of statuses. Earlier ones do not count.
 #[derive(Debug, Clone, Copy)]
 pub struct Mark(usize);
 
-/// What master and agents send each other: all that these topics carry.
+/// A queue with all topics of master and agents.
 pub fn queue(hosts: &[DemoHost]) -> Queue {
     let mut topics: BTreeSet<String> = hosts.iter().map(|host| host.id.to_string()).collect();
     topics.extend([topic::MASTER, topic::SLAVES].map(str::to_owned));
     Queue {
         topics,
-        ..Queue::of_master(WITNESS_QUEUE, PREFETCH)
+        ..Queue::of_master(LISTENER_QUEUE, PREFETCH)
     }
 }
 
-fn take_down(delivery: &Delivery, seen: &watch::Sender<Seen>, screen: &Screen) {
+fn record(delivery: &Delivery, seen: &watch::Sender<SeenMessages>, screen: &Screen) {
     let body = &delivery.body;
     if body.is_empty() {
-        // An agent's link probes itself.
+        // The probe of an agent's link.
         return;
     }
     if delivery.routing_key != topic::MASTER {
@@ -67,7 +67,7 @@ fn take_down(delivery: &Delivery, seen: &watch::Sender<Seen>, screen: &Screen) {
                 seen.send_modify(|seen| seen.sent += 1);
                 screen.sent(&delivery.routing_key, &message);
             }
-            Err(error) => screen.failure(&format!("a message of the master that is none: {error}")),
+            Err(error) => screen.failure(&format!("invalid message from the master: {error}")),
         }
         return;
     }
@@ -78,12 +78,12 @@ fn take_down(delivery: &Delivery, seen: &watch::Sender<Seen>, screen: &Screen) {
         }
         Err(error) => match PlanAnswer::decode(body, Limits::default()) {
             Ok(plan) => screen.plan(&plan),
-            Err(_) => screen.failure(&format!("a status that is none: {error}")),
+            Err(_) => screen.failure(&format!("invalid status: {error}")),
         },
     }
 }
 
-impl Witness {
+impl BusListener {
     pub fn start(link: Link, screen: Arc<Screen>) -> Self {
         let Link {
             mut deliveries,
@@ -91,18 +91,18 @@ impl Witness {
             topics,
             state,
         } = link;
-        let (seen_in, seen) = watch::channel(Seen::default());
+        let (seen_in, seen) = watch::channel(SeenMessages::default());
         let (stop, mut stopped) = watch::channel(false);
         let listening = tokio::spawn(async move {
-            // Held: dropping them would end the link.
-            let _held = (publisher, topics);
+            // Kept, because dropping them would end the link.
+            let _kept = (publisher, topics);
             loop {
                 let delivery = tokio::select! {
                     delivery = deliveries.recv() => delivery,
                     _ = stopped.changed() => None,
                 };
                 let Some(delivery) = delivery else { return };
-                take_down(&delivery, &seen_in, &screen);
+                record(&delivery, &seen_in, &screen);
                 delivery.ack();
             }
         });
@@ -115,23 +115,23 @@ impl Witness {
     }
 
     pub async fn wait_until_connected(&mut self) -> Result<()> {
-        if let Ok(state) = timeout(PATIENCE, self.link.wait_for(LinkState::is_up)).await {
-            return state.map(drop).context("the bus is gone");
+        if let Ok(state) = timeout(ANSWER_LIMIT, self.link.wait_for(LinkState::is_up)).await {
+            return state.map(drop).context("the connection to the bus has ended");
         }
         match &*self.link.borrow() {
             LinkState::Down { reason } | LinkState::Clone { reason } => {
-                bail!("the witness has no connection to the bus after {PATIENCE:?}: {reason}")
+                bail!("no connection to the bus after {ANSWER_LIMIT:?}: {reason}")
             }
             LinkState::Up { .. } | LinkState::Contested { .. } => Ok(()),
         }
     }
 
-    /// From now on.
+    /// The current position: only later statuses count.
     pub fn mark(&self) -> Mark {
         Mark(self.seen.borrow().statuses.len())
     }
 
-    /// The first `ok` of `host`: it has looked at itself.
+    /// The first `ok` of `host`: it has observed itself.
     pub async fn first_ok(&mut self, host: &HostId) -> Result<Status> {
         self.status_of(host, Mark(0), "is ready", |status| status.status == State::Ok)
             .await
@@ -147,7 +147,7 @@ impl Witness {
         if status.status != expected {
             let errors: Vec<&str> = status.errors.iter().map(|error| error.message.as_str()).collect();
             bail!(
-                "{host} ends {id} with {:?} and not {expected:?}: {}",
+                "{host} answers {id} with {:?} instead of {expected:?}: {}",
                 status.status,
                 errors.join("; ")
             );
@@ -157,18 +157,18 @@ impl Witness {
 
     /// The `ok` of `host` that follows a `converging` after `mark`.
     pub async fn repaired(&mut self, host: &HostId, mark: Mark) -> Result<Status> {
-        self.status_of(host, mark, "has noticed", |status| {
+        self.status_of(host, mark, "has detected the drift", |status| {
             status.status == State::Converging
         })
         .await?;
-        let repaired = self.wait(mark, PATIENCE, |statuses| {
+        let repaired = self.wait(mark, ANSWER_LIMIT, |statuses| {
             let mut own = statuses.iter().filter(|status| status.host_id == *host);
             own.by_ref().find(|status| status.status == State::Converging)?;
             own.find(|status| status.status == State::Ok).cloned()
         });
         repaired
             .await
-            .with_context(|| format!("{host} did not report the repair within {PATIENCE:?}"))
+            .with_context(|| format!("{host} did not report the repair within {ANSWER_LIMIT:?}"))
     }
 
     async fn status_of(
@@ -178,7 +178,7 @@ impl Witness {
         what: &str,
         wanted: impl Fn(&Status) -> bool,
     ) -> Result<Status> {
-        let found = self.wait(mark, PATIENCE, |statuses| {
+        let found = self.wait(mark, ANSWER_LIMIT, |statuses| {
             statuses
                 .iter()
                 .find(|status| status.host_id == *host && wanted(status))
@@ -186,14 +186,14 @@ impl Witness {
         });
         found
             .await
-            .with_context(|| format!("{host} did not report within {PATIENCE:?} that it {what}"))
+            .with_context(|| format!("{host} did not report within {ANSWER_LIMIT:?} that it {what}"))
     }
 
-    /// `None`: not in time.
+    /// `None`: not within the limit.
     async fn wait<T>(
         &mut self,
         Mark(from): Mark,
-        patience: Duration,
+        limit: Duration,
         find: impl Fn(&[Status]) -> Option<T>,
     ) -> Option<T> {
         let mut found = None;
@@ -201,28 +201,28 @@ impl Witness {
             found = find(seen.statuses.get(from..).unwrap_or_default());
             found.is_some()
         });
-        let _ = timeout(patience, waiting).await;
+        let _ = timeout(limit, waiting).await;
         found
     }
 
-    /// The newest status of `host`, as its applications.
-    pub fn told_by(&self, host: &HostId) -> Option<(State, Told)> {
+    /// The state and applications in the newest status of `host`.
+    pub fn reported_by(&self, host: &HostId) -> Option<(State, ObservedApps)> {
         let seen = self.seen.borrow();
         let newest = seen
             .statuses
             .iter()
             .rev()
             .find(|status| status.host_id == *host)?;
-        Some((newest.status, Told::told(newest)))
+        Some((newest.status, ObservedApps::reported(newest)))
     }
 
-    /// Messages of the master, and statuses.
+    /// Number of messages of the master, and of statuses.
     pub fn traffic(&self) -> (u32, usize) {
         let seen = self.seen.borrow();
         (seen.sent, seen.statuses.len())
     }
 
-    /// Takes its leave of the broker.
+    /// Stops listening and closes the link.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
         let _ = self.listening.await;
@@ -230,8 +230,8 @@ impl Witness {
     }
 }
 
-/// Waits, for a moment, until the other end of a link that was let go of has flushed and gone.
+/// Waits, with a time limit, until a dropped link has flushed and ended.
 pub async fn ended(link: &mut watch::Receiver<LinkState>) {
     let flushed = async { while link.changed().await.is_ok() {} };
-    let _ = timeout(END, flushed).await;
+    let _ = timeout(FLUSH_LIMIT, flushed).await;
 }

@@ -1,7 +1,7 @@
-//! A TCP proxy that misbehaves on demand, and a broker that lies in its handshake.
+//! A TCP proxy with faults, and a broker that sends wrong limits in its handshake.
 //!
-//! Each runs on a thread and runtime of its own: it goes on while a test's own runtime is busy, and ends
-//! when it is dropped.
+//! Each has its own thread and runtime, so that it works while a test's runtime is busy. It ends
+//! when dropped.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,13 +22,15 @@ use crate::certificates::Certificate;
 mod evil;
 pub use evil::{EvilBroker, Tune};
 
-/// What becomes of bytes.
+/// What the proxy does with connections and bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     Forward,
-    /// Connections stay, new ones are accepted, and nothing moves: what a cable pulled out looks like.
+    /// Connections stay open and new ones are accepted, but no bytes are forwarded, as with an
+    /// unplugged cable.
     Freeze,
-    /// New connections are accepted (and, where the proxy speaks TLS, shake hands) and get no answer.
+    /// New connections are accepted (with a TLS handshake, if the proxy uses TLS) and get no
+    /// answer.
     Mute,
     /// New connections are reset at once.
     Refuse,
@@ -36,11 +38,11 @@ pub enum Mode {
 
 pub struct Proxy {
     pub port: u16,
-    shared: Arc<Shared>,
-    _server: Server,
+    shared: Arc<ProxyState>,
+    _server: ServerThread,
 }
 
-struct Shared {
+struct ProxyState {
     upstream: u16,
     mode: watch::Sender<Mode>,
     reset: broadcast::Sender<()>,
@@ -49,12 +51,13 @@ struct Shared {
 }
 
 impl Proxy {
-    /// To a port of this machine.
+    /// A proxy to a port of this computer.
     pub fn start(upstream: u16) -> Result<Self> {
         Self::listen(upstream, None)
     }
 
-    /// The same behind TLS: ends it with this certificate and passes plain text on.
+    /// As [`Self::start`], but clients must use TLS. The proxy has this certificate and forwards
+    /// unencrypted.
     pub fn start_tls(upstream: u16, certificate: &Certificate) -> Result<Self> {
         let chain =
             CertificateDer::pem_slice_iter(certificate.certificate.as_bytes()).collect::<Result<_, _>>()?;
@@ -68,14 +71,14 @@ impl Proxy {
     }
 
     fn listen(upstream: u16, tls: Option<TlsAcceptor>) -> Result<Self> {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ProxyState {
             upstream,
             mode: watch::Sender::new(Mode::Forward),
             reset: broadcast::Sender::new(1),
             accepted: AtomicUsize::new(0),
             first_bytes: Mutex::default(),
         });
-        let (port, server) = Server::start("proxy", {
+        let (port, server) = ServerThread::start("proxy", {
             let shared = shared.clone();
             move |client| carry(shared.clone(), tls.clone(), client)
         })?;
@@ -92,16 +95,16 @@ impl Proxy {
 
     /// Ends all connections with a TCP reset.
     pub fn reset_all(&self) {
-        // An error means that there is none.
+        // An error means that there is no connection.
         let _ = self.shared.reset.send(());
     }
 
-    /// How many connections were accepted so far.
+    /// Number of accepted connections so far.
     pub fn accepted(&self) -> usize {
         self.shared.accepted.load(Ordering::Relaxed)
     }
 
-    /// What the newest client said first, as it came over the wire.
+    /// The first bytes that the newest client has sent.
     pub fn first_bytes(&self) -> Vec<u8> {
         self.shared
             .first_bytes
@@ -111,12 +114,12 @@ impl Proxy {
     }
 }
 
-async fn carry(shared: Arc<Shared>, tls: Option<TlsAcceptor>, client: TcpStream) {
+async fn carry(shared: Arc<ProxyState>, tls: Option<TlsAcceptor>, client: TcpStream) {
     let mut mode = shared.mode.subscribe();
     let mut reset = shared.reset.subscribe();
     shared.accepted.fetch_add(1, Ordering::Relaxed);
-    // Whatever ends the connection from our side ends it with a reset; only what the other side of the
-    // proxy ended is ended with a FIN, by `shutdown` below.
+    // If the proxy ends the connection, it ends with a reset. If the peer behind the proxy has
+    // ended it, it ends with a FIN, by `shutdown` below.
     let _ = client.set_zero_linger();
     if *mode.borrow() == Mode::Refuse {
         return;
@@ -132,19 +135,19 @@ async fn carry(shared: Arc<Shared>, tls: Option<TlsAcceptor>, client: TcpStream)
         }
     };
     tokio::select! {
-        // Nobody is interested in why: the peer sees the end of its connection.
+        // The result does not matter: the peer sees the end of its connection.
         _ = served => {}
         _ = reset.recv() => {}
     }
 }
 
 async fn serve(
-    shared: &Shared,
+    shared: &ProxyState,
     mode: &mut watch::Receiver<Mode>,
     mut client: impl AsyncRead + AsyncWrite + Unpin,
 ) -> Result<()> {
     if *mode.borrow() == Mode::Mute {
-        // Reads, so that it sees the client go.
+        // Reads, so that it notices when the client closes the connection.
         tokio::io::copy(&mut client, &mut tokio::io::sink()).await?;
         return Ok(());
     }
@@ -152,7 +155,7 @@ async fn serve(
     let (mut from_client, mut from_upstream) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
     loop {
         wait_for(mode, |mode| mode != Mode::Freeze).await?;
-        // Both reads are cancel-safe: either all of a read happened, or nothing.
+        // Both reads are cancel-safe: a cancelled read has not read anything.
         let moved = tokio::select! {
             frozen = wait_for(mode, |mode| mode == Mode::Freeze) => {
                 frozen?;
@@ -184,13 +187,13 @@ async fn wait_for(mode: &mut watch::Receiver<Mode>, wanted: impl Fn(Mode) -> boo
     Ok(())
 }
 
-/// A listener on a thread and runtime of its own.
-struct Server {
+/// A listener with its own thread and runtime.
+struct ServerThread {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
-impl Server {
+impl ServerThread {
     fn start<F>(name: &str, serve: impl Fn(TcpStream) -> F + Send + 'static) -> Result<(u16, Self)>
     where
         F: Future<Output = ()> + Send + 'static,
@@ -223,13 +226,13 @@ impl Server {
         });
         let server = Self {
             stop: Some(stop),
-            thread: Some(thread.context("a thread for the proxy")?),
+            thread: Some(thread.context("cannot start the proxy's thread")?),
         };
         Ok((port, server))
     }
 }
 
-impl Drop for Server {
+impl Drop for ServerThread {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {

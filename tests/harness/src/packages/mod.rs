@@ -1,8 +1,8 @@
-//! Small real packages, built on the spot from one description for both families, and sandbox roots to
-//! install them into.
+//! Small real packages, built from one description for both families, and sandbox roots to install
+//! them into.
 //!
-//! In a sandbox root the maintainer scripts, init scripts and hooks run as processes of the real host,
-//! with `BACKBONE_ROOT` naming the root; on a real host it is unset.
+//! In a sandbox root, maintainer scripts, init scripts and hooks run as processes of this computer,
+//! and `BACKBONE_ROOT` is the root. On a real host `BACKBONE_ROOT` is unset.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -18,7 +18,7 @@ mod sandbox;
 pub use example::example_app;
 pub use sandbox::Sandbox;
 
-/// Any fixed time: the same description gives the same bytes.
+/// A fixed time, so that the same description gives the same bytes.
 const SOURCE_DATE_EPOCH: u32 = 1_700_000_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,18 +38,18 @@ impl Family {
         }
     }
 
-    /// Whether this machine can build and install its packages.
+    /// Whether this computer can build and install its packages.
     pub fn is_available(self) -> bool {
         let tools: &[&str] = match self {
             Self::Deb => &["dpkg", "dpkg-deb"],
-            // Without rpmbuild, packages are built by a library.
+            // Without rpmbuild, a library builds the packages.
             Self::Rpm => &["rpm"],
         };
-        tools.iter().all(|tool| is_there(tool))
+        tools.iter().all(|tool| is_installed(tool))
     }
 }
 
-fn is_there(tool: &str) -> bool {
+fn is_installed(tool: &str) -> bool {
     let folders = ["/usr/bin", "/bin", "/usr/sbin", "/sbin"];
     folders.iter().any(|folder| Path::new(folder).join(tool).exists())
 }
@@ -64,8 +64,8 @@ pub enum Moment {
 }
 
 #[derive(Debug, Clone)]
-struct Shipped {
-    /// Absolute, as on the host.
+struct ShippedFile {
+    /// Absolute path on the host.
     path: String,
     mode: u32,
     content: Vec<u8>,
@@ -80,7 +80,7 @@ pub struct Package {
     version: String,
     release: String,
     arch: Option<String>,
-    files: Vec<Shipped>,
+    files: Vec<ShippedFile>,
     provides: Vec<String>,
     depends: Vec<String>,
     conflicts: Vec<String>,
@@ -108,7 +108,7 @@ impl Package {
         &self.name
     }
 
-    /// The full version, as the package database will show it.
+    /// The full version, as in the package database.
     pub fn full_version(&self) -> String {
         let epoch = self.epoch.map(|epoch| format!("{epoch}:")).unwrap_or_default();
         format!("{epoch}{}-{}", self.version, self.release)
@@ -124,15 +124,15 @@ impl Package {
         self
     }
 
-    /// The family's own word: `amd64`, `x86_64`.
+    /// The architecture in the family's own notation: `amd64`, `x86_64`.
     pub fn arch(mut self, arch: &str) -> Self {
         self.arch = Some(arch.into());
         self
     }
 
-    /// Ships a file (instead of one described before with the same path).
+    /// Adds a file. It replaces an earlier one with the same path.
     pub fn file(self, path: &str, mode: u32, content: impl Into<Vec<u8>>) -> Self {
-        self.ship(Shipped {
+        self.ship(ShippedFile {
             path: path.into(),
             mode,
             content: content.into(),
@@ -140,9 +140,9 @@ impl Package {
         })
     }
 
-    /// Ships a file that administrators may change: their changes outlive upgrades.
+    /// Adds a file that administrators may change. Their changes are kept in upgrades.
     pub fn conffile(self, path: &str, content: impl Into<Vec<u8>>) -> Self {
-        self.ship(Shipped {
+        self.ship(ShippedFile {
             path: path.into(),
             mode: 0o644,
             content: content.into(),
@@ -150,13 +150,13 @@ impl Package {
         })
     }
 
-    fn ship(mut self, file: Shipped) -> Self {
+    fn ship(mut self, file: ShippedFile) -> Self {
         self.files.retain(|other| other.path != file.path);
         self.files.push(file);
         self
     }
 
-    /// Does not ship what was described before for that path.
+    /// Removes the file with this path.
     pub fn without_file(mut self, path: &str) -> Self {
         self.files.retain(|other| other.path != path);
         self
@@ -177,8 +177,8 @@ impl Package {
         self
     }
 
-    /// A maintainer script in POSIX sh (instead of one described before for that moment). It finds
-    /// `$ACTION` (`install`, `upgrade` or `remove`) and `$ROOT` (empty on a real host) set.
+    /// Adds a maintainer script in POSIX sh. It replaces an earlier one for the same moment.
+    /// `$ACTION` is `install`, `upgrade` or `remove`; `$ROOT` is empty on a real host.
     pub fn script(mut self, moment: Moment, body: &str) -> Self {
         self.scripts.retain(|(other, _)| *other != moment);
         self.scripts.push((moment, body.into()));
@@ -199,10 +199,10 @@ impl Package {
         let work = tempfile::tempdir()?;
         match family {
             Family::Deb => self.build_deb(work.path(), &file),
-            Family::Rpm if is_there("rpmbuild") => self.build_rpm(work.path(), &file),
+            Family::Rpm if is_installed("rpmbuild") => self.build_rpm(work.path(), &file),
             Family::Rpm => rpm_file::write(self, &file),
         }
-        .with_context(|| format!("building {}", file.display()))?;
+        .with_context(|| format!("cannot build {}", file.display()))?;
         Ok(file)
     }
 
@@ -240,7 +240,8 @@ impl Package {
             write(&control.join("conffiles"), 0o644, conffiles.as_bytes())?;
         }
         for (moment, body) in &self.scripts {
-            // Which calls of dpkg are the moment meant; the others are its ways to undo.
+            // The calls of dpkg that belong to this moment. dpkg uses other calls to undo failed
+            // steps.
             let (name, first_argument) = match moment {
                 Moment::BeforeInstall => ("preinst", "install) ACTION=install;; upgrade) ACTION=upgrade;;"),
                 Moment::AfterInstall => ("postinst", "configure) ACTION=${2:+upgrade};;"),
@@ -267,7 +268,7 @@ impl Package {
         let spec = work.join("package.spec");
         write(&spec, 0o644, self.spec(&payload).as_bytes())?;
         let (Some(folder), Some(name)) = (file.parent(), file.file_name()) else {
-            bail!("{} is no file's path", file.display());
+            bail!("{} is not the path of a file", file.display());
         };
         run(Command::new("rpmbuild")
             .args(["-bb", "--quiet"])
@@ -347,13 +348,13 @@ impl Package {
 fn write(path: &Path, mode: u32, content: &[u8]) -> Result<()> {
     fs::write(path, content)
         .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
-        .with_context(|| format!("writing {}", path.display()))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn run(command: &mut Command) -> Result<()> {
     let output = command
         .output()
-        .with_context(|| format!("starting {command:?}"))?;
+        .with_context(|| format!("cannot start {command:?}"))?;
     if !output.status.success() {
         bail!(
             "{command:?}: {}: {}",

@@ -1,18 +1,18 @@
-//! Bodies of the master's REST API by which a new host gets its login at the broker.
+//! Enrolment: how a new host gets its login at the broker.
 
 use serde::{Deserialize, Serialize};
 
+use super::tokens::whole_number;
 use crate::name::HostId;
-use crate::rest::whole_number;
 
 /// A row of `GET /v1/enroll-tokens/`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EnrollToken {
     pub name: String,
-    /// Hosts that it still lets in.
+    /// Number of hosts that can still enrol with it.
     pub uses_left: u64,
-    /// The one host that it is for; absent: any that is not known yet.
+    /// The only host that may use it. Absent: any host that is not yet known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub host_id: Option<HostId>,
     pub created_at: String,
@@ -31,13 +31,13 @@ pub struct EnrollTokenList {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewEnrollToken {
-    /// A plain name of up to 64 characters; `@` is allowed, too.
+    /// A plain name of up to 64 characters; `@` is also allowed.
     #[cfg_attr(
         feature = "schema",
         schemars(regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9+._@-]{0,63}$"))
     )]
     pub name: String,
-    /// Hosts that it lets in; 1 where not given.
+    /// Number of hosts that can enrol with it; default 1.
     #[serde(
         skip_serializing_if = "Option::is_none",
         default,
@@ -48,7 +48,7 @@ pub struct NewEnrollToken {
         schemars(with = "Option<u64>", range(min = 1, max = 100_000u64))
     )]
     pub uses: Option<u64>,
-    /// Seconds until it is worth nothing; a day where not given.
+    /// Seconds until it expires; default one day.
     #[serde(
         skip_serializing_if = "Option::is_none",
         default,
@@ -59,8 +59,8 @@ pub struct NewEnrollToken {
         schemars(with = "Option<u64>", range(min = 1, max = 31_536_000u64))
     )]
     pub expires_in: Option<u64>,
-    /// Only this host, which then may be one that is known: it gets a new password. Without it, only hosts that
-    /// have neither enrolled nor reported before.
+    /// The only host that may use it. This host may be known already; it gets a new password.
+    /// Absent: only hosts that have neither enrolled nor reported before.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub host_id: Option<HostId>,
 }
@@ -72,7 +72,7 @@ impl NewEnrollToken {
     pub const USUAL_LIFE: u64 = 24 * 60 * 60;
 }
 
-/// Answer to `POST /v1/enroll-tokens/`: the one time that the secret is shown.
+/// Answer to `POST /v1/enroll-tokens/`. The secret is shown only here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CreatedEnrollToken {
@@ -88,7 +88,7 @@ pub struct Enroll {
     pub host_id: HostId,
 }
 
-/// Answer to it: how this host reaches the broker. `password` is shown this once.
+/// Answer to `POST /v1/enroll`: how this host reaches the broker. `password` is shown only here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Enrolled {
@@ -98,11 +98,11 @@ pub struct Enrolled {
     pub virtual_host: String,
     pub username: String,
     pub password: String,
-    /// Whether to speak TLS.
+    /// Whether to use TLS.
     pub tls: bool,
-    /// PEM: the authorities that vouch for the broker; absent: those of the host.
+    /// Certificate authorities of the broker, PEM. Absent: the host's own.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ca: Option<String>,
-    /// Whose messages to obey.
+    /// Users whose messages the host accepts.
     pub trusted_users: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! Everything that a play needs, set up in order and struck in the reverse of it.
+//! Starts everything that the demo needs, in order, and stops it in reverse order.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -18,34 +18,34 @@ use crate::broker::{MASTER_QUEUE, OwnTopology};
 use crate::catalogue::Catalogue;
 use crate::cli::{Broker, Cli};
 use crate::hosts::{self, DemoHost, NAMES};
+use crate::listener::{self, BusListener};
 use crate::operator::Operator;
 use crate::screen::Screen;
-use crate::witness::{self, Witness};
 
-/// Unacknowledged statuses that the master may have.
+/// Largest number of unacknowledged statuses of the master.
 const PREFETCH: u16 = 500;
 
-/// What has to be ended in order, as far as it was set up.
+/// What must be stopped in order, as far as it was started.
 #[derive(Default)]
-pub struct Stage {
+pub struct Fleet {
     agents: Vec<RunningAgent>,
     master: Option<(Master, watch::Receiver<LinkState>)>,
-    witness: Option<Witness>,
+    listener: Option<BusListener>,
     topology: Option<OwnTopology>,
-    /// Served as long as the fleet is up: what is removed may be wanted again.
+    /// Packages are served as long as the agents run: a removed one may be installed again.
     catalogue: Option<Arc<Catalogue>>,
 }
 
-/// What the story plays with.
-pub struct Set<'a> {
+/// What the parts of the demo use.
+pub struct Setup<'a> {
     pub hosts: Arc<Vec<DemoHost>>,
     pub catalogue: Arc<Catalogue>,
     pub operator: Operator,
-    pub witness: &'a mut Witness,
+    pub listener: &'a mut BusListener,
 }
 
-impl Stage {
-    pub async fn set_up(&mut self, cli: &Cli, screen: &Arc<Screen>, folder: &Path) -> Result<Set<'_>> {
+impl Fleet {
+    pub async fn set_up(&mut self, cli: &Cli, screen: &Arc<Screen>, folder: &Path) -> Result<Setup<'_>> {
         let program = match &cli.broker {
             Some(_) => Some(cli.hostagent()?),
             None => None,
@@ -66,7 +66,7 @@ impl Stage {
         for host in &hosts {
             let (family, root) = (host.family().extension(), host.root().display());
             screen.note(&format!(
-                "{:<6} takes {family} packages; its / is {root}",
+                "{:<6} uses {family} packages; its / is {root}",
                 host.name
             ));
         }
@@ -74,30 +74,30 @@ impl Stage {
 
         let local = LocalBroker::new();
         match &cli.broker {
-            None => screen.note("Bus: inside this process."),
+            None => screen.note("Bus: in this process."),
             Some(broker) => {
                 screen.note(&format!(
-                    "Bus: RabbitMQ at {}, virtual host {}; each agent is a process of its own.",
+                    "Bus: RabbitMQ at {}, virtual host {}; each agent is a separate process.",
                     broker.address(),
                     broker.virtual_host
                 ));
-                let topology = OwnTopology::find_room(broker, &hosts).await?;
-                // Kept first: an interrupt may leave half of it declared.
+                let topology = OwnTopology::check_unused(broker, &hosts).await?;
+                // Stored first, because an interrupt may come while it is being declared.
                 self.topology.insert(topology).declare().await?;
             }
         }
         let connect = |queue: Queue| connect(cli.broker.as_ref(), &local, queue);
-        // Before the others, so that it misses nothing.
-        let witness = Witness::start(connect(witness::queue(&hosts)), screen.clone());
-        let witness = self.witness.insert(witness);
-        witness.wait_until_connected().await?;
+        // First, so that it misses no message.
+        let listener = BusListener::start(connect(listener::queue(&hosts)), screen.clone());
+        let listener = self.listener.insert(listener);
+        listener.wait_until_connected().await?;
         let link = connect(Queue::of_master(MASTER_QUEUE, PREFETCH));
         let link_state = link.state.clone();
         let master = start_master(cli, link, folder).await?;
         let operator = Operator::new(master.address());
         self.master = Some((master, link_state));
         screen.note(&format!(
-            "Master: bbmaster, its database in a temporary folder; page and API at {}/",
+            "Master: bbmaster, with its database in a temporary folder; web page and API at {}/",
             operator.url()
         ));
         for host in &hosts {
@@ -107,17 +107,17 @@ impl Stage {
             };
             self.agents.push(agent);
         }
-        Ok(Set {
+        Ok(Setup {
             hosts: Arc::new(hosts),
             catalogue,
             operator,
-            witness,
+            listener,
         })
     }
 
-    /// Agents first, so that the master still hears their last words.
-    pub async fn strike(&mut self) {
-        // Side by side, as each may have a package manager to wait for.
+    /// Stops the agents first, so that the master receives their last statuses.
+    pub async fn tear_down(&mut self) {
+        // Concurrently, because each may wait for a package manager.
         let stopping: Vec<_> = self
             .agents
             .drain(..)
@@ -128,16 +128,17 @@ impl Stage {
         }
         if let Some((master, mut link)) = self.master.take() {
             master.end().await;
-            // Only then: as long as it is there, it makes its queue anew.
-            witness::ended(&mut link).await;
+            // The queue can be deleted only when the link has ended, because a link declares its
+            // queue again.
+            listener::ended(&mut link).await;
         }
-        if let Some(witness) = self.witness.take() {
-            witness.stop().await;
+        if let Some(listener) = self.listener.take() {
+            listener.stop().await;
         }
         if let Some(topology) = self.topology.take()
             && let Err(error) = topology.delete().await
         {
-            eprintln!("demo: {error:#}; what is left there deletes itself within minutes");
+            eprintln!("demo: {error:#}; RabbitMQ deletes the demo's queues and exchange within minutes");
         }
     }
 }
@@ -149,16 +150,16 @@ fn connect(broker: Option<&Broker>, local: &LocalBroker, queue: Queue) -> Link {
     }
 }
 
-/// The real one, as it is without settings, but for its database.
+/// Starts a master with default settings, except for its database.
 async fn start_master(cli: &Cli, link: Link, folder: &Path) -> Result<Master> {
     let store = Store::open_sqlite(&folder.join("bbmaster.db")).await?;
     let mut config = Config::local();
-    // Where bbctl looks for it, unless someone else is there; a run that ends by itself needs no fixed address.
+    // bbctl's default address, if it is free. Only needed with --keep.
     let usual = ([127, 0, 0, 1], 8082).into();
     if cli.keep && TcpListener::bind(usual).await.is_ok() {
         config.listen = usual;
     }
     Master::start(config, store, link)
         .await
-        .context("the master cannot start")
+        .context("cannot start the master")
 }

@@ -1,4 +1,4 @@
-//! YAML to JSON and back. Numbers keep their spelling: `1.10` is not 1.1 before the host has said so.
+//! Converts YAML to JSON and back. Numbers keep their notation: `1.10` does not become 1.1.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ use serde_json::{Map, Number, Value};
 
 use super::{DesiredError, Source};
 
-/// The one document of a text, as JSON.
+/// The only document of a text, as JSON.
 pub fn to_json(source: &Source) -> Result<Vec<u8>, DesiredError> {
     let at = |mark: Marker, reason: String| DesiredError::Syntax {
         place: format!("{}:{}:{}", source.name, mark.line(), mark.col() + 1),
@@ -29,17 +29,18 @@ pub fn to_json(source: &Source) -> Result<Vec<u8>, DesiredError> {
         [_, second, ..] => {
             return Err(at(
                 second.span.start,
-                "a second YAML document begins; one is needed".to_owned(),
+                "a second YAML document begins; only one is allowed".to_owned(),
             ));
         }
     };
-    // Maps with string keys: this cannot fail.
+    // This cannot fail: all maps have string keys.
     Ok(serde_json::to_vec(&value).unwrap_or_default())
 }
 
-type Fault = (Marker, String);
+/// A place and what is wrong there.
+type YamlFault = (Marker, String);
 
-fn value(node: &MarkedYaml) -> Result<Value, Fault> {
+fn value(node: &MarkedYaml) -> Result<Value, YamlFault> {
     let fault = |reason: &str| Err((node.span.start, reason.to_owned()));
     match &node.data {
         YamlData::Mapping(members) => members
@@ -48,7 +49,7 @@ fn value(node: &MarkedYaml) -> Result<Value, Fault> {
                 let name = key_text(key).ok_or_else(|| {
                     (
                         key.span.start,
-                        "is no name: a key has to be a plain word or a string".to_owned(),
+                        "is not a valid key: a key must be a plain word or a string".to_owned(),
                     )
                 })?;
                 Ok((name.into_owned(), value(member)?))
@@ -64,7 +65,7 @@ fn value(node: &MarkedYaml) -> Result<Value, Fault> {
             ScalarStyle::Plain => plain(text).ok_or_else(|| {
                 (
                     node.span.start,
-                    "is not finite: JSON, which hosts are sent, has no such number".to_owned(),
+                    "is not a finite number; JSON allows only finite numbers".to_owned(),
                 )
             }),
             ScalarStyle::SingleQuoted
@@ -75,17 +76,17 @@ fn value(node: &MarkedYaml) -> Result<Value, Fault> {
         YamlData::Value(scalar) => scalar_value(scalar).ok_or_else(|| {
             (
                 node.span.start,
-                "is not finite: JSON has no such number".to_owned(),
+                "is not a finite number; JSON allows only finite numbers".to_owned(),
             )
         }),
         YamlData::Representation(_, _, Some(_)) | YamlData::Tagged(..) => {
-            fault("has a YAML tag (!): there is nothing that it could mean here")
+            fault("has a YAML tag (!); tags are not allowed here")
         }
-        YamlData::Alias(_) | YamlData::BadValue => fault("is an alias (*) of nothing"),
+        YamlData::Alias(_) | YamlData::BadValue => fault("is an alias (*) without an anchor (&)"),
     }
 }
 
-/// A key as it is spelled; `None` for one that is no scalar.
+/// A key as written; `None` if it is not a scalar.
 pub fn key_text<'a>(key: &'a MarkedYaml) -> Option<std::borrow::Cow<'a, str>> {
     match &key.data {
         YamlData::Representation(text, _, None) => Some(text.as_ref().into()),
@@ -102,12 +103,12 @@ pub fn key_text<'a>(key: &'a MarkedYaml) -> Option<std::borrow::Cow<'a, str>> {
     }
 }
 
-/// A plain scalar by YAML 1.2's core schema.
+/// A plain scalar, by the core schema of YAML 1.2.
 fn plain(text: &str) -> Option<Value> {
     if text.is_empty() {
         return Some(Value::Null);
     }
-    // What JSON takes as a number is one in YAML, too, and is read as exactly as JSON would.
+    // A JSON number is also a YAML number. Parsed as JSON it keeps its exact value.
     if let Ok(number) = text.parse::<Number>() {
         return Some(Value::Number(number));
     }
@@ -124,7 +125,7 @@ fn scalar_value(scalar: &Scalar) -> Option<Value> {
     }
 }
 
-/// YAML that reads back as the same value, with a line end.
+/// YAML that parses to the same value, with a line end.
 pub fn to_yaml(value: &Value) -> String {
     let mut text = String::new();
     let mut emitter = YamlEmitter::new(&mut text);
@@ -141,7 +142,7 @@ fn tree(value: &Value) -> Yaml<'_> {
     match value {
         Value::Null => Yaml::Value(Scalar::Null),
         Value::Bool(boolean) => Yaml::Value(Scalar::Boolean(*boolean)),
-        // As JSON spells it.
+        // As written in JSON.
         Value::Number(number) => Yaml::Representation(number.to_string().into(), ScalarStyle::Plain, None),
         Value::String(text) => string(text),
         Value::Array(items) => Yaml::Sequence(items.iter().map(tree).collect()),
@@ -154,7 +155,7 @@ fn tree(value: &Value) -> Yaml<'_> {
     }
 }
 
-/// Quoted wherever it could be read as something else, by this or by an older kind of YAML (`yes`, `1_000`).
+/// A string, quoted if YAML 1.2 or 1.1 could take it for another type (`yes`, `1_000`).
 fn string(text: &str) -> Yaml<'_> {
     const OF_OLD: &[&str] = &["y", "n", "yes", "no", "on", "off", "true", "false", "null", "~"];
     let is_word = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/' || c == '_')
@@ -172,7 +173,7 @@ fn string(text: &str) -> Yaml<'_> {
     });
     match is_word || is_url {
         true => Yaml::Representation(text.into(), ScalarStyle::Plain, None),
-        // A JSON string is a YAML string in double quotes; the emitter puts the quotes.
+        // A JSON string is a YAML string in double quotes. The emitter adds the quotes.
         false => {
             let quoted = Value::from(text).to_string();
             let inner = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));

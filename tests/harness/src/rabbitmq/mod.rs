@@ -1,9 +1,9 @@
-//! A private RabbitMQ node: its own name, ports, data, users and epmd, so that a test may do to it what it
-//! likes. It ends with the process that started it, whatever way that ends.
+//! A private RabbitMQ node with its own name, ports, data, users and epmd, so that a test can do
+//! anything with it. It ends with the process that has started it, even if that process is killed.
 //!
-//! A start takes some five seconds of one core. Tests that do no harm to the node share one
-//! ([`RabbitMq::shared`]), each in a virtual host of its own; it outlives a test by a few seconds, so that
-//! the next one, in another process, finds it.
+//! A start takes about five seconds of one core. Tests that do not stop or change the node share
+//! one ([`RabbitMq::shared`]), each with its own virtual host. The shared node ends a few seconds
+//! after its last test, so that the next test, in another process, can use it.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
@@ -18,31 +18,31 @@ use anyhow::{Context, Result, bail};
 use crate::certificates::Authority;
 
 mod process;
-use process::Process;
+use process::NodeProcess;
 
-/// Where the distributions put the scripts that don't insist on root.
+/// Where distributions install the scripts that do not require root.
 const SCRIPTS: &[&str] = &["/usr/lib/rabbitmq/bin", "/usr/local/lib/rabbitmq/bin"];
 const START_LIMIT: Duration = Duration::from_secs(120);
 
 pub struct RabbitMq {
-    files: Files,
-    process: Mutex<Option<Process>>,
-    /// Held while a shared node is in use.
+    files: NodeFiles,
+    process: Mutex<Option<NodeProcess>>,
+    /// Locked while a shared node is in use.
     _lease: Option<File>,
-    /// Removed with an own node.
+    /// The folder of a node that is not shared. It is deleted with the node.
     _folder: Option<tempfile::TempDir>,
 }
 
-/// What to have beside AMQP.
+/// Options of a node.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
-    /// The management plugin, with its HTTP API on a port of its own. Slows the start.
+    /// Enables the management plugin, with its HTTP API on a separate port. The start takes longer.
     pub management: bool,
 }
 
-/// A node's folder and the numbers that were drawn for it.
+/// A node's folder, ports and options.
 #[derive(Debug, Clone)]
-struct Files {
+struct NodeFiles {
     folder: PathBuf,
     ports: Ports,
     options: Options,
@@ -58,18 +58,18 @@ struct Ports {
 }
 
 impl RabbitMq {
-    /// The only user there is at first: may do all, from everywhere.
+    /// The only initial user. It has all permissions, from every address.
     pub const USER: &str = "guest";
     pub const PASSWORD: &str = "guest";
 
-    /// A node of one's own, to be killed.
+    /// A node for one test only, which may kill it.
     pub async fn start() -> Result<Self> {
         Self::start_with(Options::default()).await
     }
 
     pub async fn start_with(options: Options) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("backbone-rabbitmq-").tempdir()?;
-        let files = Files::create(folder.path(), options)?;
+        let files = NodeFiles::create(folder.path(), options)?;
         let node = Self {
             files,
             process: Mutex::new(None),
@@ -94,7 +94,7 @@ impl RabbitMq {
         starting.lock()?;
         let started = folder.join("ports");
         let files = match Ports::read(&started) {
-            Ok(ports) => Files {
+            Ok(ports) => NodeFiles {
                 folder: folder.join("node"),
                 ports,
                 options: Options::default(),
@@ -103,7 +103,7 @@ impl RabbitMq {
                 let node = folder.join("node");
                 let _ = std::fs::remove_dir_all(&node);
                 std::fs::create_dir_all(&node)?;
-                let files = Files::create(&node, Options::default())?;
+                let files = NodeFiles::create(&node, Options::default())?;
                 process::spawn_leased(&files, &folder)?;
                 files.wait_until_ready()?;
                 files.ports.write(&started)?;
@@ -122,8 +122,9 @@ impl RabbitMq {
         self.files.ports.amqp
     }
 
-    /// AMQP over TLS, with a certificate for `localhost` and `broker.test` by [`Self::authority_file`]; asks for a client
-    /// certificate, and takes its common name as the user's name (EXTERNAL).
+    /// The port for AMQP over TLS. The certificate is for `localhost` and `broker.test`, signed by
+    /// [`Self::authority_file`]. A client certificate is optional; its common name is the user name
+    /// (EXTERNAL).
     pub fn tls_port(&self) -> u16 {
         self.files.ports.amqps
     }
@@ -136,7 +137,7 @@ impl RabbitMq {
         self.files.folder.join("ca.pem")
     }
 
-    /// Certificate and key of a client called `backbone-client`, signed by the same authority.
+    /// Certificate and key of the client `backbone-client`, signed by the same authority.
     pub fn client_files(&self) -> (PathBuf, PathBuf) {
         (
             self.files.folder.join("client.pem"),
@@ -144,18 +145,18 @@ impl RabbitMq {
         )
     }
 
-    /// `kill -9`; returns when it is dead.
+    /// Kills the node with SIGKILL. Returns when it has ended.
     pub async fn kill9(&self) -> Result<()> {
         let process = self.process.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let process = process.context("the node is shared or dead: start one of your own")?;
+        let process = process.context("the node is shared or not running; use RabbitMq::start")?;
         tokio::task::spawn_blocking(move || drop(process)).await?;
         Ok(())
     }
 
-    /// Starts it (again), with the data that it had; returns when it takes connections.
+    /// Starts the node with its existing data. Returns when it accepts connections.
     pub async fn start_again(&self) -> Result<()> {
         let files = self.files.clone();
-        let process = tokio::task::spawn_blocking(move || -> Result<Process> {
+        let process = tokio::task::spawn_blocking(move || -> Result<NodeProcess> {
             let process = process::spawn(&files)?;
             files.wait_until_ready()?;
             Ok(process)
@@ -171,7 +172,7 @@ impl RabbitMq {
         self.start_again().await
     }
 
-    /// `rabbitmqctl ARGUMENTS`, its output.
+    /// Runs `rabbitmqctl ARGUMENTS` and returns its output.
     pub async fn ctl(&self, arguments: &[&str]) -> Result<String> {
         let mut command = self.files.command("rabbitmqctl")?;
         command.arg("--quiet").args(arguments);
@@ -187,7 +188,7 @@ impl RabbitMq {
         .await?
     }
 
-    /// Closes all connections and the listeners; Erlang goes on.
+    /// Closes all connections and listeners. Erlang keeps running.
     pub async fn stop_app(&self) -> Result<()> {
         self.ctl(&["stop_app"]).await.map(drop)
     }
@@ -196,20 +197,20 @@ impl RabbitMq {
         self.ctl(&["start_app"]).await.map(drop)
     }
 
-    /// 0.0 blocks all publishers (`connection.blocked`), 0.4 lets them go on.
+    /// 0.0 blocks all publishers (`connection.blocked`), 0.4 unblocks them.
     pub async fn set_memory_watermark(&self, fraction: f64) -> Result<()> {
         self.ctl(&["set_vm_memory_high_watermark", &fraction.to_string()])
             .await
             .map(drop)
     }
 
-    /// A new virtual host, for [`Self::USER`]; its name is returned.
+    /// Adds a virtual host for [`Self::USER`] and returns its name.
     pub async fn add_vhost(&self) -> Result<String> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("test-{}-{number}", std::process::id());
         let user = Self::USER;
-        // One call of `eval`, since each call of rabbitmqctl takes the better part of a second.
+        // One call of `eval`, because each call of rabbitmqctl takes almost one second.
         self.ctl(&[
             "eval",
             &format!(
@@ -222,7 +223,8 @@ impl RabbitMq {
         Ok(name)
     }
 
-    /// A user with these regular expressions of what it may configure, write and read in `vhost`.
+    /// Adds a user with these permissions in `vhost`: regular expressions for configure, write and
+    /// read.
     pub async fn add_user(
         &self,
         name: &str,
@@ -252,9 +254,9 @@ impl RabbitMq {
     }
 }
 
-impl Files {
+impl NodeFiles {
     fn create(folder: &Path, options: Options) -> Result<Self> {
-        let ports = Ports::draw()?;
+        let ports = Ports::choose()?;
         let files = Self {
             folder: folder.to_owned(),
             ports,
@@ -300,13 +302,15 @@ impl Files {
         Ok(files)
     }
 
-    /// A program of RabbitMQ's, in this node's environment.
+    /// A program of RabbitMQ with the environment of this node.
     fn command(&self, program: &str) -> Result<Command> {
         let scripts = SCRIPTS
             .iter()
             .map(Path::new)
             .find(|scripts| scripts.join("rabbitmq-server").exists())
-            .with_context(|| format!("no RabbitMQ in {SCRIPTS:?}: install the package rabbitmq-server"))?;
+            .with_context(|| {
+                format!("RabbitMQ not found in {SCRIPTS:?}: install the package rabbitmq-server")
+            })?;
         let mut command = Command::new(scripts.join(program));
         let at = |name: &str| self.folder.join(name);
         command
@@ -317,7 +321,7 @@ impl Files {
             .env("HOME", &self.folder)
             .env("ERL_EPMD_ADDRESS", "127.0.0.1")
             .env("ERL_EPMD_PORT", self.ports.epmd.to_string())
-            // With it set, the script turns into Erlang instead of watching over it.
+            // If it is set, the script executes Erlang instead of supervising it.
             .env("NOTIFY_SOCKET", "/nonexistent")
             .env("RABBITMQ_NODENAME", format!("test{}@localhost", self.ports.amqp))
             .env("RABBITMQ_DIST_PORT", self.ports.distribution.to_string())
@@ -327,7 +331,7 @@ impl Files {
             .env("RABBITMQ_MNESIA_BASE", at("mnesia"))
             .env("RABBITMQ_LOG_BASE", at("log"))
             .env("RABBITMQ_LOGS", at("node.log"))
-            // Few threads, and none of them spins: the machine is for the tests.
+            // Few threads without busy waiting, so that the tests get the processor.
             .env(
                 "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
                 "+S 2:2 +SDcpu 1:1 +SDio 1 +A 1 +sbwt none +sbwtdcpu none +sbwtdio none +P 131072",
@@ -337,7 +341,7 @@ impl Files {
 
     fn wait_until_ready(&self) -> Result<()> {
         let until = Instant::now() + START_LIMIT;
-        // The TLS listener is the last of the broker's own to open.
+        // The TLS listener opens after the AMQP listener.
         let mut ports = vec![self.ports.amqp, self.ports.amqps];
         ports.extend(self.options.management.then_some(self.ports.management));
         for port in ports {
@@ -354,9 +358,10 @@ impl Files {
 }
 
 impl Ports {
-    fn draw() -> Result<Self> {
-        // All open at once, so that no two are the same. Below those that the kernel gives to clients: else one of these
-        // may have a node's port when the node is started again.
+    fn choose() -> Result<Self> {
+        // All are open at the same time, so that no two are equal. They are below the range that
+        // the kernel uses for clients: otherwise a client could have a node's port when the node is
+        // started again.
         let free = || {
             (0..1000)
                 .find_map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, fastrand::u16(10_000..32_000))).ok())
@@ -369,7 +374,7 @@ impl Ports {
             .map(|listener| Ok(listener.local_addr()?.port()))
             .collect::<Result<_>>()?;
         let [amqp, amqps, management, epmd, distribution] = ports[..] else {
-            bail!("five ports were asked for")
+            bail!("the number of ports is not five")
         };
         Ok(Self {
             amqp,
@@ -396,7 +401,7 @@ impl Ports {
         let text = std::fs::read_to_string(path)?;
         let numbers: Vec<u16> = text.split(' ').map(str::parse).collect::<Result<_, _>>()?;
         let [amqp, amqps, management, epmd, distribution] = numbers[..] else {
-            bail!("not five ports: {text}")
+            bail!("the number of ports is not five: {text}")
         };
         Ok(Self {
             amqp,
@@ -408,7 +413,8 @@ impl Ports {
     }
 }
 
-/// One per build and user: tests of one checkout share it, those of another don't.
+/// The folder of the shared node. There is one for each build and user, so checkouts do not share
+/// it.
 fn shared_folder() -> Result<PathBuf> {
     use std::hash::{DefaultHasher, Hash, Hasher};
     use std::os::unix::fs::MetadataExt;
