@@ -43,7 +43,7 @@ bench: ## agent and master compared with limits and peers, in release builds; ON
 	@cargo build --release -p bbmaster -p bench
 	@if musl=$$(scripts/musl-target); then \
 		cargo build --release -p hostagent --target $$musl && \
-		target/release/bench --agent target/$$musl/release/hostagent $(ONLY); \
+		target/release/bench --static-agent target/$$musl/release/hostagent $(ONLY); \
 	else \
 		cargo build --release -p hostagent && target/release/bench $(ONLY); \
 	fi

@@ -12,8 +12,6 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::process::Process;
 use crate::stage::{PATIENCE, Stage};
 
-const PROGRAM: &str = "/usr/bin/hostagent";
-
 /// `hostagent run` in the machine's file system and processes, and in this host's network, where the broker is.
 /// Dropped, it is left to the machine's end.
 pub struct MachineAgent {
@@ -22,12 +20,15 @@ pub struct MachineAgent {
 }
 
 impl MachineAgent {
+    /// Its path in the machine.
+    pub const PROGRAM: &str = "/usr/bin/hostagent";
+
     /// Of the program that [`Self::install`] has put there. `heartbeat` in seconds.
     pub fn start(stage: &Stage, machine: &Machine, host_id: &str, heartbeat: u32) -> Result<Self> {
         let leader = machine.leader().to_string();
         let mut arguments: Vec<String> = ["--target", &leader, "--mount", "--uts", "--ipc", "--pid"]
             .into_iter()
-            .chain(["--root", "--wd", "--", PROGRAM, "--config", "/dev/null"])
+            .chain(["--root", "--wd", "--", Self::PROGRAM, "--config", "/dev/null"])
             .map(str::to_owned)
             .collect();
         for (key, value) in [
@@ -51,7 +52,7 @@ impl MachineAgent {
 
     /// The program under measurement, for [`Self::start`].
     pub fn install(stage: &Stage, machine: &Machine) -> Result<()> {
-        machine.copy_in(&stage.programs.get("hostagent")?, PROGRAM)
+        machine.copy_in(&stage.programs.get("hostagent")?, Self::PROGRAM)
     }
 
     pub fn log(&self) -> String {

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde::Serialize;
 
 /// Of setpriv: what follows is killed when who started it ends.
 pub const MORTAL: [&str; 3] = ["--pdeathsig", "KILL", "--"];
@@ -181,40 +182,49 @@ pub fn cpu_total(process: u32) -> Result<f64> {
     Ok((ticks(11)? + ticks(12)?) / per_second)
 }
 
-/// Where the programs are that were built with this one.
+/// How the agent's program is linked. It decides how much memory the agent takes, and how long it starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentLink {
+    /// Against musl, as it ships.
+    Static,
+    /// Against this machine's C library.
+    Dynamic,
+}
+
+/// The programs under measurement.
 #[derive(Debug, Clone)]
 pub struct Programs {
     folder: PathBuf,
-    /// The agent as it ships, where that is another one than the folder's.
-    agent: Option<PathBuf>,
+    static_agent: Option<PathBuf>,
 }
 
 impl Programs {
-    pub fn new(folder: Option<PathBuf>, agent: Option<PathBuf>) -> Result<Self> {
+    /// `folder`: by default that of the running program.
+    pub fn new(folder: Option<PathBuf>, static_agent: Option<PathBuf>) -> Result<Self> {
         let own = std::env::current_exe()?;
         let folder = match folder {
             Some(folder) => folder,
             None => own.parent().context("this program is in no folder")?.to_owned(),
         };
-        Ok(Self { folder, agent })
+        Ok(Self { folder, static_agent })
     }
 
-    /// How the agent is linked, which decides what it keeps in memory.
-    pub fn agent_is(&self) -> &'static str {
-        match self.agent {
-            Some(_) => "as it ships, linked statically against musl",
-            None => "linked against this machine's C library, for want of musl; what ships takes less",
+    pub fn agent_link(&self) -> AgentLink {
+        match self.static_agent {
+            Some(_) => AgentLink::Static,
+            None => AgentLink::Dynamic,
         }
     }
 
     pub fn get(&self, name: &str) -> Result<PathBuf> {
-        let path = match &self.agent {
+        let path = match &self.static_agent {
             Some(agent) if name == "hostagent" => agent.clone(),
             Some(_) | None => self.folder.join(name),
         };
         ensure!(
             path.is_file(),
-            "no {}: build it (cargo build --release -p {name}), or name its folder by --programs",
+            "{} does not exist: build it (cargo build --release -p {name}), or name its folder with --programs",
             path.display()
         );
         Ok(path)

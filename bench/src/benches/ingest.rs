@@ -38,7 +38,7 @@ pub async fn run(programs: &Programs) -> Result<Vec<Row>> {
         batches = format!("{size:.0} statuses per transaction");
         rounds.push((rate, null));
     }
-    let row = Row::beside(
+    let row = Row::compared(
         "ingest",
         "master: statuses stored",
         "/s",

@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use harness::machine::{self, Machine};
+use anyhow::{Context, Result, ensure};
+use harness::machine::Machine;
 use harness::packages::{Family, Package};
 use protocol::{Limits, State, Status};
 use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
+use super::need_machines;
 use crate::agent::{Caller, LIBRARY, PACKAGES, libraries};
 use crate::machine_agent::MachineAgent;
 use crate::measure::{Row, Sample, Target};
@@ -25,9 +26,7 @@ const SERVED: &str = "/srv/apps";
 const NO_HEARTBEAT: u32 = 86_400;
 
 pub async fn run(programs: &Programs) -> Result<Vec<Row>> {
-    if let Some(reason) = machine::skip_reason() {
-        bail!("{reason}");
-    }
+    need_machines()?;
     let folder = tempfile::tempdir()?;
     let mut desired = Map::new();
     for number in 0..APPS {

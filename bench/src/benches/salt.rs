@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
+use super::Skip;
 use crate::agent::{Agent, Caller, Options, furnished};
 use crate::measure::{Row, Target};
 use crate::process::{self, Process, Programs};
@@ -26,7 +27,7 @@ struct Said {
 }
 
 pub async fn run(programs: &Programs) -> Result<Vec<Row>> {
-    let venv = installed()?;
+    let venv = install().map_err(|error| Skip(format!("cannot install Salt: {error:#}")))?;
     let (said, memory) = salt(&venv).await?;
     let stage = Stage::new(programs).await?;
     let mut caller = Caller::new(&stage).await?;
@@ -52,21 +53,21 @@ pub async fn run(programs: &Programs) -> Result<Vec<Row>> {
     agent.end().await?;
     let version = version(&venv);
     let rows = [
-        Row::beside(
+        Row::compared(
             "salt",
             "agent: ping -> status",
             "ms",
             format!("Salt {version}: test.ping"),
             &pings,
         ),
-        Row::beside(
+        Row::compared(
             "salt",
             format!("agent: {APPS} packages that are as desired"),
             "ms",
             format!("Salt: pkg.installed of {APPS} that are"),
             &states,
         ),
-        Row::beside(
+        Row::compared(
             "salt",
             "agent: resident memory",
             "MiB",
@@ -83,7 +84,7 @@ pub async fn run(programs: &Programs) -> Result<Vec<Row>> {
 }
 
 /// The virtual environment with Salt in it; made at the first run, beside the programs that are built.
-fn installed() -> Result<PathBuf> {
+fn install() -> Result<PathBuf> {
     let venv = std::path::absolute("target/salt")?;
     if venv.join("bin/salt-minion").exists() {
         return Ok(venv);
