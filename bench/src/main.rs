@@ -11,7 +11,8 @@ use bench::process::Programs;
 use bench::report::{Report, Unmeasured};
 use clap::{Parser, Subcommand};
 
-/// Measures agent and master, and compares them with limits and with peers. Starts everything it needs.
+/// Measures agent and master, and compares them with limits and with peers. Starts everything it
+/// needs.
 #[derive(Parser)]
 #[command(name = "bench", version, args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -23,7 +24,8 @@ struct Cli {
     /// Folder with the programs hostagent and bbmaster [default: the folder of this program]
     #[arg(long)]
     programs: Option<PathBuf>,
-    /// The hostagent program linked statically, as it ships [default: hostagent in the folder of programs]
+    /// The hostagent program linked statically, as it ships [default: hostagent in the folder of
+    /// programs]
     #[arg(long)]
     static_agent: Option<PathBuf>,
     /// Folder for the JSON file

@@ -1,4 +1,5 @@
-//! 20 packages on a machine with systemd and apt of its own, compared with `apt-get install` of the same files by hand.
+//! 20 packages on a machine with systemd and apt of its own, compared with `apt-get install` of the
+//! same files by hand.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -39,7 +40,7 @@ pub async fn run(programs: &Programs) -> Result<Vec<Row>> {
     step("the machine is up");
     let mut rounds = Vec::new();
     for number in 0..ROUNDS {
-        // The second finds another state of the disk than the first.
+        // The disk is not in the same state for the second: each comes first in half of the rounds.
         let (ours, by_hand) = if number % 2 == 0 {
             let ours = install_by_agent(&stage, &mut caller, &machine, &desired).await?;
             (ours, install_by_hand(&machine)?)

@@ -1,5 +1,5 @@
-//! The benchmarks, by name. Each starts what it needs and returns rows of the report. One that fails or cannot be run
-//! gives its reason; the others go on.
+//! The benchmarks, by name. Each starts what it needs and returns rows of the report. One that
+//! fails or cannot be run gives its reason; the others go on.
 
 mod apt;
 mod converge;
@@ -65,7 +65,11 @@ pub const ALL: &[Bench] = &[
         "20 packages on a host with apt, compared with apt-get",
         apt::run
     ),
-    bench!("repair", "external changes told and repaired", repair::run),
+    bench!(
+        "repair",
+        "external changes: time until the master is told, and until they are repaired",
+        repair::run
+    ),
     bench!(
         "observe",
         "observation of 100 services of a real systemd",

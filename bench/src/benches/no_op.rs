@@ -1,5 +1,6 @@
-//! A run that changes nothing, and the memory of the daemons: the agent compared with Puppet and with CFEngine, from the
-//! distribution's packages, on the same machine and for the same 20 packages.
+//! A run that changes nothing, and the memory of the daemons: the agent compared with Puppet and
+//! with CFEngine, from the distribution's packages, on the same machine and for the same 20
+//! packages.
 
 use std::ffi::OsString;
 use std::fs;
@@ -23,7 +24,7 @@ use crate::stage::{Stage, step};
 const APPS: usize = 20;
 const ROUNDS: usize = 5;
 /// Until a daemon that was started is idle.
-const CALM: Duration = Duration::from_secs(10);
+const IDLE_AFTER: Duration = Duration::from_secs(10);
 /// GNU time, which tells the peak memory of the largest process of a run.
 const TIME: &str = "/usr/bin/time";
 
@@ -186,7 +187,7 @@ fn rows(
     );
     let of_daemons = format!(
         "{} s after the start; {name} is not connected to a server, which would take more",
-        CALM.as_secs()
+        IDLE_AFTER.as_secs()
     );
     let rows = [(time, &of_runs), (peak, &of_runs), (daemon, &of_daemons)];
     rows.into_iter()
@@ -203,7 +204,7 @@ fn rows(
 async fn resident_of_daemons(machine: &Machine, manager: &Manager) -> Result<f64> {
     let units = manager.daemons.join(" ");
     machine.sh(&format!("systemctl start {units}"))?;
-    sleep(CALM).await;
+    sleep(IDLE_AFTER).await;
     let mut kib = 0.0;
     for unit in manager.daemons {
         let script =
@@ -227,7 +228,7 @@ async fn resident_of_agent(stage: &Stage, machine: &Machine) -> Result<f64> {
         .wait_for(HOST, |_| true)
         .await
         .with_context(|| agent.log())?;
-    sleep(CALM).await;
+    sleep(IDLE_AFTER).await;
     let memory = process::memory(agent.id()?)?;
     agent.end().await?;
     Ok(memory.resident)
