@@ -68,7 +68,7 @@ async fn heartbeats_of(programs: &Programs, hosts: usize) -> Result<[Row; 2]> {
     until_stored(&mut client, hosts).await?;
     step("all hosts are known");
     // The master pings all hosts when it starts. Hosts that are not reachable do not answer.
-    sleep(Duration::from_secs(5)).await;
+    sleep(Duration::from_secs(15)).await;
     let id = master.process.id();
     let (cpu, accepted, since) = (
         process::cpu_total(id)?,
