@@ -127,6 +127,11 @@ impl Machine {
         Ok(machine)
     }
 
+    /// Puts the disk for [`Self::boot_on`] together, unless it is kept from before.
+    pub fn prepare_disk(packages: &[&str]) -> Result<()> {
+        rootfs::with_packages(packages).map(|_| ())
+    }
+
     pub fn name(&self) -> &str {
         &self.name
     }
