@@ -10,7 +10,7 @@ use crate::observe::{Observed, Observer};
 use crate::plan::{Action, Step};
 use crate::stage::Staged;
 use crate::state_file::StateFileError;
-use host::{Family, Host, HostError, Source, Transaction};
+use host::{Applied, ApplyError, Family, Host, HostError, Source, Transaction};
 
 /// What one run of the package manager is to do.
 #[derive(Debug, Default)]
@@ -173,9 +173,12 @@ pub async fn change_packages(host: &Host, work: &PackageWork, failures: &mut Fai
             return PackagesEnd::Done;
         }
         let error = match host.packages.apply(&whole).await {
-            Ok(()) => return PackagesEnd::Done,
-            Err(error) if error.category == Category::Locked => return PackagesEnd::Locked(error),
-            Err(error) => error,
+            Ok(applied) => {
+                warn_of(&applied);
+                return PackagesEnd::Done;
+            }
+            Err(ApplyError::Locked(error)) => return PackagesEnd::Locked(error),
+            Err(error) => HostError::from(error),
         };
         let alone = open.removals.len() + open.installs.len() == 1;
         let mut culprits = Vec::new();
@@ -189,6 +192,13 @@ pub async fn change_packages(host: &Host, work: &PackageWork, failures: &mut Fai
             return change_packages_one_by_one(host, &open, failures).await;
         }
         failures.extend(culprits);
+    }
+}
+
+/// What failed besides the packages that were asked for.
+pub fn warn_of(applied: &Applied) {
+    for warning in &applied.warnings {
+        tracing::warn!("the packages are as desired, but: {warning}");
     }
 }
 
@@ -216,10 +226,10 @@ async fn change_packages_one_by_one(host: &Host, work: &PackageWork, failures: &
             continue;
         }
         match host.packages.apply(&transaction).await {
-            Ok(()) => {}
-            Err(error) if error.category == Category::Locked => return PackagesEnd::Locked(error),
+            Ok(applied) => warn_of(&applied),
+            Err(ApplyError::Locked(error)) => return PackagesEnd::Locked(error),
             Err(error) => {
-                failures.insert(app.clone(), Failure::new(phase, error));
+                failures.insert(app.clone(), Failure::new(phase, error.into()));
             }
         }
     }

@@ -148,7 +148,12 @@ async fn restore_package(engine: &Engine, app: &AppName, snapshot: &Snapshot) ->
 /// those scripts again that have just failed, or hung until their deadline.
 async fn change_package(engine: &Engine, transaction: &Transaction) -> Result<(), HostError> {
     let packages = &*engine.host.packages;
-    match with_lock(|| packages.apply(transaction)).await {
+    let apply = || async {
+        let applied = packages.apply(transaction).await?;
+        crate::apply::warn_of(&applied);
+        Ok(())
+    };
+    match with_lock(apply).await {
         Ok(()) => {}
         Err(error) if error.category == Category::Timeout => return Err(error),
         Err(error) => {
@@ -156,7 +161,7 @@ async fn change_package(engine: &Engine, transaction: &Transaction) -> Result<()
             if let Err(error) = packages.heal().await {
                 tracing::warn!(%error, "could not heal half-installed packages");
             }
-            with_lock(|| packages.apply(transaction)).await?;
+            with_lock(apply).await?;
         }
     }
     engine.host.services.reread_units().await

@@ -222,7 +222,8 @@ async fn reinstall(context: &Context, before: &Snapshot) -> Result<(), HostError
         install: vec![source],
         remove: Vec::new(),
     };
-    packages.apply(&transaction).await
+    crate::apply::warn_of(&packages.apply(&transaction).await?);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::observe::{Observed, SELF_APP};
 use crate::plan::{Action, Step};
 use crate::stage;
 use host::download::url_for_family;
-use host::{Cancel, HostError, Transaction};
+use host::{Cancel, HostError, Packages, Transaction};
 
 /// How long to wait between two looks at the package manager's lock.
 const LOCK_RETRY: Duration = Duration::from_secs(2);
@@ -172,7 +172,7 @@ impl Attempt<'_> {
             install: installs.iter().map(|staged| staged.source.clone()).collect(),
             remove: removals.clone(),
         };
-        let Err(error) = packages.check(&transaction(&work.installs)).await else {
+        let Err(error) = dry_run(&*packages, &transaction(&work.installs)).await else {
             return Ok(());
         };
         if error.category == Category::Locked {
@@ -196,7 +196,7 @@ impl Attempt<'_> {
             let mut failing: Vec<(stage::Staged, HostError)> = Vec::new();
             for staged in open {
                 passing.push(staged);
-                if let Err(error) = packages.check(&transaction(&passing)).await
+                if let Err(error) = dry_run(&*packages, &transaction(&passing)).await
                     && let Some(staged) = passing.pop()
                 {
                     failing.push((staged, error));
@@ -290,6 +290,12 @@ impl Attempt<'_> {
         }
         Ok(())
     }
+}
+
+/// An error: refused, or other packages would have to be removed.
+async fn dry_run(packages: &dyn Packages, transaction: &Transaction) -> Result<(), HostError> {
+    let simulation = packages.simulate(transaction).await?;
+    simulation.refuse_removals(transaction)
 }
 
 fn describe(work: &PackageWork) -> String {

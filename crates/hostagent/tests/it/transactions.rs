@@ -13,7 +13,10 @@ use bus::{Link, Queue};
 use harness::http::HttpServer;
 use harness::packages::{Family, Moment, Package, Sandbox, example_app};
 use host::packages::{self, Options};
-use host::{self, HostError, InstalledPackages, PackageFile, Packages, Root, Source, Transaction};
+use host::{
+    self, Applied, ApplyError, EarlierRuns, HostError, InstalledPackages, PackageFile, Packages, Root,
+    Simulation, Source, Transaction,
+};
 use hostagent::agent::{Agent, Parts};
 use hostagent::journal::JournalFile;
 use hostagent::settings::{Settings, Sources};

@@ -1,8 +1,8 @@
 //! Health checks against real programs and servers.
 
 use harness::http::{HttpServer, Page};
-use host::app_config::manifest::{HealthCheck, Probe};
 use host::app_config::health::Checker;
+use host::app_config::manifest::{HealthCheck, Probe};
 use tokio::net::{TcpListener, TcpSocket};
 
 use super::*;
