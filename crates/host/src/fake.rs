@@ -5,17 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use protocol::{AppName, Category, Config};
 
 use super::services::ServiceChanges;
 use super::{
-    AppConfig, Cancel, Contract, ContractKind, Download, Downloads, Family, Host, HostError,
-    InstalledPackage, InstalledPackages, PackageFile, Packages, PackagesByName, ServiceState, Services,
-    Source, Transaction,
+    AppConfig, Applied, ApplyError, Cancel, Contract, ContractKind, Download, Downloads, EarlierRuns, Family,
+    Host, HostError, InstalledPackage, InstalledPackages, PackageFile, Packages, PackagesByName,
+    ServiceState, Services, Simulation, Source, Transaction,
 };
 
 /// One application that can be downloaded from `http://fake/NAME-VERSION.deb`.
@@ -51,6 +51,14 @@ pub struct State {
     pub removed_behind: Vec<(String, String)>,
     /// Transactions that change the packages although they fail.
     pub half_done: Vec<String>,
+    /// What a transaction ends with besides being done, by its line in the log.
+    pub warnings: BTreeMap<String, Vec<String>>,
+    /// Which other packages a dry run says would come or go, by its line in the log (`check +a=1`).
+    pub simulations: BTreeMap<String, Simulation>,
+    /// When the package lists were last changed.
+    pub lists_stamp: Option<SystemTime>,
+    /// Transactions that fail are refused before anything is touched.
+    pub refuses: bool,
     /// Applications whose health checks fail.
     pub unhealthy: BTreeSet<String>,
     /// How long the start of a service takes.
@@ -97,7 +105,7 @@ impl FakeHost {
     }
 
     pub fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        change(&mut self.0.lock().unwrap())
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub fn take_log(&self) -> Vec<String> {
@@ -175,6 +183,10 @@ impl Packages for FakeHost {
         Err(HostError::new(Category::NotFound, message))
     }
 
+    fn lists_stamp(&self) -> Option<SystemTime> {
+        self.with(|state| state.lists_stamp)
+    }
+
     async fn heal(&self) -> Result<(), HostError> {
         self.act("heal".into())?;
         self.with(|state| {
@@ -186,20 +198,31 @@ impl Packages for FakeHost {
         Ok(())
     }
 
-    async fn check(&self, transaction: &Transaction) -> Result<(), HostError> {
-        self.act(format!("check {}", describe(transaction)))
+    async fn simulate(&self, transaction: &Transaction) -> Result<Simulation, HostError> {
+        let line = format!("check {}", describe(transaction));
+        let found = self.with(|state| state.simulations.get(&line).cloned());
+        self.act(line)?;
+        Ok(found.unwrap_or_default())
     }
 
-    async fn apply(&self, transaction: &Transaction) -> Result<(), HostError> {
+    fn refuses_untouched(&self) -> bool {
+        false
+    }
+
+    async fn apply(&self, transaction: &Transaction) -> Result<Applied, ApplyError> {
         if let Some(gate) = self.with(|state| state.gate.clone()) {
-            gate.acquire()
-                .await
-                .map_err(|_| HostError::new(Category::Host, "gate closed"))?
-                .forget();
+            let closed = || ApplyError::Failed(HostError::new(Category::Host, "gate closed"));
+            gate.acquire().await.map_err(|_| closed())?.forget();
         }
         let line = format!("apply {}", describe(transaction));
         let half_done = self.with(|state| state.half_done.contains(&line));
-        let result = self.act(line);
+        let warnings = self.with(|state| state.warnings.get(&line).cloned().unwrap_or_default());
+        let result = match self.act(line) {
+            Ok(()) => Ok(Applied { warnings }),
+            Err(error) if error.category == Category::Locked => return Err(ApplyError::Locked(error)),
+            Err(error) if self.with(|state| state.refuses) => return Err(ApplyError::Refused(error)),
+            Err(error) => Err(ApplyError::Failed(error)),
+        };
         if result.is_err() && !half_done {
             return result;
         }
@@ -225,6 +248,7 @@ impl Packages for FakeHost {
                         running: false,
                         enabled: Some(false),
                         instance: None,
+                        masked: false,
                     };
                     state.services.entry(service.clone()).or_insert(stopped);
                 }
@@ -234,6 +258,37 @@ impl Packages for FakeHost {
             }
         });
         result
+    }
+
+    async fn is_new_here(&self, _source: &Source) -> Result<bool, HostError> {
+        Ok(false)
+    }
+
+    async fn purge(&self, _package: &str) -> Result<(), HostError> {
+        Ok(())
+    }
+
+    async fn keep(&self, _package: &str) -> Result<(), HostError> {
+        Ok(())
+    }
+
+    async fn works_alone(&self) {
+        std::future::pending().await
+    }
+
+    async fn earlier_runs_end(&self) -> Result<EarlierRuns, HostError> {
+        Ok(EarlierRuns::None)
+    }
+
+    async fn forget_earlier_runs(&self) -> Result<(), HostError> {
+        Ok(())
+    }
+
+    async fn shipped_files_of(
+        &self,
+        _packages: &[&str],
+    ) -> Result<BTreeMap<String, Vec<PathBuf>>, HostError> {
+        Ok(BTreeMap::new())
     }
 
     async fn shipped_files(&self, package: &str) -> Result<Vec<PathBuf>, HostError> {

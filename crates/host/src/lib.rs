@@ -29,8 +29,8 @@ pub use error::HostError;
 pub use hex::hex;
 pub use open::{HostOptions, open};
 pub use packages::{
-    EarlierRuns, Family, InstalledPackage, InstalledPackages, PackageFile, Packages, PackagesByName,
-    Relations, Source, Stamp, Transaction,
+    Applied, ApplyError, EarlierRuns, Family, InstalledPackage, InstalledPackages, PackageFile,
+    PackageVersion, Packages, PackagesByName, Relations, Simulation, Source, Stamp, Transaction,
 };
 pub use root::Root;
 pub use services::{ServiceState, Services};

@@ -55,7 +55,7 @@ fn what_matters(state: &HostState) -> (BTreeSet<std::path::PathBuf>, BTreeSet<St
     let apps = state.observed.iter().flat_map(|observed| observed.apps.values());
     let mut matters = (BTreeSet::new(), BTreeSet::new());
     for app in apps {
-        matters.0.extend(app.config_files.iter().cloned());
+        matters.0.extend(app.config_files().iter().cloned());
         matters.1.extend(app.services.keys().cloned());
     }
     matters
@@ -65,7 +65,11 @@ fn what_matters(state: &HostState) -> (BTreeSet<std::path::PathBuf>, BTreeSet<St
 fn forget(engine: &Engine, state: &HostState, drift: &Drift) {
     let Some(observed) = &state.observed else { return };
     for (app, there) in &observed.apps {
-        if there.config_files.iter().any(|file| drift.config.contains(file)) {
+        if there
+            .config_files()
+            .iter()
+            .any(|file| drift.config.contains(file))
+        {
             engine.observer.forget_config(app);
         }
     }

@@ -22,8 +22,10 @@ pub struct HostState {
 pub enum Standing {
     /// Observed satisfies desired, or nothing was ever desired.
     Ok,
-    /// Applying, or about to; what it is at, for the operator.
+    /// Applying, or about to; what is being done, for the operator.
     Converging { detail: String },
+    /// Everything is applied, and watched for a while before it counts as done.
+    Watching { detail: String },
     /// The last attempt failed.
     Errors(Vec<ErrorReport>),
 }
@@ -33,7 +35,7 @@ impl Standing {
     pub fn describe(&self) -> String {
         match self {
             Self::Ok => "the host is as desired".into(),
-            Self::Converging { detail } => format!("converging: {detail}"),
+            Self::Converging { detail } | Self::Watching { detail } => format!("converging: {detail}"),
             Self::Errors(errors) => {
                 let apps = errors.iter().map(|error| match &error.app {
                     Some(app) => app.as_str(),

@@ -1,7 +1,8 @@
 //! Takes messages in: decodes, has the ledger make them durable, and only then acknowledges.
 //!
-//! Takes microseconds per message, whatever the host is busy with. A message that can't be made durable
-//! (disk full) is kept, unacknowledged, and tried again; those behind it wait their turn, but pings do not.
+//! Takes microseconds per message, whatever the host is busy with. A message that cannot be made durable (disk full), or that
+//! is tied to a plan which the engine has not confirmed yet, is kept unacknowledged; those behind it wait their turn, but pings
+//! do not.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -10,11 +11,10 @@ use std::time::Duration;
 use bus::Delivery;
 use protocol::status::Rejected;
 use protocol::{AppName, Category, HostId, Inbound, Limits, Phase, SetConfig, inbound, topic};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::engine::Engine;
-use crate::engine::forecast::Forecast;
+use crate::engine::signals::PlanQuestion;
 use crate::ledger::{AcceptError, Ledger, Scope};
 use crate::report::Request;
 use crate::status::now;
@@ -34,7 +34,8 @@ pub struct Inbox {
     /// bring messages for others.
     pub topics: watch::Receiver<BTreeSet<String>>,
     pub ledger: Arc<Ledger>,
-    pub engine: Arc<Engine>,
+    /// To the engine, which alone observes the host.
+    pub questions: mpsc::Sender<PlanQuestion>,
     pub deliveries: mpsc::Receiver<Delivery>,
     pub requests: mpsc::Sender<Request>,
 }
@@ -46,6 +47,36 @@ struct Unstored {
     scope: Scope,
     /// The master has been told that it could not be stored so far.
     told: bool,
+    plan: PlanTie,
+}
+
+/// Whether a message is tied to a plan (`only_if_plan`).
+enum PlanTie {
+    None,
+    /// To the plan of this hash.
+    Unasked(String),
+    Asked(oneshot::Receiver<Result<(), String>>),
+    Confirmed,
+}
+
+/// The engine's verdict on the plan that the first message is tied to. Pending where it was not asked. Cancel-safe.
+async fn verdict_of(unstored: &mut VecDeque<Unstored>) -> Result<(), String> {
+    match unstored.front_mut() {
+        Some(Unstored {
+            plan: PlanTie::Asked(verdict),
+            ..
+        }) => match verdict.await {
+            Ok(verdict) => verdict,
+            // The agent is about to end: the broker delivers the message again.
+            Err(_) => std::future::pending().await,
+        },
+        _ => std::future::pending().await,
+    }
+}
+
+fn waits_for_storage(unstored: &VecDeque<Unstored>) -> bool {
+    let first = unstored.front();
+    first.is_some_and(|first| matches!(first.plan, PlanTie::None | PlanTie::Confirmed))
 }
 
 impl Inbox {
@@ -55,25 +86,24 @@ impl Inbox {
         let mut unknown = BTreeMap::new();
         let mut retry_at = Instant::now();
         loop {
+            // Each arm only waits; the verdict lives in the message that waits for it.
             let request = tokio::select! {
                 delivery = self.deliveries.recv() => match delivery {
                     Some(delivery) => self.take(delivery, &mut unstored, &mut unknown),
                     None => return,
                 },
-                () = tokio::time::sleep_until(retry_at), if !unstored.is_empty() => None,
+                verdict = verdict_of(&mut unstored) => self.take_verdict(verdict, &mut unstored),
+                () = tokio::time::sleep_until(retry_at), if waits_for_storage(&unstored) => None,
             };
             if let Some(request) = request
                 && self.requests.send(request).await.is_err()
             {
                 return;
             }
-            while let Some(next) = unstored.pop_front() {
-                if let Some(request) = self.refuse_other_plan(&next).await {
-                    next.delivery.ack();
-                    if self.requests.send(request).await.is_err() {
-                        return;
-                    }
-                    continue;
+            while let Some(mut next) = unstored.pop_front() {
+                if !self.may_be_stored(&mut next) {
+                    unstored.push_front(next);
+                    break;
                 }
                 let (request, kept) = self.store(next);
                 let failed = kept.is_some();
@@ -91,6 +121,55 @@ impl Inbox {
                 }
             }
         }
+    }
+
+    /// False: the engine has not confirmed the plan yet that the message is tied to. It is asked, if it was not.
+    fn may_be_stored(&self, unstored: &mut Unstored) -> bool {
+        let hash = match &unstored.plan {
+            PlanTie::None | PlanTie::Confirmed => return true,
+            PlanTie::Asked(_) => return false,
+            PlanTie::Unasked(hash) => hash.clone(),
+        };
+        // What is wrong with it otherwise, storing it will tell.
+        let Ok(desired) = self.ledger.preview(unstored.message.clone(), &unstored.scope) else {
+            return true;
+        };
+        let (answer, verdict) = oneshot::channel();
+        let question = PlanQuestion {
+            apps: desired.apps,
+            hash,
+            answer,
+        };
+        match self.questions.try_send(question) {
+            Ok(()) => unstored.plan = PlanTie::Asked(verdict),
+            // One question at a time is asked, so this is an engine that has ended: the agent is about to.
+            Err(error) => tracing::debug!(%error, "the engine takes no questions"),
+        }
+        false
+    }
+
+    fn take_verdict(
+        &self,
+        verdict: Result<(), String>,
+        unstored: &mut VecDeque<Unstored>,
+    ) -> Option<Request> {
+        let first = unstored.front_mut()?;
+        let reason = match verdict {
+            Ok(()) => {
+                first.plan = PlanTie::Confirmed;
+                return None;
+            }
+            Err(reason) => reason,
+        };
+        let refused = unstored.pop_front()?;
+        tracing::warn!("a set_config was refused: {reason}");
+        refused.delivery.ack();
+        Some(refusal(
+            reason,
+            refused.message.id,
+            Phase::Check,
+            Category::Invalid,
+        ))
     }
 
     fn take(
@@ -151,11 +230,16 @@ impl Inbox {
                     delivery.ack();
                     return request;
                 };
+                let plan = message
+                    .only_if_plan
+                    .clone()
+                    .map_or(PlanTie::None, PlanTie::Unasked);
                 unstored.push_back(Unstored {
                     delivery,
                     message,
                     scope,
                     told: false,
+                    plan,
                 });
                 None
             }
@@ -189,32 +273,6 @@ impl Inbox {
         ))
     }
 
-    /// Whether a message that is tied to a plan meets another one.
-    async fn refuse_other_plan(&self, unstored: &Unstored) -> Option<Request> {
-        let hash = unstored.message.only_if_plan.as_deref()?;
-        let id = unstored.message.id.clone();
-        let refuse = |reason: String| {
-            tracing::warn!("{reason}");
-            Some(refusal(reason, id, Phase::Check, Category::Invalid))
-        };
-        // What is wrong with it otherwise, storing it will tell.
-        let desired = self
-            .ledger
-            .preview(unstored.message.clone(), &unstored.scope)
-            .ok()?;
-        match Forecast::of(&self.engine, &desired.apps).await {
-            Ok(forecast) if forecast.is(hash) => None,
-            Ok(forecast) => refuse(format!(
-                "$.only_if_plan: the plan is {} by now, not {hash}: the host has changed since it was made. Nothing was \
-                 done; ask for the plan again",
-                forecast.hash()
-            )),
-            Err(error) => refuse(format!(
-                "$.only_if_plan: no plan can be made: {error}. Nothing was done"
-            )),
-        }
-    }
-
     /// Gives the message back where it could not be stored for now.
     fn store(&self, unstored: Unstored) -> (Option<Request>, Option<Unstored>) {
         let Unstored {
@@ -222,6 +280,7 @@ impl Inbox {
             message,
             scope,
             told,
+            plan,
         } = unstored;
         let id = message.id.clone();
         match self.ledger.accept(message.clone(), &scope) {
@@ -253,6 +312,7 @@ impl Inbox {
                     message,
                     scope,
                     told: true,
+                    plan,
                 });
                 if told {
                     return (None, kept);

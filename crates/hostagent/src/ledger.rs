@@ -1,12 +1,12 @@
-//! The desired state, durable: what the master wants, what the agent has put on the host, and how the last
-//! attempt went. Whoever holds an acknowledged message relies on this module alone.
+//! The desired state, durable: what the master wants, and what the agent has put on the host. Whoever holds an acknowledged
+//! message relies on this module alone.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use protocol::spec::Rank;
-use protocol::{AppName, Apps, ErrorReport, HostId, SetConfig};
+use protocol::{AppName, Apps, HostId, SetConfig};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -78,14 +78,6 @@ pub struct Provenance {
 
 pub type Records = BTreeMap<AppName, Record>;
 
-/// How the attempts to reach a desired state went; survives a restart, so that a held failure stays held.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Outcome {
-    /// The desired state it is about.
-    pub apps: Apps,
-    pub errors: Vec<ErrorReport>,
-}
-
 /// Which entries a message may replace, from the topic it came on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
@@ -120,7 +112,6 @@ pub enum AcceptError {
 struct Files {
     desired: StateFile<Desired>,
     records: StateFile<Records>,
-    outcome: StateFile<Outcome>,
 }
 
 impl Files {
@@ -128,7 +119,6 @@ impl Files {
         Self {
             desired: StateFile::new(state_dir.join("desired.json")),
             records: StateFile::new(state_dir.join("installed.json")),
-            outcome: StateFile::new(state_dir.join("outcome.json")),
         }
     }
 }
@@ -146,8 +136,6 @@ impl Ledger {
         let files = Files::in_folder(state_dir);
         let desired = files.desired.load()?.unwrap_or_default();
         let records = files.records.load()?.unwrap_or_default();
-        // Read when it is needed; but a damaged one is set aside now.
-        files.outcome.load()?;
         Ok(Self::with(files, host_id, desired, records))
     }
 
@@ -215,25 +203,6 @@ impl Ledger {
             *records = Arc::new(next);
         }
         Ok(())
-    }
-
-    /// The outcome of the last attempts, if they were about `apps`.
-    pub fn outcome_for(&self, apps: &Apps) -> Result<Outcome, StateFileError> {
-        let outcome = self.files.outcome.peek()?;
-        Ok(outcome
-            .filter(|outcome| outcome.apps == *apps)
-            .unwrap_or_else(|| Outcome {
-                apps: apps.clone(),
-                errors: Vec::new(),
-            }))
-    }
-
-    pub fn store_outcome(&self, outcome: &Outcome) -> Result<(), StateFileError> {
-        if outcome.errors.is_empty() {
-            self.files.outcome.remove()
-        } else {
-            self.files.outcome.store(outcome)
-        }
     }
 }
 

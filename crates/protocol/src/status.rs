@@ -272,95 +272,18 @@ impl Status {
 
     /// The bytes to publish: `{"opcode": "status", "data": {...}}`.
     pub fn encode(&self) -> Vec<u8> {
-        self.encode_with(|bytes| write_json(bytes, &self.apps))
-    }
-
-    /// As [`Self::encode`], but `write_apps` writes the JSON object of the applications in place of
-    /// [`Self::apps`]. For callers that have that object as bytes.
-    pub fn encode_with(&self, write_apps: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-        // Every field is named, so that a new field cannot be forgotten here.
-        let Self {
-            host_id,
-            status,
-            detail,
-            info,
-            apps: _,
-            desired_apps,
-            errors,
-            last_rejected,
-            host_agent,
-            generation,
-            reply_to,
-            seq,
-            boot_id,
-            timestamp,
-        } = self;
-        let before = BeforeApps {
-            host_id,
-            status: *status,
-            detail,
-            info,
-        };
-        let after = AfterApps {
-            desired_apps,
-            errors,
-            last_rejected,
-            host_agent,
-            generation,
-            reply_to,
-            seq: *seq,
-            boot_id,
-            timestamp,
-        };
-        let mut bytes = Vec::with_capacity(2048);
-        bytes.extend_from_slice(br#"{"opcode":"status","data":"#);
-        write_json(&mut bytes, &before);
-        // Both are objects with at least one member. Here they are joined into one object.
-        bytes.pop();
-        bytes.extend_from_slice(br#","apps":"#);
-        write_apps(&mut bytes);
-        let joint = bytes.len();
-        write_json(&mut bytes, &after);
-        if let Some(brace) = bytes.get_mut(joint) {
-            *brace = b',';
+        #[derive(Serialize)]
+        struct StatusMessage<'a> {
+            opcode: &'a str,
+            data: &'a Status,
         }
-        bytes.push(b'}');
-        bytes
+        // Maps with string keys: this cannot fail.
+        serde_json::to_vec(&StatusMessage {
+            opcode: STATUS,
+            data: self,
+        })
+        .unwrap_or_default()
     }
-}
-
-/// The fields of a [`Status`] that are written before `apps`.
-#[derive(Serialize)]
-struct BeforeApps<'a> {
-    host_id: &'a HostId,
-    status: State,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    detail: &'a Option<String>,
-    info: &'a BTreeMap<String, Value>,
-}
-
-/// The fields of a [`Status`] that are written after `apps`.
-#[derive(Serialize)]
-struct AfterApps<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    desired_apps: &'a Option<Apps>,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    errors: &'a [ErrorReport],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    last_rejected: &'a Option<Rejected>,
-    host_agent: &'a AgentInfo,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    generation: &'a Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reply_to: &'a Option<String>,
-    seq: u64,
-    boot_id: &'a str,
-    timestamp: &'a str,
-}
-
-fn write_json(bytes: &mut Vec<u8>, value: &impl Serialize) {
-    // This cannot fail: it writes to memory, maps have string keys, and every `Serialize` is ours.
-    let _ = serde_json::to_writer(bytes, value);
 }
 
 /// What is wrong with a body that is not a `status`. Each field is tried alone, because serde does

@@ -1,17 +1,16 @@
-//! The agent's state folder: what it desires, what it has installed, what failed, and what undo needs.
+//! The agent's state folder: what it desires, what it has installed, and how far it is with each application.
 
-use hostagent::engine::journal::Journal;
-use hostagent::ledger::{Desired, Outcome, Records};
+use hostagent::engine::book::StoredProgress;
+use hostagent::ledger::{Desired, Records};
 use hostagent::state_file::{parse, render, with_digest};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// As each of the four files: the bytes as they are, and as a document whose digest is right.
+/// As each of the three files: the bytes as they are, and as a document whose digest is right.
 pub fn check(data: &[u8]) {
     check_as::<Desired>(data);
     check_as::<Records>(data);
-    check_as::<Outcome>(data);
-    check_as::<Journal>(data);
+    check_as::<StoredProgress>(data);
 }
 
 fn check_as<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(data: &[u8]) {
@@ -21,7 +20,7 @@ fn check_as<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(data:
     let bytes = with_digest(data.to_vec());
     match parse::<T>(&bytes) {
         Ok(document) => {
-            let again = render(&document).unwrap_or_else(|error| panic!("can't be written: {error}"));
+            let again = render(&document).unwrap_or_else(|error| panic!("cannot be written: {error}"));
             assert_eq!(parse::<T>(&again).as_ref(), Ok(&document));
             // Whatever happens to a file, it is not read as another document.
             for at in [0, bytes.len() / 2, bytes.len() - 2] {

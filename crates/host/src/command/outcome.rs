@@ -99,7 +99,7 @@ impl From<CommandError> for HostError {
             CommandError::Failed { .. } | CommandError::TooMuchOutput { .. } => Category::Script,
             CommandError::TimedOut { .. } => Category::Timeout,
         };
-        Self::new(category, error.to_string())
+        Self::new(category, error.to_string()).with_source(error)
     }
 }
 

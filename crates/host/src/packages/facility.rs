@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
+use protocol::Category;
 
 use super::{InstalledPackages, Relations, Stamp};
 use crate::HostError;
@@ -63,6 +65,14 @@ impl Source {
             Self::Repository { name, .. } => name,
         }
     }
+
+    /// The full version that it brings.
+    pub fn version(&self) -> &str {
+        match self {
+            Self::File(file) => &file.version,
+            Self::Repository { version, .. } => version,
+        }
+    }
 }
 
 /// Packages to come and go in one run of the package manager.
@@ -78,13 +88,82 @@ impl Transaction {
     }
 }
 
-/// Runs of the package manager that an agent which is no more had started.
+/// A package at a full version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackageVersion {
+    pub name: String,
+    pub version: String,
+}
+
+/// What the package manager would do besides what a transaction names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Simulation {
+    /// Other packages that would be installed or change their version, at the new version.
+    pub installs: Vec<PackageVersion>,
+    /// Other packages that would be removed.
+    pub removes: Vec<PackageVersion>,
+}
+
+impl Simulation {
+    /// Refuses `transaction` where other packages would be removed for it.
+    pub fn refuse_removals(&self, transaction: &Transaction) -> Result<(), HostError> {
+        if self.removes.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<&str> = self.removes.iter().map(|package| &*package.name).collect();
+        let message = format!(
+            "{} would remove {} too: remove or replace that first",
+            describe(transaction),
+            names.join(", ")
+        );
+        Err(HostError::new(Category::Dependency, message))
+    }
+}
+
+/// The package database shows all of a transaction.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// What failed besides, and changes nothing of that: a hook of apt, a trigger of another package, a script of
+    /// the version that left.
+    pub warnings: Vec<String>,
+}
+
+/// Why the package database does not show all of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    /// Another process holds the package manager's lock. The same transaction can be applied later.
+    #[error("{0}")]
+    Locked(#[source] HostError),
+    /// Refused before anything was touched.
+    #[error("{0}")]
+    Refused(#[source] HostError),
+    /// Anything may have happened: the package database shows what.
+    #[error("{0}")]
+    Failed(#[source] HostError),
+}
+
+impl ApplyError {
+    pub fn category(&self) -> Category {
+        let (Self::Locked(error) | Self::Refused(error) | Self::Failed(error)) = self;
+        error.category
+    }
+}
+
+impl From<ApplyError> for HostError {
+    fn from(error: ApplyError) -> Self {
+        match error {
+            ApplyError::Locked(error) | ApplyError::Refused(error) | ApplyError::Failed(error) => error,
+        }
+    }
+}
+
+/// Runs of the package manager that an earlier agent started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EarlierRuns {
     None,
-    /// Each came to its end, and nothing failed in it.
+    /// All ended, and none failed.
     Succeeded,
-    /// One did not, or nobody can tell.
+    /// One failed, or its result is unknown.
     Failed,
 }
 
@@ -104,63 +183,63 @@ pub trait Packages: Send + Sync {
     /// its release part).
     async fn find_in_repositories(&self, package: &str, version: &str) -> Result<String, HostError>;
 
-    /// Heals what a killed package manager left: `dpkg --configure -a`, duplicate rpm entries. Cheap if
+    /// When the host's package lists were last changed, whoever refreshed them. What the repositories did not offer before
+    /// may be offered since. `None`: there are no lists.
+    fn lists_stamp(&self) -> Option<SystemTime>;
+
+    /// Repairs what a killed package manager left: `dpkg --configure -a`, duplicate rpm entries. Cheap if
     /// nothing is broken.
     async fn heal(&self) -> Result<(), HostError>;
 
-    /// The package manager's own dry run. Changes nothing.
-    async fn check(&self, transaction: &Transaction) -> Result<(), HostError>;
+    /// The package manager's own dry run. Changes nothing. Empty where the package manager cannot say which other
+    /// packages are concerned. An error: the transaction would be refused, and why.
+    async fn simulate(&self, transaction: &Transaction) -> Result<Simulation, HostError>;
 
-    /// Installs, upgrades, downgrades and removes; returns when the package database shows it. A lock
-    /// held by someone else is [`Category::Locked`]: nothing was done.
-    async fn apply(&self, transaction: &Transaction) -> Result<(), HostError>;
+    /// Whether [`Self::apply`] itself refuses a transaction that does not fit before it touches anything. Elsewhere
+    /// [`Self::simulate`] has to be asked first.
+    fn refuses_untouched(&self) -> bool;
 
-    /// Whether nothing of a package that is about to come is on this host: neither the package nor configuration
-    /// files of it. Only then may [`Self::purge`] take all of it away again.
-    async fn is_new_here(&self, source: &Source) -> Result<bool, HostError> {
-        let _ = source;
-        Ok(false)
-    }
+    /// Installs, upgrades, downgrades and removes. The result is judged by what the package database shows of the
+    /// transaction's packages, and not by the exit code of the package manager.
+    async fn apply(&self, transaction: &Transaction) -> Result<Applied, ApplyError>;
 
-    /// Deletes the configuration files that the removal of `package` has left, where the package manager leaves any.
-    /// Does nothing to a package that is installed.
-    async fn purge(&self, package: &str) -> Result<(), HostError> {
-        let _ = package;
-        Ok(())
-    }
+    /// Whether nothing of a package that is about to be installed is on this host: neither the package nor its
+    /// configuration files. Only then may [`Self::purge`] delete all of it again.
+    async fn is_new_here(&self, source: &Source) -> Result<bool, HostError>;
 
-    /// Takes back the note, where the package manager makes any, that an installed package is to go: a removal that
-    /// did not come to its end has left it.
-    async fn keep(&self, package: &str) -> Result<(), HostError> {
-        let _ = package;
-        Ok(())
-    }
+    /// Deletes the configuration files that the removal of `package` has left. Does nothing to a package that is
+    /// installed, nor where the package manager leaves none.
+    async fn purge(&self, package: &str) -> Result<(), HostError>;
 
-    /// Returns as soon as the package manager is at work in a way that outlives the agent; never, where there is no such
-    /// way. Cancel-safe.
-    async fn works_alone(&self) {
-        std::future::pending().await
-    }
+    /// Clears the mark that an installed package is to be removed, which an interrupted removal has left. Does nothing
+    /// where the package manager has no such mark.
+    async fn keep(&self, package: &str) -> Result<(), HostError>;
 
-    /// Waits for the end of what an agent that is no more has left at work. Cancel-safe.
-    async fn earlier_runs_end(&self) -> Result<EarlierRuns, HostError> {
-        Ok(EarlierRuns::None)
-    }
+    /// Returns as soon as a package manager runs that outlives the agent; never, where none can. Cancel-safe.
+    async fn works_alone(&self);
 
-    /// How that ended need not be known any more.
-    async fn forget_earlier_runs(&self) -> Result<(), HostError> {
-        Ok(())
-    }
+    /// Waits for the end of the runs that an earlier agent started. Cancel-safe.
+    async fn earlier_runs_end(&self) -> Result<EarlierRuns, HostError>;
+
+    /// Deletes the results of the runs that an earlier agent started.
+    async fn forget_earlier_runs(&self) -> Result<(), HostError>;
 
     /// Absolute paths that an installed package ships, without the root.
     async fn shipped_files(&self, package: &str) -> Result<Vec<PathBuf>, HostError>;
 
     /// [`Self::shipped_files`] of those of `packages` that are cheaper to ask for together than one by one.
-    async fn shipped_files_of(&self, packages: &[&str]) -> Result<BTreeMap<String, Vec<PathBuf>>, HostError> {
-        let _ = packages;
-        Ok(BTreeMap::new())
-    }
+    async fn shipped_files_of(&self, packages: &[&str]) -> Result<BTreeMap<String, Vec<PathBuf>>, HostError>;
 
     /// Files whose change means that the package database may have changed (for inotify), under the root.
     fn database_paths(&self) -> Vec<PathBuf>;
+}
+
+/// `app 1.0-1, other 2.0-1, removal of web`, for messages.
+pub(super) fn describe(transaction: &Transaction) -> String {
+    let installs = transaction.install.iter().map(|source| match source {
+        Source::File(file) => format!("{} {}", file.name, file.version),
+        Source::Repository { name, version } => format!("{name} {version}"),
+    });
+    let removals = transaction.remove.iter().map(|name| format!("removal of {name}"));
+    installs.chain(removals).collect::<Vec<_>>().join(", ")
 }

@@ -127,19 +127,91 @@ const NOT_STARTED: &[&str] = &[
     "error: Couldn't fork ",
 ];
 
-/// Whether rpm or dnf says that a script has failed, or was not run at all: their exit codes do not.
-pub(super) fn tells_of_failed_script(text: &str) -> bool {
-    text.lines().any(|line| {
-        line.starts_with("warning: %") && line.contains(" scriptlet failed")
-            || line.starts_with("Error in ") && line.contains(" scriptlet in rpm package ")
-            || NOT_STARTED.iter().any(|beginning| line.starts_with(beginning))
+/// A script of rpm's.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Script<'a> {
+    /// `pre`, `post`, `preun`, `postun`, ...
+    pub kind: String,
+    /// As rpm or dnf names the package.
+    pub package: &'a str,
+}
+
+/// The scripts of which rpm or dnf says in `text` that they have failed, or were not run at all: their exit codes do
+/// not say so. `None`: the line does not name the script.
+pub(super) fn failed_scripts(text: &str) -> impl Iterator<Item = Option<Script<'_>>> {
+    text.lines().filter_map(|line| {
+        if let Some(rest) = line.strip_prefix("Error in ")
+            && let Some((kind, package)) = rest.split_once(" scriptlet in rpm package ")
+        {
+            // dnf's words for these are those of rpm's tags: POSTIN for %post.
+            let kind = kind.to_ascii_lowercase();
+            let kind = match &*kind {
+                "prein" => "pre".to_owned(),
+                "postin" => "post".to_owned(),
+                _ => kind,
+            };
+            return Some(Some(Script {
+                kind,
+                package: package.trim(),
+            }));
+        }
+        let failed = line.starts_with("warning: %") && line.contains(" scriptlet failed")
+            || NOT_STARTED.iter().any(|beginning| line.starts_with(beginning));
+        failed.then(|| script_in(line))
     })
+}
+
+/// `... %KIND(PACKAGE) ...`
+fn script_in(line: &str) -> Option<Script<'_>> {
+    let (_, rest) = line.split_once('%')?;
+    let (kind, rest) = rest.split_once('(')?;
+    let (package, _) = rest.split_once(')')?;
+    Some(Script {
+        kind: kind.to_ascii_lowercase(),
+        package,
+    })
+}
+
+/// Beginnings of lines by which dpkg, and apt with it, says what it does to packages.
+const DPKG_AT_WORK: &[&str] = &[
+    "Preparing to unpack ",
+    "Unpacking ",
+    "Setting up ",
+    "Removing ",
+    "Purging configuration files",
+    "Processing triggers for ",
+];
+
+/// Whether a package manager that has failed in this way had not begun to change anything. Where its output does not
+/// say so, it counts as begun.
+pub(super) fn touched_nothing(category: Category, stdout: &str, stderr: &str) -> bool {
+    // dnf says when it begins; its checks are other lines.
+    if stdout.lines().any(|line| line == "Running transaction") {
+        return false;
+    }
+    if stdout
+        .lines()
+        .any(|line| DPKG_AT_WORK.iter().any(|beginning| line.starts_with(beginning)))
+    {
+        return false;
+    }
+    // rpm is mute on stdout.
+    match category {
+        Category::Dependency | Category::NotFound | Category::Verification | Category::Network => true,
+        Category::DiskSpace => ["filesystem", "enough free space"]
+            .iter()
+            .any(|sign| stderr.contains(sign)),
+        Category::Host => stderr
+            .lines()
+            .any(|line| line.starts_with("E: ") || line.starts_with("Error: ")),
+        _ => false,
+    }
 }
 
 /// Whether rpm says that it can't make a temporary file. It names them by the second in which it was started, so
 /// it trips over those of a run that was killed in the same second.
-pub(super) fn tells_of_twin_transaction(text: &str) -> bool {
-    text.contains("unpacking of archive failed on file ") && text.contains(": cpio: open failed")
+pub(super) fn tells_of_twin_transaction(stderr: &str) -> bool {
+    stderr.contains("unpacking of archive failed on file ") && stderr.contains(": cpio: open failed")
 }
 
 /// The failure that a package manager reports with `stderr` (and, where scripts write there, `stdout`).
@@ -269,21 +341,20 @@ mod tests {
 
     #[test]
     fn failed_scripts_show_in_spite_of_an_exit_code_of_0() {
-        assert!(tells_of_failed_script(
+        let failed = |text| failed_scripts(text).count() == 1;
+        assert!(failed(
             "x\nwarning: %post(app-1-1.noarch) scriptlet failed, exit status 3\n"
         ));
-        assert!(tells_of_failed_script(
-            "Error in POSTIN scriptlet in rpm package app\n"
-        ));
+        assert!(failed("Error in POSTIN scriptlet in rpm package app\n"));
         // As rpm 4.18 says on a full disk; it then ends with 0, the package installed and its script not run.
         let full =
             "error: Couldn't create temporary file for %post(app-1-1.noarch): No space left on device\n";
-        assert!(tells_of_failed_script(full));
+        assert!(failed(full));
         assert_eq!(
             diagnose("installing app 1", "", full).category,
             Category::DiskSpace
         );
-        assert!(!tells_of_failed_script(
+        assert!(!failed(
             "warning: /etc/app.conf created as /etc/app.conf.rpmnew\n"
         ));
     }

@@ -21,17 +21,23 @@ mod deb;
 #[doc(hidden)]
 pub mod fuzzing;
 mod messages;
+mod outcome;
 mod rpm;
 mod runs;
 mod version;
 
-pub use facility::{EarlierRuns, Family, PackageFile, Packages, Source, Transaction};
+pub use facility::{
+    Applied, ApplyError, EarlierRuns, Family, PackageFile, PackageVersion, Packages, Simulation, Source,
+    Transaction,
+};
 pub use installed::{InstalledPackage, InstalledPackages, PackagesByName};
 
 pub use cache::Stamp;
 pub use deb::{Deb, Relations};
 pub use rpm::Rpm;
 pub use version::compare as compare_versions;
+
+use facility::describe;
 
 /// Names the sandbox root to every process that runs inside it.
 pub const ROOT_VARIABLE: &str = "BACKBONE_ROOT";
@@ -219,46 +225,6 @@ fn no_repositories(package: &str, root: &Root) -> HostError {
     HostError::new(Category::NotFound, message)
 }
 
-/// `app 1.0-1, other 2.0-1`, for messages.
-fn describe(transaction: &Transaction) -> String {
-    let installs = transaction.install.iter().map(|source| match source {
-        Source::File(file) => format!("{} {}", file.name, file.version),
-        Source::Repository { name, version } => format!("{name} {version}"),
-    });
-    let removals = transaction.remove.iter().map(|name| format!("removal of {name}"));
-    installs.chain(removals).collect::<Vec<_>>().join(", ")
-}
-
-/// The package database must show what was asked: an exit code of 0 does not say so.
-fn check_outcome(transaction: &Transaction, installed: &InstalledPackages) -> Result<(), HostError> {
-    let missed = |what: String| HostError::new(Category::Host, what);
-    for source in &transaction.install {
-        let (name, version) = match source {
-            Source::File(file) => (&file.name, &file.version),
-            Source::Repository { name, version } => (name, version),
-        };
-        match installed.get(name) {
-            Some(package) if package.broken => {
-                return Err(missed(format!(
-                    "package {name} is only half-installed afterwards"
-                )));
-            }
-            Some(package) if package.version == *version => {}
-            Some(package) => {
-                let found = &package.version;
-                return Err(missed(format!(
-                    "package {name} is at {found} afterwards, not at {version}"
-                )));
-            }
-            None => return Err(missed(format!("package {name} is not installed afterwards"))),
-        }
-    }
-    match transaction.remove.iter().find(|name| installed.contains(name)) {
-        Some(name) => Err(missed(format!("package {name} is still installed afterwards"))),
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -304,7 +270,7 @@ mod tests {
     fn more_than_the_free_space_is_refused() {
         let root = Root::new("/");
         let file = |installed_size| {
-            let file = super::PackageFile {
+            let file = PackageFile {
                 path: "/x.deb".into(),
                 name: "x".into(),
                 version: "1".into(),

@@ -13,35 +13,86 @@ use crate::{EarlierRuns, HostError};
 pub(super) async fn ask(query: &Command) -> Result<String, HostError> {
     match query.run().await {
         Ok(output) => Ok(output.stdout_text()),
-        Err(error) => Err(HostError::new(Category::Host, error.to_string())),
+        Err(error) => Err(HostError::new(Category::Host, error.to_string()).with_source(error)),
+    }
+}
+
+/// A run that did not end well.
+#[derive(Debug)]
+pub(super) struct FailedRun {
+    pub error: HostError,
+    /// What the package manager printed on stderr.
+    pub said: String,
+    /// By what the package manager says it ended before it touched anything.
+    pub touched_nothing: bool,
+    /// It was neither killed nor lost.
+    pub ended_by_itself: bool,
+}
+
+impl FailedRun {
+    /// Not even started.
+    pub(super) fn before_start(error: HostError) -> Self {
+        Self {
+            error,
+            said: String::new(),
+            touched_nothing: true,
+            ended_by_itself: true,
+        }
+    }
+}
+
+impl From<FailedRun> for HostError {
+    fn from(failed: FailedRun) -> Self {
+        failed.error
     }
 }
 
 /// Runs it to its end, even if the caller goes away: cut short, it leaves broken packages. `doing`: for
 /// the error message.
-pub(super) async fn run(command: Command, doing: &str) -> Result<Output, HostError> {
-    let output = command.run_to_end().await.map_err(|error| match error {
-        CommandError::TimedOut { deadline, output, .. } => HostError::new(
-            Category::Timeout,
-            format!(
-                "{doing} did not end within {deadline:?} and was killed, as if a maintainer script hangs: {output}"
-            ),
-        ),
-        other => HostError::from(other),
+pub(super) async fn run(command: Command, doing: &str) -> Result<Output, FailedRun> {
+    let output = command.run_to_end().await.map_err(|error| {
+        let touched_nothing = matches!(error, CommandError::Start { .. });
+        let error = match &error {
+            CommandError::TimedOut { deadline, output, .. } => HostError::new(
+                Category::Timeout,
+                format!(
+                    "{doing} did not end within {deadline:?} and was killed, as if a maintainer script hangs: {output}"
+                ),
+            )
+            .with_source(error),
+            _ => HostError::from(error),
+        };
+        FailedRun {
+            error,
+            said: String::new(),
+            touched_nothing,
+            ended_by_itself: false,
+        }
     })?;
     if let Exit::Signal(signal) = output.exit {
         let message = format!(
             "{doing} failed: the package manager was killed by signal {signal}. Look at the system's log for what killed \
              it (the OOM killer, an operator)"
         );
-        return Err(HostError::new(Category::Host, message));
+        return Err(FailedRun {
+            error: HostError::new(Category::Host, message),
+            said: output.stderr_text(),
+            touched_nothing: false,
+            ended_by_itself: false,
+        });
     }
     let (stdout, stderr) = (output.stdout_text(), output.stderr_text());
     // rpm ends with exit code 0 although a script that runs after the change has failed.
-    if output.success() && !messages::tells_of_failed_script(&stderr) {
+    if output.success() && messages::failed_scripts(&stderr).next().is_none() {
         return Ok(output);
     }
-    Err(messages::diagnose(doing, &stdout, &stderr))
+    let error = messages::diagnose(doing, &stdout, &stderr);
+    Err(FailedRun {
+        touched_nothing: messages::touched_nothing(error.category, &stdout, &stderr),
+        error,
+        said: stderr,
+        ended_by_itself: true,
+    })
 }
 
 /// Runs `removal`, then `install`; the other way round where something depends on what is to go until
@@ -50,17 +101,17 @@ pub(super) async fn run_in_turn(
     removal: Option<Command>,
     install: Option<Command>,
     doing: &str,
-) -> Result<(), HostError> {
+) -> Result<(), FailedRun> {
     match (removal, install) {
         (None, None) => Ok(()),
         (Some(only), None) | (None, Some(only)) => run(only, doing).await.map(|_| ()),
         (Some(removal), Some(install)) => match run(removal.clone(), doing).await {
             Ok(_) => run(install, doing).await.map(|_| ()),
-            Err(error) if error.category == Category::Dependency => {
+            Err(failed) if failed.error.category == Category::Dependency => {
                 run(install, doing).await?;
                 run(removal, doing).await.map(|_| ())
             }
-            Err(error) => Err(error),
+            Err(failed) => Err(failed),
         },
     }
 }
@@ -85,7 +136,7 @@ pub(super) async fn earlier_end(
     let well = |output: &Option<Output>| {
         let output = output.as_ref();
         output.is_some_and(|output| {
-            output.success() && !messages::tells_of_failed_script(&output.stderr_text())
+            output.success() && messages::failed_scripts(&output.stderr_text()).next().is_none()
         })
     };
     Ok(match outputs.as_slice() {

@@ -17,6 +17,8 @@ pub struct ServiceState {
     pub enabled: Option<bool>,
     /// Changes whenever its main process is started anew; `None`: the init system can't tell.
     pub instance: Option<u64>,
+    /// The init system refuses to start it (`systemctl mask`).
+    pub masked: bool,
 }
 
 /// The init system: systemd over D-Bus, or SysV scripts. Service names come without `.service`.

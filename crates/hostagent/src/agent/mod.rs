@@ -11,10 +11,10 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::drift;
 use crate::engine::Engine;
-use crate::engine::converge::Interrupts;
-use crate::engine::journal::JournalFile;
+use crate::engine::book::ProgressBook;
 use crate::engine::observe::Observer;
 use crate::engine::reconcile::Reconciler;
+use crate::engine::signals::Signals;
 use crate::guard::Guard;
 use crate::host_state::{Board, HostState};
 use crate::inbox::Inbox;
@@ -47,7 +47,8 @@ pub struct Agent {
     pub state: watch::Receiver<HostState>,
     packages: Arc<dyn Packages>,
     state_dir: PathBuf,
-    second_chance: Arc<Notify>,
+    ledger: Arc<Ledger>,
+    retry_asked: Arc<Notify>,
     link: watch::Receiver<LinkState>,
     stop_reconciler: watch::Sender<bool>,
     stop_reporter: watch::Sender<bool>,
@@ -94,30 +95,31 @@ impl Agent {
             bake_period,
             max_crashes,
         });
-        let journal = JournalFile::open(&state_dir)?;
+        let book = ProgressBook::open(&state_dir, &engine.ledger)?;
         let (board, announcements) = Board::new(ledger.desired());
         let state = board.subscribe();
         let (stop_reconciler, reconciler_stops) = watch::channel(false);
         let (stop_reporter, reporter_stops) = watch::channel(false);
         let (requests, requests_in) = mpsc::channel(REQUESTS);
         let wake = Arc::new(Notify::new());
-        let interrupts = Interrupts {
+        let (questions, questions_in) = mpsc::channel(1);
+        let signals = Signals {
             desired: ledger.subscribe(),
             stop: reconciler_stops,
+            wake: wake.clone(),
+            questions: questions_in,
         };
 
         let drift = tokio::spawn(drift::follow(engine.clone(), state.clone(), wake.clone()));
-        let second_chance = Arc::new(Notify::new());
+        let retry_asked = Arc::new(Notify::new());
         let reconciler = Reconciler::new(
             engine.clone(),
             board,
-            journal,
-            interrupts,
-            wake.clone(),
-            second_chance.clone(),
+            book,
+            signals,
+            retry_asked.clone(),
             link_state.clone(),
         );
-        let engine_of_inbox = engine.clone();
         let topics_of_apps = topics.subscribe();
         let reporter = Reporter {
             host_id: host_id.clone(),
@@ -138,10 +140,10 @@ impl Agent {
         let inbox = Inbox {
             host_id,
             topics: topics_of_apps,
-            engine: engine_of_inbox,
+            questions,
             limits,
             trusted_users,
-            ledger,
+            ledger: ledger.clone(),
             deliveries,
             requests,
         };
@@ -149,7 +151,8 @@ impl Agent {
             state,
             packages,
             state_dir,
-            second_chance,
+            ledger,
+            retry_asked,
             link: link_state,
             stop_reconciler,
             stop_reporter,
@@ -174,7 +177,7 @@ impl Agent {
             () = self.packages.works_alone() => {
                 tracing::info!("the package manager goes on alone");
                 self.reconciler.abort();
-                if let Err(error) = JournalFile::note_stop_in(&self.state_dir) {
+                if let Err(error) = ProgressBook::note_stop_in(&self.state_dir, &self.ledger) {
                     tracing::warn!(%error, "this stop will count as a crash");
                 }
             }
@@ -185,13 +188,13 @@ impl Agent {
         let mut link = self.link;
         let closed = async { while link.changed().await.is_ok() {} };
         if tokio::time::timeout(BUS_END, closed).await.is_err() {
-            tracing::debug!("the broker is slow to take leave; messages may be delivered again");
+            tracing::debug!("the broker is slow to close the connection; messages may be delivered again");
         }
     }
 
     /// Tries again all that failed and is held.
-    pub fn give_second_chance(&self) {
-        self.second_chance.notify_one();
+    pub fn retry_failed(&self) {
+        self.retry_asked.notify_one();
     }
 
     /// Pending while all is well; returns when a task has ended that should not have.

@@ -2,17 +2,18 @@
 
 use std::path::Path;
 
-use protocol::{Phase, SetConfig};
-use tokio::sync::watch;
+use protocol::{ErrorReport, SetConfig};
 
 use super::context::Context;
 use super::{Exit, desired_file, print};
-use crate::engine::converge::{self, End, Interrupts};
-use crate::engine::failure::Failures;
+use crate::engine::bake::Bakes;
+use crate::engine::book::ProgressBook;
+use crate::engine::converge::{Convergence, End};
 use crate::engine::forecast::Forecast;
-use crate::engine::journal::JournalFile;
+use crate::engine::report::error_reports;
+use crate::engine::signals::Signals;
 use crate::host_state::Board;
-use crate::ledger::{Ledger, Outcome, Scope};
+use crate::ledger::{Ledger, Scope};
 use crate::lock::Lock;
 use crate::settings::Settings;
 
@@ -45,56 +46,35 @@ pub async fn apply(settings: Settings, file: &Path, only_if: Option<&str>) -> an
         &Scope::Host,
     )?;
     let engine = context.engine(ledger);
-    let mut journal = JournalFile::open(&context.state_dir)?;
+    let mut book = ProgressBook::open(&context.state_dir, &engine.ledger)?;
+    book.release_all();
+    let mut bakes = Bakes::default();
     let (board, _announcements) = Board::new(desired.clone());
-    let (_stop, stopped) = watch::channel(false);
-    let mut interrupts = Interrupts {
-        desired: engine.ledger.subscribe(),
-        stop: stopped,
-    };
-    match converge::converge(
-        &engine,
-        &desired,
-        &Failures::new(),
-        &mut journal,
-        &mut interrupts,
-        &board,
-    )
-    .await
-    {
-        End::Finished(failures) => {
-            // For a daemon that is started later: what failed is held.
-            let errors = failures
-                .iter()
-                .map(|(app, failure)| failure.report(Some(app.clone()), 1, None));
-            engine.ledger.store_outcome(&Outcome {
-                apps: desired.apps.clone(),
-                errors: errors.collect(),
-            })?;
-            let stuck = failures
-                .iter()
-                .filter(|(_, failure)| failure.phase == Phase::Rollback);
-            journal.close_but_for(&stuck.map(|(app, _)| app.clone()).collect::<Vec<_>>())?;
-            print(&render(&failures))?;
-            Ok(if failures.is_empty() {
-                Exit::Ok
-            } else {
-                Exit::NotConverged
+    let mut signals = Signals::none(engine.ledger.subscribe());
+    let attempt = Convergence::new(&engine, &desired, &mut book, &mut bakes, &board, None);
+    match attempt.run(&mut signals).await {
+        End::Finished(finished) => {
+            let errors = error_reports(book.apps(), &finished.faults, |_| String::new());
+            print(&render(&errors))?;
+            Ok(match errors.is_empty() {
+                true => Exit::Ok,
+                false => Exit::NotConverged,
             })
         }
-        End::Stuck(failure) => Err(anyhow::anyhow!(failure.message)),
+        End::Blocked(failure) => Err(anyhow::anyhow!(failure.message)),
         // Nobody can send a newer desired state, or a stop, to a one-shot command.
         End::Superseded | End::Stopped => Ok(Exit::NotConverged),
     }
 }
 
 /// What became of the host, for people.
-fn render(failures: &Failures) -> String {
-    if failures.is_empty() {
+fn render(errors: &[ErrorReport]) -> String {
+    if errors.is_empty() {
         return "The host is as desired.\n".to_owned();
     }
-    let lines = failures
-        .iter()
-        .map(|(app, failure)| format!("! {app}: {}\n", failure.message));
+    let lines = errors.iter().map(|error| {
+        let app = error.app.as_ref().map_or("host", |app| app.as_str());
+        format!("! {app}: {}\n", error.message)
+    });
     lines.collect()
 }

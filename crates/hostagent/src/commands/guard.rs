@@ -6,19 +6,21 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use bus::amqp;
 use bus::backoff;
-use protocol::{Category, Phase};
+use protocol::{Apps, Category, Phase};
 use tokio::time::Instant;
 
 use super::Exit;
 use super::context::Context;
 use super::run::amqp_settings;
+use crate::engine::book::ProgressBook;
 use crate::engine::failure::Failure;
-use crate::engine::journal::{Before, JournalFile, Snapshot, WayBack};
 use crate::engine::observe::SELF_APP;
+use crate::engine::packages::undo_package;
+use crate::engine::progress::Progress;
+use crate::engine::snapshot::Before;
 use crate::guard::{self, Watched};
 use crate::lock::Lock;
 use crate::settings::Settings;
-use host::{HostError, Source, Transaction};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Between two logins that find out whether the broker is there. Only an agent that has done its work and does not report
@@ -54,7 +56,7 @@ pub async fn guard(settings: Settings) -> anyhow::Result<Exit> {
             if let Err(error) = &login
                 && watch.is_broker_there != Some(false)
             {
-                tracing::warn!(%error, "the new agent has done its work, and nobody reaches the broker to report it: waiting");
+                tracing::warn!(%error, "the new agent has converged, and nobody reaches the broker to report it: waiting");
             }
             watch.note_broker(login.is_ok());
         }
@@ -69,7 +71,7 @@ pub async fn guard(settings: Settings) -> anyhow::Result<Exit> {
 async fn is_under_way(context: &Context, watched: &Watched) -> bool {
     let before = Instant::now();
     if let Err(error) = context.host.packages.earlier_runs_end().await {
-        tracing::warn!(%error, "whether the package manager is at work is not known; asking again");
+        tracing::warn!(%error, "cannot tell whether a package transaction is still running; asking again");
         return true;
     }
     before.elapsed() > LOOK_EVERY || watched.is_agent_there()
@@ -121,48 +123,47 @@ impl Watch {
 
 /// Whether the new agent has done all that it had to but report it.
 fn has_converged(state_dir: &Path, watched: &Watched) -> bool {
-    let journal = JournalFile::peek(state_dir);
-    journal.is_ok_and(|journal| journal.is_none_or(|journal| !journal.entries.contains_key(&watched.app)))
+    let stored = ProgressBook::peek(state_dir, &Apps::new());
+    stored.is_ok_and(|stored| {
+        let progress = stored.apps.get(&watched.app);
+        !progress.is_some_and(Progress::is_in_progress)
+    })
 }
 
 async fn bring_back(context: &Context, watched: &Watched, waited: Duration) -> anyhow::Result<Exit> {
-    let Before::Installed(before) = &watched.entry.before else {
-        bail!("the agent was not there before: there is nothing to bring back");
+    let Before::Installed(before) = &watched.change.before else {
+        bail!("the agent was not installed before: there is nothing to roll back to");
     };
     let message = format!(
-        "the upgraded agent did not come up and report within {} s; {} {} was brought back. See `journalctl -u \
-         {SELF_APP}` of that time",
+        "the upgraded agent did not start and report within {} s; {} {} was restored. See `journalctl -u {SELF_APP}` of \
+         that time",
         waited.as_secs(),
         before.package,
         before.version
     );
     tracing::error!("{message}");
     if let Err(error) = context.host.services.stop(SELF_APP).await {
-        tracing::warn!(%error, "the upgraded agent could not be stopped");
+        tracing::warn!(%error, "cannot stop the upgraded agent");
     }
+    let engine = context.looking_engine()?;
     {
         let _lock = take_lock(&context.state_dir).await?;
         let failure = Failure {
             phase: Phase::Health,
             category: Category::Unhealthy,
             message,
-            rolled_back: false,
         };
         // The previous agent takes this up, and reports it.
-        let mut journal = JournalFile::open(&context.state_dir)?;
-        journal.add(
-            &watched.desired,
-            vec![(watched.app.clone(), watched.entry.clone())],
-        )?;
-        journal.doom(&[(watched.app.clone(), failure)].into())?;
-        journal.note_stop()?;
+        let mut book = ProgressBook::open(&context.state_dir, &engine.ledger)?;
+        book.roll_back(&watched.app, watched.change.clone(), failure)?;
+        book.note_stop()?;
     }
     let mut tries = 0;
     let result = loop {
         tries += 1;
-        match reinstall(context, before).await {
+        match undo_package(&engine, &watched.app, &watched.change).await {
             Err(error) if tries < TRIES => {
-                tracing::error!(%error, "the previous agent could not be brought back yet");
+                tracing::error!(%error, "cannot restore the previous agent yet");
                 tokio::time::sleep(BETWEEN_TRIES).await;
             }
             result => break result,
@@ -179,8 +180,8 @@ async fn bring_back(context: &Context, watched: &Watched, waited: Duration) -> a
     if result.is_ok() {
         forget_unit(context).await;
     }
-    result.context("the previous agent could not be brought back")?;
-    tracing::info!(version = %before.version, "the previous agent was brought back");
+    result.context("cannot restore the previous agent")?;
+    tracing::info!(version = %before.version, "the previous agent was restored");
     Ok(Exit::Ok)
 }
 
@@ -202,27 +203,6 @@ async fn take_lock(state_dir: &Path) -> anyhow::Result<Lock> {
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }
     }
-}
-
-async fn reinstall(context: &Context, before: &Snapshot) -> Result<(), HostError> {
-    let packages = &context.host.packages;
-    let source = match &before.way_back {
-        WayBack::File { path } => Source::File(packages.inspect(path).await?),
-        WayBack::Repository => Source::Repository {
-            name: before.package.clone(),
-            version: before.version.clone(),
-        },
-        WayBack::NotNeeded | WayBack::Url { .. } | WayBack::Nowhere { .. } => {
-            let message = format!("{} {} is not to be had", before.package, before.version);
-            return Err(HostError::new(Category::NotFound, message));
-        }
-    };
-    packages.heal().await?;
-    let transaction = Transaction {
-        install: vec![source],
-        remove: Vec::new(),
-    };
-    packages.apply(&transaction).await
 }
 
 #[cfg(test)]

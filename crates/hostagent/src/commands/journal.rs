@@ -2,52 +2,67 @@
 
 use std::fmt::Write;
 
-use super::{Exit, print};
-use crate::engine::journal::{Before, Journal, JournalFile};
-use crate::settings::Settings;
-use crate::state_file::StateFile;
+use protocol::Apps;
 
-/// Prints the journal, without any config value. Changes nothing.
+use super::{Exit, print};
+use crate::engine::book::{ProgressBook, ProgressMap};
+use crate::engine::progress::{Change, Progress};
+use crate::engine::snapshot::Before;
+use crate::settings::Settings;
+
+/// Prints the changes that are not yet known to be good, without any config value. Changes nothing.
 pub fn journal(settings: &Settings) -> anyhow::Result<Exit> {
-    let state_dir = settings.state_dir();
-    let journal: Option<Journal> = StateFile::new(JournalFile::path(&state_dir)).peek()?;
-    print(&match journal {
-        Some(journal) => render(&journal),
-        None => "No change is under way: there is no journal.\n".to_owned(),
-    })?;
+    let stored = ProgressBook::peek(&settings.state_dir(), &Apps::new())?;
+    print(&render(&stored.apps))?;
     Ok(Exit::Ok)
 }
 
-fn render(journal: &Journal) -> String {
+fn render(apps: &ProgressMap) -> String {
     let mut text = String::new();
-    // Writing to a string can't fail.
-    let _ = writeln!(
-        text,
-        "A change is under way; the agent was killed {} times in it.",
-        journal.crashes
-    );
-    for (app, entry) in &journal.entries {
-        let wanted = journal
-            .desired
-            .get(app)
-            .map_or("not installed".to_owned(), |spec| spec.version.clone());
-        let _ = match &entry.before {
-            Before::Absent => writeln!(
-                text,
-                "{app}: was not installed, is to be {wanted}; undone by removing it"
-            ),
-            Before::Installed(snapshot) => writeln!(
-                text,
-                "{app}: was {} {}, is to be {wanted}; {}",
-                snapshot.package, snapshot.version, snapshot.way_back
-            ),
+    for (app, progress) in apps {
+        let Some(change) = progress.change() else { continue };
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{app}: {}", describe(change));
+        let _ = match progress {
+            Progress::Baking { .. } => writeln!(text, "  changed, and watched for the bake period"),
+            Progress::RollingBack { failure, .. } => {
+                writeln!(text, "  being rolled back, because: {}", failure.message)
+            }
+            Progress::Stuck { trouble, .. } => {
+                writeln!(text, "  cannot be rolled back: {}", trouble.failure.message)
+            }
+            Progress::Applying { .. }
+            | Progress::Settled { .. }
+            | Progress::Repairing { .. }
+            | Progress::Held { .. } => Ok(()),
         };
-        if let Some(failure) = &entry.doomed {
-            let _ = writeln!(text, "  being rolled back, because: {}", failure.message);
+        if change.unfinished.in_transaction {
+            let _ = writeln!(text, "  in a package transaction");
         }
-        if journal.in_transaction.contains(app) {
-            let _ = writeln!(text, "  the package manager is at it");
+        if change.crashes > 0 {
+            let _ = writeln!(
+                text,
+                "  the agent was killed {} times during this change",
+                change.crashes
+            );
         }
     }
+    if text.is_empty() {
+        return "No change is in progress.\n".to_owned();
+    }
     text
+}
+
+fn describe(change: &Change) -> String {
+    let wanted = change
+        .spec
+        .as_ref()
+        .map_or("not installed", |spec| spec.version.as_str());
+    match &change.before {
+        Before::Absent { .. } => format!("was not installed, changes to {wanted}; undone by removing it"),
+        Before::Installed(before) => format!(
+            "was {} {}, changes to {wanted}; undo: {}",
+            before.package, before.version, before.undo
+        ),
+    }
 }

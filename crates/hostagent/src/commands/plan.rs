@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::context::Context;
 use super::{Exit, desired_file, print};
 use crate::engine::forecast::Forecast;
-use crate::engine::plan::Action;
+use crate::engine::plan::ShownAction;
 use crate::settings::Settings;
 
 /// Prints what applying `file` would do. [`Exit::NotConverged`] if that is anything at all.
@@ -22,17 +22,19 @@ pub async fn plan(settings: Settings, file: &Path, json: bool) -> anyhow::Result
         render(&forecast)
     };
     print(&text)?;
-    Ok(if forecast.plan.is_empty() {
+    Ok(if forecast.is_empty() {
         Exit::Ok
     } else {
         Exit::NotConverged
     })
 }
 
-/// The plan with its hash, and with each step's way back.
+/// The plan with its hash, and with how each step is undone.
 fn to_json(forecast: &Forecast) -> serde_json::Result<Value> {
-    let mut plan = serde_json::to_value(&forecast.plan)?;
-    plan["hash"] = forecast.hash().into();
+    let mut plan = serde_json::json!({"steps": forecast.steps, "hash": forecast.hash()});
+    if !forecast.faults.is_empty() {
+        plan["faults"] = serde_json::to_value(&forecast.faults)?;
+    }
     for (step, undo) in forecast.undo.iter().enumerate() {
         plan["steps"][step]["undo"] = serde_json::to_value(undo)?;
     }
@@ -41,12 +43,11 @@ fn to_json(forecast: &Forecast) -> serde_json::Result<Value> {
 
 /// For people: a line per step, a line per key of a config.
 fn render(forecast: &Forecast) -> String {
-    let plan = &forecast.plan;
     let mut text = String::new();
-    for (step, undo) in plan.steps.iter().zip(&forecast.undo) {
-        // Writing to a string can't fail.
+    for (step, undo) in forecast.steps.iter().zip(&forecast.undo) {
+        // Writing to a string cannot fail.
         let _ = match &step.action {
-            Action::Configure { changes } => {
+            ShownAction::Configure { changes } => {
                 let _ = writeln!(text, "~ {}: configure", step.app);
                 for change in changes {
                     let from = change
@@ -61,40 +62,42 @@ fn render(forecast: &Forecast) -> String {
                 }
                 Ok(())
             }
-            action => writeln!(text, "{} {}: {action}", sign(action), step.app),
+            action => writeln!(text, "{} {}: {}", sign(action), step.app, step.text),
         };
         let _ = match undo.possible {
             true => writeln!(text, "    undo: {}", undo.how),
-            false => writeln!(text, "    NO WAY BACK: {}", undo.how),
+            false => writeln!(text, "    CANNOT BE UNDONE: {}", undo.how),
         };
     }
-    for fault in &plan.faults {
+    for fault in &forecast.faults {
         let _ = writeln!(text, "! {}: {}", fault.app, fault.message);
     }
-    let _ = match (plan.steps.len(), plan.faults.len()) {
+    let _ = match (forecast.steps.len(), forecast.faults.len()) {
         (0, 0) => writeln!(text, "Nothing to do: the host is as desired."),
         (steps, 0) => writeln!(text, "{steps} steps; plan {}.", forecast.hash()),
         (steps, faults) => writeln!(
             text,
-            "{steps} steps; {faults} things that no step can bring about; plan {}.",
+            "{steps} steps; {faults} problems that no step can solve; plan {}.",
             forecast.hash()
         ),
     };
     text
 }
 
-fn sign(action: &Action) -> char {
+fn sign(action: &ShownAction) -> char {
     match action {
-        Action::Install(install) if install.from.is_none() => '+',
-        Action::Remove { .. } => '-',
-        Action::Install(_)
-        | Action::Adopt { .. }
-        | Action::StopForRemoval { .. }
-        | Action::Configure { .. }
-        | Action::Enable { .. }
-        | Action::Disable { .. }
-        | Action::Start { .. }
-        | Action::Stop { .. }
-        | Action::RunServices { .. } => '~',
+        ShownAction::Install(install) if install.from.is_none() => '+',
+        ShownAction::Remove { .. } => '-',
+        ShownAction::Install(_)
+        | ShownAction::Adopt { .. }
+        | ShownAction::StopForRemoval { .. }
+        | ShownAction::RestoreFile { .. }
+        | ShownAction::Configure { .. }
+        | ShownAction::Enable { .. }
+        | ShownAction::Disable { .. }
+        | ShownAction::Start { .. }
+        | ShownAction::Stop { .. }
+        | ShownAction::Restart { .. }
+        | ShownAction::RunServices { .. } => '~',
     }
 }

@@ -65,7 +65,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<Exit> {
                 tracing::info!("SIGINT: ending at the next safe point");
                 break;
             }
-            _ = retry.recv() => agent.give_second_chance(),
+            _ = retry.recv() => agent.retry_failed(),
             task = agent.failed() => {
                 anyhow::bail!("the {task} task ended unexpectedly; see the log lines before this one")
             }

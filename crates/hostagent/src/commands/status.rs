@@ -9,7 +9,11 @@ use tokio::time::Instant;
 
 use super::context::Context;
 use super::{Exit, print};
+use crate::engine::book::ProgressBook;
+use crate::engine::failure::Failure;
 use crate::engine::observe::Freshness;
+use crate::engine::plan::Plan;
+use crate::engine::report::error_reports;
 use crate::host_state::{HostState, Standing};
 use crate::lock;
 use crate::settings::Settings;
@@ -55,25 +59,39 @@ async fn look(settings: &Settings) -> anyhow::Result<Seen> {
         (false, Some(file)) => Known::Damaged(file),
         (false, None) => Known::Never,
     };
-    let observed = engine.observe(&desired, Freshness::Full).await?;
-    let outcome = engine.ledger.outcome_for(&desired.apps)?;
+    let observed = engine.observe(&desired.apps, Freshness::Full).await?;
+    let stored = ProgressBook::peek(&context.state_dir, &desired.apps)?;
     let agent_runs = lock::holder(&context.state_dir)?.is_some();
-    let standing = if engine.plan(&desired, &observed).is_empty() {
+    let plan = match desired.stated {
+        true => engine.plan(&desired.apps, &observed),
+        false => Plan::default(),
+    };
+    let faults = plan.faults.iter().map(|fault| {
+        let failure = Failure {
+            phase: fault.phase,
+            category: fault.category,
+            message: fault.message.clone(),
+        };
+        (fault.app.clone(), failure)
+    });
+    // When the daemon tries again, only the daemon knows.
+    let errors = error_reports(&stored.apps, &faults.collect(), |_| String::new());
+    let standing = if plan.is_empty() {
         Standing::Ok
-    } else if outcome.errors.is_empty() {
+    } else if errors.is_empty() {
         let detail = match agent_runs {
-            true => "not as desired; a running agent is at it, or about to",
-            false => "not as desired, and nothing is done about it",
+            true => "not as desired; the running agent is converging, or about to",
+            false => "not as desired, and no agent runs that could change it",
         };
         Standing::Converging {
             detail: detail.into(),
         }
     } else {
-        Standing::Errors(outcome.errors)
+        Standing::Errors(errors)
     };
     let state = HostState {
         desired: Arc::clone(&desired),
-        observed: Some(observed),
+        observed: Some(Arc::new(observed)),
         standing,
         announced: 0,
     };

@@ -1,117 +1,163 @@
-//! Watches what was changed for a while: a service that does not stay up, or a health check that fails, is a
-//! failed change.
+//! Watches what was changed for a while: a service that does not stay up, or a health check that fails, is a failed
+//! change. Applications are watched side by side, each for its own time.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt};
-use futures_util::stream::{FuturesUnordered, StreamExt};
-use protocol::{AppName, Category, Phase};
+use host::{HostError, ServiceState};
+use protocol::{AppName, AppSpec, Category, Phase};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::engine::Engine;
-use crate::engine::failure::{Failure, Failures};
-use crate::engine::observe::{Freshness, Observed, ObservedApp};
-use crate::ledger::Desired;
-use host::{HostError, ServiceState};
+use super::Engine;
+use super::failure::Failure;
+use super::observe::Observed;
 
 /// Between two looks at the services.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Whether `app` has a service that is to run.
-fn runs(desired: &Desired, app: &AppName, there: &ObservedApp) -> bool {
-    let spec = desired.apps.get(app);
-    spec.is_some_and(|spec| there.services.keys().any(|name| spec.wants_service(name)))
+type Services = BTreeMap<String, Option<ServiceState>>;
+
+/// What one look has shown.
+#[derive(Debug)]
+pub enum BakeResult {
+    Watching,
+    Good,
+    Failed(Failure),
 }
 
-/// Watches `apps`, as they are in `observed`, for the bake period: their services, and their health checks.
-/// What has neither is not waited for. Cancel-safe: it changes nothing.
-pub async fn bake(
-    engine: &Engine,
-    desired: &Arc<Desired>,
-    apps: &[AppName],
-    observed: &Arc<Observed>,
-) -> Result<Failures, HostError> {
-    let mut failures = Failures::new();
-    let mut checks: FuturesUnordered<BoxFuture<'_, (AppName, Result<(), HostError>)>> = apps
-        .iter()
-        .filter_map(|app| Some((app, observed.apps.get(app)?)))
-        .map(|(app, there)| {
-            let healthy = engine
-                .host
-                .app_config
-                .stays_healthy(app, &there.package, engine.bake_period);
-            healthy.map(|result| (app.clone(), result)).boxed()
-        })
-        .collect();
-    let begin = Instant::now();
-    let any_runs = apps.iter().any(|app| {
-        observed
-            .apps
-            .get(app)
-            .is_some_and(|there| runs(desired, app, there))
-    });
-    let end = if any_runs {
-        begin + engine.bake_period
-    } else {
-        begin
-    };
-    let mut looks = tokio::time::interval_at(begin + LOOK.min(engine.bake_period), LOOK);
-    let mut seen_at = begin;
-    loop {
-        // Both arms only wait.
-        tokio::select! {
-            Some((app, result)) = checks.next() => {
-                if let Err(error) = result {
-                    failures.entry(app).or_insert_with(|| Failure::new(Phase::Health, error));
-                }
-            }
-            now = looks.tick() => {
-                engine.host.services.forget_answers();
-                let seen = engine.observe(desired, Freshness::Light).await?;
-                for app in apps.iter().filter(|app| !failures.contains_key(*app)).cloned().collect::<Vec<_>>() {
-                    if let Some(failure) = fallen(desired, &app, observed, &seen, now - begin) {
-                        failures.insert(app, failure);
-                    }
-                }
-                seen_at = now;
-            }
+/// One application on trial.
+struct Bake {
+    since: Instant,
+    until: Instant,
+    /// As they were when it began.
+    services: Services,
+    /// Of its health checks, as soon as they have passed or failed.
+    checked: Option<Result<(), HostError>>,
+}
+
+/// All applications on trial.
+#[derive(Default)]
+pub struct Bakes {
+    running: BTreeMap<AppName, Bake>,
+    /// Health checks, one task for each application.
+    checks: JoinSet<(AppName, Instant, Result<(), HostError>)>,
+}
+
+impl Bakes {
+    /// Forgets those that are not among `apps`.
+    pub fn keep(&mut self, apps: &[AppName]) {
+        self.running.retain(|app, _| apps.contains(app));
+        if self.running.is_empty() {
+            self.checks.abort_all();
         }
-        let over = checks.is_empty() && seen_at >= end;
-        if over || failures.len() == apps.len() {
-            return Ok(failures);
+    }
+
+    pub fn forget(&mut self, app: &AppName) {
+        self.running.remove(app);
+    }
+
+    /// How `app` stands, as it is in `observed`. The first look begins its time.
+    pub fn look(
+        &mut self,
+        engine: &Engine,
+        app: &AppName,
+        spec: &AppSpec,
+        observed: &Observed,
+    ) -> BakeResult {
+        let Some(there) = observed.apps.get(app) else {
+            return BakeResult::Failed(unhealthy(format!("{app} was gone while it was watched")));
+        };
+        let now = Instant::now();
+        let Some(bake) = self.running.get(app) else {
+            self.begin(engine, app, spec, &there.services, &there.package, now);
+            return BakeResult::Watching;
+        };
+        if let Some(reason) = fallen(app, spec, &bake.services, &there.services, now - bake.since) {
+            let message = format!("{reason}. See the service's own log (journalctl -u, or its log file)");
+            return BakeResult::Failed(unhealthy(message));
+        }
+        match &bake.checked {
+            Some(Err(error)) => BakeResult::Failed(Failure::new(Phase::Health, error.clone())),
+            Some(Ok(())) if now >= bake.until => BakeResult::Good,
+            Some(Ok(())) | None => BakeResult::Watching,
+        }
+    }
+
+    fn begin(
+        &mut self,
+        engine: &Engine,
+        app: &AppName,
+        spec: &AppSpec,
+        services: &Services,
+        package: &str,
+        now: Instant,
+    ) {
+        let runs = services.keys().any(|name| spec.wants_service(name));
+        // What has no service that is to run has nothing that could end.
+        let period = if runs { engine.bake_period } else { Duration::ZERO };
+        let bake = Bake {
+            since: now,
+            until: now + period,
+            services: services.clone(),
+            checked: None,
+        };
+        self.running.insert(app.clone(), bake);
+        let (checks, app, package) = (engine.host.app_config.clone(), app.clone(), package.to_owned());
+        let period = engine.bake_period;
+        let checking = async move {
+            let result = checks.stays_healthy(&app, &package, period).await;
+            (app, now, result)
+        };
+        self.checks.spawn(checking);
+    }
+
+    /// Returns when there is something to look at: a second has passed, or a health check has come to its end. Cancel-safe.
+    pub async fn next_look(&mut self) {
+        tokio::select! {
+            Some(Ok((app, begun, result))) = self.checks.join_next() => {
+                if let Some(bake) = self.running.get_mut(&app)
+                    && bake.since == begun
+                {
+                    bake.checked = Some(result);
+                }
+            }
+            () = tokio::time::sleep(LOOK) => {}
         }
     }
 }
 
-/// Whether a service of `app` that should run does not, or has been started anew since the bake began. Pure.
-fn fallen(
-    desired: &Desired,
-    app: &AppName,
-    first: &Observed,
-    now: &Observed,
-    after: Duration,
-) -> Option<Failure> {
-    let spec = desired.apps.get(app)?;
-    let before: &BTreeMap<String, Option<ServiceState>> = &first.apps.get(app)?.services;
-    let seconds = after.as_secs_f64().ceil();
-    let fallen = before.iter().filter(|(name, _)| spec.wants_service(name)).find_map(|(name, then)| {
-        let state = now.apps.get(app).and_then(|there| there.services.get(name)).copied().flatten();
-        match state {
-            Some(state) if state.running => {
-                let flapped = then.and_then(|then| then.instance) != state.instance;
-                flapped.then(|| format!("service {name} of {app} was started anew within {seconds} s of its start: it does not stay up"))
-            }
-            Some(_) => Some(format!("service {name} of {app} ended within {seconds} s of its start")),
-            None => Some(format!("service {name} of {app} was gone {seconds} s after its start")),
-        }
-    })?;
-    let message = format!("{fallen}. Look at the service's own log (journalctl -u, or its log file)");
-    Some(Failure {
+fn unhealthy(message: String) -> Failure {
+    Failure {
         phase: Phase::Health,
         category: Category::Unhealthy,
         message,
-        rolled_back: false,
-    })
+    }
+}
+
+/// What became of a service of `app` that should run: it ended, or was started anew since. Pure.
+fn fallen(
+    app: &AppName,
+    spec: &AppSpec,
+    first: &Services,
+    now: &Services,
+    after: Duration,
+) -> Option<String> {
+    let seconds = after.as_secs_f64().ceil();
+    first
+        .iter()
+        .filter(|(name, _)| spec.wants_service(name))
+        .find_map(|(name, then)| {
+            let state = now.get(name).copied().flatten();
+            match state {
+                Some(state) if state.running => {
+                    let restarted = then.and_then(|then| then.instance) != state.instance;
+                    restarted.then(|| {
+                        format!("service {name} of {app} was restarted within {seconds} s of its start: it does not stay up")
+                    })
+                }
+                Some(_) => Some(format!("service {name} of {app} ended within {seconds} s of its start")),
+                None => Some(format!("service {name} of {app} was gone {seconds} s after its start")),
+            }
+        })
 }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use host::HostError;
 use protocol::{AppName, Category, ErrorReport, Phase};
 use serde::{Deserialize, Serialize};
 
 use crate::state_file::StateFileError;
-use host::HostError;
 
 /// What went wrong with one application.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,9 +14,6 @@ pub struct Failure {
     pub phase: Phase,
     pub category: Category,
     pub message: String,
-    /// The application is as it was before.
-    #[serde(default)]
-    pub rolled_back: bool,
 }
 
 impl Failure {
@@ -25,20 +22,19 @@ impl Failure {
             phase,
             category: error.category,
             message: error.message,
-            rolled_back: false,
         }
     }
 
     /// As it stands in a status. `app`: `None` where the whole host is meant.
-    pub fn report(&self, app: Option<AppName>, attempt: u32, next_retry: Option<String>) -> ErrorReport {
+    pub fn report(&self, app: Option<AppName>, attempt: u32) -> ErrorReport {
         ErrorReport {
             app,
             phase: self.phase,
             category: self.category,
             message: self.message.clone(),
             attempt,
-            next_retry,
-            rolled_back: self.rolled_back,
+            next_retry: None,
+            rolled_back: false,
         }
     }
 }
@@ -54,10 +50,9 @@ impl From<StateFileError> for Failure {
             phase: Phase::Check,
             category,
             message: error.to_string(),
-            rolled_back: false,
         }
     }
 }
 
-/// By application; the others went well.
+/// By application.
 pub type Failures = BTreeMap<AppName, Failure>;

@@ -1,24 +1,24 @@
 //! What applying a desired state would do, for whoever asks first: the plan, a hash to hold it to, and how
 //! each step could be undone. Changes nothing.
 
-use std::sync::Arc;
-
+use host::{HostError, hex};
 use protocol::plan::{PlanFault, PlanStep, Undo};
 use protocol::{AppName, Apps, HostId, PlanAnswer};
 use sha2::{Digest, Sha256};
 
-use crate::engine::Engine;
-use crate::engine::journal::WayBack;
-use crate::engine::observe::{Freshness, Observed};
-use crate::engine::plan::{Action, Plan, Step};
-use crate::engine::undo;
-use crate::ledger::{Desired, Records};
-use host::{HostError, hex};
+use super::Engine;
+use super::observe::{Freshness, Observed};
+use super::plan::{Fault, ShownAction, ShownStep, shown};
+use super::signals::PlanQuestion;
+use super::snapshot::UndoSource;
+use super::undo;
+use crate::ledger::Records;
 
-/// A plan, looked at from all sides.
+/// A plan as it is shown, with how each step could be undone.
 #[derive(Debug)]
 pub struct Forecast {
-    pub plan: Plan,
+    pub steps: Vec<ShownStep>,
+    pub faults: Vec<Fault>,
     /// One for each step.
     pub undo: Vec<Undo>,
     /// Hex SHA-256 of the steps.
@@ -31,25 +31,26 @@ const SHOWN: usize = 12;
 impl Forecast {
     /// What would be done for `apps` now.
     pub async fn of(engine: &Engine, apps: &Apps) -> Result<Self, HostError> {
-        let desired = Arc::new(Desired {
-            stated: true,
-            apps: apps.clone(),
-            ..Desired::default()
-        });
-        let observed = engine.observe(&desired, Freshness::Full).await?;
-        let plan = engine.plan(&desired, &observed);
+        let observed = engine.observe(apps, Freshness::Full).await?;
+        let plan = engine.plan(apps, &observed);
         let records = engine.ledger.records();
-        let mut ways = Vec::new();
-        for step in &plan.steps {
-            ways.push(undo_of(engine, &observed, &records, step).await);
+        let steps = shown(&plan);
+        let mut undo = Vec::new();
+        for step in &steps {
+            undo.push(undo_of(engine, &observed, &records, step).await);
         }
         // A plan is made of strings, numbers and config values: this cannot fail.
-        let bytes = serde_json::to_vec(&plan.steps).unwrap_or_default();
+        let bytes = serde_json::to_vec(&steps).unwrap_or_default();
         Ok(Self {
-            plan,
-            undo: ways,
+            steps,
+            faults: plan.faults,
+            undo,
             hash: hex(&Sha256::digest(bytes)),
         })
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty() && self.faults.is_empty()
     }
 
     pub fn hash(&self) -> &str {
@@ -65,21 +66,20 @@ impl Forecast {
     pub fn answer(self, host_id: HostId, reply_to: Option<String>) -> PlanAnswer {
         let hash = self.hash().to_owned();
         let steps = self
-            .plan
             .steps
-            .iter()
+            .into_iter()
             .zip(self.undo)
             .map(|(step, undo)| PlanStep {
-                app: step.app.clone(),
+                app: step.app,
                 action: step.action.name().to_owned(),
-                text: step.action.to_string(),
+                text: step.text,
                 undo,
             });
-        let faults = self.plan.faults.iter().map(|fault| PlanFault {
-            app: fault.app.clone(),
+        let faults = self.faults.into_iter().map(|fault| PlanFault {
+            app: fault.app,
             phase: fault.phase,
             category: fault.category,
-            message: fault.message.clone(),
+            message: fault.message,
         });
         PlanAnswer {
             host_id,
@@ -104,37 +104,58 @@ pub fn no_answer(host_id: HostId, reply_to: Option<String>, error: &HostError) -
     }
 }
 
-async fn undo_of(engine: &Engine, observed: &Observed, records: &Records, step: &Step) -> Undo {
+/// Answers whoever wants to hold a change to the plan that was shown. Changes nothing.
+pub async fn answer(engine: &Engine, question: PlanQuestion) {
+    let PlanQuestion { apps, hash, answer } = question;
+    let verdict = match Forecast::of(engine, &apps).await {
+        Ok(forecast) if forecast.is(&hash) => Ok(()),
+        Ok(forecast) => Err(format!(
+            "$.only_if_plan: the plan is {} by now, not {hash}: the host has changed since it was made. Nothing was done; \
+             ask for the plan again",
+            forecast.hash()
+        )),
+        Err(error) => Err(format!(
+            "$.only_if_plan: cannot make a plan: {error}. Nothing was done"
+        )),
+    };
+    // Whoever asked may have ended.
+    let _ = answer.send(verdict);
+}
+
+async fn undo_of(engine: &Engine, observed: &Observed, records: &Records, step: &ShownStep) -> Undo {
     let possible = |how: &str| Undo {
         possible: true,
         how: how.to_owned(),
     };
     match &step.action {
-        Action::Adopt { .. } => possible("nothing on the host changes"),
-        Action::Install(install) if install.from.is_none() => possible("the package is removed again"),
-        Action::Install(_) | Action::Remove { .. } => {
-            let way = way_back(engine, observed, records, &step.app).await;
+        ShownAction::Adopt { .. } => possible("nothing on the host changes"),
+        ShownAction::Install(install) if install.from.is_none() => possible("the package is removed again"),
+        ShownAction::Install(_) | ShownAction::Remove { .. } => {
+            let source = undo_source(engine, observed, records, &step.app).await;
             Undo {
-                possible: way.exists(),
-                how: way.to_string(),
+                possible: source.exists(),
+                how: source.to_string(),
             }
         }
-        Action::Configure { .. } if !observed.apps.contains_key(&step.app) => {
+        ShownAction::Configure { .. } if !observed.apps.contains_key(&step.app) => {
             possible("it goes with the package")
         }
-        Action::Configure { .. } => possible("the previous config is kept in the journal"),
-        Action::RunServices { .. } => possible("they go with the package"),
-        Action::StopForRemoval { .. }
-        | Action::Enable { .. }
-        | Action::Disable { .. }
-        | Action::Start { .. }
-        | Action::Stop { .. } => possible("the service goes back to its previous state"),
+        ShownAction::Configure { .. } | ShownAction::RestoreFile { .. } => {
+            possible("the previous config is kept by the agent")
+        }
+        ShownAction::RunServices { .. } => possible("they go with the package"),
+        ShownAction::StopForRemoval { .. }
+        | ShownAction::Enable { .. }
+        | ShownAction::Disable { .. }
+        | ShownAction::Start { .. }
+        | ShownAction::Stop { .. }
+        | ShownAction::Restart { .. } => possible("the service goes back to its previous state"),
     }
 }
 
-async fn way_back(engine: &Engine, observed: &Observed, records: &Records, app: &AppName) -> WayBack {
+async fn undo_source(engine: &Engine, observed: &Observed, records: &Records, app: &AppName) -> UndoSource {
     match observed.apps.get(app) {
-        Some(there) => undo::way_back(&engine.host, records, app, &there.package, &there.version).await,
-        None => WayBack::NotNeeded,
+        Some(there) => undo::undo_source(&engine.host, records, app, &there.package, &there.version).await,
+        None => UndoSource::NotNeeded,
     }
 }

@@ -1,12 +1,14 @@
 //! Downloads and verifies everything a plan installs, before anything is touched.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use protocol::satisfied::version_satisfied;
 use protocol::{AppName, Category, Phase};
 
-use crate::engine::failure::Failure;
-use crate::engine::plan::Install;
+use super::failure::{Failure, Failures};
+use super::plan::Install;
+use super::target::PackageSource;
 use crate::ledger::Records;
 use host::{Cancel, Download, Host, HostError, PackageFile, Source};
 
@@ -25,10 +27,7 @@ impl Staged {
 
     /// Full version that it will bring.
     pub fn version(&self) -> &str {
-        match &self.source {
-            Source::File(file) => &file.version,
-            Source::Repository { version, .. } => version,
-        }
+        self.source.version()
     }
 }
 
@@ -36,13 +35,13 @@ impl Staged {
 #[derive(Debug, Default)]
 pub struct StageOutcome {
     pub staged: Vec<Staged>,
-    pub failures: BTreeMap<AppName, Failure>,
+    pub failures: Failures,
 }
 
 /// Stages `installs` side by side. Nothing on the host changes but the download cache.
 pub async fn stage(
     host: &Host,
-    installs: &[(&AppName, &Install)],
+    installs: &[(AppName, Install)],
     records: &Records,
     cancel: &Cancel,
 ) -> StageOutcome {
@@ -55,13 +54,13 @@ pub async fn stage(
         match result {
             Ok(source) => {
                 outcome.staged.push(Staged {
-                    app: (*app).clone(),
+                    app: app.clone(),
                     source,
-                    install: (*install).clone(),
+                    install: install.clone(),
                 });
             }
             Err(failure) => {
-                outcome.failures.insert((*app).clone(), failure);
+                outcome.failures.insert(app.clone(), failure);
             }
         }
     }
@@ -80,47 +79,79 @@ async fn stage_one(
         .package
         .as_deref()
         .or_else(|| records.get(app).map(|record| record.package.as_str()));
-    let Some(url) = &install.url else {
-        let package = expected.unwrap_or(app.as_str());
-        let found = host
+    match &install.source {
+        PackageSource::Repository => offered(host, expected.unwrap_or(app.as_str()), install).await,
+        PackageSource::Url { url, sha256 } => {
+            let download = Download {
+                url: url.clone(),
+                sha256: sha256.clone(),
+            };
+            let path = host
+                .downloads
+                .fetch(&download, cancel)
+                .await
+                .map_err(fetch_failure)?;
+            let checked = inspect(host, app, &path, install, expected).await;
+            if checked.is_err() {
+                host.downloads.discard(&path).await;
+            }
+            checked
+        }
+        PackageSource::Kept { path } => inspect(host, app, path, install, expected).await,
+        PackageSource::Unavailable { reason } => Err(Failure::new(
+            Phase::Download,
+            HostError::new(Category::NotFound, reason.clone()),
+        )),
+    }
+}
+
+async fn offered(host: &Host, package: &str, install: &Install) -> Result<Source, Failure> {
+    let version = match install.is_exact {
+        true => install.version.clone(),
+        false => host
             .packages
             .find_in_repositories(package, &install.version)
-            .await;
-        let version = found.map_err(|error| Failure::new(Phase::Download, error))?;
-        return Ok(Source::Repository {
-            name: package.to_owned(),
-            version,
-        });
+            .await
+            .map_err(|error| Failure::new(Phase::Download, error))?,
     };
-    let download = Download {
-        url: url.clone(),
-        sha256: install.sha256.clone(),
+    Ok(Source::Repository {
+        name: package.to_owned(),
+        version,
+    })
+}
+
+fn fetch_failure(error: HostError) -> Failure {
+    let phase = if error.category == Category::Verification {
+        Phase::Verify
+    } else {
+        Phase::Download
     };
-    let path = host.downloads.fetch(&download, cancel).await.map_err(|error| {
-        let phase = if error.category == Category::Verification {
-            Phase::Verify
-        } else {
-            Phase::Download
-        };
-        Failure::new(phase, error)
-    })?;
-    let file = match host.packages.inspect(&path).await {
-        Ok(file) => file,
-        Err(error) => {
-            host.downloads.discard(&path).await;
-            return Err(Failure::new(Phase::Verify, error));
+    Failure::new(phase, error)
+}
+
+async fn inspect(
+    host: &Host,
+    app: &AppName,
+    path: &Path,
+    install: &Install,
+    expected: Option<&str>,
+) -> Result<Source, Failure> {
+    let file = host
+        .packages
+        .inspect(path)
+        .await
+        .map_err(|error| Failure::new(Phase::Verify, error))?;
+    match verify(&file, install, expected) {
+        Ok(()) => Ok(Source::File(file)),
+        Err(reason) => {
+            let message =
+                format!("the package file for {app} is not what was asked: {reason}; nothing was changed");
+            Err(Failure::new(
+                Phase::Verify,
+                HostError::new(Category::Verification, message),
+            ))
         }
-    };
-    if let Err(reason) = verify(&file, install, expected) {
-        host.downloads.discard(&path).await;
-        let message =
-            format!("the package file for {app} is not what was asked: {reason}; nothing was changed");
-        return Err(Failure::new(
-            Phase::Verify,
-            HostError::new(Category::Verification, message),
-        ));
     }
-    Ok(Source::File(file))
 }
 
 /// Whether a package file is the one that was asked for. Pure.

@@ -1,128 +1,113 @@
-//! Takes down what an application is, before it is changed, and finds out how it could be brought back.
+//! Takes down what an application is before it is changed, and finds out where its package could come from again.
 
-use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use protocol::AppName;
-
-use crate::engine::journal::{Before, Entry, SavedFile, SavedService, Snapshot, WayBack};
-use crate::engine::observe::Observed;
-use crate::engine::plan::{Action, Step};
-use crate::engine::stage::Staged;
-use crate::ledger::Records;
 use host::{Cancel, Download, Host, HostError};
+use protocol::{AppName, AppSpec};
 
-/// The journal's entries for every application that `steps` change, with the packages that are `arriving`. Fetches previous packages that are not
-/// on the host any more, as long as there is a way.
-pub async fn entries(
-    host: &Host,
-    observed: &Observed,
-    records: &Records,
-    steps: &[&Step],
-    arriving: &[Staged],
-    cancel: &Cancel,
-) -> Result<Vec<(AppName, Entry)>, HostError> {
-    let mut changed: BTreeMap<&AppName, bool> = BTreeMap::new();
-    for step in steps {
-        let package_changes = matches!(step.action, Action::Install(_) | Action::Remove { .. });
-        *changed.entry(&step.app).or_insert(false) |= package_changes;
-    }
-    let mut entries = Vec::new();
-    for (app, package_changes) in changed {
-        let mut purge = None;
-        let before = match observed.apps.get(app) {
-            None => {
-                if let Some(staged) = arriving.iter().find(|staged| staged.app == *app)
-                    && host.packages.is_new_here(&staged.source).await?
-                {
-                    purge = Some(staged.package().to_owned());
-                }
-                Before::Absent
-            }
-            Some(_) => Before::Installed(Box::new(
-                snapshot(host, observed, records, app, package_changes, cancel).await?,
-            )),
-        };
-        entries.push((
-            app.clone(),
-            Entry {
-                before,
-                doomed: None,
-                restarted: false,
-                purge,
-            },
-        ));
-    }
-    Ok(entries)
-}
+use super::observe::{Observed, ObservedApp, save_file};
+use super::snapshot::{Before, SavedService, Snapshot, UndoSource};
+use super::stage::Staged;
+use crate::ledger::Records;
 
-async fn snapshot(
+/// What an application is before its package changes, by the packages that are `arriving`. Fetches the previous package
+/// where it is not on the host and there is a way.
+pub async fn before_package_change(
     host: &Host,
     observed: &Observed,
     records: &Records,
     app: &AppName,
-    package_changes: bool,
+    arriving: &[Staged],
+    settled: Option<&AppSpec>,
     cancel: &Cancel,
-) -> Result<Snapshot, HostError> {
-    let there = &observed.apps[app];
-    let way_back = if package_changes {
-        let found = way_back(host, records, app, &there.package, &there.version).await;
-        secure(host, found, &there.package, &there.version, cancel).await
-    } else {
-        WayBack::NotNeeded
+) -> Result<Before, HostError> {
+    let Some(there) = observed.apps.get(app) else {
+        let arriving = arriving.iter().find(|staged| staged.app == *app);
+        let mut purge = None;
+        if let Some(staged) = arriving
+            && host.packages.is_new_here(&staged.source).await?
+        {
+            purge = Some(staged.package().to_owned());
+        }
+        return Ok(Before::Absent { purge });
     };
-    let contract = host.app_config.contract(app, &there.package).await;
-    let files = contract
-        .map(|contract| contract.watched_files)
-        .unwrap_or_default();
+    let found = undo_source(host, records, app, &there.package, &there.version).await;
+    let undo = secure(host, found, &there.package, &there.version, cancel).await;
+    Ok(Before::Installed(Box::new(snapshot(
+        there, records, app, undo, settled,
+    ))))
+}
+
+/// What an application is before its config and services change, or while nothing of it does.
+pub fn before(observed: &Observed, records: &Records, app: &AppName, settled: Option<&AppSpec>) -> Before {
+    match observed.apps.get(app) {
+        None => Before::Absent { purge: None },
+        Some(there) => Before::Installed(Box::new(snapshot(
+            there,
+            records,
+            app,
+            UndoSource::NotNeeded,
+            settled,
+        ))),
+    }
+}
+
+fn snapshot(
+    there: &ObservedApp,
+    records: &Records,
+    app: &AppName,
+    undo: UndoSource,
+    settled: Option<&AppSpec>,
+) -> Snapshot {
     let services = there.services.iter().filter_map(|(name, state)| {
         let state = (*state)?;
-        Some((
-            name.clone(),
-            SavedService {
-                running: state.running,
-                enabled: state.enabled,
-                instance: state.instance,
-            },
-        ))
+        let saved = SavedService {
+            running: state.running,
+            enabled: state.enabled,
+        };
+        Some((name.clone(), saved))
     });
-    Ok(Snapshot {
+    Snapshot {
         package: there.package.clone(),
         version: there.version.clone(),
-        way_back,
+        undo,
         record: records.get(app).cloned(),
         config: there.config.as_ref().clone().unwrap_or_default(),
         services: services.collect(),
-        files: files.iter().filter_map(|path| save_file(path)).collect(),
-    })
+        files: there
+            .config_files()
+            .iter()
+            .filter_map(|path| save_file(path))
+            .collect(),
+        settled: settled.cloned().map(Box::new),
+    }
 }
 
 /// Where `package` at `version` could come from again. Fetches nothing.
-pub async fn way_back(
+pub async fn undo_source(
     host: &Host,
     records: &Records,
     app: &AppName,
     package: &str,
     version: &str,
-) -> WayBack {
+) -> UndoSource {
     let provenance = records.get(app).and_then(|record| record.provenance_of(version));
     if let Some(path) = provenance.and_then(|provenance| provenance.file.clone())
         && is_package(host, &path, package, version).await
     {
-        return WayBack::File { path };
+        return UndoSource::File { path };
     }
     if let Some((url, sha256)) = provenance.and_then(|p| p.url.clone().map(|url| (url, p.sha256.clone()))) {
-        return WayBack::Url { url, sha256 };
+        return UndoSource::Url { url, sha256 };
     }
     match host.packages.find_in_repositories(package, version).await {
-        Ok(found) if found == version => WayBack::Repository,
-        Ok(found) => WayBack::Nowhere {
+        Ok(found) if found == version => UndoSource::Repository,
+        Ok(found) => UndoSource::Nowhere {
             reason: format!(
                 "{package} {version} is not kept here, and the host's repositories offer {found} only"
             ),
         },
-        Err(error) => WayBack::Nowhere {
+        Err(error) => UndoSource::Nowhere {
             reason: format!(
                 "{package} {version} was not installed by the agent, and no repository offers it: {error}"
             ),
@@ -130,24 +115,24 @@ pub async fn way_back(
     }
 }
 
-/// A way back that needs no network: what must be fetched is fetched now.
-async fn secure(host: &Host, found: WayBack, package: &str, version: &str, cancel: &Cancel) -> WayBack {
-    let WayBack::Url { url, sha256 } = found else {
+/// A source that needs no network: what must be fetched is fetched now.
+async fn secure(host: &Host, found: UndoSource, package: &str, version: &str, cancel: &Cancel) -> UndoSource {
+    let UndoSource::Url { url, sha256 } = found else {
         return found;
     };
-    let shown = crate::settings::without_credentials(&url);
+    let shown = protocol::without_credentials(&url);
     let download = Download { url, sha256 };
     let fetched = match host.downloads.fetch(&download, cancel).await {
         Ok(path) => host.downloads.keep(&path).await,
         Err(error) => Err(error),
     };
     match fetched {
-        Ok(path) if is_package(host, &path, package, version).await => WayBack::File { path },
-        Ok(_) => WayBack::Nowhere {
-            reason: format!("{shown} does not hold {package} {version} any more"),
+        Ok(path) if is_package(host, &path, package, version).await => UndoSource::File { path },
+        Ok(_) => UndoSource::Nowhere {
+            reason: format!("{shown} no longer holds {package} {version}"),
         },
-        Err(error) => WayBack::Nowhere {
-            reason: format!("the previous package can't be had again: {error}"),
+        Err(error) => UndoSource::Nowhere {
+            reason: format!("cannot fetch the previous package again: {error}"),
         },
     }
 }
@@ -157,27 +142,4 @@ async fn is_package(host: &Host, path: &Path, package: &str, version: &str) -> b
         Ok(file) => file.name == package && file.version == version,
         Err(_) => false,
     }
-}
-
-/// `None`: not a text file, which no contract writes.
-fn save_file(path: &Path) -> Option<SavedFile> {
-    let absent = SavedFile {
-        path: path.to_owned(),
-        content: None,
-        mode: 0o600,
-        owner: (0, 0),
-    };
-    let meta = match std::fs::metadata(path) {
-        Ok(meta) => meta,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Some(absent),
-        Err(_) => return None,
-    };
-    let content = std::fs::read_to_string(path).ok()?;
-    let owner = (meta.uid(), meta.gid());
-    Some(SavedFile {
-        content: Some(content),
-        mode: meta.mode() & 0o7777,
-        owner,
-        ..absent
-    })
 }

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use protocol::{AppName, Apps};
+use protocol::AppName;
 use serde::{Deserialize, Serialize};
 
-use crate::engine::journal::{Before, Entry};
+use crate::engine::progress::Change;
+use crate::engine::snapshot::Before;
 use crate::state_file::{StateFile, StateFileError};
 use host::{Host, HostError, Services, processes};
 
@@ -24,9 +25,8 @@ pub const COMMAND: &str = "guard";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Watched {
     pub app: AppName,
-    pub desired: Apps,
     /// How it was, and how to get back there.
-    pub entry: Entry,
+    pub change: Change,
     /// The process that upgrades itself.
     pub agent: u32,
     /// When it was started, as the kernel counts: after a boot its number may be another's.
@@ -69,18 +69,17 @@ impl Guard {
 
     /// Durable, and the guard at work, when it returns. Where there can be none (no systemd, no way back), that is
     /// logged: the upgrade is made all the same.
-    pub async fn arm(&self, app: &AppName, desired: &Apps, entry: &Entry) -> Result<(), StateFileError> {
-        let Before::Installed(before) = &entry.before else {
+    pub async fn arm(&self, app: &AppName, change: &Change) -> Result<(), StateFileError> {
+        let Before::Installed(before) = &change.before else {
             return Ok(());
         };
-        if !before.way_back.is_package() {
-            tracing::warn!(way_back = %before.way_back, "the agent upgrades itself, and nothing could bring it back");
+        if !before.undo.is_package() {
+            tracing::warn!(undo = %before.undo, "the agent upgrades itself, and no guard could roll it back");
             return Ok(());
         }
         let watched = Watched {
             app: app.clone(),
-            desired: desired.clone(),
-            entry: entry.clone(),
+            change: change.clone(),
             agent: std::process::id(),
             agent_started: processes::started(std::process::id()),
         };

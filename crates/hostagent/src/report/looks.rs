@@ -3,7 +3,6 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 
 use crate::engine::observe::{Freshness, Observed};
 use host::HostError;
@@ -13,7 +12,7 @@ pub struct Look {
     /// Announcements when the look began: if there are more by now, the look is stale.
     pub announced: u64,
     /// `None`: the host was being changed.
-    pub observed: Option<Result<Arc<Observed>, HostError>>,
+    pub observed: Option<Result<Observed, HostError>>,
 }
 
 pub type Looking = Pin<Box<dyn Future<Output = Look> + Send>>;

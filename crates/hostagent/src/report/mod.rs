@@ -4,7 +4,6 @@
 //! connection is (re)made, and every heartbeat. While the broker is away or slow, what is waiting is
 //! merged: the newest status says all that those before it said.
 
-mod known;
 mod looks;
 mod outbox;
 
@@ -18,7 +17,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use notify::Notifier;
 use protocol::status::Rejected;
-use protocol::{Apps, Category, ErrorReport, HostId, Phase, PlanAnswer};
+use protocol::{Apps, Category, ErrorReport, HostId, Phase, PlanAnswer, Status};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
@@ -30,9 +29,8 @@ use crate::host_state::{Announcement, HostState, Standing};
 use crate::status;
 use host::{Facts, HostError};
 
-use known::Known;
 use looks::{Look, Looking, Looks};
-use outbox::{Outbox, Said, Spoken};
+use outbox::{Outbox, OutgoingMessage};
 
 /// What the inbox wants answered.
 #[derive(Debug)]
@@ -92,7 +90,6 @@ impl Reporter {
             last_rejected: None,
             epoch: 0,
             contested: false,
-            known: Known::default(),
         };
         let mut outbox = Outbox::default();
         let mut looks = Looks::default();
@@ -110,7 +107,7 @@ impl Reporter {
             tokio::select! {
                 request = self.requests.recv() => match request {
                     Some(Request::Plan { id, apps }) if plans.len() < MAX_PLANS => plans.push(self.forecast(id, apps)),
-                    Some(Request::Plan { id, .. }) => outbox.queue(Said::Plan(self.too_many_plans(id))),
+                    Some(Request::Plan { id, .. }) => outbox.queue(OutgoingMessage::Plan(self.too_many_plans(id))),
                     Some(request) => self.answer(request, &mut memory, &mut outbox, &mut looks),
                     None => return,
                 },
@@ -128,7 +125,7 @@ impl Reporter {
                     memory.facts = (self.collect_facts)();
                     // A look that a hook holds up does not hold up the heartbeat.
                     if !looks.start_full(|| self.look(Freshness::Full)) {
-                        outbox.queue(self.with_conflict(self.status(&mut memory, None), &memory));
+                        outbox.queue(self.with_conflict(self.status(&memory, None), &memory));
                     }
                 }
                 (kind, look) = looks.next() => match kind {
@@ -149,7 +146,7 @@ impl Reporter {
                 // From here, since this loop goes round only where it is not wedged, and neither is the one thread of all
                 // tasks.
                 () = self.notifier.alive_is_due() => self.notifier.alive(),
-                answer = next_plan(&mut plans) => outbox.queue(Said::Plan(answer)),
+                answer = next_plan(&mut plans) => outbox.queue(OutgoingMessage::Plan(answer)),
                 _ = self.stop.changed() => {
                     self.report_announcements(&mut memory, &mut outbox);
                     outbox.drain(&self.publisher).await;
@@ -168,15 +165,18 @@ impl Reporter {
             Request::Accepted { id, serial } => {
                 let busy = {
                     let state = self.state.borrow();
-                    matches!(state.standing, Standing::Converging { .. }) && state.desired.serial < serial
+                    matches!(
+                        state.standing,
+                        Standing::Converging { .. } | Standing::Watching { .. }
+                    ) && state.desired.serial < serial
                 };
                 if busy {
-                    let mut spoken = self.status(memory, id);
+                    let mut status = self.status(memory, id);
                     // What was accepted is newer than what the reconciler is at.
                     let desired = self.engine.ledger.desired();
-                    spoken.status.generation = desired.generation;
-                    spoken.status.desired_apps = Some(desired.apps.clone());
-                    outbox.queue(spoken);
+                    status.generation = desired.generation;
+                    status.desired_apps = Some(desired.apps.clone());
+                    outbox.queue(status);
                 }
             }
             Request::Rejected {
@@ -185,15 +185,14 @@ impl Reporter {
                 category,
             } => {
                 memory.last_rejected = Some(rejected.clone());
-                let mut spoken = self.status(memory, rejected.id.clone());
-                let status = &mut spoken.status;
+                let mut status = self.status(memory, rejected.id.clone());
                 status.errors.insert(0, rejection(&rejected, phase, category));
                 status
                     .desired_apps
                     .get_or_insert_with(|| self.engine.ledger.desired().apps.clone());
                 status.status = protocol::State::Errors;
                 status.detail = None;
-                outbox.queue(spoken);
+                outbox.queue(status);
             }
             Request::Stale { rejected } => {
                 let id = rejected.id.clone();
@@ -212,7 +211,7 @@ impl Reporter {
 
     fn report_announcement(&mut self, announcement: Announcement, memory: &mut Memory, outbox: &mut Outbox) {
         let Announcement { state, reply_to } = announcement;
-        self.bind_topics(&state, memory);
+        self.bind_topics(&state);
         outbox.queue(self.status_of(&state, memory, reply_to));
     }
 
@@ -238,14 +237,13 @@ impl Reporter {
     }
 
     /// Says so where another host has the same id. An answer is left as it is: it tells of what was asked.
-    fn with_conflict(&self, mut spoken: Spoken, memory: &Memory) -> Spoken {
-        let status = &mut spoken.status;
+    fn with_conflict(&self, mut status: Status, memory: &Memory) -> Status {
         if status.reply_to.is_some() {
-            return spoken;
+            return status;
         }
         let reason = match &*self.link.borrow() {
             LinkState::Contested { reason, .. } | LinkState::Clone { reason } => reason.clone(),
-            LinkState::Up { .. } | LinkState::Down { .. } => return spoken,
+            LinkState::Up { .. } | LinkState::Down { .. } => return status,
         };
         let hostname = memory.facts.get("hostname").and_then(|name| name.as_str());
         let conflict = ErrorReport {
@@ -266,7 +264,7 @@ impl Reporter {
         status
             .desired_apps
             .get_or_insert_with(|| self.engine.ledger.desired().apps.clone());
-        spoken
+        status
     }
 
     /// Looks at the host, unless it is being changed.
@@ -275,8 +273,10 @@ impl Reporter {
         let engine = self.engine.clone();
         Box::pin(async move {
             let observed = match before.standing {
-                Standing::Converging { .. } => None,
-                Standing::Ok | Standing::Errors(_) => Some(engine.observe(&before.desired, freshness).await),
+                Standing::Converging { .. } | Standing::Watching { .. } => None,
+                Standing::Ok | Standing::Errors(_) => {
+                    Some(engine.observe(&before.desired.apps, freshness).await)
+                }
             };
             Look {
                 announced: before.announced,
@@ -302,7 +302,8 @@ impl Reporter {
             None => {}
             Some(Ok(observed)) => {
                 if matches!(state.standing, Standing::Ok)
-                    && !memory.known.is_satisfied(&state.desired, &observed, &self.engine)
+                    && state.desired.stated
+                    && !self.engine.plan(&state.desired.apps, &observed).is_empty()
                 {
                     tracing::info!("the host has drifted from its desired state");
                     state.standing = Standing::Converging {
@@ -313,17 +314,17 @@ impl Reporter {
                 if matches!(state.standing, Standing::Errors(_)) {
                     self.wake.notify_one();
                 }
-                state.observed = Some(observed);
+                state.observed = Some(Arc::new(observed));
             }
             Some(Err(error)) => {
                 state.standing = Standing::Errors(vec![unobservable(&error)]);
                 self.wake.notify_one();
             }
         }
-        self.bind_topics(&state, memory);
+        self.bind_topics(&state);
         for reply_to in answers {
-            let spoken = self.status_of(&state, memory, reply_to);
-            outbox.queue(self.with_conflict(spoken, memory));
+            let status = self.status_of(&state, memory, reply_to);
+            outbox.queue(self.with_conflict(status, memory));
         }
     }
 
@@ -346,13 +347,12 @@ impl Reporter {
         )
     }
 
-    fn status(&self, memory: &mut Memory, reply_to: Option<String>) -> Spoken {
+    fn status(&self, memory: &Memory, reply_to: Option<String>) -> Status {
         let state = self.state.borrow().clone();
         self.status_of(&state, memory, reply_to)
     }
 
-    fn status_of(&self, state: &HostState, memory: &mut Memory, reply_to: Option<String>) -> Spoken {
-        let apps = memory.known.apps(&state.desired, state.observed.as_ref());
+    fn status_of(&self, state: &HostState, memory: &Memory, reply_to: Option<String>) -> Status {
         let particulars = status::Particulars {
             host_id: &self.host_id,
             boot_id: &self.boot_id,
@@ -361,19 +361,12 @@ impl Reporter {
             last_rejected: memory.last_rejected.as_ref(),
             reply_to,
         };
-        Spoken {
-            status: status::without_apps(state, &particulars),
-            apps,
-            at: Instant::now(),
-        }
+        status::build(state, &particulars)
     }
 
     /// An installed application has a topic of its own.
-    fn bind_topics(&self, state: &HostState, memory: &mut Memory) {
+    fn bind_topics(&self, state: &HostState) {
         let Some(observed) = &state.observed else { return };
-        if !memory.known.is_news_to_topics(observed) {
-            return;
-        }
         let installed = observed
             .apps
             .iter()
@@ -402,11 +395,11 @@ async fn next_plan(plans: &mut Plans) -> PlanAnswer {
 }
 
 /// Whether the broker has taken news of how things ended. (That no master listens is not the agent's fault.)
-fn tells_an_outcome(said: &Said, result: &Result<(), PublishError>) -> bool {
+fn tells_an_outcome(said: &OutgoingMessage, result: &Result<(), PublishError>) -> bool {
     let reached = matches!(result, Ok(()) | Err(PublishError::Unroutable));
     let is_outcome = match said {
-        Said::Status(spoken) => spoken.status.status != protocol::State::Converging,
-        Said::Plan(_) => false,
+        OutgoingMessage::Status(status) => status.status != protocol::State::Converging,
+        OutgoingMessage::Plan(_) => false,
     };
     reached && is_outcome
 }
@@ -418,8 +411,6 @@ struct Memory {
     epoch: u64,
     /// The last status about the connection said that another host has our id.
     contested: bool,
-    /// What was worked out for the last status.
-    known: Known,
 }
 
 /// At a random phase, so that a fleet that was started together does not beat together.

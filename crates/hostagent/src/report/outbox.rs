@@ -3,63 +3,44 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bus::{PublishError, Publisher};
 use protocol::{PlanAnswer, Status, topic};
 use tokio::time::Instant;
 
-use crate::status::EncodedApps;
-
-/// What the agent has to say.
+/// A message to the master.
 #[derive(Debug, Clone)]
-pub enum Said {
-    Status(Box<Spoken>),
+pub enum OutgoingMessage {
+    Status(Box<Status>),
     Plan(PlanAnswer),
 }
 
-/// A status in two parts.
-#[derive(Debug, Clone)]
-pub struct Spoken {
-    /// Without applications.
-    pub status: Status,
-    pub apps: Arc<EncodedApps>,
-    /// When it was true.
-    pub at: Instant,
-}
-
-impl Spoken {
-    fn encode(&self) -> Vec<u8> {
-        self.status.encode_with(|bytes| self.apps.write(self.at, bytes))
-    }
-}
-
-impl Said {
+impl OutgoingMessage {
     /// Whether somebody waits for it by the id of a message.
     fn is_answer(&self) -> bool {
         match self {
-            Self::Status(spoken) => spoken.status.reply_to.is_some(),
+            Self::Status(status) => status.reply_to.is_some(),
             Self::Plan(_) => true,
         }
     }
 }
 
-impl From<Spoken> for Said {
-    fn from(spoken: Spoken) -> Self {
-        Self::Status(Box::new(spoken))
+impl From<Status> for OutgoingMessage {
+    fn from(status: Status) -> Self {
+        Self::Status(Box::new(status))
     }
 }
 
-type Publishing = Pin<Box<dyn Future<Output = (Said, Result<(), PublishError>)> + Send>>;
+type Publishing = Pin<Box<dyn Future<Output = (OutgoingMessage, Result<(), PublishError>)> + Send>>;
 
 pub struct Outbox {
-    waiting: VecDeque<Said>,
+    waiting: VecDeque<OutgoingMessage>,
     /// One at a time, so that statuses arrive in order.
     publishing: Option<Publishing>,
     /// What came back because no master was bound, or the broker refused it: answers, and the newest of all else. It goes with
     /// the next one, or by itself.
-    returned: VecDeque<Said>,
+    returned: VecDeque<OutgoingMessage>,
     /// When it goes by itself, and the pause before that.
     retry: Option<Instant>,
     pause: Duration,
@@ -69,18 +50,18 @@ pub struct Outbox {
 }
 
 /// Statuses that wait for the broker, at most; beyond it the oldest are dropped: the newest says all that
-/// they said.
+/// they message.
 const MAX_WAITING: usize = 32;
 
 /// The same for what came back.
 const MAX_RETURNED: usize = 8;
 
-/// Pause before what came back is sent again, if nothing else is to be said before; doubled with each try up to the second.
+/// Pause before what came back is sent again, if nothing else is to be message before; doubled with each try up to the second.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// How long the agent's end waits for the broker to take the last status.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
 
 impl Default for Outbox {
     fn default() -> Self {
@@ -97,9 +78,9 @@ impl Default for Outbox {
 }
 
 impl Outbox {
-    pub fn queue(&mut self, said: impl Into<Said>) {
+    pub fn queue(&mut self, message: impl Into<OutgoingMessage>) {
         self.retry_returned();
-        self.waiting.push_back(said.into());
+        self.waiting.push_back(message.into());
         let beyond = self.waiting.len().saturating_sub(MAX_WAITING);
         self.waiting.drain(..beyond);
     }
@@ -112,8 +93,8 @@ impl Outbox {
     /// It is older than what waits by now.
     pub fn retry_returned(&mut self) {
         self.retry = None;
-        for said in self.returned.drain(..).rev() {
-            self.waiting.push_front(said);
+        for message in self.returned.drain(..).rev() {
+            self.waiting.push_front(message);
         }
     }
 
@@ -121,9 +102,9 @@ impl Outbox {
     /// all, and gives the newest message that still waits for its answer.
     pub fn merge_waiting(&mut self) -> Option<String> {
         self.retry_returned();
-        let unanswered = |said| match said {
-            Said::Status(spoken) => spoken.status.reply_to,
-            Said::Plan(_) => None,
+        let unanswered = |message| match message {
+            OutgoingMessage::Status(status) => status.reply_to,
+            OutgoingMessage::Plan(_) => None,
         };
         self.waiting.drain(..).rev().find_map(unanswered)
     }
@@ -132,35 +113,35 @@ impl Outbox {
         if self.publishing.is_some() {
             return;
         }
-        if let Some(mut said) = self.waiting.pop_front() {
-            let body = match &mut said {
-                Said::Status(spoken) => {
+        if let Some(mut message) = self.waiting.pop_front() {
+            let body = match &mut message {
+                OutgoingMessage::Status(status) => {
                     // What is sent again is no newer for that.
-                    if spoken.status.seq == 0 {
+                    if status.seq == 0 {
                         self.seq += 1;
-                        spoken.status.seq = self.seq;
+                        status.seq = self.seq;
                     }
-                    spoken.encode()
+                    status.encode()
                 }
-                Said::Plan(answer) => answer.encode(),
+                OutgoingMessage::Plan(answer) => answer.encode(),
             };
             let publisher = publisher.clone();
             self.publishing = Some(Box::pin(async move {
                 let result = publisher.publish(topic::MASTER, body).await;
-                (said, result)
+                (message, result)
             }));
         }
     }
 
     /// Pending while nothing is on its way. Cancel-safe: the future stays here.
-    pub async fn published(&mut self) -> (Said, Result<(), PublishError>) {
+    pub async fn published(&mut self) -> (OutgoingMessage, Result<(), PublishError>) {
         match &mut self.publishing {
             Some(publishing) => publishing.await,
             None => std::future::pending().await,
         }
     }
 
-    pub fn settle(&mut self, said: Said, result: Result<(), PublishError>) {
+    pub fn settle(&mut self, message: OutgoingMessage, result: Result<(), PublishError>) {
         self.publishing = None;
         match result {
             Ok(()) => {
@@ -169,25 +150,25 @@ impl Outbox {
                 }
                 self.without_master = false;
                 self.pause = FIRST_PAUSE;
-                if matches!(said, Said::Status(_)) {
-                    self.returned.retain(Said::is_answer);
+                if matches!(message, OutgoingMessage::Status(_)) {
+                    self.returned.retain(OutgoingMessage::is_answer);
                 }
             }
             // Its turn comes with the next connection.
-            Err(PublishError::Disconnected) => self.waiting.push_front(said),
+            Err(PublishError::Disconnected) => self.waiting.push_front(message),
             Err(error @ (PublishError::Unroutable | PublishError::Refused)) => {
                 if !self.without_master {
                     tracing::warn!(%error, "no master takes statuses; they are sent again");
                     self.without_master = true;
                 }
-                self.keep_returned(said);
+                self.keep_returned(message);
             }
         }
     }
 
-    fn keep_returned(&mut self, said: Said) {
-        self.returned.retain(Said::is_answer);
-        self.returned.push_back(said);
+    fn keep_returned(&mut self, message: OutgoingMessage) {
+        self.returned.retain(OutgoingMessage::is_answer);
+        self.returned.push_back(message);
         let beyond = self.returned.len().saturating_sub(MAX_RETURNED);
         self.returned.drain(..beyond);
         if self.retry.is_none() {
@@ -196,21 +177,21 @@ impl Outbox {
         }
     }
 
-    /// What can be said before the agent ends, within a moment.
+    /// What can be message before the agent ends, within a moment.
     pub async fn drain(&mut self, publisher: &Publisher) {
         self.retry_returned();
         let all = async {
             while self.publishing.is_some() || !self.waiting.is_empty() {
                 self.publish_next(publisher);
-                let (said, result) = self.published().await;
+                let (message, result) = self.published().await;
                 let disconnected = result == Err(PublishError::Disconnected);
-                self.settle(said, result);
+                self.settle(message, result);
                 if disconnected {
                     return;
                 }
             }
         };
-        if tokio::time::timeout(LAST_WORDS, all).await.is_err() {
+        if tokio::time::timeout(DRAIN_DEADLINE, all).await.is_err() {
             tracing::debug!("the broker is away: the last status was not sent");
         }
     }

@@ -183,7 +183,7 @@ fn a_support_bundle_has_what_helps_and_no_secret() {
     let desired = r#"{"apps": {"web": {"version": "1.0", "url": "http://me:hunter2@h/web.deb",
         "config": {"db": {"password": "hunter2"}}}}}"#;
     fs::write(state.join("desired.json"), format!("{desired}\nsha256:00\n")).unwrap();
-    fs::write(state.join("journal.json"), "torn {hunter2").unwrap();
+    fs::write(state.join("progress.json"), "torn {hunter2").unwrap();
 
     let output = sandbox.run(&["support-bundle", "-o", "bundle.tar"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
@@ -198,7 +198,7 @@ fn a_support_bundle_has_what_helps_and_no_secret() {
         "cache.txt",
         "state.txt",
         "state/desired.json",
-        "state/journal.json",
+        "state/progress.json",
     ];
     assert_eq!(names, expected.map(|name| format!("hostagent-support/{name}")));
     for (name, content) in &files {
@@ -209,7 +209,7 @@ fn a_support_bundle_has_what_helps_and_no_secret() {
     assert!(content("facts.json").contains(r#""os_family": "Linux""#));
     assert!(content("desired.json").contains("redacted: text of 7 bytes"));
     assert_eq!(
-        content("journal.json"),
+        content("progress.json"),
         "not included: 13 bytes that are no JSON\n"
     );
     let printed = stdout(&output);
@@ -298,7 +298,7 @@ fn status_says_whether_an_agent_is_there_to_converge() {
         status(),
         format!(
             "web-1: converging\n  no agent runs on this host: start it, or use `hostagent apply`\n  not as desired, \
-             and nothing is done about it\n{missing}"
+             and no agent runs that could change it\n{missing}"
         )
     );
     let _agent = hostagent::lock::Lock::take(&state).unwrap();

@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use harness::packages::{Family, Moment, Package, Sandbox, example_app};
 use host::packages::{self, Options};
-use host::{HostError, InstalledPackages, Packages, Root, Source, Transaction};
+use host::{
+    Applied, ApplyError, HostError, InstalledPackages, PackageVersion, Packages, Root, Simulation, Source,
+    Transaction,
+};
 use protocol::Category;
 
 mod apt;
@@ -59,16 +62,21 @@ impl World {
         }
     }
 
+    /// As [`Packages::apply`], without warnings.
     async fn apply(&self, install: &[&Package], remove: &[&str]) -> Result<(), HostError> {
-        self.packages
-            .apply(&self.transaction(install, remove).await)
-            .await
+        let applied = self.try_apply(install, remove).await?;
+        assert_eq!(applied.warnings, [""; 0]);
+        Ok(())
     }
 
-    async fn check(&self, install: &[&Package], remove: &[&str]) -> Result<(), HostError> {
-        self.packages
-            .check(&self.transaction(install, remove).await)
-            .await
+    async fn try_apply(&self, install: &[&Package], remove: &[&str]) -> Result<Applied, ApplyError> {
+        let transaction = self.transaction(install, remove).await;
+        self.packages.apply(&transaction).await
+    }
+
+    async fn simulate(&self, install: &[&Package], remove: &[&str]) -> Result<Simulation, HostError> {
+        let transaction = self.transaction(install, remove).await;
+        self.packages.simulate(&transaction).await
     }
 
     async fn installed(&self) -> Arc<InstalledPackages> {

@@ -319,7 +319,10 @@ fn a_password_file_that_holds_none_is_refused() {
     for (content, reason) in [
         ("", "secret is empty"),
         ("\n", "secret is empty"),
-        ("a\nb\n", "secret contains more than one line, or control characters"),
+        (
+            "a\nb\n",
+            "secret contains more than one line, or control characters",
+        ),
     ] {
         let files = Files::new("");
         let secret = files.write("secret", content);

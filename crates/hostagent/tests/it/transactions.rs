@@ -13,9 +13,13 @@ use bus::{Link, Queue};
 use harness::http::HttpServer;
 use harness::packages::{Family, Moment, Package, Sandbox, example_app};
 use host::packages::{self, Options};
-use host::{self, HostError, InstalledPackages, PackageFile, Packages, Root, Source, Transaction};
+use host::{
+    self, Applied, ApplyError, EarlierRuns, HostError, InstalledPackages, PackageFile, Packages, Root,
+    Simulation, Source, Transaction,
+};
 use hostagent::agent::{Agent, Parts};
-use hostagent::engine::journal::JournalFile;
+use hostagent::engine::book::ProgressBook;
+use hostagent::engine::progress::Progress;
 use hostagent::settings::{Settings, Sources};
 use protocol::{
     Apps, Category, ErrorReport, HostId, Limits, Phase, PlanAnswer, SetConfig, State, Status, encode_plan,

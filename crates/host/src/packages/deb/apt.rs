@@ -1,5 +1,7 @@
 //! What apt prints, understood.
 
+use crate::{PackageVersion, Simulation, Transaction};
+
 /// Versions in `apt-cache madison`: `NAME | VERSION | SOURCE` a line.
 pub fn madison_versions(output: &str, package: &str) -> Vec<String> {
     let lines = output.lines().map(|line| line.split('|').map(str::trim));
@@ -13,17 +15,31 @@ pub fn madison_versions(output: &str, package: &str) -> Vec<String> {
         .collect()
 }
 
-/// Packages that `apt-get --simulate` would remove (`Remv NAME [VERSION]`) without having been asked to.
-pub fn unasked_removals(output: &str, asked: &[String]) -> Vec<String> {
-    let removed = output
-        .lines()
-        .filter_map(|line| line.strip_prefix("Remv ")?.split_whitespace().next());
-    // Of another architecture: NAME:ARCH.
-    let removed = removed.map(|name| name.split(':').next().unwrap_or(name));
-    removed
-        .filter(|name| !asked.iter().any(|asked| asked == name))
-        .map(str::to_owned)
-        .collect()
+/// What `apt-get --simulate` would do besides what `transaction` names: `Inst NAME [OLD] (NEW SOURCE ...)` and
+/// `Remv NAME [OLD] ...` a line. A package of another architecture is `NAME:ARCH`.
+pub fn simulation(output: &str, transaction: &Transaction) -> Simulation {
+    let mut simulation = Simulation::default();
+    for line in output.lines() {
+        let (list, rest, opening) = if let Some(rest) = line.strip_prefix("Inst ") {
+            (&mut simulation.installs, rest, '(')
+        } else if let Some(rest) = line.strip_prefix("Remv ") {
+            (&mut simulation.removes, rest, '[')
+        } else {
+            continue;
+        };
+        let name = rest.split([' ', ':']).next().unwrap_or(rest);
+        let version = rest.split_once(opening).map_or("", |(_, version)| version);
+        let version = version.split([' ', ')', ']']).next().unwrap_or_default();
+        let is_named = transaction.install.iter().any(|source| source.name() == name)
+            || transaction.remove.iter().any(|remove| remove == name);
+        if !is_named {
+            list.push(PackageVersion {
+                name: name.to_owned(),
+                version: version.to_owned(),
+            });
+        }
+    }
+    simulation
 }
 
 /// What apt has dpkg, and so maintainer scripts, look for programs in (`DPkg::Path`).
@@ -177,10 +193,25 @@ mod tests {
     }
 
     #[test]
-    fn only_removals_that_nobody_asked_for_are_found() {
+    fn a_simulation_lists_what_nobody_asked_for() {
         let output = "Reading package lists...\nRemv web [1.0-1]\nRemv app [1.0-1] [web:amd64 ]\nRemv lib:i386 [2]\n\
-                      Inst other (1 Local)\n";
-        assert_eq!(unasked_removals(output, &["app".into()]), ["web", "lib"]);
-        assert!(unasked_removals(output, &["app".into(), "web".into(), "lib".into()]).is_empty());
+                      Inst other (1 Local)\nInst libc6:i386 [2.35-1] (2.36-9 Debian:12 [i386]) []\nConf other (1 Local)\n";
+        let packages = |list: &[PackageVersion]| -> Vec<String> {
+            list.iter()
+                .map(|package| format!("{} {}", package.name, package.version))
+                .collect()
+        };
+        let found = |remove: &[&str]| {
+            let transaction = Transaction {
+                install: Vec::new(),
+                remove: remove.iter().map(|name| (*name).to_owned()).collect(),
+            };
+            let found = simulation(output, &transaction);
+            (packages(&found.installs), packages(&found.removes))
+        };
+        let (installs, removes) = found(&["app"]);
+        assert_eq!(installs, ["other 1", "libc6 2.36-9"]);
+        assert_eq!(removes, ["web 1.0-1", "lib 2"]);
+        assert_eq!(found(&["app", "web", "lib"]).1, [""; 0]);
     }
 }

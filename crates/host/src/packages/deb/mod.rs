@@ -1,22 +1,25 @@
 //! dpkg and apt.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use protocol::Category;
 use tokio::sync::OnceCell;
 
 use super::cache::{Cache, Stamp};
-use super::runs::{self, ask, run, run_in_turn};
+use super::outcome::judge;
+use super::runs::{self, FailedRun, ask, run, run_in_turn};
 use super::{
     Options, ROOT_VARIABLE, check_name, check_path, check_words, describe, newest_satisfying, no_repositories,
 };
 use crate::command::{Command, Overflow, OwnUnits, Runner};
 use crate::{
-    EarlierRuns, Family, HostError, InstalledPackages, PackageFile, Packages, Root, Source, Transaction,
+    Applied, ApplyError, EarlierRuns, Family, HostError, InstalledPackages, PackageFile, Packages, Root,
+    Simulation, Source, Transaction,
 };
 
 mod apt;
@@ -30,13 +33,15 @@ mod stanzas;
 
 pub use relations::Relations;
 
-use apt::{is_noted, madison_versions, unasked_removals};
+use apt::{is_noted, madison_versions, simulation};
 use database::{Breakage, Database};
 use fit::Arriving;
 
 const ADMIN_FOLDER: &str = "/var/lib/dpkg";
 /// Where apt notes what came as a dependency only.
 const APT_STATES: &str = "/var/lib/apt/extended_states";
+/// Where apt keeps the lists of what repositories offer.
+const APT_LISTS: &str = "/var/lib/apt/lists";
 /// Of a package manager's output the end says why it failed.
 const LOG_CAP: usize = 64 * 1024;
 /// Queries: they read, and never wait.
@@ -165,8 +170,8 @@ impl Deb {
     }
 
     /// One run of dpkg for all packages that come, one for all that go. `mode`: nothing, or `--no-act`.
-    async fn run_dpkg(&self, transaction: &Transaction, mode: &[&str], doing: &str) -> Result<(), HostError> {
-        let files = local_files(transaction)?;
+    async fn run_dpkg(&self, transaction: &Transaction, mode: &[&str], doing: &str) -> Result<(), FailedRun> {
+        let files = local_files(transaction).map_err(FailedRun::before_start)?;
         let removal = self.dpkg_remove(mode).args(&transaction.remove);
         let install = self.dpkg().args(mode).args(["--install", "--"]).args(&files);
         let removal = (!transaction.remove.is_empty()).then_some(removal);
@@ -207,27 +212,16 @@ impl Deb {
         Ok(transaction)
     }
 
-    /// apt removes also what depends on a removed package. Only what was asked may go.
-    async fn check_removals(&self, transaction: &Transaction) -> Result<(), HostError> {
+    /// apt's dry run.
+    async fn simulate_apt(&self, transaction: &Transaction) -> Result<Simulation, FailedRun> {
         let doing = format!("dry run of {}", describe(transaction));
         let output = run(self.apt_transaction(transaction, &["--simulate"]), &doing).await?;
-        let unasked = unasked_removals(&output.stdout_text(), &transaction.remove);
-        if unasked.is_empty() {
-            return Ok(());
-        }
-        let asked = transaction.remove.join(", ");
-        let unasked = unasked.join(", ");
-        Err(HostError::new(
-            Category::Dependency,
-            format!(
-                "removing {asked} would remove {unasked} too, which the agent does not manage: remove or replace that first"
-            ),
-        ))
+        Ok(simulation(&output.stdout_text(), transaction))
     }
 
     /// apt refuses all work while a package must be reinstalled and no archive of it is at hand.
-    async fn remove_half_installed(&self, transaction: &Transaction) -> Result<(), HostError> {
-        let (database, _) = self.database()?;
+    async fn remove_half_installed(&self, transaction: &Transaction) -> Result<(), FailedRun> {
+        let (database, _) = self.database().map_err(FailedRun::before_start)?;
         let half_installed = |name: &&String| database.broken.get(*name) == Some(&Breakage::HalfInstalled);
         let names: Vec<_> = transaction.remove.iter().filter(half_installed).collect();
         match names.is_empty() {
@@ -284,6 +278,28 @@ impl Deb {
         more.is_none() && !is_noted
     }
 
+    async fn run(&self, transaction: &Transaction) -> Result<(), FailedRun> {
+        let doing = describe(transaction);
+        if !self.root.is_host()
+            || self.apt_adds_nothing(transaction).await
+            || self
+                .dpkg_is_to_do(transaction)
+                .await
+                .map_err(FailedRun::before_start)?
+        {
+            return self.run_dpkg(transaction, &[], &doing).await;
+        }
+        if !transaction.remove.is_empty() {
+            let simulation = self.simulate_apt(transaction).await?;
+            let refused = simulation.refuse_removals(transaction);
+            refused.map_err(FailedRun::before_start)?;
+            self.remove_half_installed(transaction).await?;
+        }
+        run(self.apt_transaction(transaction, &[]), &doing)
+            .await
+            .map(|_| ())
+    }
+
     async fn native_arch(&self) -> Result<&String, HostError> {
         let dpkg = Command::new("dpkg")
             .arg("--print-architecture")
@@ -337,6 +353,11 @@ impl Packages for Deb {
         newest_satisfying(Family::Deb, package, version, offered)
     }
 
+    fn lists_stamp(&self) -> Option<SystemTime> {
+        // Lists are renamed into this folder; their own times are those of the server.
+        fs::metadata(self.root.join(APT_LISTS)).ok()?.modified().ok()
+    }
+
     async fn heal(&self) -> Result<(), HostError> {
         let (before, _) = self.database()?;
         if before.broken.is_empty() && !before.interrupted {
@@ -357,7 +378,10 @@ impl Packages for Deb {
         }
         runs.push(self.dpkg().args(["--configure", "--pending"]));
         for dpkg in runs {
-            match run(dpkg, "healing the package database").await {
+            match run(dpkg, "healing the package database")
+                .await
+                .map_err(HostError::from)
+            {
                 Ok(_) => {}
                 Err(locked) if locked.category == Category::Locked => return Err(locked),
                 // What hangs would hang again, for another deadline.
@@ -371,47 +395,46 @@ impl Packages for Deb {
         }
         if self.root.is_host() && !self.database()?.0.broken.is_empty() {
             let fix = self.apt_get().args(["--fix-broken", "--no-remove", "install"]);
-            if let Err(error) = run(fix, "installing missing dependencies").await {
+            if let Err(error) = run(fix, "installing missing dependencies")
+                .await
+                .map_err(HostError::from)
+            {
                 tracing::warn!(%error, "a package stays broken");
             }
         }
         Ok(())
     }
 
-    async fn check(&self, transaction: &Transaction) -> Result<(), HostError> {
+    async fn simulate(&self, transaction: &Transaction) -> Result<Simulation, HostError> {
         check_words(transaction)?;
         super::check_free_space(&self.root, transaction)?;
         let transaction = self.still_to_do(transaction)?;
-        if transaction.is_empty() {
-            return Ok(());
-        }
         let doing = format!("dry run of {}", describe(&transaction));
         match self.root.is_host() {
-            _ if self.surely_fits(&transaction).await => Ok(()),
-            true => self.check_removals(&transaction).await,
-            false => self.run_dpkg(&transaction, &["--no-act"], &doing).await,
+            _ if transaction.is_empty() || self.surely_fits(&transaction).await => Ok(Simulation::default()),
+            true => Ok(self.simulate_apt(&transaction).await?),
+            false => {
+                self.run_dpkg(&transaction, &["--no-act"], &doing).await?;
+                Ok(Simulation::default())
+            }
         }
     }
 
-    async fn apply(&self, transaction: &Transaction) -> Result<(), HostError> {
-        check_words(transaction)?;
-        let transaction = self.still_to_do(transaction)?;
-        let doing = describe(&transaction);
-        match self.root.is_host() {
-            _ if transaction.is_empty() => {}
-            true if self.apt_adds_nothing(&transaction).await || self.dpkg_is_to_do(&transaction).await? => {
-                self.run_dpkg(&transaction, &[], &doing).await?
-            }
-            false => self.run_dpkg(&transaction, &[], &doing).await?,
-            true => {
-                if !transaction.remove.is_empty() {
-                    self.check_removals(&transaction).await?;
-                    self.remove_half_installed(&transaction).await?;
-                }
-                run(self.apt_transaction(&transaction, &[]), &doing).await?;
-            }
+    fn refuses_untouched(&self) -> bool {
+        self.root.is_host()
+    }
+
+    async fn apply(&self, transaction: &Transaction) -> Result<Applied, ApplyError> {
+        check_words(transaction).map_err(ApplyError::Refused)?;
+        super::check_free_space(&self.root, transaction).map_err(ApplyError::Refused)?;
+        let transaction = self.still_to_do(transaction).map_err(ApplyError::Refused)?;
+        if transaction.is_empty() {
+            return Ok(Applied::default());
         }
-        super::check_outcome(&transaction, &*self.installed().await?)
+        let (_, before) = self.database().map_err(ApplyError::Refused)?;
+        let run = self.run(&transaction).await;
+        let (_, after) = self.database().map_err(ApplyError::Failed)?;
+        judge(Family::Deb, &transaction, run, &before, &after)
     }
 
     async fn is_new_here(&self, source: &Source) -> Result<bool, HostError> {
@@ -432,7 +455,8 @@ impl Packages for Deb {
             return Ok(());
         }
         let purge = self.dpkg().args(["--purge", "--", package]);
-        run(purge, &format!("purging {package}")).await.map(|_| ())
+        run(purge, &format!("purging {package}")).await?;
+        Ok(())
     }
 
     async fn keep(&self, package: &str) -> Result<(), HostError> {
@@ -444,9 +468,8 @@ impl Packages for Deb {
             .dpkg()
             .arg("--set-selections")
             .stdin(format!("{package} install\n"));
-        run(select, &format!("noting that {package} stays"))
-            .await
-            .map(|_| ())
+        run(select, &format!("noting that {package} stays")).await?;
+        Ok(())
     }
 
     async fn works_alone(&self) {
@@ -491,6 +514,14 @@ impl Packages for Deb {
             .filter(|line| *line != "/." && !line.is_empty())
             .map(PathBuf::from)
             .collect())
+    }
+
+    /// Lists of files are read without a child process: nothing is cheaper together.
+    async fn shipped_files_of(
+        &self,
+        _packages: &[&str],
+    ) -> Result<BTreeMap<String, Vec<PathBuf>>, HostError> {
+        Ok(BTreeMap::new())
     }
 
     fn database_paths(&self) -> Vec<PathBuf> {

@@ -8,20 +8,22 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use protocol::Category;
 
 use super::cache::{Cache, Stamp};
 use super::messages;
-use super::runs::{self, ask, run, run_in_turn};
+use super::outcome::judge;
+use super::runs::{self, FailedRun, ask, run, run_in_turn};
 use super::{
     Options, ROOT_VARIABLE, check_name, check_path, check_words, describe, newest_satisfying, no_repositories,
 };
-use crate::command::{Command, Overflow, OwnUnits, Runner, last_lines};
+use crate::command::{Command, CommandError, Overflow, OwnUnits, Runner, last_lines};
 use crate::{
-    EarlierRuns, Family, HostError, InstalledPackages, PackageFile, Packages, Root, Source, Transaction,
+    Applied, ApplyError, EarlierRuns, Family, HostError, InstalledPackages, PackageFile, Packages, Root,
+    Simulation, Source, Transaction,
 };
 
 mod database;
@@ -40,6 +42,8 @@ const MAGIC: [u8; 4] = [0xED, 0xAB, 0xEE, 0xDB];
 /// For packages whose digests fit ([`PackageFile::verified`]): rpm does not work out those of header and payload once more,
 /// which is a third of all it does. It looks at signatures as before, and at the digest of each file that it unpacks.
 const NO_DIGESTS: &[&str] = &["--nodigest"];
+/// Where dnf 4 and dnf 5 keep what repositories offer.
+const METADATA_FOLDERS: [&str; 2] = ["/var/cache/dnf", "/var/cache/libdnf5"];
 const LOG_CAP: usize = 64 * 1024;
 /// A line for each of some thousand packages, or for each file of a large one.
 const QUERY_CAP: usize = 16 * 1024 * 1024;
@@ -112,7 +116,10 @@ impl Rpm {
             true => Ok(output.stdout_text()),
             false if output.stdout_text().starts_with("no package provides") => Ok(String::new()),
             // To take applications for other packages would be to lose them.
-            false => Err(HostError::new(Category::Host, query.failure(&output).to_string())),
+            false => {
+                let failure = query.failure(&output);
+                Err(HostError::new(Category::Host, failure.to_string()).with_source(failure))
+            }
         }
     }
 
@@ -210,8 +217,8 @@ impl Rpm {
                 self.sufficed.keep(stamp, transaction.clone());
                 Ok(true)
             }
-            Err(error) if error.category == Category::Dependency => Ok(false),
-            Err(error) => Err(error),
+            Err(failed) if failed.error.category == Category::Dependency => Ok(false),
+            Err(failed) => Err(failed.error),
         }
     }
 
@@ -222,16 +229,18 @@ impl Rpm {
         files: Vec<PathBuf>,
         digests_fit: bool,
         doing: &str,
-    ) -> Result<(), HostError> {
+    ) -> Result<(), FailedRun> {
         let without = digests_fit && !self.insists_on_digests.load(Ordering::Relaxed);
         if without {
             let install = self.rpm_install(&[&["--test"], NO_DIGESTS].concat(), files.clone());
             match run_in_turn(removal.clone(), Some(install), doing).await {
                 Ok(()) => return Ok(()),
-                Err(error) if matches!(error.category, Category::Locked | Category::Timeout) => {
-                    return Err(error);
+                Err(failed) if matches!(failed.error.category, Category::Locked | Category::Timeout) => {
+                    return Err(failed);
                 }
-                Err(error) => tracing::debug!(%error, "asking rpm once more, with all digests"),
+                Err(failed) => {
+                    tracing::debug!(error = %failed.error, "asking rpm once more, with all digests");
+                }
             }
         }
         run_in_turn(removal, Some(self.rpm_install(&["--test"], files)), doing).await?;
@@ -277,7 +286,7 @@ impl Rpm {
     async fn readable(&self) -> Result<Arc<Database>, HostError> {
         match self.database().await {
             Ok((database, _)) => Ok(database),
-            Err(error) if error.message.contains("database") => {
+            Err(error) if is_damaged_database(&error) => {
                 tracing::warn!(%error, "rebuilding the rpm database");
                 run(self.rpm().arg("--rebuilddb"), "rebuilding the rpm database").await?;
                 Ok(self.database().await?.0)
@@ -285,6 +294,45 @@ impl Rpm {
             Err(error) => Err(error),
         }
     }
+
+    async fn run(&self, transaction: &Transaction, installed: &InstalledPackages) -> Result<(), FailedRun> {
+        let doing = describe(transaction);
+        let removal = self.removal(&[], transaction);
+        let by_rpm = transaction.install.is_empty()
+            || !self.root.is_host()
+            || self
+                .suffices(transaction)
+                .await
+                .map_err(FailedRun::before_start)?;
+        if !by_rpm {
+            if let Some(removal) = removal {
+                run(removal, &doing).await?;
+            }
+            for dnf in self.dnf_runs(Tool::of_host(), transaction, installed, &[]) {
+                run(dnf, &doing).await?;
+            }
+            return Ok(());
+        }
+        let files = local_files(transaction).map_err(FailedRun::before_start)?;
+        let without = digests_fit(transaction) && !self.insists_on_digests.load(Ordering::Relaxed);
+        let digests = if without { NO_DIGESTS } else { &[] };
+        let install = (!files.is_empty()).then(|| self.rpm_install(digests, files));
+        match run_in_turn(removal.clone(), install.clone(), &doing).await {
+            Err(failed) if messages::tells_of_twin_transaction(&failed.said) => {
+                let error = failed.error;
+                tracing::warn!(%error, "rpm met what a run killed in this very second has left; trying again in the next");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                run_in_turn(removal, install, &doing).await
+            }
+            result => result,
+        }
+    }
+}
+
+/// Whether rpm, asked for its database, said that this is what it cannot read.
+fn is_damaged_database(error: &HostError) -> bool {
+    let command = error.source.as_ref().and_then(|source| source.downcast_ref());
+    matches!(command, Some(CommandError::Failed { output, .. }) if output.contains("database"))
 }
 
 #[async_trait]
@@ -395,6 +443,13 @@ impl Packages for Rpm {
         newest_satisfying(Family::Rpm, package, version, offered)
     }
 
+    fn lists_stamp(&self) -> Option<SystemTime> {
+        METADATA_FOLDERS
+            .iter()
+            .filter_map(|folder| newest_metadata(&self.root.join(folder)))
+            .max()
+    }
+
     async fn heal(&self) -> Result<(), HostError> {
         let database = self.readable().await?;
         if database.superseded.is_empty() {
@@ -415,12 +470,11 @@ impl Packages for Rpm {
         let rpm = self
             .rpm()
             .args(["--erase", "--nodeps", "--noscripts", "--notriggers", "--"]);
-        run(rpm.args(labels), "removing superseded packages")
-            .await
-            .map(|_| ())
+        run(rpm.args(labels), "removing superseded packages").await?;
+        Ok(())
     }
 
-    async fn check(&self, transaction: &Transaction) -> Result<(), HostError> {
+    async fn simulate(&self, transaction: &Transaction) -> Result<Simulation, HostError> {
         check_words(transaction)?;
         super::check_free_space(&self.root, transaction)?;
         let (_, installed) = self.database().await?;
@@ -428,16 +482,19 @@ impl Packages for Rpm {
         let doing = format!("dry run of {}", describe(&transaction));
         let removal = self.removal(&["--test"], &transaction);
         if transaction.install.is_empty() {
-            return run_in_turn(removal, None, &doing).await;
+            run_in_turn(removal, None, &doing).await?;
+            return Ok(Simulation::default());
         }
         let suffices = !self.root.is_host() || self.suffices(&transaction).await?;
         if suffices && self.root.is_host() && removal.is_none() {
             // That was the dry run.
-            return Ok(());
+            return Ok(Simulation::default());
         }
         if suffices {
             let files = local_files(&transaction)?;
-            return self.test(removal, files, digests_fit(&transaction), &doing).await;
+            self.test(removal, files, digests_fit(&transaction), &doing)
+                .await?;
+            return Ok(Simulation::default());
         }
         if let Some(removal) = removal {
             run(removal, &doing).await?;
@@ -450,39 +507,39 @@ impl Packages for Rpm {
         ) {
             run(dnf, &doing).await?;
         }
+        Ok(Simulation::default())
+    }
+
+    fn refuses_untouched(&self) -> bool {
+        self.root.is_host()
+    }
+
+    async fn apply(&self, transaction: &Transaction) -> Result<Applied, ApplyError> {
+        check_words(transaction).map_err(ApplyError::Refused)?;
+        super::check_free_space(&self.root, transaction).map_err(ApplyError::Refused)?;
+        let before = self.installed().await.map_err(ApplyError::Refused)?;
+        let transaction = Self::still_to_do(transaction, &before);
+        if transaction.is_empty() {
+            return Ok(Applied::default());
+        }
+        let run = self.run(&transaction, &before).await;
+        let after = self.installed().await.map_err(ApplyError::Failed)?;
+        judge(Family::Rpm, &transaction, run, &before, &after)
+    }
+
+    /// What a failed installation of rpm leaves is not told apart from what was there before.
+    async fn is_new_here(&self, _source: &Source) -> Result<bool, HostError> {
+        Ok(false)
+    }
+
+    /// rpm leaves configuration files only where somebody changed them, and then they are not its own any more.
+    async fn purge(&self, _package: &str) -> Result<(), HostError> {
         Ok(())
     }
 
-    async fn apply(&self, transaction: &Transaction) -> Result<(), HostError> {
-        check_words(transaction)?;
-        let (_, installed) = self.database().await?;
-        let transaction = Self::still_to_do(transaction, &installed);
-        let doing = describe(&transaction);
-        let removal = self.removal(&[], &transaction);
-        let by_rpm =
-            transaction.install.is_empty() || !self.root.is_host() || self.suffices(&transaction).await?;
-        if by_rpm {
-            let files = local_files(&transaction)?;
-            let without = digests_fit(&transaction) && !self.insists_on_digests.load(Ordering::Relaxed);
-            let digests = if without { NO_DIGESTS } else { &[] };
-            let install = (!files.is_empty()).then(|| self.rpm_install(digests, files));
-            match run_in_turn(removal.clone(), install.clone(), &doing).await {
-                Err(error) if messages::tells_of_twin_transaction(&error.message) => {
-                    tracing::warn!(%error, "rpm met what a run killed in this very second has left; trying again in the next");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                    run_in_turn(removal, install, &doing).await?;
-                }
-                result => result?,
-            }
-        } else {
-            if let Some(removal) = removal {
-                run(removal, &doing).await?;
-            }
-            for dnf in self.dnf_runs(Tool::of_host(), &transaction, &installed, &[]) {
-                run(dnf, &doing).await?;
-            }
-        }
-        super::check_outcome(&transaction, &*self.installed().await?)
+    /// rpm has no such mark.
+    async fn keep(&self, _package: &str) -> Result<(), HostError> {
+        Ok(())
     }
 
     async fn works_alone(&self) {
@@ -552,6 +609,13 @@ async fn read_header(file: &Path) -> Option<(header::Header, Option<Stamp>)> {
         std::io::Result::Ok(Some((header, is_whole.then_some(stamp))))
     });
     read.await.ok()?.ok()?
+}
+
+/// When the metadata of any repository in dnf's cache was last changed: each has a folder with a `repodata` in it.
+fn newest_metadata(cache: &Path) -> Option<SystemTime> {
+    let repositories = std::fs::read_dir(cache).ok()?.filter_map(Result::ok);
+    let metadata = repositories.filter_map(|entry| std::fs::metadata(entry.path().join("repodata")).ok());
+    metadata.filter_map(|metadata| metadata.modified().ok()).max()
 }
 
 fn begins_with_magic(file: &Path) -> std::io::Result<bool> {

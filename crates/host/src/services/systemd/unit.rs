@@ -59,6 +59,7 @@ impl Unit {
     pub(super) fn state(&self) -> ServiceState {
         ServiceState {
             instance: self.main_started,
+            masked: self.load_state == "masked",
             running: is_running(&self.active_state, &self.sub_state),
             enabled: is_enabled(&self.unit_file_state),
         }

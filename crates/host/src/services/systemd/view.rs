@@ -231,6 +231,7 @@ mod tests {
         running: true,
         enabled: Some(true),
         instance: None,
+        masked: false,
     };
 
     /// A view of `app_foo`, which runs, is watched and was looked at.

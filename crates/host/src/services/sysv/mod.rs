@@ -195,6 +195,7 @@ impl Services for SysV {
             running,
             enabled,
             instance: None,
+            masked: false,
         }))
     }
 

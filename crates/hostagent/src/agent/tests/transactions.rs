@@ -1,7 +1,9 @@
 //! A convergence is a transaction: what fails goes back to what it was.
 
+use crate::engine::book::{ProgressBook, StoredProgress};
 use crate::engine::failure::Failure;
-use crate::engine::journal::{Before, Entry, Journal, JournalFile};
+use crate::engine::progress::{Change, DesiredDigest, Progress};
+use crate::engine::snapshot::Before;
 use crate::ledger::Scope;
 use crate::state_file::StateFile;
 use protocol::{Apps, Phase, SetConfig};
@@ -48,7 +50,7 @@ fn assert_back_at_1(driver: &Driver, status: &Value, phase: &str) {
     assert_eq!(status["apps"]["a"]["config"], json!({"s": {"k": "old"}}));
     assert_eq!(status["desired_apps"]["a"]["version"], "2");
     assert_eq!(package_versions(driver), ["a 1-1"]);
-    assert!(!JournalFile::path(driver.state_dir.path()).exists());
+    assert!(!stored(driver).apps.values().any(Progress::is_in_progress));
 }
 
 #[tokio::test(start_paused = true)]
@@ -174,7 +176,7 @@ async fn an_operator_may_ask_for_another_try() {
     let apps = a_at_2(&driver);
     driver.set_config("m1", apps).await;
     assert_eq!(driver.said(2).await, ["converging m1", "errors m1"]);
-    driver.agent.as_ref().unwrap().give_second_chance();
+    driver.agent.as_ref().unwrap().retry_failed();
     assert_eq!(driver.said(2).await, ["converging -", "ok -"]);
     assert_eq!(package_versions(&driver), ["a 2-1"]);
 }
@@ -266,34 +268,59 @@ async fn a_retry_is_not_lost_where_another_message_comes_right_after_it() {
     assert_eq!(package_versions(&driver), ["a 2-1"]);
 }
 
-/// Stops the agent, puts `journal` in its place as if it had been killed, and starts another.
-async fn killed_with(mut driver: Driver, journal: Journal) -> Driver {
+/// Stops the agent, puts `progress` of `a` in its place as if it had been killed, and starts another.
+async fn killed_with(mut driver: Driver, progress: Progress) -> Driver {
     driver.agent.take().unwrap().stop().await;
     let Driver { fake, state_dir, .. } = driver;
-    StateFile::new(JournalFile::path(state_dir.path()))
-        .store(&journal)
-        .unwrap();
+    put_progress(&state_dir, progress);
     Driver::start_with(fake, state_dir)
 }
 
-fn journal_of(desired: &Value, crashes: u32, doomed: Option<Failure>) -> Journal {
+fn put_progress(state_dir: &tempfile::TempDir, progress: Progress) {
+    let stored = StoredProgress {
+        stopped: false,
+        apps: [(AppName::new("a").unwrap(), progress)].into(),
+    };
+    StateFile::new(ProgressBook::path(state_dir.path()))
+        .store(&stored)
+        .unwrap();
+}
+
+/// A change of `a`, which was absent, to what `desired` says.
+fn change_of_a(desired: &Value, crashes: u32) -> Box<Change> {
     let desired: Apps = serde_json::from_value(desired.clone()).unwrap();
-    let a = AppName::new("a").unwrap();
-    Journal {
-        desired,
+    Box::new(Change {
+        before: Before::Absent { purge: None },
+        desired: DesiredDigest::of(&desired),
+        spec: desired.get("a").cloned().map(Box::new),
+        attempts: 0,
         crashes,
-        entries: [(
-            a,
-            Entry {
-                before: Before::Absent,
-                doomed,
-                restarted: false,
-                purge: None,
-            },
-        )]
-        .into(),
-        ..Journal::default()
+        started: Default::default(),
+        unfinished: Default::default(),
+    })
+}
+
+fn applying(desired: &Value, crashes: u32) -> Progress {
+    Progress::Applying {
+        change: change_of_a(desired, crashes),
     }
+}
+
+fn rolling_back(desired: &Value) -> Progress {
+    Progress::RollingBack {
+        change: change_of_a(desired, 0),
+        failure: Failure {
+            phase: Phase::Health,
+            category: Category::Unhealthy,
+            message: "a did not stay up".into(),
+        },
+    }
+}
+
+/// How far the agent is with each application, as stored.
+fn stored(driver: &Driver) -> StoredProgress {
+    let file = StateFile::new(ProgressBook::path(driver.state_dir.path()));
+    file.load().unwrap().unwrap()
 }
 
 async fn last_said(driver: &mut Driver) -> Value {
@@ -309,13 +336,7 @@ async fn a_rollback_that_was_cut_short_is_ended_after_the_restart() {
     let driver = with_a_at_1().await;
     let url = "http://fake/a-1-1.deb";
     let desired = json!({"a": {"version": "1", "url": url, "config": {"s": {"k": "old"}}}});
-    let failure = Failure {
-        phase: Phase::Health,
-        category: Category::Unhealthy,
-        message: "a did not stay up".into(),
-        rolled_back: false,
-    };
-    let mut driver = killed_with(driver, journal_of(&desired, 0, Some(failure))).await;
+    let mut driver = killed_with(driver, rolling_back(&desired)).await;
     let status = last_said(&mut driver).await;
     assert_eq!(status["errors"][0]["message"], "a did not stay up");
     assert_eq!(status["errors"][0]["rolled_back"], true);
@@ -342,17 +363,8 @@ async fn what_stands_or_falls_with_a_failed_one_is_left_alone_after_the_restart(
     };
     ledger.accept(message, &Scope::Host).unwrap();
     drop(ledger);
-    let failure = Failure {
-        phase: Phase::Health,
-        category: Category::Unhealthy,
-        message: "a did not stay up".into(),
-        rolled_back: false,
-    };
     let Driver { fake, state_dir, .. } = driver;
-    let journal = journal_of(&desired, 0, Some(failure));
-    StateFile::new(JournalFile::path(state_dir.path()))
-        .store(&journal)
-        .unwrap();
+    put_progress(&state_dir, rolling_back(&desired));
     let mut driver = Driver::start_with(fake, state_dir);
     let status = last_said(&mut driver).await;
     let errors: Vec<(&str, &str)> = status["errors"]
@@ -390,14 +402,11 @@ async fn those_that_fall_together_are_doomed_together_before_the_first_goes_back
         state.services.get_mut("a").unwrap().running = false;
         state.gate = Some(gate.clone());
     });
-    let journal = || -> Journal {
-        let file = StateFile::new(JournalFile::path(driver.state_dir.path()));
-        file.load().unwrap().unwrap()
-    };
-    while journal().entries.values().all(|entry| entry.doomed.is_none()) {
+    let rolls_back = |progress: &Progress| matches!(progress, Progress::RollingBack { .. });
+    while !stored(&driver).apps.values().any(rolls_back) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert!(journal().entries.values().all(|entry| entry.doomed.is_some()));
+    assert!(stored(&driver).apps.values().all(rolls_back));
     gate.add_permits(100);
     assert_eq!(
         last_said(&mut driver).await["errors"].as_array().unwrap().len(),
@@ -411,11 +420,11 @@ async fn a_convergence_that_was_cut_short_goes_on_and_one_that_kills_the_agent_a
     let driver = with_a_at_1().await;
     let desired =
         json!({"a": {"version": "1", "url": "http://fake/a-1-1.deb", "config": {"s": {"k": "old"}}}});
-    let mut driver = killed_with(driver, journal_of(&desired, 1, None)).await;
+    let mut driver = killed_with(driver, applying(&desired, 1)).await;
     assert_eq!(last_said(&mut driver).await["status"], "ok");
-    assert!(!JournalFile::path(driver.state_dir.path()).exists());
+    assert!(!stored(&driver).apps.values().any(Progress::is_in_progress));
 
-    let mut driver = killed_with(driver, journal_of(&desired, 2, None)).await;
+    let mut driver = killed_with(driver, applying(&desired, 2)).await;
     let status = last_said(&mut driver).await;
     assert_eq!(status["errors"][0]["rolled_back"], true);
     assert!(
@@ -431,14 +440,8 @@ async fn a_convergence_that_was_cut_short_goes_on_and_one_that_kills_the_agent_a
 #[tokio::test(start_paused = true)]
 async fn what_an_older_desired_state_left_to_be_undone_is_undone_before_the_new_one_begins() {
     let driver = with_a_at_1().await;
-    let failure = Failure {
-        phase: Phase::Health,
-        category: Category::Unhealthy,
-        message: "a did not stay up".into(),
-        rolled_back: false,
-    };
     let other = json!({"a": {"version": "7"}});
-    let mut driver = killed_with(driver, journal_of(&other, 0, Some(failure))).await;
+    let mut driver = killed_with(driver, rolling_back(&other)).await;
     assert_eq!(last_said(&mut driver).await["status"], "ok");
     let log = driver.fake.take_log();
     let position = |line: &str| {

@@ -1,135 +1,332 @@
-//! One attempt to bring the host to its desired state: observe, plan, carry out the first stage of the
-//! plan, and again, until the plan is empty; then bake what was changed, and roll back what failed.
+//! The loop that brings the host to its desired state: observe, plan, carry out the first part of the plan, and again until
+//! the plan is empty; then watch what was changed, while drift of the others is repaired.
 //!
-//! Every turn of the loop ends at a safe point: what is done shows in the next observation, what is not is
-//! planned again. What undo needs is in the journal before the first change.
+//! Every turn ends at a safe point: what is done shows in the next observation, what is not is planned again. What undo
+//! needs is durable before the first change. As long as anything is being rolled back, nothing else is done.
 
-mod attempt;
-mod fallback;
-mod packages;
-mod restart;
-mod settle;
-pub(crate) mod together;
+mod forward;
+mod back;
+mod passes;
+mod fail;
+mod roles;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use protocol::Category;
-use tokio::sync::watch;
+use host::{Family, HostError};
+use protocol::{AppName, Category, Phase};
 
-use crate::engine::Engine;
-use crate::engine::failure::{Failure, Failures};
-use crate::engine::journal::{Before, JournalFile, WayBack};
-use crate::host_state::Board;
+use super::Engine;
+use super::bake::Bakes;
+use super::book::ProgressBook;
+use super::failure::{Failure, Failures};
+use super::forecast;
+use super::observe::{Freshness, Observed};
+use super::progress::{DesiredDigest, Event, Progress};
+use super::signals::{Interrupt, PlanQuestion, Signals};
+use super::snapshot::{Before, UndoSource};
+use crate::host_state::{Board, Standing};
 use crate::ledger::Desired;
-use host::HostError;
-
-use attempt::Attempt;
+use passes::Passes;
 
 /// How an attempt ended.
 #[derive(Debug)]
 pub enum End {
-    /// Nothing is left to do but for the applications that failed.
-    Finished(Failures),
+    /// Nothing is left to do but for the applications that are in trouble.
+    Finished(Finished),
     /// The desired state has changed: start over with the new one.
     Superseded,
     /// The agent is to stop; the next start goes on.
     Stopped,
-    /// The host could not be looked at, or the agent's own state not be written.
-    Stuck(Failure),
+    /// The host could not be observed, or the agent's own state not be written.
+    Blocked(Failure),
 }
 
-/// What ends an attempt at its next safe point.
-pub struct Interrupts {
-    pub desired: watch::Receiver<Arc<Desired>>,
-    pub stop: watch::Receiver<bool>,
+#[derive(Debug)]
+pub struct Finished {
+    pub observed: Arc<Observed>,
+    /// What no step can reach, by application.
+    pub faults: Failures,
+    /// Whether anything was done.
+    pub worked: bool,
 }
 
-impl Interrupts {
-    fn pending(&self, attempt: &Desired) -> Option<End> {
-        if *self.stop.borrow() {
-            Some(End::Stopped)
-        } else if !self.desired.borrow().same_state(attempt) {
-            Some(End::Superseded)
-        } else {
-            None
+impl From<Interrupt> for End {
+    fn from(interrupt: Interrupt) -> Self {
+        match interrupt {
+            Interrupt::Superseded => Self::Superseded,
+            Interrupt::Stopped => Self::Stopped,
+        }
+    }
+}
+
+/// The end of an attempt for want of something of the whole host's.
+pub(super) fn blocked(error: impl Into<Failure>) -> End {
+    End::Blocked(error.into())
+}
+
+/// Which way applications go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    Forward,
+    Back,
+}
+
+/// What is left after a turn of the loop.
+enum Turn {
+    Again,
+    Finished(Observed),
+}
+
+/// One attempt to reach `desired`.
+pub struct Convergence<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) desired: &'a Arc<Desired>,
+    digest: DesiredDigest,
+    pub(super) book: &'a mut ProgressBook,
+    bakes: &'a mut Bakes,
+    board: &'a Board,
+    /// Who is told that the attempt has begun.
+    reply_to: Option<String>,
+    worked: bool,
+    passes: Passes,
+    pub(super) healed: bool,
+    faults: Failures,
+    pub(super) direction: Direction,
+}
+
+impl<'a> Convergence<'a> {
+    pub fn new(
+        engine: &'a Engine,
+        desired: &'a Arc<Desired>,
+        book: &'a mut ProgressBook,
+        bakes: &'a mut Bakes,
+        board: &'a Board,
+        reply_to: Option<String>,
+    ) -> Self {
+        Self {
+            engine,
+            desired,
+            digest: DesiredDigest::of(&desired.apps),
+            book,
+            bakes,
+            board,
+            reply_to,
+            worked: false,
+            passes: Passes::default(),
+            healed: false,
+            faults: Failures::new(),
+            direction: Direction::Forward,
         }
     }
 
-    /// Returns when there is one. Cancel-safe: it only waits on watches.
-    async fn wait(&mut self, attempt: &Desired) {
-        while self.pending(attempt).is_none() {
-            let ended = tokio::select! {
-                changed = self.desired.changed() => changed.is_err(),
-                changed = self.stop.changed() => changed.is_err(),
-            };
-            if ended {
-                // Nobody is left who could interrupt.
-                std::future::pending::<()>().await;
+    /// Until nothing is left to do, or something ends it.
+    pub async fn run(mut self, signals: &mut Signals) -> End {
+        let end = self.run_to_end(signals).await.unwrap_or_else(|end| end);
+        if let Err(error) = self.tidy().await {
+            tracing::warn!(%error, "cannot update the records of installed applications");
+        }
+        if matches!(end, End::Stopped)
+            && let Err(error) = self.book.note_stop()
+        {
+            tracing::warn!(%error, "this stop will count as a crash");
+        }
+        end
+    }
+
+    async fn run_to_end(&mut self, signals: &mut Signals) -> Result<End, End> {
+        self.take_up()?;
+        loop {
+            if let Turn::Finished(observed) = self.turn(signals).await? {
+                return Ok(End::Finished(Finished {
+                    observed: Arc::new(observed),
+                    faults: std::mem::take(&mut self.faults),
+                    worked: self.worked,
+                }));
             }
         }
     }
-}
 
-/// Brings the host to `desired`. `held`: applications that are not to be touched in this attempt. The journal stays open: close it when
-/// the outcome is durable.
-pub async fn converge(
-    engine: &Engine,
-    desired: &Arc<Desired>,
-    held: &Failures,
-    journal: &mut JournalFile,
-    interrupts: &mut Interrupts,
-    board: &Board,
-) -> End {
-    let end = Attempt::new(engine, desired, held, journal, board)
-        .run(interrupts)
-        .await;
-    if let Err(error) = tidy(engine, desired, journal).await {
-        tracing::warn!(%error, "could not bring the records of installed applications up to date");
+    /// What an earlier run of the agent, or an attempt that was superseded, has left.
+    fn take_up(&mut self) -> Result<(), End> {
+        let apps: Vec<AppName> = self.book.apps().keys().cloned().collect();
+        let desired = apps.iter().map(|app| {
+            let digest = self.digest.clone();
+            (app.clone(), Event::Desired { digest })
+        });
+        self.book.note(desired.collect::<Vec<_>>());
+        let crashed: Vec<(AppName, Failure)> = self
+            .book
+            .in_progress()
+            .filter_map(|(app, progress)| {
+                let change = progress.change()?;
+                let is_over = change.desired == self.digest && change.crashes >= self.engine.max_crashes;
+                let goes_forward = !matches!(progress, Progress::RollingBack { .. });
+                (is_over && goes_forward).then(|| (app.clone(), change.crashed_too_often(app)))
+            })
+            .collect();
+        // An observation is not needed: what was changed goes back to its snapshot.
+        self.fail_all(crashed, &Observed::default())
     }
-    end
-}
 
-/// An application that is neither desired nor installed is nobody's business any more; one that is
-/// desired goes, when it goes, by its newest rank. Package files that no way back needs are let go.
-async fn tidy(engine: &Engine, desired: &Desired, journal: &JournalFile) -> Result<(), HostError> {
-    let packages = engine.host.packages.installed().await?;
-    engine
-        .ledger
-        .change_records(|records| {
-            records.retain(|app, record| {
-                let spec = desired.apps.get(app);
-                record.rank = spec.map_or(record.rank, |spec| spec.rank);
-                spec.is_some() || packages.contains(&record.package)
-            });
-        })
-        .map_err(|error| HostError::new(Category::Host, error.to_string()))?;
-    let records = engine.ledger.records();
-    let installed = records.values().filter_map(|record| {
-        record
-            .provenance_of(packages.get(&record.package)?.version)?
-            .file
-            .clone()
-    });
-    let entries = journal
-        .get()
-        .into_iter()
-        .flat_map(|journal| journal.entries.values());
-    let ways_back = entries.filter_map(|entry| match &entry.before {
-        Before::Installed(snapshot) => match &snapshot.way_back {
-            WayBack::File { path } => Some(path.clone()),
-            WayBack::NotNeeded | WayBack::Url { .. } | WayBack::Repository | WayBack::Nowhere { .. } => None,
-        },
-        Before::Absent => None,
-    });
-    engine
-        .host
-        .downloads
-        .protect(&installed.chain(ways_back).collect::<BTreeSet<_>>());
-    Ok(())
-}
+    async fn turn(&mut self, signals: &mut Signals) -> Result<Turn, End> {
+        self.direction = match self.book.is_rolling_back() {
+            true => Direction::Back,
+            false => Direction::Forward,
+        };
+        self.safe_point(signals).await?;
+        let mut observed = self.observe().await?;
+        if self.note_external_changes(&observed) {
+            return Ok(Turn::Again);
+        }
+        match self.direction {
+            Direction::Back => self.turn_back(&mut observed, signals).await,
+            Direction::Forward => self.turn_forward(observed, signals).await,
+        }
+    }
 
-/// The failure of the whole attempt for want of `what`.
-fn stuck(error: impl Into<Failure>) -> End {
-    End::Stuck(error.into())
+    /// Ends the attempt if it is to end. A rollback that was begun is not left for another desired state.
+    async fn safe_point(&mut self, signals: &mut Signals) -> Result<(), End> {
+        while let Ok(question) = signals.questions.try_recv() {
+            self.answer(question, signals).await?;
+        }
+        match signals.pending(self.desired) {
+            Some(Interrupt::Superseded) if self.direction == Direction::Back => Ok(()),
+            Some(interrupt) => Err(interrupt.into()),
+            None => Ok(()),
+        }
+    }
+
+    async fn answer(&self, question: PlanQuestion, signals: &mut Signals) -> Result<(), End> {
+        // A forecast only looks: it can be dropped.
+        tokio::select! {
+            () = forecast::answer(self.engine, question) => Ok(()),
+            interrupt = signals.interrupted(self.desired) => Err(interrupt.into()),
+        }
+    }
+
+    async fn observe(&self) -> Result<Observed, End> {
+        let failed = |error: HostError| blocked(Failure::new(Phase::Observe, error));
+        let observed = self.engine.observe(&self.desired.apps, Freshness::Light).await;
+        let mut observed = observed.map_err(failed)?;
+        let family = self.engine.host.packages.family();
+        for (app, progress) in self.book.apps() {
+            if let Some(unfinished) = progress.unfinished() {
+                observed.mark_unfinished(app, unfinished, family);
+            }
+        }
+        Ok(observed)
+    }
+
+    /// What failed, or is about to, because somebody else changed the package while only config and services were being changed,
+    /// is planned anew. True if there is any. How often: [`Passes`].
+    fn note_external_changes(&mut self, observed: &Observed) -> bool {
+        let is_changed = |app: &AppName, progress: &Progress| {
+            let Progress::RollingBack { change, .. } = progress else {
+                return false;
+            };
+            let Before::Installed(before) = &change.before else {
+                return false;
+            };
+            before.undo == UndoSource::NotNeeded
+                && observed
+                    .apps
+                    .get(app)
+                    .is_none_or(|there| there.version != before.version || there.broken)
+        };
+        let changed = self
+            .book
+            .in_progress()
+            .filter(|(app, progress)| is_changed(app, progress));
+        let changed: Vec<AppName> = changed.map(|(app, _)| app.clone()).collect();
+        let mut events = Vec::new();
+        for app in &changed {
+            tracing::warn!(%app, "the package of {app} was changed externally; {app} is planned again");
+            let tied = self.tied_to(app);
+            events.extend(
+                tied.into_iter()
+                    .chain([app.clone()])
+                    .map(|app| (app, Event::ChangedExternally)),
+            );
+        }
+        self.book.note(events);
+        !changed.is_empty()
+    }
+
+    /// Says once that the attempt has begun.
+    pub(super) fn begins(&mut self, observed: &Observed) {
+        if std::mem::replace(&mut self.worked, true) {
+            return;
+        }
+        let was_converging = matches!(
+            self.board.standing(),
+            Standing::Converging { .. } | Standing::Watching { .. }
+        );
+        if !was_converging || self.reply_to.is_some() {
+            tracing::info!("converging");
+        }
+        let standing = Standing::Converging {
+            detail: "about to begin".into(),
+        };
+        self.board
+            .note(self.desired, Some(&Arc::new(observed.clone())), standing);
+        if !self.is_retrying() {
+            self.board.announce(self.reply_to.take());
+        }
+    }
+
+    /// Whether this attempt repeats one that failed transiently: the master has been told.
+    fn is_retrying(&self) -> bool {
+        let mut troubles = self.book.apps().values().filter_map(Progress::trouble);
+        self.reply_to.is_none() && troubles.any(|trouble| trouble.failure.category.is_transient())
+    }
+
+    pub(super) fn converging(&self, detail: impl Into<String>) {
+        let detail = detail.into();
+        self.board
+            .note(self.desired, None, Standing::Converging { detail });
+    }
+
+    /// An application that is neither desired nor installed is no longer managed; one that is desired is removed, when it goes,
+    /// by its newest rank. Package files that no rollback needs are released.
+    async fn tidy(&self) -> Result<(), HostError> {
+        let packages = self.engine.host.packages.installed().await?;
+        self.engine
+            .ledger
+            .change_records(|records| {
+                records.retain(|app, record| {
+                    let spec = self.desired.apps.get(app);
+                    record.rank = spec.map_or(record.rank, |spec| spec.rank);
+                    spec.is_some() || packages.contains(&record.package)
+                });
+            })
+            .map_err(|error| HostError::new(Category::Host, error.to_string()))?;
+        let records = self.engine.ledger.records();
+        let installed = records.values().filter_map(|record| {
+            let version = packages.get(&record.package)?.version;
+            record.provenance_of(version)?.file.clone()
+        });
+        let befores = self
+            .book
+            .apps()
+            .values()
+            .filter_map(|progress| Some(&progress.change()?.before));
+        let undo = befores.filter_map(|before| match before {
+            Before::Installed(snapshot) => match &snapshot.undo {
+                UndoSource::File { path } => Some(path.clone()),
+                UndoSource::NotNeeded
+                | UndoSource::Url { .. }
+                | UndoSource::Repository
+                | UndoSource::Nowhere { .. } => None,
+            },
+            Before::Absent { .. } => None,
+        });
+        let files: BTreeSet<_> = installed.chain(undo).collect();
+        self.engine.host.downloads.protect(&files);
+        Ok(())
+    }
+
+    pub(super) fn family(&self) -> Family {
+        self.engine.host.packages.family()
+    }
 }

@@ -1,12 +1,11 @@
 //! Which installed packages are applications.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, OnceLock, Weak};
 
-use protocol::AppName;
 use protocol::spec::Rank;
+use protocol::{AppName, Apps};
 
-use crate::ledger::{Desired, Record, Records};
+use crate::ledger::{Record, Records};
 use host::{InstalledPackage, InstalledPackages};
 
 /// An application that may be reported, and its package.
@@ -18,54 +17,11 @@ pub(super) struct Candidate {
     pub(super) managed: bool,
     pub(super) url: Option<String>,
     pub(super) rank: Option<Rank>,
-    /// The services that its package, at this version, ships: once they were needed.
-    pub(super) shipped: OnceLock<Arc<BTreeSet<String>>>,
-}
-
-/// All of them, by name; and what they were found in, none of which changes. The package database, which is large, is
-/// held weakly: its place in memory is not taken by another one meanwhile.
-#[derive(Default)]
-pub(super) struct Candidates {
-    desired: Arc<Desired>,
-    records: Arc<Records>,
-    packages: Weak<InstalledPackages>,
-    found: Vec<Candidate>,
-}
-
-impl Candidates {
-    pub(super) fn new(
-        desired: &Arc<Desired>,
-        records: &Arc<Records>,
-        packages: &Arc<InstalledPackages>,
-    ) -> Self {
-        Self {
-            desired: desired.clone(),
-            records: records.clone(),
-            packages: Arc::downgrade(packages),
-            found: find(desired, records, packages),
-        }
-    }
-
-    /// Whether they were found in just these.
-    pub(super) fn are_of(
-        &self,
-        desired: &Arc<Desired>,
-        records: &Arc<Records>,
-        packages: &Arc<InstalledPackages>,
-    ) -> bool {
-        Arc::ptr_eq(&self.desired, desired)
-            && Arc::ptr_eq(&self.records, records)
-            && std::ptr::eq(self.packages.as_ptr(), Arc::as_ptr(packages))
-    }
-
-    pub(super) fn found(&self) -> &[Candidate] {
-        &self.found
-    }
 }
 
 /// Those on record, those that provide `pf9app`, and those that a desired application names and that are there
 /// already. Pure.
-fn find(desired: &Desired, records: &Records, packages: &InstalledPackages) -> Vec<Candidate> {
+pub(super) fn find(desired: &Apps, records: &Records, packages: &InstalledPackages) -> Vec<Candidate> {
     let candidate = |app: &AppName,
                      package: &str,
                      installed: InstalledPackage<&str>,
@@ -76,7 +32,6 @@ fn find(desired: &Desired, records: &Records, packages: &InstalledPackages) -> V
         managed: record.is_some() || installed.is_application,
         url: record.and_then(|record| record.provenance_of(installed.version)?.url.clone()),
         rank: record.and_then(|record| record.rank),
-        shipped: OnceLock::new(),
     };
     let mut found = BTreeMap::new();
     let mut taken = BTreeSet::new();
@@ -89,7 +44,7 @@ fn find(desired: &Desired, records: &Records, packages: &InstalledPackages) -> V
             );
         }
     }
-    for (app, spec) in &desired.apps {
+    for (app, spec) in desired {
         let package = spec.package.as_deref().unwrap_or(app.as_str());
         if let Some(installed) = packages.get(package)
             && !found.contains_key(app)

@@ -14,48 +14,19 @@ use host::{AppConfig, Contract, ContractKind, HostError};
 /// A config that could not be read is read again after this long.
 const FAILED_CONFIG_AGE: Duration = Duration::from_secs(5);
 
-/// When something was last found as it is. Who holds what was found holds this, too, and so learns that it has been found
-/// again. Equal to none but itself.
-#[derive(Debug, Clone)]
-pub struct ReadAt(Arc<Mutex<Instant>>);
-
-impl ReadAt {
-    pub fn new(at: Instant) -> Self {
-        Self(Arc::new(Mutex::new(at)))
-    }
-
-    pub fn get(&self) -> Instant {
-        *self.lock()
-    }
-
-    fn set(&self, at: Instant) {
-        *self.lock() = at;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Instant> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl PartialEq for ReadAt {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-}
-
 /// A config, or why it could not be read.
 #[derive(Clone)]
 pub(super) struct Found {
     pub(super) config: Arc<Result<Config, HostError>>,
     /// `None`: there is nothing to be read.
-    pub(super) read_at: Option<ReadAt>,
+    pub(super) read_at: Option<Instant>,
 }
 
 struct Known {
     package: String,
     version: String,
     config: Arc<Result<Config, HostError>>,
-    read_at: ReadAt,
+    read_at: Instant,
 }
 
 impl Known {
@@ -66,7 +37,7 @@ impl Known {
     fn found(&self) -> Found {
         Found {
             config: self.config.clone(),
-            read_at: Some(self.read_at.clone()),
+            read_at: Some(self.read_at),
         }
     }
 }
@@ -107,7 +78,7 @@ impl Configs {
         if freshness != Freshness::Full
             && let Some(known) = self.lock().get(&candidate.app)
             && known.is_of(candidate)
-            && (known.config.is_ok() || known.read_at.get().elapsed() < FAILED_CONFIG_AGE)
+            && (known.config.is_ok() || known.read_at.elapsed() < FAILED_CONFIG_AGE)
         {
             return known.found();
         }
@@ -121,25 +92,16 @@ impl Configs {
         config: Arc<Result<Config, HostError>>,
         read_at: Instant,
     ) -> Found {
-        let mut all_known = self.lock();
-        if !candidate.installed.broken
-            && let Some(known) = all_known.get(&candidate.app)
-            && known.is_of(candidate)
-            && is_same(&known.config, &config)
-        {
-            known.read_at.set(read_at);
-            return known.found();
-        }
         let new = Known {
             package: candidate.package.clone(),
             version: candidate.installed.version.clone(),
             config,
-            read_at: ReadAt::new(read_at),
+            read_at,
         };
         let found = new.found();
         // Where it is broken, perhaps its files are being put in place right now: says nothing of what will be there.
         if !candidate.installed.broken {
-            all_known.insert(candidate.app.clone(), new);
+            self.lock().insert(candidate.app.clone(), new);
         }
         found
     }
@@ -147,9 +109,4 @@ impl Configs {
     fn lock(&self) -> MutexGuard<'_, HashMap<AppName, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// By value, which need not be looked at where it is the same one.
-pub(super) fn is_same<T: PartialEq>(one: &Arc<T>, other: &Arc<T>) -> bool {
-    Arc::ptr_eq(one, other) || one == other
 }

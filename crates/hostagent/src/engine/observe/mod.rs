@@ -4,23 +4,26 @@
 //! services from systemd, config from the last time it was read.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use protocol::spec::Rank;
-use protocol::{AppName, Config};
+use protocol::{AppName, Apps, Config};
+use tokio::time::Instant;
 
-use crate::ledger::{Desired, Records};
-use host::{Contract, ContractKind, Host, HostError, InstalledPackage, InstalledPackages, ServiceState};
+use super::progress::Unfinished;
+use super::snapshot::SavedFile;
+use crate::ledger::Records;
+use host::{
+    Contract, ContractKind, Family, Host, HostError, InstalledPackage, InstalledPackages, ServiceState,
+};
 
 mod candidates;
 mod configs;
-mod seen;
 
-use candidates::{Candidate, Candidates};
-pub use configs::ReadAt;
+use candidates::Candidate;
 use configs::{Configs, Found};
-use seen::{Names, Seen};
 
 /// The agent's own application: never removed by omission.
 pub const SELF_APP: &str = "hostagent";
@@ -33,6 +36,8 @@ pub struct Observed {
     /// Every package of the host that is the agent's business by name: what a desired application would
     /// take over.
     pub packages: Arc<InstalledPackages>,
+    /// Files that targets name ([`Observed::look_at_files`]), as they are.
+    pub files: BTreeMap<PathBuf, SavedFile>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -47,11 +52,12 @@ pub struct ObservedApp {
     pub url: Option<String>,
     /// As last desired; tells the order of removals.
     pub rank: Option<Rank>,
-    pub contract: ContractKind,
-    /// Files whose change may mean a change of config. Real paths.
-    pub config_files: Arc<[PathBuf]>,
+    /// Its hook or manifest, or what is wrong with it.
+    pub contract: Result<Arc<Contract>, HostError>,
     /// Each service of the application; `None`: its contract names it, but the host does not have it.
     pub services: BTreeMap<String, Option<ServiceState>>,
+    /// Those of them that still run a previous version ([`Observed::mark_unfinished`]).
+    pub outdated: BTreeSet<String>,
     /// Its current config, or why it could not be read.
     pub config: Arc<Result<Config, HostError>>,
     /// An earlier change was cut short: services may still run with the old config.
@@ -59,10 +65,83 @@ pub struct ObservedApp {
     /// Its health checks passed when they were last run (at the last full look), or it has none.
     pub healthy: bool,
     /// When `config` was read; `None`: there is nothing to be read.
-    pub config_read_at: Option<ReadAt>,
+    pub config_read_at: Option<Instant>,
+}
+
+impl Observed {
+    /// Marks what a package transaction has left to do, by what is known of its application.
+    pub fn mark_unfinished(&mut self, app: &AppName, unfinished: &Unfinished, family: Family) {
+        let Some(there) = self.apps.get_mut(app) else {
+            return;
+        };
+        // rpm enters a package before its last script has run. dpkg tells by itself.
+        there.broken |= unfinished.in_transaction && family == Family::Rpm;
+        let is_outdated = |(name, instance): &(&String, &Option<u64>)| {
+            let now = there.services.get(*name).copied().flatten();
+            now.is_some_and(|now| now.running && now.instance == **instance)
+        };
+        there.outdated = unfinished
+            .outdated
+            .iter()
+            .filter(is_outdated)
+            .map(|(name, _)| name.clone())
+            .collect();
+    }
+
+    /// Reads files that are to be restored.
+    pub fn look_at_files<'a>(&mut self, paths: impl Iterator<Item = &'a Path>) {
+        let found = paths.filter_map(save_file);
+        self.files.extend(found.map(|file| (file.path.clone(), file)));
+    }
+}
+
+/// `None`: not a text file, which no contract writes.
+pub fn save_file(path: &Path) -> Option<SavedFile> {
+    let absent = SavedFile {
+        path: path.to_owned(),
+        content: None,
+        mode: 0o600,
+        owner: (0, 0),
+    };
+    let meta = match std::fs::metadata(path) {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Some(absent),
+        Err(_) => return None,
+    };
+    let content = std::fs::read_to_string(path).ok()?;
+    let owner = (meta.uid(), meta.gid());
+    Some(SavedFile {
+        content: Some(content),
+        mode: meta.mode() & 0o7777,
+        owner,
+        ..absent
+    })
 }
 
 impl ObservedApp {
+    pub fn contract_kind(&self) -> ContractKind {
+        self.contract
+            .as_ref()
+            .map_or(ContractKind::None, |contract| contract.kind)
+    }
+
+    /// Files whose change may mean a change of config. Real paths.
+    pub fn config_files(&self) -> &[PathBuf] {
+        self.contract
+            .as_ref()
+            .map_or(&[], |contract| &*contract.watched_files)
+    }
+
+    /// Whether it has health checks.
+    pub fn has_checks(&self) -> bool {
+        let manifest = self
+            .contract
+            .as_ref()
+            .ok()
+            .and_then(|contract| contract.manifest.as_ref());
+        manifest.is_some_and(|manifest| !manifest.health.is_empty())
+    }
+
     /// Whether it has services and all of them run.
     pub fn running(&self) -> bool {
         !self.services.is_empty()
@@ -70,6 +149,18 @@ impl ObservedApp {
                 .services
                 .values()
                 .all(|state| state.is_some_and(|s| s.running))
+    }
+
+    /// Each that runs, and its instance.
+    pub fn running_instances(&self) -> BTreeMap<String, Option<u64>> {
+        let states = self
+            .services
+            .iter()
+            .filter_map(|(name, state)| Some((name, (*state)?)));
+        states
+            .filter(|(_, state)| state.running)
+            .map(|(name, state)| (name.clone(), state.instance))
+            .collect()
     }
 
     pub fn running_services(&self) -> BTreeSet<String> {
@@ -90,17 +181,13 @@ pub enum Freshness {
     Full,
 }
 
-/// Observes, and remembers what is costly to ask: contracts' services and configs.
+/// Observes, and remembers what is costly to ask: services that packages ship, and configs.
 pub struct Observer {
     host: Host,
     configs: Configs,
     package_services: Mutex<HashMap<String, PackageServices>>,
     /// Applications whose health checks failed at the last full look.
-    sick: Mutex<BTreeSet<AppName>>,
-    /// Of the last look.
-    candidates: Mutex<Arc<Candidates>>,
-    /// What the last look saw: handed out again where the next one sees the same.
-    last: Mutex<Option<Arc<Observed>>>,
+    unhealthy: Mutex<BTreeSet<AppName>>,
 }
 
 /// Services that a package ships, valid for one version of it.
@@ -109,15 +196,16 @@ struct PackageServices {
     services: Arc<BTreeSet<String>>,
 }
 
+/// What the contract of an application says, or what is wrong with it.
+type FoundContract = Result<Arc<Contract>, HostError>;
+
 impl Observer {
     pub fn new(host: Host) -> Self {
         Self {
             host,
             configs: Configs::new(),
             package_services: Mutex::default(),
-            sick: Mutex::default(),
-            candidates: Mutex::default(),
-            last: Mutex::default(),
+            unhealthy: Mutex::default(),
         }
     }
 
@@ -126,18 +214,16 @@ impl Observer {
         self.configs.forget(app);
     }
 
-    /// What is there now. The very value of the look before, where nothing has changed since: so who has worked
-    /// something out from that need not do it again ([`Arc::ptr_eq`]).
+    /// What is there now.
     pub async fn observe(
         &self,
-        desired: &Arc<Desired>,
-        records: &Arc<Records>,
+        desired: &Apps,
+        records: &Records,
         freshness: Freshness,
-    ) -> Result<Arc<Observed>, HostError> {
+    ) -> Result<Observed, HostError> {
         let packages = self.host.packages.installed().await?;
-        let candidates = self.candidates(desired, records, &packages);
+        let candidates = candidates::find(desired, records, &packages);
         let names: Vec<(&AppName, &str)> = candidates
-            .found()
             .iter()
             .map(|candidate| (&candidate.app, candidate.package.as_str()))
             .collect();
@@ -152,64 +238,33 @@ impl Observer {
             })
             .collect();
         self.host.services.retain_possible(&mut possible_services);
-        self.learn_package_services(candidates.found(), &contracts).await;
-        let mut seen = Vec::with_capacity(names.len());
-        for (candidate, contract) in candidates.found().iter().zip(&contracts) {
-            seen.push(
-                self.see(candidate, contract, &possible_services, freshness)
-                    .await?,
-            );
-        }
+        self.learn_package_services(&candidates, &contracts).await;
         // The notes lie in the agent's own folder; where that fails, writing the config does and tells.
         let unfinished = self.host.app_config.unfinished().await;
-        for seen in &mut seen {
-            seen.config_unfinished = unfinished
+        let mut apps = BTreeMap::new();
+        for (candidate, contract) in candidates.iter().zip(&contracts) {
+            let mut there = self
+                .look_at(candidate, contract, &possible_services, freshness)
+                .await?;
+            there.config_unfinished = unfinished
                 .as_ref()
-                .map_or(true, |apps| apps.contains(&seen.candidate.app));
+                .map_or(true, |apps| apps.contains(&candidate.app));
+            apps.insert(candidate.app.clone(), there);
         }
-        Ok(self.known_or_new(&packages, &seen))
+        Ok(Observed {
+            apps,
+            packages,
+            files: BTreeMap::new(),
+        })
     }
 
-    fn candidates(
+    async fn look_at(
         &self,
-        desired: &Arc<Desired>,
-        records: &Arc<Records>,
-        packages: &Arc<InstalledPackages>,
-    ) -> Arc<Candidates> {
-        let mut last = self.candidates.lock().unwrap_or_else(PoisonError::into_inner);
-        if !last.are_of(desired, records, packages) {
-            *last = Arc::new(Candidates::new(desired, records, packages));
-        }
-        last.clone()
-    }
-
-    fn known_or_new(&self, packages: &Arc<InstalledPackages>, seen: &[Seen<'_>]) -> Arc<Observed> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(last) = &*last
-            && Arc::ptr_eq(&last.packages, packages)
-            && last.apps.len() == seen.len()
-            && last.apps.iter().zip(seen).all(|(there, seen)| seen.is(there))
-        {
-            return last.clone();
-        }
-        let observed = Arc::new(Observed {
-            apps: seen
-                .iter()
-                .map(|seen| (seen.candidate.app.clone(), seen.to_owned()))
-                .collect(),
-            packages: packages.clone(),
-        });
-        *last = Some(observed.clone());
-        observed
-    }
-
-    async fn see<'a>(
-        &self,
-        candidate: &'a Candidate,
-        contract: &'a Result<Arc<Contract>, HostError>,
+        candidate: &Candidate,
+        contract: &FoundContract,
         possible_services: &BTreeSet<&str>,
         freshness: Freshness,
-    ) -> Result<Seen<'a>, HostError> {
+    ) -> Result<ObservedApp, HostError> {
         let Candidate { app, package, .. } = candidate;
         // A broken contract (a manifest with an error in it) is that application's trouble, not the host's.
         let named = contract
@@ -217,14 +272,14 @@ impl Observer {
             .ok()
             .and_then(|contract| contract.services.as_ref());
         let names = match named {
-            Some(named) => Names::Named(named),
+            Some(named) => named.clone(),
             None => self.unnamed_services(candidate, possible_services).await?,
         };
-        let mut services = Vec::new();
-        for name in names.iter() {
+        let mut services = BTreeMap::new();
+        for name in names {
             // Even for a ping: a script's answer that nobody asks for again would hide a dead service.
-            let state = self.host.services.state(name, true).await?;
-            services.push(state);
+            let state = self.host.services.state(&name, true).await?;
+            services.insert(name, state);
         }
         let healthy = self.healthy(app, package, contract, freshness).await;
         let Found { config, read_at } = match contract {
@@ -239,11 +294,16 @@ impl Observer {
                     .await
             }
         };
-        Ok(Seen {
-            candidate,
-            contract: contract.as_deref().ok(),
-            names,
+        Ok(ObservedApp {
+            package: candidate.package.clone(),
+            version: candidate.installed.version.clone(),
+            broken: candidate.installed.broken,
+            managed: candidate.managed,
+            url: candidate.url.clone(),
+            rank: candidate.rank,
+            contract: contract.clone(),
             services,
+            outdated: BTreeSet::new(),
             config,
             config_unfinished: false,
             healthy,
@@ -253,20 +313,13 @@ impl Observer {
 
     /// Asks for the services of all packages that are new here at once, where that is cheaper. What is not learnt is
     /// asked for when it is needed.
-    async fn learn_package_services(
-        &self,
-        candidates: &[Candidate],
-        contracts: &[Result<Arc<Contract>, HostError>],
-    ) {
+    async fn learn_package_services(&self, candidates: &[Candidate], contracts: &[FoundContract]) {
         let new: BTreeMap<&str, &InstalledPackage> = {
             let known = self
                 .package_services
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
             let is_known = |candidate: &Candidate| {
-                if candidate.shipped.get().is_some() {
-                    return true;
-                }
                 let known = known.get(&candidate.package);
                 known.is_some_and(|known| known.version == candidate.installed.version)
             };
@@ -303,25 +356,21 @@ impl Observer {
 
     /// Of an application whose contract names none: the unit of its own name, or of its package's; else the units its
     /// package ships.
-    async fn unnamed_services<'a>(
+    async fn unnamed_services(
         &self,
-        candidate: &'a Candidate,
+        candidate: &Candidate,
         possible: &BTreeSet<&str>,
-    ) -> Result<Names<'a>, HostError> {
+    ) -> Result<BTreeSet<String>, HostError> {
         let Candidate {
             app,
             package,
             installed,
-            shipped,
             ..
         } = candidate;
         for name in [app.as_str(), package] {
             if possible.contains(name) && self.host.services.state(name, false).await?.is_some() {
-                return Ok(Names::One(name));
+                return Ok(BTreeSet::from([name.to_owned()]));
             }
-        }
-        if let Some(known) = shipped.get() {
-            return Ok(Names::Shipped(known.clone()));
         }
         {
             let cache = self
@@ -331,8 +380,7 @@ impl Observer {
             if let Some(known) = cache.get(package)
                 && known.version == installed.version
             {
-                let services = shipped.get_or_init(|| known.services.clone());
-                return Ok(Names::Shipped(services.clone()));
+                return Ok(BTreeSet::clone(&known.services));
             }
         }
         let files = match self.host.packages.shipped_files(package).await {
@@ -341,11 +389,11 @@ impl Observer {
             // be healed; meanwhile the host can be looked at, and reported.
             Err(error) if installed.broken => {
                 tracing::debug!(package, %error, "half-installed: its services are not known");
-                return Ok(Names::Shipped(Arc::default()));
+                return Ok(BTreeSet::new());
             }
             // Gone meanwhile: a package manager that a killed agent has started is still at work.
             Err(error) if error.category == protocol::Category::NotFound => {
-                return Ok(Names::Shipped(Arc::default()));
+                return Ok(BTreeSet::new());
             }
             Err(error) => return Err(error),
         };
@@ -358,14 +406,14 @@ impl Observer {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(package.clone(), known);
-        Ok(Names::Shipped(services))
+        Ok(BTreeSet::clone(&services))
     }
 
     async fn healthy(
         &self,
         app: &AppName,
         package: &str,
-        contract: &Result<Arc<Contract>, HostError>,
+        contract: &FoundContract,
         freshness: Freshness,
     ) -> bool {
         let checked = match (freshness, contract) {
@@ -376,9 +424,9 @@ impl Observer {
             }
             (Freshness::Full, Err(_)) => Some(self.host.app_config.is_healthy(app, package).await),
         };
-        let mut sick = self.sick.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unhealthy = self.unhealthy.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(result) = checked {
-            let known = sick.contains(app);
+            let known = unhealthy.contains(app);
             let healthy_now = result.is_ok();
             match result {
                 Ok(()) if known => tracing::info!(%app, "health checks pass again"),
@@ -386,17 +434,17 @@ impl Observer {
                 Ok(()) | Err(_) => {}
             }
             if healthy_now {
-                sick.remove(app)
+                unhealthy.remove(app)
             } else {
-                sick.insert(app.clone())
+                unhealthy.insert(app.clone())
             };
         }
-        !sick.contains(app)
+        !unhealthy.contains(app)
     }
 }
 
 /// Whether [`Observer::unnamed_services`] will be looked for.
-fn leaves_services_to_package(contract: &Result<Arc<Contract>, HostError>) -> bool {
+fn leaves_services_to_package(contract: &FoundContract) -> bool {
     contract
         .as_ref()
         .map_or(true, |contract| contract.services.is_none())

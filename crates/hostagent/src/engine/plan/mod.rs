@@ -1,72 +1,104 @@
-//! Decides what to do: a pure function of what is desired and what is observed.
+//! Decides what to do: a pure function of targets and of what is observed. The same forward and back.
 //!
-//! A plan's steps stand in the order in which they would be carried out. The reconciler carries out only
-//! the first [`Stage`] of a plan, then observes and plans again, so later stages are a forecast.
+//! The engine carries out only the first part of a plan that is not empty (packages, else config and services, else
+//! restarts), then observes and plans again.
 
-use protocol::spec::cmp_rank;
-use protocol::{AppName, AppSpec, Apps};
+use std::collections::BTreeMap;
 
-use crate::engine::observe::{Observed, ObservedApp, SELF_APP};
 use host::Family;
+use protocol::spec::{Rank, cmp_rank};
+use protocol::{AppName, Apps};
+
+use super::observe::{Observed, ObservedApp, SELF_APP};
+use super::target::Target;
 
 mod app;
+mod shown;
 mod steps;
 
 use app::AppPlanner;
-pub use steps::{Action, Change, ConfigChange, Fault, Install, Plan, Stage, Step};
+pub use shown::{ShownAction, ShownStep, shown};
+pub use steps::{
+    ConfigChange, Fault, Install, LaterAction, PackageAction, PackageChange, Plan, SettleAction, Step,
+};
 
-/// The plan from `observed` to `desired` on a host of `family`.
-pub fn plan(desired: &Apps, observed: &Observed, family: Family) -> Plan {
+pub type Targets = BTreeMap<AppName, Target>;
+
+/// Targets for every application that is desired, and for those that are managed and therefore go. The agent itself is never
+/// removed by omission.
+pub fn desired_targets(desired: &Apps, observed: &Observed, family: Family) -> Targets {
+    let wanted = desired
+        .iter()
+        .map(|(app, spec)| (app.clone(), Target::desired(spec, family)));
+    let going = observed.apps.iter().filter(|(app, there)| {
+        there.managed && !desired.contains_key(*app) && app.as_str() != SELF_APP && there.package != SELF_APP
+    });
+    wanted
+        .chain(going.map(|(app, _)| (app.clone(), Target::Absent)))
+        .collect()
+}
+
+/// The plan from `observed` to `targets` on a host of `family`. Applications without a target are left alone.
+pub fn plan(targets: &Targets, observed: &Observed, family: Family) -> Plan {
     let mut plan = Plan::default();
-    plan_removals(desired, observed, &mut plan);
-    let mut ranked: Vec<(&AppName, &AppSpec)> = desired.iter().collect();
-    ranked.sort_by(|(a_name, a), (b_name, b)| cmp_rank(a.rank, b.rank).then_with(|| a_name.cmp(b_name)));
-    let mut settling = Vec::new();
-    for (app, spec) in ranked {
-        let mut planner = AppPlanner {
+    plan_removals(targets, observed, &mut plan);
+    let mut present: Vec<_> = targets
+        .iter()
+        .filter_map(|(app, target)| match target {
+            Target::Present(target) => Some((app, target)),
+            Target::Absent => None,
+        })
+        .collect();
+    present.sort_by(|(a_name, a), (b_name, b)| cmp_rank(a.rank, b.rank).then_with(|| a_name.cmp(b_name)));
+    for (app, target) in present {
+        let planner = AppPlanner {
             app,
-            spec,
+            target,
             family,
-            packages: Vec::new(),
-            settle: Vec::new(),
-            faults: Vec::new(),
+            files: &observed.files,
+            plan: Plan::default(),
         };
-        match observed.apps.get(app) {
-            None => planner.install_anew(),
-            Some(there) => planner.bring_up_to_date(there),
-        }
-        plan.steps.append(&mut planner.packages);
-        settling.append(&mut planner.settle);
-        plan.faults.append(&mut planner.faults);
+        let mut of_app = planner.plan(observed.apps.get(app));
+        plan.packages.append(&mut of_app.packages);
+        plan.settle.append(&mut of_app.settle);
+        plan.restarts.append(&mut of_app.restarts);
+        plan.later.append(&mut of_app.later);
+        plan.faults.append(&mut of_app.faults);
     }
-    plan.steps.append(&mut settling);
     plan
 }
 
-/// Managed applications that are not desired go, in reverse rank.
-fn plan_removals(desired: &Apps, observed: &Observed, plan: &mut Plan) {
-    let surplus = |(app, there): &(&AppName, &ObservedApp)| {
-        there.managed && !desired.contains_key(*app) && app.as_str() != SELF_APP && there.package != SELF_APP
-    };
-    let mut going: Vec<_> = observed.apps.iter().filter(surplus).collect();
+/// What is to go, in reverse rank.
+fn plan_removals(targets: &Targets, observed: &Observed, plan: &mut Plan) {
+    let absent = targets.iter().filter(|(_, target)| **target == Target::Absent);
+    let mut going: Vec<(&AppName, &ObservedApp)> = absent
+        .filter_map(|(app, _)| Some((app, observed.apps.get(app)?)))
+        .collect();
     going.sort_by(|(a_name, a), (b_name, b)| cmp_rank(b.rank, a.rank).then_with(|| b_name.cmp(a_name)));
     for (app, there) in &going {
         for service in there.running_services() {
-            plan.steps.push(Step {
+            plan.packages.push(Step {
                 app: (*app).clone(),
-                action: Action::StopForRemoval { service },
+                action: PackageAction::StopForRemoval { service },
             });
         }
     }
     for (app, there) in &going {
-        let action = Action::Remove {
-            package: there.package.clone(),
-            version: there.version.clone(),
-        };
-        plan.steps.push(Step {
+        plan.packages.push(Step {
             app: (*app).clone(),
-            action,
+            action: PackageAction::Remove {
+                package: there.package.clone(),
+                version: there.version.clone(),
+            },
         });
+    }
+}
+
+/// The rank of `app` among `targets`.
+pub fn rank_of(targets: &Targets, app: &AppName) -> Option<Rank> {
+    match targets.get(app)? {
+        Target::Present(target) => target.rank,
+        Target::Absent => None,
     }
 }
 

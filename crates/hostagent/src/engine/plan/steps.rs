@@ -2,29 +2,37 @@
 
 use std::fmt;
 
-use protocol::{AppName, Category, Phase};
+use protocol::{AppName, Category, Config, Phase};
 use serde::Serialize;
 use serde_json::Value;
 
-/// What is to be done to a host. Empty: it is as desired.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+use crate::engine::snapshot::SavedFile;
+use crate::engine::target::PackageSource;
+
+/// What is to be done to a host, in order. Empty: nothing.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Plan {
-    pub steps: Vec<Step>,
-    /// What can't be reached by any step.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    /// One transaction of the package manager, and what belongs to it.
+    pub packages: Vec<Step<PackageAction>>,
+    /// Config and services, rank by rank.
+    pub settle: Vec<Step<SettleAction>>,
+    /// Services that still run a previous version, by application.
+    pub restarts: Vec<Step<Vec<String>>>,
+    /// What applications will need that are not there yet, as far as their specs tell. Only shown.
+    pub later: Vec<Step<LaterAction>>,
+    /// What no step can reach.
     pub faults: Vec<Fault>,
 }
 
+/// Something to do for one application.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Step {
+pub struct Step<Action> {
     pub app: AppName,
-    #[serde(flatten)]
     pub action: Action,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(tag = "action", rename_all = "snake_case")]
-pub enum Action {
+#[derive(Debug, Clone, PartialEq)]
+pub enum PackageAction {
     /// Put on record as managed; it is installed already.
     Adopt {
         package: String,
@@ -33,15 +41,20 @@ pub enum Action {
     StopForRemoval {
         service: String,
     },
-    /// Remove the package, keeping its configuration files.
+    /// Remove the package; its configuration files stay.
     Remove {
         package: String,
         version: String,
     },
     Install(Install),
-    /// Change the application's config. Values are secret: for a terminal, never for a log. Without
-    /// changes: an earlier one was cut short before the services took it up.
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum SettleAction {
+    RestoreFile(SavedFile),
+    /// Without changes: an earlier one was cut short before the services took it up.
     Configure {
+        config: Config,
         changes: Vec<ConfigChange>,
     },
     Enable {
@@ -56,33 +69,36 @@ pub enum Action {
     Stop {
         service: String,
     },
-    /// Forecast for an application that is not installed yet: whatever services it turns out to have.
+}
+
+/// Forecasts of steps for an application that is not installed yet.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LaterAction {
+    Configure {
+        changes: Vec<ConfigChange>,
+    },
+    /// Whatever services it turns out to have.
     RunServices {
         running: bool,
     },
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Install {
-    pub change: Change,
-    /// As desired.
+    pub change: PackageChange,
+    /// As desired; the full version where `is_exact`.
     pub version: String,
+    pub is_exact: bool,
     /// Full version that is there now.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
-    /// Absent: from the host's own repositories.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sha256: Option<String>,
+    pub source: PackageSource,
     /// The package's name, where it is known before the file is read.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub package: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Change {
+pub enum PackageChange {
     Install,
     Upgrade,
     Downgrade,
@@ -90,6 +106,7 @@ pub enum Change {
     Reinstall,
 }
 
+/// Values are secret: for a terminal, never for a log.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ConfigChange {
     pub section: String,
@@ -99,7 +116,7 @@ pub struct ConfigChange {
     pub to: Value,
 }
 
-/// Why an application can't get where it should be.
+/// Why an application cannot get where it should be.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Fault {
     pub app: AppName,
@@ -108,107 +125,110 @@ pub struct Fault {
     pub message: String,
 }
 
-/// Steps that are carried out together before the host is looked at again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stage {
-    /// Adopt, stop what goes, and one transaction of the package manager.
-    Packages,
-    /// Config and services, rank by rank.
-    Settle,
-}
-
-impl Action {
-    /// One word, for machines: the same as `action` in a plan's JSON.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Adopt { .. } => "adopt",
-            Self::StopForRemoval { .. } => "stop_for_removal",
-            Self::Remove { .. } => "remove",
-            Self::Install(_) => "install",
-            Self::Configure { .. } => "configure",
-            Self::Enable { .. } => "enable",
-            Self::Disable { .. } => "disable",
-            Self::Start { .. } => "start",
-            Self::Stop { .. } => "stop",
-            Self::RunServices { .. } => "run_services",
-        }
-    }
-
-    pub fn stage(&self) -> Stage {
-        match self {
-            Self::Adopt { .. } | Self::StopForRemoval { .. } | Self::Remove { .. } | Self::Install(_) => {
-                Stage::Packages
-            }
-            Self::Configure { .. }
-            | Self::Enable { .. }
-            | Self::Disable { .. }
-            | Self::Start { .. }
-            | Self::Stop { .. }
-            | Self::RunServices { .. } => Stage::Settle,
-        }
-    }
-}
-
 impl Plan {
     pub fn is_empty(&self) -> bool {
-        self.steps.is_empty() && self.faults.is_empty()
+        self.has_no_steps() && self.faults.is_empty()
     }
 
-    /// The steps to carry out now: those of the first stage that has any.
-    pub fn next_stage(&self) -> Option<(Stage, Vec<&Step>)> {
-        let stage = self.steps.iter().map(|step| step.action.stage()).min()?;
-        Some((
-            stage,
-            self.steps
-                .iter()
-                .filter(|step| step.action.stage() == stage)
-                .collect(),
-        ))
+    pub fn has_no_steps(&self) -> bool {
+        self.packages.is_empty() && self.settle.is_empty() && self.restarts.is_empty()
+    }
+
+    /// Leaves the steps of those applications that are to be kept.
+    pub fn retain(&mut self, keep: impl Fn(&AppName) -> bool) {
+        self.packages.retain(|step| keep(&step.app));
+        self.settle.retain(|step| keep(&step.app));
+        self.restarts.retain(|step| keep(&step.app));
+        self.later.retain(|step| keep(&step.app));
+        self.faults.retain(|fault| keep(&fault.app));
+    }
+
+    /// Whether anything is to be done for `app`.
+    pub fn has_steps_for(&self, app: &AppName) -> bool {
+        self.packages.iter().any(|step| step.app == *app)
+            || self.settle.iter().any(|step| step.app == *app)
+            || self.restarts.iter().any(|step| step.app == *app)
+    }
+
+    pub fn faults_of(&self, app: &AppName) -> impl Iterator<Item = &Fault> {
+        self.faults.iter().filter(move |fault| fault.app == *app)
+    }
+
+    /// What the steps for `app` do, for people.
+    pub fn describe(&self, app: &AppName) -> String {
+        let packages = self.packages.iter().filter(|step| step.app == *app);
+        let settle = self.settle.iter().filter(|step| step.app == *app);
+        let restarts = self.restarts.iter().filter(|step| step.app == *app);
+        packages
+            .map(|step| step.action.to_string())
+            .chain(settle.map(|step| step.action.to_string()))
+            .chain(restarts.map(|step| format!("restart {}", step.action.join(", "))))
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 }
 
 /// For people and logs: what the step does, without any value of a config.
-impl fmt::Display for Action {
+impl fmt::Display for PackageAction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Adopt { package } => write!(f, "adopt package {package}"),
             Self::StopForRemoval { service } => write!(f, "stop {service} before removal"),
             Self::Remove { package, version } => write!(f, "remove package {package} {version}"),
             Self::Install(install) => install.fmt(f),
-            Self::Configure { changes } if changes.is_empty() => {
-                write!(f, "finish an interrupted change of the config")
+        }
+    }
+}
+
+impl fmt::Display for SettleAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RestoreFile(file) => write!(f, "restore {}", file.path.display()),
+            Self::Configure { changes, .. } if changes.is_empty() => {
+                f.write_str("finish an interrupted change of the config")
             }
-            Self::Configure { changes } => {
-                let keys: Vec<String> = changes
-                    .iter()
-                    .map(|c| format!("{}.{}", c.section, c.key))
-                    .collect();
-                write!(f, "configure {}", keys.join(", "))
-            }
+            Self::Configure { changes, .. } => write_configure(f, changes),
             Self::Enable { service } => write!(f, "enable {service}"),
             Self::Disable { service } => write!(f, "disable {service}"),
             Self::Start { service } => write!(f, "start {service}"),
             Self::Stop { service } => write!(f, "stop {service}"),
-            Self::RunServices { running: true } => write!(f, "enable and start its services"),
-            Self::RunServices { running: false } => write!(f, "disable and stop its services"),
         }
     }
+}
+
+impl fmt::Display for LaterAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Configure { changes } => write_configure(f, changes),
+            Self::RunServices { running: true } => f.write_str("enable and start its services"),
+            Self::RunServices { running: false } => f.write_str("disable and stop its services"),
+        }
+    }
+}
+
+fn write_configure(f: &mut fmt::Formatter<'_>, changes: &[ConfigChange]) -> fmt::Result {
+    let keys: Vec<String> = changes
+        .iter()
+        .map(|change| format!("{}.{}", change.section, change.key))
+        .collect();
+    write!(f, "configure {}", keys.join(", "))
 }
 
 impl fmt::Display for Install {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verb = match self.change {
-            Change::Install => "install",
-            Change::Upgrade => "upgrade",
-            Change::Downgrade => "downgrade",
-            Change::Reinstall => "reinstall",
+            PackageChange::Install => "install",
+            PackageChange::Upgrade => "upgrade",
+            PackageChange::Downgrade => "downgrade",
+            PackageChange::Reinstall => "reinstall",
         };
         f.write_str(verb)?;
         match (&self.from, self.change) {
-            (Some(from), Change::Upgrade | Change::Downgrade) => {
+            (Some(from), PackageChange::Upgrade | PackageChange::Downgrade) => {
                 write!(f, " from {from} to {}", self.version)
             }
-            (_, Change::Install | Change::Reinstall) | (None, Change::Upgrade | Change::Downgrade) => {
+            (_, PackageChange::Install | PackageChange::Reinstall)
+            | (None, PackageChange::Upgrade | PackageChange::Downgrade) => {
                 write!(f, " version {}", self.version)
             }
         }

@@ -1,11 +1,11 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use protocol::{Category, Config};
 use serde_json::{Value, json};
 
 use super::*;
-use host::{ContractKind, ServiceState};
+use host::{Contract, ContractKind, HostError, ServiceState};
 
 /// The `data` of a `set_config`, its applications' versions given as `1`.
 fn desired(data: Value) -> Apps {
@@ -18,6 +18,7 @@ fn there(name: &str) -> (AppName, ObservedApp) {
         running: true,
         enabled: Some(true),
         instance: None,
+        masked: false,
     };
     let app = ObservedApp {
         package: name.into(),
@@ -26,8 +27,8 @@ fn there(name: &str) -> (AppName, ObservedApp) {
         managed: true,
         url: None,
         rank: None,
-        contract: ContractKind::Hook,
-        config_files: Arc::default(),
+        contract: contract(ContractKind::Hook),
+        outdated: BTreeSet::new(),
         services: BTreeMap::from([(name.to_owned(), Some(state))]),
         config: Arc::new(Ok(Config::new())),
         config_unfinished: false,
@@ -41,15 +42,24 @@ fn observed(apps: impl IntoIterator<Item = (AppName, ObservedApp)>) -> Observed 
     Observed {
         apps: apps.into_iter().collect(),
         packages: Arc::default(),
+        files: BTreeMap::new(),
     }
+}
+
+fn contract(kind: ContractKind) -> Result<Arc<Contract>, HostError> {
+    Ok(Arc::new(Contract {
+        kind,
+        manifest: None,
+        services: None,
+        watched_files: Arc::default(),
+    }))
 }
 
 /// Each step as `app: what`, each fault as `app! phase category`.
 fn lines(plan: &Plan) -> Vec<String> {
-    let steps = plan
-        .steps
-        .iter()
-        .map(|step| format!("{}: {}", step.app, step.action));
+    let steps = shown(plan)
+        .into_iter()
+        .map(|step| format!("{}: {}", step.app, step.text));
     let faults = plan
         .faults
         .iter()
@@ -57,8 +67,17 @@ fn lines(plan: &Plan) -> Vec<String> {
     steps.chain(faults).collect()
 }
 
+fn plan_of(data: Value, apps: impl IntoIterator<Item = (AppName, ObservedApp)>) -> Plan {
+    let (desired, observed) = (desired(data), observed(apps));
+    plan(
+        &desired_targets(&desired, &observed, Family::Deb),
+        &observed,
+        Family::Deb,
+    )
+}
+
 fn plan_lines(data: Value, apps: impl IntoIterator<Item = (AppName, ObservedApp)>) -> Vec<String> {
-    lines(&plan(&desired(data), &observed(apps), Family::Deb))
+    lines(&plan_of(data, apps))
 }
 
 fn change(mut app: (AppName, ObservedApp), change: impl FnOnce(&mut ObservedApp)) -> (AppName, ObservedApp) {
@@ -160,6 +179,7 @@ fn services_are_brought_to_running_and_enabled_or_neither() {
                     running: false,
                     enabled: Some(false),
                     instance: None,
+                    masked: false,
                 }),
             );
         })
@@ -183,6 +203,7 @@ fn services_are_brought_to_running_and_enabled_or_neither() {
                 running: true,
                 enabled: None,
                 instance: None,
+                masked: false,
             }),
         );
     });
@@ -202,6 +223,7 @@ fn services_can_be_told_apart() {
                     running: true,
                     enabled: Some(true),
                     instance: None,
+                    masked: false,
                 }),
             );
         })
@@ -250,11 +272,11 @@ fn config_changes_only_by_what_differs() {
 #[test]
 fn a_config_that_was_written_but_not_taken_up_is_written_again() {
     let data = || json!({"a": {"version": "1", "config": {"s": {"k": 1}}}});
-    let written = |contract| {
+    let written = |kind| {
         change(there("a"), |a| {
             a.config = Arc::new(Ok(serde_json::from_value(json!({"s": {"k": 1}})).unwrap()));
             a.config_unfinished = true;
-            a.contract = contract;
+            a.contract = contract(kind);
         })
     };
     let again = "a: finish an interrupted change of the config";
@@ -265,9 +287,9 @@ fn a_config_that_was_written_but_not_taken_up_is_written_again() {
 #[test]
 fn config_needs_a_contract_and_a_contract_that_answers() {
     let data = || json!({"a": {"version": "1", "config": {"s": {"k": 1}}}});
-    let without = change(there("a"), |a| a.contract = ContractKind::None);
+    let without = change(there("a"), |a| a.contract = contract(ContractKind::None));
     assert_eq!(plan_lines(data(), [without]), ["a! Configure Invalid"]);
-    let hangs = host::HostError::new(Category::Timeout, "the hook did not end within 30 s");
+    let hangs = HostError::new(Category::Timeout, "the hook did not end within 30 s");
     let unreadable = change(there("a"), |a| a.config = Arc::new(Err(hangs)));
     assert_eq!(plan_lines(data(), [unreadable]), ["a! Configure Timeout"]);
 }
@@ -303,7 +325,7 @@ fn work_goes_by_rank_and_removals_in_reverse() {
 
     let ranked = |name: &str, rank: f64| {
         change(there(name), |a| {
-            a.rank = Some(protocol::spec::Rank(rank));
+            a.rank = Some(Rank(rank));
             a.services.clear();
         })
     };
@@ -321,10 +343,9 @@ fn work_goes_by_rank_and_removals_in_reverse() {
 #[test]
 fn the_first_stage_holds_all_packages_and_nothing_else() {
     let data = json!({"a": {"version": "2", "running": false}, "b": {"version": "1"}});
-    let plan = plan(&desired(data), &observed([there("a"), there("c")]), Family::Deb);
-    let (stage, steps) = plan.next_stage().unwrap();
-    assert_eq!(stage, Stage::Packages);
-    let steps: Vec<String> = steps
+    let plan = plan_of(data, [there("a"), there("c")]);
+    let steps: Vec<String> = plan
+        .packages
         .iter()
         .map(|step| format!("{}: {}", step.app, step.action))
         .collect();
@@ -342,10 +363,10 @@ fn the_first_stage_holds_all_packages_and_nothing_else() {
 #[test]
 fn a_plan_names_keys_for_people_and_values_only_in_json() {
     let data = json!({"a": {"version": "1", "config": {"s": {"password": "hunter2"}}}});
-    let plan = plan(&desired(data), &observed([there("a")]), Family::Deb);
+    let plan = plan_of(data, [there("a")]);
     assert!(!lines(&plan).concat().contains("hunter2"));
     assert_eq!(
-        serde_json::to_value(&plan).unwrap(),
+        serde_json::to_value(json!({"steps": shown(&plan)})).unwrap(),
         json!({"steps": [{
             "app": "a",
             "action": "configure",

@@ -108,12 +108,13 @@ impl Host {
             sources.push(self.file(file).await);
         }
         let remove = remove.iter().map(|name| (*name).to_owned()).collect();
-        self.packages
-            .apply(&Transaction {
-                install: sources,
-                remove,
-            })
-            .await
+        let transaction = Transaction {
+            install: sources,
+            remove,
+        };
+        let applied = self.packages.apply(&transaction).await?;
+        assert_eq!(applied.warnings, [""; 0]);
+        Ok(())
     }
 
     async fn version(&self, name: &str) -> Option<String> {
@@ -215,7 +216,7 @@ async fn inside_a_machine() {
         install: vec![host.file("app_1-1").await],
         remove: Vec::new(),
     };
-    host.packages.check(&app).await.unwrap();
+    host.packages.simulate(&app).await.unwrap();
     assert_eq!(host.version("app").await, None);
     host.packages.apply(&app).await.unwrap();
     assert_eq!(host.version("lib").await.as_deref(), Some("1.1-1"));
@@ -242,14 +243,17 @@ async fn inside_a_machine() {
         install: Vec::new(),
         remove: vec!["lib".into()],
     };
-    for refused in [
-        host.packages.check(&remove_lib).await,
-        host.packages.apply(&remove_lib).await,
-    ] {
-        let refused = refused.unwrap_err();
-        assert_eq!(refused.category, Category::Dependency, "{refused}");
-        assert!(refused.message.contains("would remove app too"), "{refused}");
-    }
+    let simulation = host.packages.simulate(&remove_lib).await.unwrap();
+    assert_eq!(simulation.installs, []);
+    let app_goes = PackageVersion {
+        name: "app".into(),
+        version: "1-1".into(),
+    };
+    assert_eq!(simulation.removes, [app_goes]);
+    let refused = host.packages.apply(&remove_lib).await.unwrap_err();
+    assert!(matches!(refused, ApplyError::Refused(_)), "{refused:?}");
+    assert_eq!(refused.category(), Category::Dependency, "{refused}");
+    assert!(refused.to_string().contains("would remove app too"), "{refused}");
     // Files, the repository and removals in one transaction.
     let more = Source::Repository {
         name: "more".into(),

@@ -320,8 +320,13 @@ async fn names_and_paths_are_never_options(family: Family) {
             remove: vec![name.to_owned()],
         };
         let outcomes = [
-            world.packages.apply(&removal).await,
-            world.packages.check(&removal).await,
+            world
+                .packages
+                .apply(&removal)
+                .await
+                .map(drop)
+                .map_err(HostError::from),
+            world.packages.simulate(&removal).await.map(drop),
             world.packages.shipped_files(name).await.map(|_| ()),
             world.packages.find_in_repositories(name, "1").await.map(|_| ()),
         ];
@@ -370,7 +375,7 @@ async fn the_database_is_read_only_when_it_has_changed(family: Family) {
 async fn removing_what_is_not_there_is_fine(family: Family) {
     let world = World::new(family);
     world.apply(&[], &["nosuch"]).await.unwrap();
-    world.check(&[], &["nosuch"]).await.unwrap();
+    world.simulate(&[], &["nosuch"]).await.unwrap();
     world.apply(&[], &[]).await.unwrap();
 }
 
@@ -379,12 +384,12 @@ async fn a_dry_run_changes_nothing(family: Family) {
     world.apply(&[&plain("app", "1")], &[]).await.unwrap();
     let before = world.installed().await;
     world
-        .check(&[&plain("app", "2"), &plain("other", "1")], &[])
+        .simulate(&[&plain("app", "2"), &plain("other", "1")], &[])
         .await
         .unwrap();
-    world.check(&[], &["app"]).await.unwrap();
+    world.simulate(&[], &["app"]).await.unwrap();
     let refused = world
-        .check(&[&plain("foe", "1").conflicts("app")], &[])
+        .simulate(&[&plain("foe", "1").conflicts("app")], &[])
         .await
         .unwrap_err();
     assert_eq!(refused.category, Category::Dependency, "{refused}");

@@ -43,6 +43,7 @@ impl Systems {
         let state = self.systemd.state(service, false).await.unwrap()?;
         Some(ServiceState {
             instance: None,
+            masked: false,
             ..state
         })
     }
@@ -80,6 +81,7 @@ fn state(running: bool, enabled: Option<bool>) -> Option<ServiceState> {
         running,
         enabled,
         instance: None,
+        masked: false,
     })
 }
 

@@ -227,6 +227,7 @@ async fn a_removed_script_is_gone_at_once() {
         running: false,
         enabled: Some(false),
         instance: None,
+        masked: false,
     };
     assert_eq!(
         sandbox.services.state("app_foo", false).await.unwrap(),

@@ -6,6 +6,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use harness::packages::{Family, Moment, Package, Sandbox};
+use hostagent::engine::book::ProgressBook;
 use hostagent::ledger::Ledger;
 use protocol::HostId;
 
@@ -241,8 +242,8 @@ impl SweptHost {
         if self.stored_apps()? != self.apps(self.case.desired()) {
             return Err(context("the desired state is not what was asked".into()));
         }
-        match self.state_dir().join("journal.json").exists() {
-            true => Err(context("the journal is still there".into())),
+        match ProgressBook::has_changes(&self.state_dir()).map_err(|error| context(error.to_string()))? {
+            true => Err(context("a change is still in progress".into())),
             false => Ok(elapsed),
         }
     }

@@ -100,7 +100,7 @@ async fn a_plan_is_applied_only_if_it_is_still_the_same(family: Family) {
 async fn the_journal_is_there_while_a_change_is_on_trial(family: Family) {
     let world = with_app_at_1(family).await;
     let journal = async || said(&run(&world, &["journal"]).await);
-    assert!(journal().await.contains("No change is under way"));
+    assert!(journal().await.contains("No change is in progress"));
     let apps = json!({"app": world.desired(&dying("app", "2.0", 3), "s3cret")});
     let applying = program(&world, 8, &["apply", &file(&world, "two.json", &apps)])
         .spawn()
@@ -108,8 +108,7 @@ async fn the_journal_is_there_while_a_change_is_on_trial(family: Family) {
     until("the journal", || world.has_journal()).await;
     let shown = journal().await;
     for part in [
-        "A change is under way",
-        "app: was app 1.0-1, is to be 2.0-1",
+        "app: was app 1.0-1, changes to 2.0-1",
         "the previous package is kept",
     ] {
         assert!(shown.contains(part), "{part} is not in {shown}");
@@ -122,7 +121,7 @@ async fn the_journal_is_there_while_a_change_is_on_trial(family: Family) {
         "{}",
         said(&output)
     );
-    assert!(journal().await.contains("No change is under way"));
+    assert!(journal().await.contains("No change is in progress"));
     world.assert_at_1().await;
 }
 

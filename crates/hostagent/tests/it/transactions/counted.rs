@@ -50,16 +50,24 @@ impl Packages for Counted {
         self.real.find_in_repositories(package, version).await
     }
 
+    fn lists_stamp(&self) -> Option<std::time::SystemTime> {
+        self.real.lists_stamp()
+    }
+
     async fn heal(&self) -> Result<(), HostError> {
         self.runs.fetch_add(1, Ordering::Relaxed);
         self.real.heal().await
     }
 
-    async fn check(&self, transaction: &Transaction) -> Result<(), HostError> {
-        self.real.check(transaction).await
+    async fn simulate(&self, transaction: &Transaction) -> Result<Simulation, HostError> {
+        self.real.simulate(transaction).await
     }
 
-    async fn apply(&self, transaction: &Transaction) -> Result<(), HostError> {
+    fn refuses_untouched(&self) -> bool {
+        self.real.refuses_untouched()
+    }
+
+    async fn apply(&self, transaction: &Transaction) -> Result<Applied, ApplyError> {
         self.runs.fetch_add(1, Ordering::Relaxed);
         self.real.apply(transaction).await
     }
@@ -74,6 +82,18 @@ impl Packages for Counted {
 
     async fn keep(&self, package: &str) -> Result<(), HostError> {
         self.real.keep(package).await
+    }
+
+    async fn works_alone(&self) {
+        self.real.works_alone().await
+    }
+
+    async fn earlier_runs_end(&self) -> Result<EarlierRuns, HostError> {
+        self.real.earlier_runs_end().await
+    }
+
+    async fn forget_earlier_runs(&self) -> Result<(), HostError> {
+        self.real.forget_earlier_runs().await
     }
 
     async fn shipped_files(&self, package: &str) -> Result<Vec<PathBuf>, HostError> {

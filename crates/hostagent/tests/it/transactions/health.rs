@@ -153,7 +153,7 @@ async fn the_previous_version_has_to_pass_its_checks_too(family: Family) {
         (Phase::Rollback, Category::Unhealthy, false, &None),
         "{error:?}"
     );
-    assert!(error.message.contains("could not be brought back"), "{error:?}");
+    assert!(error.message.contains("rollback failed"), "{error:?}");
     assert_eq!(world.database(), ["app 1.0-1"]);
     assert!(world.has_journal());
     world.assert_held().await;
@@ -163,7 +163,7 @@ async fn the_previous_version_has_to_pass_its_checks_too(family: Family) {
         std::fs::remove_file(world.sandbox.join(&format!("/tmp/ill-{version}"))).unwrap();
     }
     let before = world.master.count();
-    world.agent.as_ref().unwrap().give_second_chance();
+    world.agent.as_ref().unwrap().retry_failed();
     let ok = |all: &[Status]| {
         all[before..]
             .iter()

@@ -86,7 +86,7 @@ async fn without_a_way_back_the_plan_and_the_failure_say_so(family: Family) {
     );
     for part in [
         "no database to migrate",
-        "could not be brought back",
+        "rollback failed",
         "not installed by the agent",
     ] {
         assert!(error.message.contains(part), "{part} is not in {error:?}");

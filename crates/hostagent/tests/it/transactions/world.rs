@@ -306,8 +306,9 @@ impl World {
         files
     }
 
+    /// Whether anything is being changed, or could not be undone.
     pub(super) fn has_journal(&self) -> bool {
-        JournalFile::path(&self.state_dir()).exists()
+        ProgressBook::has_changes(&self.state_dir()).unwrap()
     }
 
     pub(super) fn read(&self, path: &str) -> String {

@@ -52,7 +52,7 @@ impl Damage {
     }
 }
 
-/// 46 for each file, 16 for all of them at once.
+/// 45 for each file, 16 for all of them at once.
 pub fn variants(state: &BTreeMap<&'static str, Vec<u8>>) -> Vec<Variant> {
     let mut variants = Vec::new();
     for file in FILES {

@@ -13,13 +13,9 @@ use protocol::status::{AgentInfo, Health, Rejected, ServiceStatus};
 use protocol::{AppName, AppSpec, AppStatus, Apps, HostId, State, Status};
 use tokio::time::Instant;
 
-use crate::engine::observe::{Observed, ObservedApp, ReadAt};
+use crate::engine::observe::{Observed, ObservedApp};
 use crate::host_state::{HostState, Standing};
 use host::Facts;
-
-mod encoded;
-
-pub use encoded::EncodedApps;
 
 /// What a status says beside the host's state.
 pub struct Particulars<'a> {
@@ -33,21 +29,11 @@ pub struct Particulars<'a> {
 
 /// `seq` is left 0: it is given when the status goes out.
 pub fn build(state: &HostState, particulars: &Particulars<'_>) -> Status {
-    Status {
-        apps: state
-            .observed
-            .as_ref()
-            .map(|observed| app_statuses(&state.desired.apps, observed).collect())
-            .unwrap_or_default(),
-        ..without_apps(state, particulars)
-    }
-}
-
-/// All of [`build`] but the applications, for which the agent keeps [`EncodedApps`].
-pub fn without_apps(state: &HostState, particulars: &Particulars<'_>) -> Status {
     let (status, detail, errors) = match &state.standing {
         Standing::Ok => (State::Ok, None, Vec::new()),
-        Standing::Converging { detail } => (State::Converging, Some(detail.clone()), Vec::new()),
+        Standing::Converging { detail } | Standing::Watching { detail } => {
+            (State::Converging, Some(detail.clone()), Vec::new())
+        }
         Standing::Errors(errors) => (State::Errors, None, errors.clone()),
     };
     let desired = &state.desired;
@@ -56,7 +42,7 @@ pub fn without_apps(state: &HostState, particulars: &Particulars<'_>) -> Status 
         status,
         detail,
         info: particulars.facts.clone(),
-        apps: BTreeMap::new(),
+        apps: app_statuses(&desired.apps, state.observed.as_deref()),
         desired_apps: (status != State::Ok).then(|| desired.apps.clone()),
         errors,
         last_rejected: particulars.last_rejected.cloned(),
@@ -75,12 +61,11 @@ pub fn now() -> String {
 }
 
 /// The applications that are the agent's: a package that is merely desired and not yet taken over is not.
-fn app_statuses(desired: &Apps, observed: &Observed) -> impl Iterator<Item = (AppName, AppStatus)> {
-    managed(observed).map(|(app, there)| (app.clone(), app_status(desired.get(app), there)))
-}
-
-fn managed(observed: &Observed) -> impl Iterator<Item = (&AppName, &ObservedApp)> {
-    observed.apps.iter().filter(|(_, there)| there.managed)
+fn app_statuses(desired: &Apps, observed: Option<&Observed>) -> BTreeMap<AppName, AppStatus> {
+    let apps = observed.into_iter().flat_map(|observed| &observed.apps);
+    apps.filter(|(_, there)| there.managed)
+        .map(|(app, there)| (app.clone(), app_status(desired.get(app), there)))
+        .collect()
 }
 
 fn app_status(spec: Option<&AppSpec>, there: &ObservedApp) -> AppStatus {
@@ -105,7 +90,7 @@ fn app_status(spec: Option<&AppSpec>, there: &ObservedApp) -> AppStatus {
             })
             .collect(),
         health: health(spec, there),
-        config_age_s: Some(age_s(there.config_read_at.as_ref(), Instant::now())),
+        config_age_s: Some(age_s(there.config_read_at, Instant::now())),
     }
 }
 
@@ -129,10 +114,8 @@ fn health(spec: Option<&AppSpec>, there: &ObservedApp) -> Health {
 }
 
 /// Of what was read at that time; what there is nothing to read of is always as of now.
-fn age_s(read_at: Option<&ReadAt>, now: Instant) -> u64 {
-    read_at.map_or(0, |read_at| {
-        now.saturating_duration_since(read_at.get()).as_secs()
-    })
+fn age_s(read_at: Option<Instant>, now: Instant) -> u64 {
+    read_at.map_or(0, |read_at| now.saturating_duration_since(read_at).as_secs())
 }
 
 fn agent_info(started: Instant) -> AgentInfo {
