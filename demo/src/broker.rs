@@ -82,9 +82,10 @@ impl OwnTopology {
             .await;
         match looked {
             Ok(()) => bail!(
-                "virtual host {:?} has an exchange {EXCHANGE}: a fleet may be using it, and the demo sends messages to \
-                 every agent. Use another virtual host (create one with `rabbitmqctl add_vhost demo`, and grant \
-                 permissions with `rabbitmqctl set_permissions`), or delete the exchange if it is not used",
+                "virtual host {:?} has an exchange {EXCHANGE}: a fleet may be using it, and the demo sends \
+                 messages to every agent. Use another virtual host (create one with `rabbitmqctl add_vhost \
+                 demo`, and grant permissions with `rabbitmqctl set_permissions`), or delete the exchange \
+                 if it is not used",
                 self.broker.virtual_host
             ),
             Err(error) if refusal(&error) == Some(&AMQPSoftError::NOTFOUND) => {}

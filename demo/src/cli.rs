@@ -23,7 +23,12 @@ With --keep, Ctrl-C after the last part is the normal end, not an interruption.
 Colours are used on a terminal, unless NO_COLOR is set.";
 
 #[derive(Debug, Parser)]
-#[command(name = "demo", about = "Runs a master and three hosts on this machine, and checks every result.", long_about = ABOUT, after_help = EXIT_CODES)]
+#[command(
+    name = "demo",
+    about = "Runs a master and three hosts on this machine, and checks every result.",
+    long_about = ABOUT,
+    after_help = EXIT_CODES
+)]
 pub struct Cli {
     /// Use this RabbitMQ, with each agent in a separate process:
     /// amqp://USER:PASSWORD@HOST:PORT/VHOST. No fleet may use the virtual host, because the demo
@@ -49,7 +54,8 @@ impl Cli {
         // Absolute, since the agents run in another folder.
         program.canonicalize().with_context(|| {
             format!(
-                "cannot find the agent's program {}: build it with `cargo build -p hostagent`, or name it with --hostagent",
+                "cannot find the agent's program {}: build it with `cargo build -p hostagent`, or name it \
+                 with --hostagent",
                 program.display()
             )
         })

@@ -138,7 +138,7 @@ impl Screen {
             State::Converging => ("converging", Colour::Busy),
             State::Errors => ("errors", Colour::Bad),
         };
-        let said = match status.status {
+        let summary = match status.status {
             State::Ok => ObservedApps::reported(status).to_string(),
             State::Converging => status.detail.clone().unwrap_or_default(),
             State::Errors => {
@@ -152,17 +152,17 @@ impl Screen {
             .last_status
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(host.to_owned(), format!("{word} {said}"));
+            .insert(host.to_owned(), format!("{word} {summary}"));
         match &status.reply_to {
             // The answer to a ping or plan: see above.
-            Some(id) if id.starts_with("ask-") => self.event(addresses, (word, colour), &said),
-            Some(id) => self.event(addresses, (word, colour), &format!("[{id}] {said}")),
-            None if before == Some(format!("{word} {said}")) => {
+            Some(id) if id.starts_with("ask-") => self.event(addresses, (word, colour), &summary),
+            Some(id) => self.event(addresses, (word, colour), &format!("[{id}] {summary}")),
+            None if before == Some(format!("{word} {summary}")) => {
                 if !self.is_over.load(Ordering::Relaxed) {
                     self.event(addresses, (word, Colour::Dim), "(no change)");
                 }
             }
-            None => self.event(addresses, (word, colour), &said),
+            None => self.event(addresses, (word, colour), &summary),
         }
     }
 
@@ -176,11 +176,11 @@ impl Screen {
         self.event([host, "", ""], ("external", Colour::Bad), text);
     }
 
-    /// What was observed on a host.
-    pub fn observed(&self, host: &str, as_desired: bool, text: &str) {
-        let word = match as_desired {
-            true => ("as desired", Colour::Good),
-            false => ("DIFFERENT", Colour::Bad),
+    /// What was observed on a host. `expected`: why this was expected; `None`: it was not.
+    pub fn observed(&self, host: &str, expected: Option<&str>, text: &str) {
+        let word = match expected {
+            Some(why) => (why, Colour::Good),
+            None => ("DIFFERENT", Colour::Bad),
         };
         self.event([host, "", ""], word, text);
     }

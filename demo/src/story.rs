@@ -165,7 +165,8 @@ impl Story<'_> {
             "shop on lima was restarted by the refused upgrade"
         );
         self.screen.note(
-            "Refused before anything was changed: the process of shop 1.0 is still the same. Now the original package:",
+            "Refused before anything was changed: the process of shop 1.0 is still the same. Now the \
+             original package:",
         );
         let url = self.setup.catalogue.url("shop", "2.0");
         change(&mut apps, "shop", |spec| spec.url = Some(url));
@@ -177,7 +178,8 @@ impl Story<'_> {
     async fn repair_three_external_changes(&mut self) -> Result<()> {
         self.screen.heading(
             7,
-            "Three external changes that nobody reports: each agent detects and repairs the drift of its host",
+            "Three external changes that nobody reports: each agent detects and repairs the drift of its \
+             host",
         );
         let mark = self.setup.listener.mark();
         let [paris, tokyo, lima] = &self.setup.hosts[..] else {
@@ -249,8 +251,8 @@ impl Story<'_> {
         };
         let seconds = self.screen.seconds();
         let text = format!(
-            "{end}: {changes} changes requested, {sent} messages sent, {received} statuses received, {downloads} package \
-             downloads, {seconds:.1} s."
+            "{end}: {changes} changes requested, {sent} messages sent, {received} statuses received, \
+             {downloads} package downloads, {seconds:.1} s."
         );
         self.screen.verdict(verdict == Verdict::AsDesired, &text);
         Ok(verdict)
@@ -312,8 +314,8 @@ impl Story<'_> {
         self.check(host, State::Ok).await
     }
 
-    /// Checks that `host` is as desired: in its newest status, in the master's data, and on the
-    /// host itself.
+    /// Checks that `host` has `self.desired`: in its newest status, in the master's data, and on
+    /// the host itself.
     async fn check(&self, host: usize, state: State) -> Result<()> {
         let expected = ObservedApps::expected(&self.desired[host]);
         let DemoHost { name, id, .. } = &self.setup.hosts[host];
@@ -321,8 +323,8 @@ impl Story<'_> {
         if reported != Some((state, expected.clone())) {
             let reported = reported.map(|(_, reported)| reported).unwrap_or_default();
             self.screen
-                .observed(name, false, &format!("the host reports: {reported}"));
-            bail!("{name} reports \"{reported}\", desired is \"{expected}\"");
+                .observed(name, None, &format!("the host reports: {reported}"));
+            bail!("{name} reports \"{reported}\", expected is \"{expected}\"");
         }
         let satisfied = state == State::Ok;
         let is_known = |host: &protocol::rest::Host| {
@@ -344,9 +346,15 @@ impl Story<'_> {
                 Ok(_) | Err(_) => sleep(POLL_EVERY).await,
             }
         };
-        let as_desired = found == expected;
-        self.screen.observed(name, as_desired, &found.to_string());
-        ensure!(as_desired, "{name} has \"{found}\", desired is \"{expected}\"");
+        let is_expected = found == expected;
+        let word = match state {
+            // The host has refused the desired state, and must be as before.
+            State::Errors => "unchanged",
+            State::Ok | State::Converging => "as desired",
+        };
+        self.screen
+            .observed(name, is_expected.then_some(word), &found.to_string());
+        ensure!(is_expected, "{name} has \"{found}\", expected is \"{expected}\"");
         Ok(())
     }
 }

@@ -31,7 +31,11 @@ impl Notifier {
         let socket = address.and_then(|address| match connect(address) {
             Ok(socket) => Some(socket),
             Err(error) => {
-                tracing::warn!(address, %error, "cannot connect to NOTIFY_SOCKET; systemd gets no state of this daemon");
+                tracing::warn!(
+                    address,
+                    %error,
+                    "cannot connect to NOTIFY_SOCKET; systemd gets no state of this daemon"
+                );
                 None
             }
         });

@@ -34,8 +34,8 @@ pub enum ClientError {
     #[error("{text}")]
     Refused { problem: Box<Problem>, text: String },
     #[error(
-        "the server at {url} ({origin}) is not a bbmaster, or its version does not match: {reason}\nTo see its \
-         answer: curl {url}"
+        "the server at {url} ({origin}) is not a bbmaster, or its version does not match: {reason}\nTo see \
+         its answer: curl {url}"
     )]
     NotAMaster {
         url: String,
@@ -51,7 +51,8 @@ impl ClientError {
         let (reason, advice) = match &error {
             ureq::Error::Io(io) if io.kind() == io::ErrorKind::ConnectionRefused => (
                 "connection refused".to_owned(),
-                "\nStart the master (`bbmaster run`), or use another URL: --url, BBCTL_URL, or `bbctl login URL`",
+                "\nStart the master (`bbmaster run`), or use another URL: --url, BBCTL_URL, or `bbctl \
+                 login URL`",
             ),
             ureq::Error::HostNotFound => ("the host name is unknown".to_owned(), USE_ANOTHER_URL),
             ureq::Error::Timeout(_) => ("it did not answer in time".to_owned(), ""),
@@ -123,14 +124,15 @@ fn advice_on_tls(error: &io::Error) -> &'static str {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref());
     match tls {
         Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
-            "\nThis system does not trust the authority that signed the master's certificate. Name the authority's \
-             file with --ca, BBCTL_CA or ca in bbctl.toml"
+            "\nThis system does not trust the authority that signed the master's certificate. Name the \
+             authority's file with --ca, BBCTL_CA or ca in bbctl.toml"
         }
         Some(rustls::Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         )) => "\nUse a host name that is in the master's certificate",
         Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
-            "\nThe server does not use TLS on this port. If it uses plain http, write http:// instead of https://"
+            "\nThe server does not use TLS on this port. If it uses plain http, write http:// instead of \
+             https://"
         }
         _ => "",
     }

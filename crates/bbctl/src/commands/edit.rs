@@ -151,8 +151,9 @@ impl EditCommand {
             .set(&self.id, apps, &PutQuery::default(), generation)
         {
             Err(error) if error.kind() == Some(problem::GENERATION) => bail!(
-                "the desired state of {0} was changed externally while you edited it. `bbctl diff {0} -f FILE` shows how it \
-                 differs from your edit. Then use `bbctl set {0} -f FILE`, or edit again",
+                "the desired state of {0} was changed externally while you edited it. `bbctl diff {0} -f \
+                 FILE` shows how it differs from your edit. Then use `bbctl set {0} -f FILE`, or edit \
+                 again",
                 self.id
             ),
             Err(ClientError::Refused { problem, .. }) if problem.path.is_some() => {

@@ -58,8 +58,8 @@ impl EnrollTokenCommand {
                 let text = for_programs(*output, &made)?;
                 if text.is_none() {
                     note(
-                        "On the host, run: BACKBONE_ENROLL_TOKEN=... hostagent enroll --master URL\nThe secret is shown \
-                         only once:",
+                        "On the host, run: BACKBONE_ENROLL_TOKEN=... hostagent enroll --master URL\nThe \
+                         secret is shown only once:",
                     );
                 }
                 print(&text.unwrap_or_else(|| format!("{}\n", made.secret)))?;

@@ -55,8 +55,8 @@ fn parse(text: &str) -> Result<Change<'_>, UsageError> {
         (Some((name, value)), _) if !name.is_empty() => Ok(Change::Set(name, value)),
         (None, Some(name)) if !name.is_empty() => Ok(Change::Remove(name)),
         _ => Err(UsageError(format!(
-            "{text:?} is not a change of a label: site=berlin sets a label, site= sets it to an empty value, site- \
-             removes it"
+            "{text:?} is not a change of a label: site=berlin sets a label, site= sets it to an empty \
+             value, site- removes it"
         ))),
     }
 }

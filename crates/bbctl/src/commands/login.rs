@@ -108,8 +108,8 @@ impl LoginCommand {
             .into());
         }
         note(&format!(
-            "Enter the token for {}. (An admin creates tokens: bbctl token create NAME; on the master: bbmaster token \
-             create NAME)",
+            "Enter the token for {}. (An admin creates tokens: bbctl token create NAME; on the master: \
+             bbmaster token create NAME)",
             settings.url
         ));
         let token = rpassword::prompt_password("Token: ").context("cannot ask for the token")?;

@@ -324,8 +324,8 @@ fn time(text: &str) -> Result<Duration, String> {
 fn note_problems(client: &Client) {
     for problem in client.problems() {
         note(&format!(
-            "bbctl: the master has a problem: {}. Its data about hosts may be old; changes are sent when the problem is \
-             solved",
+            "bbctl: the master has a problem: {}. Its data about hosts may be old; changes are sent when \
+             the problem is solved",
             clean(&problem)
         ));
     }

@@ -130,7 +130,8 @@ impl PingCommand {
             None if self.no_wait => {
                 context.client.ping_all()?;
                 print(
-                    "The master pings all hosts; `bbctl hosts --silent` lists hosts that have not reported recently\n",
+                    "The master pings all hosts; `bbctl hosts --silent` lists hosts that have not reported \
+                     recently\n",
                 )?;
                 Ok(Exit::Ok)
             }
@@ -248,7 +249,8 @@ mod tests {
         };
         assert_eq!(
             summary.text("h ping statistics"),
-            "\n--- h ping statistics ---\n4 asked, 3 answered, 25% lost\nround trip min/avg/max = 1.0/3.0/6.0 ms\n"
+            "\n--- h ping statistics ---\n4 asked, 3 answered, 25% lost\nround trip min/avg/max = \
+             1.0/3.0/6.0 ms\n"
         );
         assert_eq!(summary.exit(), Exit::Ok);
         let nobody = PingSummary {

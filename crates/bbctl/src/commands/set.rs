@@ -104,8 +104,10 @@ impl SetCommand {
         if self.all != self.filter.is_empty() {
             return Err(UsageError(
                 match self.all {
-                    false => "no hosts are given: name one HOST, use filters (--label, --application, --text, ...), or use \
-                              --all",
+                    false => {
+                        "no hosts are given: name one HOST, use filters (--label, --application, \
+                              --text, ...), or use --all"
+                    }
                     true => "--all cannot be combined with filters: use one or the other",
                 }
                 .to_owned(),
@@ -113,14 +115,15 @@ impl SetCommand {
         }
         if self.if_generation.is_some() || self.only_if_plan.is_some() {
             return Err(UsageError(
-                "--if-generation and --only-if-plan need one HOST, because each host has its own generation and plan"
+                "--if-generation and --only-if-plan need one HOST, because each host has its own \
+                 generation and plan"
                     .to_owned(),
             ));
         }
         if self.wait.wait && !self.filter.is_stable() {
             return Err(UsageError(
-                "--wait works only with --label, --text or --all: with other filters, the change itself may change which \
-                 hosts match"
+                "--wait works only with --label, --text or --all: with other filters, the change itself \
+                 may change which hosts match"
                     .to_owned(),
             ));
         }

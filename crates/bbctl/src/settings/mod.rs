@@ -80,9 +80,9 @@ pub enum SettingsError {
     #[error("{name} is {value:?}; allowed are 1, true, 0 and false")]
     Boolean { name: &'static str, value: String },
     #[error(
-        "{url} ({origin}) is unencrypted http to another machine: the token and the configs of applications could be \
-         read on the network. Use https, or allow http with --allow-plain-http, BBCTL_ALLOW_PLAIN_HTTP=1, or \
-         allow_plain_http = true in bbctl.toml"
+        "{url} ({origin}) is unencrypted http to another machine: the token and the configs of \
+         applications could be read on the network. Use https, or allow http with --allow-plain-http, \
+         BBCTL_ALLOW_PLAIN_HTTP=1, or allow_plain_http = true in bbctl.toml"
     )]
     PlainHttp { url: Url, origin: Origin },
     #[error(transparent)]

@@ -37,8 +37,8 @@ pub enum ConnectError {
     #[error("{address} accepted the connection but did not complete the AMQP handshake within {seconds} s")]
     HandshakeTimeout { address: String, seconds: f32 },
     #[error(
-        "{address} refused the login of user {user}: wrong user name or password, or no permission for virtual host \
-         {virtual_host:?}"
+        "{address} refused the login of user {user}: wrong user name or password, or no permission for \
+         virtual host {virtual_host:?}"
     )]
     Refused {
         address: String,
@@ -46,8 +46,8 @@ pub enum ConnectError {
         virtual_host: String,
     },
     #[error(
-        "{address}: {source}; no login is configured: set [amqp] username and password_file, or [ssl] certfile and \
-         keyfile"
+        "{address}: {source}; no login is configured: set [amqp] username and password_file, or [ssl] \
+         certfile and keyfile"
     )]
     NoLogin { address: String, source: lapin::Error },
     #[error("{address} has no virtual host {virtual_host:?}")]

@@ -18,13 +18,13 @@ pub(super) enum Failure {
     #[error("{doing}: the broker did not answer")]
     Unanswered { doing: &'static str },
     #[error(
-        "exchange {exchange:?} does not exist and this user has no permission to declare it: declare it, or grant \
-         the configure permission"
+        "exchange {exchange:?} does not exist and this user has no permission to declare it: declare it, \
+         or grant the configure permission"
     )]
     NoExchange { exchange: &'static str },
     #[error(
-        "queue {queue:?} does not exist and this user has no permission to declare it: declare it, or grant the \
-         configure permission"
+        "queue {queue:?} does not exist and this user has no permission to declare it: declare it, or \
+         grant the configure permission"
     )]
     NoQueue { queue: String },
     #[error("the broker cancelled the consumer: queue {queue:?} was deleted")]

@@ -267,7 +267,8 @@ impl Consuming<'_> {
             )
         } else {
             let reason = format!(
-                "queue {queue} is in use by another agent: duplicate host id; give one of the two hosts another host id"
+                "queue {queue} is in use by another agent: duplicate host id; give one of the two hosts \
+                 another host id"
             );
             (
                 LinkState::Clone {
@@ -363,8 +364,8 @@ async fn follow_duplicate(
     loop {
         probe.duplicate_reported().await;
         let reason = format!(
-            "another agent tries to consume queue {queue} of this agent: duplicate host id; give one of the two hosts another \
-             host id"
+            "another agent tries to consume queue {queue} of this agent: duplicate host id; give one of \
+             the two hosts another host id"
         );
         tracing::warn!(reason, "consuming");
         state.send_replace(LinkState::Contested { epoch, reason });

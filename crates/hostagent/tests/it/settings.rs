@@ -154,7 +154,7 @@ fn every_bad_value_is_reported_at_once_with_its_place() {
     assert_eq!(
         files.problems(),
         [
-            "main.conf:10: found \"lost\"..., allowed: [section], key = value, or # and a comment",
+            "main.conf:10: found \"lost\"..., allowed: [section], key = value, or # comment",
             "main.conf:6: [hostagent] host_id: found \"a b\", allowed: 1 to 127 printable ASCII characters \
              without / * #, not `slaves` or `master`",
             "main.conf:2: [hostagent] heartbeat_period: found \"soon\", allowed: seconds, 1 to 86400 (30, 1.5, 5m)",
@@ -319,7 +319,10 @@ fn a_password_file_that_holds_none_is_refused() {
     for (content, reason) in [
         ("", "secret is empty"),
         ("\n", "secret is empty"),
-        ("a\nb\n", "secret contains more than one line, or control characters"),
+        (
+            "a\nb\n",
+            "secret contains more than one line, or control characters",
+        ),
     ] {
         let files = Files::new("");
         let secret = files.write("secret", content);

@@ -8,6 +8,7 @@
 mod arbitrary;
 mod decode_properties;
 mod decode_refuses;
+mod decode_refuses_apps;
 mod decode_takes;
 mod docs;
 mod golden;

@@ -254,8 +254,8 @@ impl HostWait<'_> {
 
     fn superseded(&self, newer: u64) -> Poll {
         note(&format!(
-            "bbctl: a newer desired state of {id} was set: generation {newer}. To see by whom: bbctl events --host {id} \
-             --kind desired-changed",
+            "bbctl: a newer desired state of {id} was set: generation {newer}. To see by whom: bbctl \
+             events --host {id} --kind desired-changed",
             id = self.id
         ));
         Poll::Ended(Exit::NotConverged)
