@@ -170,9 +170,6 @@ impl Packages for FakeHost {
             arch: "all".into(),
             arch_fits: true,
             installed_size: 1,
-            conffiles: Vec::new(),
-            relations: None,
-            verified: None,
         })
     }
 

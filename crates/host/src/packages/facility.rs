@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use protocol::Category;
 
-use super::{InstalledPackages, Relations, Stamp};
+use super::InstalledPackages;
 use crate::HostError;
 
 /// Which package manager a host has.
@@ -40,12 +40,6 @@ pub struct PackageFile {
     pub arch_fits: bool,
     /// Bytes it takes up when installed.
     pub installed_size: u64,
-    /// dpkg's configuration files in it, absolute paths without the root. rpm's are not looked for.
-    pub conffiles: Vec<PathBuf>,
-    /// Of a Debian package whose control archive is in every way as usual.
-    pub relations: Option<Arc<Relations>>,
-    /// Of an rpm package whose own digests are those of what is in it: the file as it was when they were worked out.
-    pub verified: Option<Stamp>,
 }
 
 /// Where the package manager takes a package from.

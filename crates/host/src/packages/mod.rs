@@ -1,8 +1,8 @@
 //! The package manager: dpkg/apt or rpm/dnf.
 //!
-//! On the host itself packages come and go through apt or dnf, so that dependencies resolve, and through dpkg where there is
-//! nothing to resolve; under a sandbox root through dpkg or rpm alone, without privileges. There, maintainer scripts run as
-//! processes of the real host and find the root in `BACKBONE_ROOT` (and dpkg's own `DPKG_ROOT`).
+//! On the host itself apt-get or dnf makes every change, with its own history, hooks, pins and locks. Under a sandbox
+//! root dpkg or rpm does, without privileges: maintainer scripts run as processes of the real host and find the root
+//! in `BACKBONE_ROOT` (and dpkg's own `DPKG_ROOT`).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -32,8 +32,7 @@ pub use facility::{
 };
 pub use installed::{InstalledPackage, InstalledPackages, PackagesByName};
 
-pub use cache::Stamp;
-pub use deb::{Deb, Relations};
+pub use deb::Deb;
 pub use rpm::Rpm;
 pub use version::compare as compare_versions;
 
@@ -277,9 +276,6 @@ mod tests {
                 arch: "all".into(),
                 arch_fits: true,
                 installed_size,
-                conffiles: Vec::new(),
-                relations: None,
-                verified: None,
             };
             Transaction {
                 install: vec![Source::File(file)],

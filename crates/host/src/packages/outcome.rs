@@ -131,6 +131,7 @@ mod tests {
         FailedRun {
             error: HostError::new(Category::Script, "failed"),
             said: said.into(),
+            printed: String::new(),
             touched_nothing: false,
             ended_by_itself: true,
         }

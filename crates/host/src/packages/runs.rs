@@ -23,6 +23,8 @@ pub(super) struct FailedRun {
     pub error: HostError,
     /// What the package manager printed on stderr.
     pub said: String,
+    /// And on stdout.
+    pub printed: String,
     /// By what the package manager says it ended before it touched anything.
     pub touched_nothing: bool,
     /// It was neither killed nor lost.
@@ -35,6 +37,7 @@ impl FailedRun {
         Self {
             error,
             said: String::new(),
+            printed: String::new(),
             touched_nothing: true,
             ended_by_itself: true,
         }
@@ -65,6 +68,7 @@ pub(super) async fn run(command: Command, doing: &str) -> Result<Output, FailedR
         FailedRun {
             error,
             said: String::new(),
+            printed: String::new(),
             touched_nothing,
             ended_by_itself: false,
         }
@@ -77,6 +81,7 @@ pub(super) async fn run(command: Command, doing: &str) -> Result<Output, FailedR
         return Err(FailedRun {
             error: HostError::new(Category::Host, message),
             said: output.stderr_text(),
+            printed: output.stdout_text(),
             touched_nothing: false,
             ended_by_itself: false,
         });
@@ -91,6 +96,7 @@ pub(super) async fn run(command: Command, doing: &str) -> Result<Output, FailedR
         touched_nothing: messages::touched_nothing(error.category, &stdout, &stderr),
         error,
         said: stderr,
+        printed: stdout,
         ended_by_itself: true,
     })
 }

@@ -53,13 +53,6 @@ pub fn read(admin: &Path) -> io::Result<Database> {
     Ok(database)
 }
 
-/// The status file of the database in `admin`; `None` if that is not all of the database.
-pub fn status_alone(admin: &Path) -> io::Result<Option<BufReader<File>>> {
-    let status = File::open(admin.join("status"))?;
-    let is_all = pending_updates(admin)?.is_empty();
-    Ok(is_all.then(|| BufReader::with_capacity(64 * 1024, status)))
-}
-
 /// The journal's files, oldest first. Names are numbers; others (`tmp.i`) are not complete.
 fn pending_updates(admin: &Path) -> io::Result<Vec<PathBuf>> {
     let folder = match fs::read_dir(admin.join("updates")) {

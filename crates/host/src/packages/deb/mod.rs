@@ -1,9 +1,9 @@
 //! dpkg and apt.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -23,23 +23,14 @@ use crate::{
 };
 
 mod apt;
-pub(super) mod archive;
-pub(super) mod control;
 pub(super) mod database;
-mod fit;
-mod package_file;
-mod relations;
+pub(super) mod package_file;
 mod stanzas;
 
-pub use relations::Relations;
-
-use apt::{is_noted, madison_versions, simulation};
+use apt::{madison_versions, simulation};
 use database::{Breakage, Database};
-use fit::Arriving;
 
 const ADMIN_FOLDER: &str = "/var/lib/dpkg";
-/// Where apt notes what came as a dependency only.
-const APT_STATES: &str = "/var/lib/apt/extended_states";
 /// Where apt keeps the lists of what repositories offer.
 const APT_LISTS: &str = "/var/lib/apt/lists";
 /// Of a package manager's output the end says why it failed.
@@ -59,6 +50,15 @@ pub struct Deb {
     units: Option<Arc<OwnUnits>>,
     runner: Option<Arc<Runner>>,
     native_arch: OnceCell<String>,
+    /// Packages whose scripts have hung.
+    hung: Mutex<BTreeSet<String>>,
+}
+
+/// The program that makes a change on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Maker {
+    Apt,
+    Dpkg,
 }
 
 /// Whether `root` has a dpkg database that holds packages.
@@ -78,6 +78,7 @@ impl Deb {
             deadline: options.deadline,
             cache: Cache::empty(),
             native_arch: OnceCell::new(),
+            hung: Mutex::default(),
         }
     }
 
@@ -178,25 +179,6 @@ impl Deb {
         run_in_turn(removal, (!files.is_empty()).then_some(install), doing).await
     }
 
-    /// Whether dpkg, and apt, would surely take all of it: then no dry run need be asked, and apt may be left out. `false`
-    /// says nothing.
-    async fn surely_fits(&self, transaction: &Transaction) -> bool {
-        let arriving: Option<Vec<Arriving>> = transaction.install.iter().map(arriving).collect();
-        let Some(arriving) = arriving.filter(|_| transaction.remove.is_empty()) else {
-            return false;
-        };
-        // It has a say of its own in dpkg's dry run.
-        if super::is_installed("debsig-verify") {
-            return false;
-        }
-        let Ok(native) = self.native_arch().await else {
-            return false;
-        };
-        let fits = database::status_alone(&self.admin)
-            .and_then(|status| status.map_or(Ok(false), |status| fit::surely_fit(&arriving, status, native)));
-        fits.unwrap_or(false)
-    }
-
     /// Removes even what is half-installed; configuration files stay.
     fn dpkg_remove(&self, mode: &[&str]) -> Command {
         self.dpkg()
@@ -219,32 +201,63 @@ impl Deb {
         Ok(simulation(&output.stdout_text(), transaction))
     }
 
-    /// apt refuses all work while a package must be reinstalled and no archive of it is at hand.
-    async fn remove_half_installed(&self, transaction: &Transaction) -> Result<(), FailedRun> {
-        let (database, _) = self.database().map_err(FailedRun::before_start)?;
-        let half_installed = |name: &&String| database.broken.get(*name) == Some(&Breakage::HalfInstalled);
-        let names: Vec<_> = transaction.remove.iter().filter(half_installed).collect();
-        match names.is_empty() {
-            true => Ok(()),
-            false => run(self.dpkg_remove(&[]).args(names), &describe(transaction))
-                .await
-                .map(|_| ()),
+    /// Which program makes this change on the host, and what it would do besides.
+    async fn resolve(&self, transaction: &Transaction) -> Result<(Simulation, Maker), FailedRun> {
+        let refused = match self.simulate_apt(transaction).await {
+            Ok(simulation) => return Ok((simulation, Maker::Apt)),
+            Err(failed) => failed,
+        };
+        let is_refusal = refused.touched_nothing && refused.error.category != Category::Locked;
+        if !transaction.install.is_empty() || !is_refusal {
+            return Err(refused);
+        }
+        // apt refuses all work beside a package that is half-installed or lacks a dependency, whoever installed it.
+        let doing = format!("dry run of {}", describe(transaction));
+        match self.run_dpkg(transaction, &["--no-act"], &doing).await {
+            Ok(()) => {
+                tracing::warn!(error = %refused.error, "using dpkg for a removal that apt refuses because of other packages");
+                Ok((Simulation::default(), Maker::Dpkg))
+            }
+            Err(_) => Err(refused),
         }
     }
 
-    /// Beside its own work apt configures every package that is not: it would run the script again that has just
-    /// hung or failed for another application, and fail for it. dpkg keeps to what it is told, where it can do it.
-    async fn dpkg_is_to_do(&self, transaction: &Transaction) -> Result<bool, HostError> {
-        let (database, _) = self.database()?;
-        let removals = transaction.remove.iter().map(String::as_str);
-        let ours: Vec<&str> = transaction
-            .install
+    async fn run(&self, transaction: &Transaction) -> Result<(), FailedRun> {
+        let doing = describe(transaction);
+        let maker = if !self.root.is_host() || self.avoids_hung_script(transaction).await? {
+            Maker::Dpkg
+        } else if transaction.remove.is_empty() {
+            Maker::Apt
+        } else {
+            let (simulation, maker) = self.resolve(transaction).await?;
+            simulation
+                .refuse_removals(transaction)
+                .map_err(FailedRun::before_start)?;
+            maker
+        };
+        match maker {
+            Maker::Apt => run(self.apt_transaction(transaction, &[]), &doing)
+                .await
+                .map(|_| ()),
+            Maker::Dpkg => self.run_dpkg(transaction, &[], &doing).await,
+        }
+    }
+
+    /// Whether dpkg has to do this because apt, which configures all packages that are not, would run a script again
+    /// that has hung in another package.
+    async fn avoids_hung_script(&self, transaction: &Transaction) -> Result<bool, FailedRun> {
+        let hung = self.hung.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if hung.is_empty() || local_files(transaction).is_err() {
+            return Ok(false);
+        }
+        let (database, _) = self.database().map_err(FailedRun::before_start)?;
+        let is_named = |name: &String| {
+            transaction.remove.contains(name)
+                || transaction.install.iter().any(|source| source.name() == name)
+        };
+        if !hung
             .iter()
-            .map(Source::name)
-            .chain(removals)
-            .collect();
-        if database.broken.keys().all(|name| ours.contains(&name.as_str()))
-            || local_files(transaction).is_err()
+            .any(|name| database.broken.contains_key(name) && !is_named(name))
         {
             return Ok(false);
         }
@@ -252,52 +265,14 @@ impl Deb {
         Ok(self.run_dpkg(transaction, &["--no-act"], &doing).await.is_ok())
     }
 
-    /// Of what surely fits there is nothing for apt to find out, for which it takes the most of a second: it would have
-    /// dpkg install these files. Unless it was configured to do more, or has noted something of them.
-    async fn apt_adds_nothing(&self, transaction: &Transaction) -> bool {
-        if !transaction.remove.is_empty() || local_files(transaction).is_err() {
-            return false;
-        }
-        let dump = Command::new("apt-config").arg("dump").deadline(QUERY_DEADLINE);
-        let Ok(configuration) = ask(&dump).await else {
-            return false;
-        };
-        let names: Vec<&str> = transaction.install.iter().map(Source::name).collect();
-        let is_noted = match fs::read_to_string(self.root.join(APT_STATES)) {
-            Ok(states) => is_noted(&states, &names),
-            Err(error) => error.kind() != std::io::ErrorKind::NotFound,
-        };
-        // Last, right before dpkg takes its lock: apt would look while it holds it.
-        if !self.surely_fits(transaction).await {
-            return false;
-        }
-        let more = apt::does_more(&configuration);
-        if let Some(setting) = more {
-            tracing::info!(%setting, "by apt, whose configuration asks for more than dpkg does");
-        }
-        more.is_none() && !is_noted
-    }
-
-    async fn run(&self, transaction: &Transaction) -> Result<(), FailedRun> {
-        let doing = describe(transaction);
-        if !self.root.is_host()
-            || self.apt_adds_nothing(transaction).await
-            || self
-                .dpkg_is_to_do(transaction)
-                .await
-                .map_err(FailedRun::before_start)?
-        {
-            return self.run_dpkg(transaction, &[], &doing).await;
-        }
-        if !transaction.remove.is_empty() {
-            let simulation = self.simulate_apt(transaction).await?;
-            let refused = simulation.refuse_removals(transaction);
-            refused.map_err(FailedRun::before_start)?;
-            self.remove_half_installed(transaction).await?;
-        }
-        run(self.apt_transaction(transaction, &[]), &doing)
-            .await
-            .map(|_| ())
+    /// Remembers the packages whose scripts ran when a run was killed at its deadline.
+    fn note_hung(&self, database: &Database) {
+        let ran = database
+            .broken
+            .iter()
+            .filter(|(_, breakage)| **breakage != Breakage::Unpacked);
+        let mut hung = self.hung.lock().unwrap_or_else(PoisonError::into_inner);
+        hung.extend(ran.map(|(name, _)| name.clone()));
     }
 
     async fn native_arch(&self) -> Result<&String, HostError> {
@@ -333,9 +308,6 @@ impl Packages for Deb {
             arch,
             arch_fits,
             installed_size: said.installed_size,
-            conffiles: said.conffiles,
-            relations: said.relations.map(Arc::new),
-            verified: None,
         })
     }
 
@@ -411,8 +383,8 @@ impl Packages for Deb {
         let transaction = self.still_to_do(transaction)?;
         let doing = format!("dry run of {}", describe(&transaction));
         match self.root.is_host() {
-            _ if transaction.is_empty() || self.surely_fits(&transaction).await => Ok(Simulation::default()),
-            true => Ok(self.simulate_apt(&transaction).await?),
+            _ if transaction.is_empty() => Ok(Simulation::default()),
+            true => Ok(self.resolve(&transaction).await?.0),
             false => {
                 self.run_dpkg(&transaction, &["--no-act"], &doing).await?;
                 Ok(Simulation::default())
@@ -433,7 +405,10 @@ impl Packages for Deb {
         }
         let (_, before) = self.database().map_err(ApplyError::Refused)?;
         let run = self.run(&transaction).await;
-        let (_, after) = self.database().map_err(ApplyError::Failed)?;
+        let (database, after) = self.database().map_err(ApplyError::Failed)?;
+        if matches!(&run, Err(failed) if failed.error.category == Category::Timeout) {
+            self.note_hung(&database);
+        }
         judge(Family::Deb, &transaction, run, &before, &after)
     }
 
@@ -446,7 +421,8 @@ impl Packages for Deb {
         if installed.contains(&file.name) || database.remains.contains(&file.name) {
             return Ok(false);
         }
-        Ok(!file.conffiles.iter().any(|path| self.root.join(path).exists()))
+        let conffiles = package_file::conffiles(&file.path).await?;
+        Ok(!conffiles.iter().any(|path| self.root.join(path).exists()))
     }
 
     async fn purge(&self, package: &str) -> Result<(), HostError> {
@@ -526,19 +502,6 @@ impl Packages for Deb {
 
     fn database_paths(&self) -> Vec<PathBuf> {
         vec![self.admin.join("status"), self.admin.join("updates")]
-    }
-}
-
-/// `None`: of what is to come too little is known.
-fn arriving(source: &Source) -> Option<Arriving<'_>> {
-    match source {
-        Source::File(file) => Some(Arriving {
-            name: &file.name,
-            version: &file.version,
-            arch: &file.arch,
-            relations: file.relations.as_deref()?,
-        }),
-        Source::Repository { .. } => None,
     }
 }
 

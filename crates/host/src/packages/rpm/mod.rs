@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -28,7 +27,6 @@ use crate::{
 
 mod database;
 mod dnf;
-pub(super) mod header;
 
 use database::{Database, ENTRY_FORMAT, without_zero_epoch};
 use dnf::{Tool, argument, repoquery_versions, verb_for, yum_versions};
@@ -39,9 +37,6 @@ const DATABASE_FOLDERS: [&str; 2] = ["/usr/lib/sysimage/rpm", "/var/lib/rpm"];
 const DATABASE_FILES: [&str; 4] = ["rpmdb.sqlite", "rpmdb.sqlite-wal", "Packages.db", "Packages"];
 /// First bytes of a package. A file without them rpm takes for a list of packages to fetch.
 const MAGIC: [u8; 4] = [0xED, 0xAB, 0xEE, 0xDB];
-/// For packages whose digests fit ([`PackageFile::verified`]): rpm does not work out those of header and payload once more,
-/// which is a third of all it does. It looks at signatures as before, and at the digest of each file that it unpacks.
-const NO_DIGESTS: &[&str] = &["--nodigest"];
 /// Where dnf 4 and dnf 5 keep what repositories offer.
 const METADATA_FOLDERS: [&str; 2] = ["/var/cache/dnf", "/var/cache/libdnf5"];
 const LOG_CAP: usize = 64 * 1024;
@@ -58,10 +53,6 @@ pub struct Rpm {
     folder: PathBuf,
     deadline: Duration,
     cache: Cache<Snapshot>,
-    /// What rpm alone was last found to suffice for.
-    sufficed: Cache<Transaction>,
-    /// A dry run went well with all digests, and not without: this host's rpm insists on them.
-    insists_on_digests: AtomicBool,
     units: Option<Arc<OwnUnits>>,
     runner: Option<Arc<Runner>>,
 }
@@ -85,8 +76,6 @@ impl Rpm {
             folder,
             deadline: options.deadline,
             cache: Cache::empty(),
-            sufficed: Cache::empty(),
-            insists_on_digests: AtomicBool::new(false),
         }
     }
 
@@ -165,7 +154,7 @@ impl Rpm {
             .env("NEEDRESTART_MODE", "l")
     }
 
-    /// All `files` come in one run, newer, older or the same. `mode`: `--test`, [`NO_DIGESTS`].
+    /// All `files` come in one run, newer, older or the same. `mode`: nothing, or `--test`.
     fn rpm_install(&self, mode: &[&str], files: Vec<PathBuf>) -> Command {
         let rpm = self
             .rpm()
@@ -202,55 +191,6 @@ impl Rpm {
         transaction
     }
 
-    /// Whether rpm alone can install all of it: every file is there, and so are their dependencies. Tried once for a dry run and
-    /// its transaction, if nothing comes between.
-    async fn suffices(&self, transaction: &Transaction) -> Result<bool, HostError> {
-        let Ok(files) = local_files(transaction) else {
-            return Ok(false);
-        };
-        let stamp = Stamp::of(&self.database_paths());
-        if self.sufficed.get(&stamp).as_ref() == Some(transaction) {
-            return Ok(true);
-        }
-        match self.test(None, files, digests_fit(transaction), "test").await {
-            Ok(()) => {
-                self.sufficed.keep(stamp, transaction.clone());
-                Ok(true)
-            }
-            Err(failed) if failed.error.category == Category::Dependency => Ok(false),
-            Err(failed) => Err(failed.error),
-        }
-    }
-
-    /// rpm's dry run. Where the digests are known to fit it goes without them, and with them only if it finds fault.
-    async fn test(
-        &self,
-        removal: Option<Command>,
-        files: Vec<PathBuf>,
-        digests_fit: bool,
-        doing: &str,
-    ) -> Result<(), FailedRun> {
-        let without = digests_fit && !self.insists_on_digests.load(Ordering::Relaxed);
-        if without {
-            let install = self.rpm_install(&[&["--test"], NO_DIGESTS].concat(), files.clone());
-            match run_in_turn(removal.clone(), Some(install), doing).await {
-                Ok(()) => return Ok(()),
-                Err(failed) if matches!(failed.error.category, Category::Locked | Category::Timeout) => {
-                    return Err(failed);
-                }
-                Err(failed) => {
-                    tracing::debug!(error = %failed.error, "asking rpm once more, with all digests");
-                }
-            }
-        }
-        run_in_turn(removal, Some(self.rpm_install(&["--test"], files)), doing).await?;
-        if without {
-            tracing::info!("rpm installs only with digests here; it is given them from now on");
-            self.insists_on_digests.store(true, Ordering::Relaxed);
-        }
-        Ok(())
-    }
-
     /// Runs of dnf, which fetches dependencies: one for all that changes version, one for what is to be
     /// made whole. yum, its predecessor, wants what becomes older in a run of its own.
     fn dnf_runs(
@@ -258,7 +198,7 @@ impl Rpm {
         tool: Tool,
         transaction: &Transaction,
         installed: &InstalledPackages,
-        mode: &[&str],
+        answer: &str,
     ) -> Vec<Command> {
         let verbs = ["install", "downgrade", "reinstall"].map(|verb| {
             let sources = transaction.install.iter();
@@ -267,16 +207,22 @@ impl Rpm {
         });
         let needed = verbs.into_iter().filter(|(_, arguments)| !arguments.is_empty());
         needed
-            .map(|(verb, arguments)| self.dnf(tool).args(mode).arg(verb).arg("--").args(arguments))
+            .map(|(verb, arguments)| self.dnf(tool).args([answer, verb, "--"]).args(arguments))
             .collect()
+    }
+
+    /// What came as a dependency of `names` stays.
+    fn dnf_remove(&self, tool: Tool, names: &[String]) -> Command {
+        let dnf = self.dnf(tool).arg("--setopt=clean_requirements_on_remove=False");
+        dnf.args(["--assumeyes", "remove", "--"]).args(names)
     }
 
     fn dnf(&self, tool: Tool) -> Command {
         match tool {
-            Tool::Yum => self.prepare(Command::new("yum")).arg("--assumeyes"),
+            Tool::Yum => self.prepare(Command::new("yum")),
             Tool::Dnf => self
                 .prepare(Command::new("dnf"))
-                .args(["--assumeyes", "--setopt=install_weak_deps=False"])
+                .arg("--setopt=install_weak_deps=False")
                 // Ends at once, with a message, instead of waiting without end.
                 .arg("--setopt=exit_on_lock=True"),
         }
@@ -297,26 +243,12 @@ impl Rpm {
 
     async fn run(&self, transaction: &Transaction, installed: &InstalledPackages) -> Result<(), FailedRun> {
         let doing = describe(transaction);
-        let removal = self.removal(&[], transaction);
-        let by_rpm = transaction.install.is_empty()
-            || !self.root.is_host()
-            || self
-                .suffices(transaction)
-                .await
-                .map_err(FailedRun::before_start)?;
-        if !by_rpm {
-            if let Some(removal) = removal {
-                run(removal, &doing).await?;
-            }
-            for dnf in self.dnf_runs(Tool::of_host(), transaction, installed, &[]) {
-                run(dnf, &doing).await?;
-            }
-            return Ok(());
+        if self.root.is_host() {
+            return self.run_dnf(transaction, installed, &doing).await;
         }
         let files = local_files(transaction).map_err(FailedRun::before_start)?;
-        let without = digests_fit(transaction) && !self.insists_on_digests.load(Ordering::Relaxed);
-        let digests = if without { NO_DIGESTS } else { &[] };
-        let install = (!files.is_empty()).then(|| self.rpm_install(digests, files));
+        let removal = self.removal(&[], transaction);
+        let install = (!files.is_empty()).then(|| self.rpm_install(&[], files));
         match run_in_turn(removal.clone(), install.clone(), &doing).await {
             Err(failed) if messages::tells_of_twin_transaction(&failed.said) => {
                 let error = failed.error;
@@ -326,6 +258,64 @@ impl Rpm {
             }
             result => result,
         }
+    }
+
+    /// dnf on the host. It would remove whatever depends on a package that goes, so rpm's dry run has to say first that
+    /// nothing does; where something does until it is replaced, the installation comes first.
+    async fn run_dnf(
+        &self,
+        transaction: &Transaction,
+        installed: &InstalledPackages,
+        doing: &str,
+    ) -> Result<(), FailedRun> {
+        let tool = Tool::of_host();
+        let removal = (!transaction.remove.is_empty()).then(|| self.dnf_remove(tool, &transaction.remove));
+        let mut removal_comes_last = false;
+        if let Some(removal) = &removal {
+            match run(self.rpm_remove(&["--test"], &transaction.remove), doing).await {
+                Ok(_) => drop(run(removal.clone(), doing).await?),
+                Err(failed)
+                    if failed.error.category == Category::Dependency && !transaction.install.is_empty() =>
+                {
+                    removal_comes_last = true;
+                }
+                Err(failed) => return Err(failed),
+            }
+        }
+        for dnf in self.dnf_runs(tool, transaction, installed, "--assumeyes") {
+            run(dnf, doing).await?;
+        }
+        if let Some(removal) = removal.filter(|_| removal_comes_last) {
+            run(self.rpm_remove(&["--test"], &transaction.remove), doing).await?;
+            run(removal, doing).await?;
+        }
+        Ok(())
+    }
+
+    /// dnf's dry run: it shows its plan, and is told not to go on.
+    async fn simulate_dnf(
+        &self,
+        transaction: &Transaction,
+        installed: &InstalledPackages,
+        doing: &str,
+    ) -> Result<Simulation, FailedRun> {
+        let tool = Tool::of_host();
+        if let Some(removal) = self.removal(&["--test"], transaction)
+            && let Err(failed) = run(removal, doing).await
+            && (failed.error.category != Category::Dependency || transaction.install.is_empty())
+        {
+            return Err(failed);
+        }
+        let mut simulation = Simulation::default();
+        for dnf in self.dnf_runs(tool, transaction, installed, "--assumeno") {
+            let plan = match run(dnf, doing).await {
+                Ok(output) => output.stdout_text(),
+                Err(failed) if dnf::is_plan(&failed.printed) => failed.printed,
+                Err(failed) => return Err(failed),
+            };
+            dnf::add_plan(&plan, transaction, &mut simulation);
+        }
+        Ok(simulation)
     }
 }
 
@@ -357,21 +347,6 @@ impl Packages for Rpm {
             return Err(not_usable("it does not begin as one"));
         }
         let arch_fits = |arch: &str| arch_fits(arch, &rustix::system::uname().machine().to_string_lossy());
-        if let Some((said, verified)) = read_header(file).await {
-            check_name(&said.name).map_err(|error| not_usable(&error.message))?;
-            super::check_version(&said.version).map_err(|error| not_usable(&error.message))?;
-            return Ok(PackageFile {
-                path: file.to_owned(),
-                arch_fits: arch_fits(&said.arch),
-                name: said.name,
-                version: said.version,
-                arch: said.arch,
-                installed_size: said.size,
-                conffiles: Vec::new(),
-                relations: None,
-                verified,
-            });
-        }
         let format = "%{NAME}\\n%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\n%{ARCH}\\n%{LONGSIZE}\\n%|SOURCERPM?{binary}:{source}|\\n";
         // On the root's database: rpm looks for keys even here, and makes a database where it finds none.
         let query = self.query().args([
@@ -403,9 +378,6 @@ impl Packages for Rpm {
             arch_fits: arch_fits(&arch),
             arch,
             installed_size: size.parse().unwrap_or(0),
-            conffiles: Vec::new(),
-            relations: None,
-            verified: None,
         })
     }
 
@@ -476,37 +448,19 @@ impl Packages for Rpm {
 
     async fn simulate(&self, transaction: &Transaction) -> Result<Simulation, HostError> {
         check_words(transaction)?;
-        super::check_free_space(&self.root, transaction)?;
         let (_, installed) = self.database().await?;
         let transaction = Self::still_to_do(transaction, &installed);
         let doing = format!("dry run of {}", describe(&transaction));
+        if transaction.is_empty() {
+            return Ok(Simulation::default());
+        }
+        if self.root.is_host() {
+            return Ok(self.simulate_dnf(&transaction, &installed, &doing).await?);
+        }
+        let files = local_files(&transaction)?;
         let removal = self.removal(&["--test"], &transaction);
-        if transaction.install.is_empty() {
-            run_in_turn(removal, None, &doing).await?;
-            return Ok(Simulation::default());
-        }
-        let suffices = !self.root.is_host() || self.suffices(&transaction).await?;
-        if suffices && self.root.is_host() && removal.is_none() {
-            // That was the dry run.
-            return Ok(Simulation::default());
-        }
-        if suffices {
-            let files = local_files(&transaction)?;
-            self.test(removal, files, digests_fit(&transaction), &doing)
-                .await?;
-            return Ok(Simulation::default());
-        }
-        if let Some(removal) = removal {
-            run(removal, &doing).await?;
-        }
-        for dnf in self.dnf_runs(
-            Tool::of_host(),
-            &transaction,
-            &installed,
-            &["--setopt=tsflags=test"],
-        ) {
-            run(dnf, &doing).await?;
-        }
+        let install = (!files.is_empty()).then(|| self.rpm_install(&["--test"], files));
+        run_in_turn(removal, install, &doing).await?;
         Ok(Simulation::default())
     }
 
@@ -516,7 +470,6 @@ impl Packages for Rpm {
 
     async fn apply(&self, transaction: &Transaction) -> Result<Applied, ApplyError> {
         check_words(transaction).map_err(ApplyError::Refused)?;
-        super::check_free_space(&self.root, transaction).map_err(ApplyError::Refused)?;
         let before = self.installed().await.map_err(ApplyError::Refused)?;
         let transaction = Self::still_to_do(transaction, &before);
         if transaction.is_empty() {
@@ -595,22 +548,6 @@ impl Packages for Rpm {
     }
 }
 
-/// The header, and as what all the rest of the file was found to be what it says; on a thread that may wait for the disk.
-/// `None`: rpm is to be asked.
-async fn read_header(file: &Path) -> Option<(header::Header, Option<Stamp>)> {
-    let file = file.to_owned();
-    let read = tokio::task::spawn_blocking(move || {
-        let stamp = Stamp::of(std::slice::from_ref(&file));
-        let mut package = std::io::BufReader::new(std::fs::File::open(file)?);
-        let Some(header) = header::read(&mut package)? else {
-            return Ok(None);
-        };
-        let is_whole = header.is_of(package)?;
-        std::io::Result::Ok(Some((header, is_whole.then_some(stamp))))
-    });
-    read.await.ok()?.ok()?
-}
-
 /// When the metadata of any repository in dnf's cache was last changed: each has a folder with a `repodata` in it.
 fn newest_metadata(cache: &Path) -> Option<SystemTime> {
     let repositories = std::fs::read_dir(cache).ok()?.filter_map(Result::ok);
@@ -636,17 +573,6 @@ fn arch_fits(arch: &str, machine: &str) -> bool {
         _ => &[],
     };
     arch == "noarch" || arch == machine || also.contains(&arch)
-}
-
-/// Of every file that comes, and none has changed since.
-fn digests_fit(transaction: &Transaction) -> bool {
-    transaction.install.iter().all(|source| match source {
-        Source::File(file) => file
-            .verified
-            .as_ref()
-            .is_some_and(|stamp| *stamp == Stamp::of(std::slice::from_ref(&file.path))),
-        Source::Repository { .. } => false,
-    })
 }
 
 fn local_files(transaction: &Transaction) -> Result<Vec<PathBuf>, HostError> {
