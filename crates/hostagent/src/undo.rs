@@ -115,7 +115,7 @@ pub async fn way_back(
     if let Some((url, sha256)) = provenance.and_then(|p| p.url.clone().map(|url| (url, p.sha256.clone()))) {
         return WayBack::Url { url, sha256 };
     }
-    match host.packages.find_in_repositories(package, version).await {
+    match host.packages.find_in_lists(package, version).await {
         Ok(found) if found == version => WayBack::Repository,
         Ok(found) => WayBack::Nowhere {
             reason: format!(

@@ -6,8 +6,8 @@ use std::io::{self, Cursor};
 use super::deb::{database, package_file};
 use crate::PackagesByName;
 
-/// dpkg's database, from a status file and then the files of dpkg's own journal, and the names of the packages that are not
-/// whole.
+/// dpkg's database, from a status file and then the files of dpkg's own journal, and the names of
+/// the packages that are not whole.
 pub fn dpkg_database(files: &[&[u8]]) -> io::Result<(PackagesByName, BTreeSet<String>)> {
     let mut database = database::Database::default();
     for file in files {

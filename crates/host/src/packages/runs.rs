@@ -1,11 +1,12 @@
 //! Runs of a package manager.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::Category;
 
-use super::messages;
+use super::{lock, messages};
 use crate::command::{Command, CommandError, Exit, Output, OwnUnits};
 use crate::{EarlierRuns, HostError};
 
@@ -44,14 +45,26 @@ impl FailedRun {
     }
 }
 
+impl FailedRun {
+    /// Where somebody holds one of these locks, says who.
+    pub(super) fn naming_holder(mut self, locks: &[PathBuf]) -> Self {
+        if self.error.category == Category::Locked
+            && let Some(holder) = lock::holder(locks)
+        {
+            self.error.message = format!("waiting for the package lock, which {holder} holds");
+        }
+        self
+    }
+}
+
 impl From<FailedRun> for HostError {
     fn from(failed: FailedRun) -> Self {
         failed.error
     }
 }
 
-/// Runs it to its end, even if the caller goes away: cut short, it leaves broken packages. `doing`: for
-/// the error message.
+/// Runs it to its end, even if the caller goes away: cut short, it leaves broken packages. `doing`:
+/// for the error message.
 pub(super) async fn run(command: Command, doing: &str) -> Result<Output, FailedRun> {
     let output = command.run_to_end().await.map_err(|error| {
         let touched_nothing = matches!(error, CommandError::Start { .. });
@@ -101,8 +114,8 @@ pub(super) async fn run(command: Command, doing: &str) -> Result<Output, FailedR
     })
 }
 
-/// Runs `removal`, then `install`; the other way round where something depends on what is to go until
-/// the installation has replaced it.
+/// Runs `removal`, then `install`; the other way round where something depends on what is to go
+/// until the installation has replaced it.
 pub(super) async fn run_in_turn(
     removal: Option<Command>,
     install: Option<Command>,

@@ -1,22 +1,38 @@
 //! What apt prints, understood.
 
+use crate::packages::offers::Offer;
 use crate::{PackageVersion, Simulation, Transaction};
 
-/// Versions in `apt-cache madison`: `NAME | VERSION | SOURCE` a line.
-pub fn madison_versions(output: &str, package: &str) -> Vec<String> {
-    let lines = output.lines().map(|line| line.split('|').map(str::trim));
-    lines
-        .filter_map(|mut fields| match (fields.next(), fields.next(), fields.next()) {
-            (Some(name), Some(version), Some(source)) if name == package && !source.ends_with("Sources") => {
-                Some(version.to_owned())
+/// What repositories offer, by the version table of `apt-cache policy`: `VERSION PRIORITY` a line,
+/// indented by five characters, and below it deeper ones `PRIORITY SOURCE`. What only the database
+/// of installed packages has is no offer.
+pub fn policy_offers(output: &str, package: &str) -> Vec<Offer> {
+    let mut offers: Vec<(Offer, bool)> = Vec::new();
+    let lines = output
+        .lines()
+        .skip_while(|line| line.strip_suffix(':') != Some(package))
+        .skip(1);
+    for line in lines.take_while(|line| line.starts_with(' ')) {
+        let words: Vec<&str> = line.split_whitespace().filter(|word| *word != "***").collect();
+        if line.starts_with("       ") {
+            let is_repository = !words.get(1).is_none_or(|source| source.ends_with("/dpkg/status"));
+            if let Some((_, is_offered)) = offers.last_mut() {
+                *is_offered |= is_repository;
             }
-            _ => None,
-        })
-        .collect()
+        } else if let [version, priority] = *words
+            && let Ok(priority) = priority.parse()
+            && !version.ends_with(':')
+        {
+            let version = version.to_owned();
+            offers.push((Offer { version, priority }, false));
+        }
+    }
+    let offered = offers.into_iter().filter(|(_, is_offered)| *is_offered);
+    offered.map(|(offer, _)| offer).collect()
 }
 
-/// What `apt-get --simulate` would do besides what `transaction` names: `Inst NAME [OLD] (NEW SOURCE ...)` and
-/// `Remv NAME [OLD] ...` a line. A package of another architecture is `NAME:ARCH`.
+/// What `apt-get --simulate` would do besides what `transaction` names: `Inst NAME [OLD] (NEW
+/// SOURCE ...)` and `Remv NAME [OLD] ...` a line. A package of another architecture is `NAME:ARCH`.
 pub fn simulation(output: &str, transaction: &Transaction) -> Simulation {
     let mut simulation = Simulation::default();
     for line in output.lines() {
@@ -49,13 +65,21 @@ pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 mod tests {
     use super::*;
 
+    /// Of apt 2.6.
     #[test]
-    fn madison_lists_one_version_a_line() {
-        let output = "   tar | 1.34+dfsg-1.2+deb12u1 | http://deb.example bookworm/main amd64 Packages\n\
-                      \x20  tar | 1.34+dfsg-1.2 | http://deb.example bookworm/main Sources\n\
-                      \x20 tar2 | 9 | http://deb.example bookworm/main amd64 Packages\n";
-        assert_eq!(madison_versions(output, "tar"), ["1.34+dfsg-1.2+deb12u1"]);
-        assert!(madison_versions("", "tar").is_empty());
+    fn policy_lists_versions_with_their_priorities() {
+        let output = "web:\n  Installed: 1.0-1\n  Candidate: 2.1-1\n  Package pin: 2.1-1\n  Version table:\n     \
+            2.1-5~bpo12+1 100\n        100 http://deb.example bookworm-backports/main amd64 Packages\n     \
+            2.1-1 -1\n         -1 http://deb.example bookworm/main amd64 Packages\n \
+            *** 1.0-1 500\n        500 http://deb.example bookworm/main amd64 Packages\n        100 /var/lib/dpkg/status\n     \
+            0.9-1 100\n        100 /var/lib/dpkg/status\n\
+            web2:\n  Installed: (none)\n  Version table:\n     7 500\n        500 http://deb.example x Packages\n";
+        let found: Vec<String> = policy_offers(output, "web")
+            .iter()
+            .map(|offer| format!("{} {}", offer.version, offer.priority))
+            .collect();
+        assert_eq!(found, ["2.1-5~bpo12+1 100", "2.1-1 -1", "1.0-1 500"]);
+        assert!(policy_offers("", "web").is_empty());
     }
 
     #[test]

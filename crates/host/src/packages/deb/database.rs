@@ -1,5 +1,5 @@
-//! dpkg's database of installed packages, read without dpkg: `status`, and the journal `updates/` that
-//! dpkg merges into it when it ends. Format: deb822(5), dpkg-query(1).
+//! dpkg's database of installed packages, read without dpkg: `status`, and the journal `updates/`
+//! that dpkg merges into it when it ends. Format: deb822(5), dpkg-query(1).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -97,8 +97,8 @@ fn merge(stanza: &Stanzas<impl BufRead>, database: &mut Database) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let name = text(package);
     let arch = text(architecture);
-    // Where two architectures of a package are allowed at all, they are at the same version: one entry
-    // serves both. A broken one counts, one that is gone does not.
+    // Where two architectures of a package are allowed at all, they are at the same version: one
+    // entry serves both. A broken one counts, one that is gone does not.
     let other_arch = database.packages.get(&name).filter(|other| other.arch != arch);
     let other_counts = other_arch.map(|other| other.broken);
     // WANT FLAG STATE

@@ -11,10 +11,12 @@ use protocol::Category;
 use tokio::sync::OnceCell;
 
 use super::cache::{Cache, Stamp};
+use super::offers::{self, Lists, Offer, Refreshes};
 use super::outcome::judge;
 use super::runs::{self, FailedRun, ask, run, run_in_turn};
+use super::space::{self, Arrival};
 use super::{
-    Options, ROOT_VARIABLE, check_name, check_path, check_words, describe, newest_satisfying, no_repositories,
+    Options, ROOT_VARIABLE, check_name, check_path, check_words, describe, messages, no_repositories,
 };
 use crate::command::{Command, Overflow, OwnUnits, Runner};
 use crate::{
@@ -27,12 +29,16 @@ pub(super) mod database;
 pub(super) mod package_file;
 mod stanzas;
 
-use apt::{madison_versions, simulation};
+use apt::{policy_offers, simulation};
 use database::{Breakage, Database};
 
+/// A line for each file of a large package, or for each package of a large change.
+const QUERY_CAP: usize = 64 * 1024 * 1024;
 const ADMIN_FOLDER: &str = "/var/lib/dpkg";
 /// Where apt keeps the lists of what repositories offer.
 const APT_LISTS: &str = "/var/lib/apt/lists";
+/// Has dpkg bring back configuration files that were deleted.
+const RESTORE_CONFFILES: &str = "--force-confmiss";
 /// Of a package manager's output the end says why it failed.
 const LOG_CAP: usize = 64 * 1024;
 /// Queries: they read, and never wait.
@@ -52,6 +58,7 @@ pub struct Deb {
     native_arch: OnceCell<String>,
     /// Packages whose scripts have hung.
     hung: Mutex<BTreeSet<String>>,
+    refreshes: Refreshes,
 }
 
 /// The program that makes a change on the host.
@@ -79,7 +86,12 @@ impl Deb {
             cache: Cache::empty(),
             native_arch: OnceCell::new(),
             hung: Mutex::default(),
+            refreshes: Refreshes::new(options.refresh_interval),
         }
+    }
+
+    fn locks(&self) -> [PathBuf; 2] {
+        ["lock-frontend", "lock"].map(|lock| self.admin.join(lock))
     }
 
     /// The database; read anew only if its files have changed.
@@ -136,7 +148,8 @@ impl Deb {
                 "-o",
                 "Dpkg::Options::=--force-confold",
             ])
-            // With a terminal of its own dpkg would run in another session, out of the group's reach.
+            // With a terminal of its own dpkg would run in another session, out of the group's
+            // reach.
             .args(["-o", "Dpkg::Use-Pty=0", "-o", "DPkg::Lock::Timeout=3"])
     }
 
@@ -155,26 +168,42 @@ impl Deb {
     }
 
     /// One run of apt-get for all of it. `mode`: nothing, or `--simulate`.
-    fn apt_transaction(&self, transaction: &Transaction, mode: &[&str]) -> Command {
-        let apt_get = self.apt_get().args(mode);
-        let apt_get = match transaction.remove.is_empty() {
-            // To make room for something, apt would remove what nobody asked it to.
-            true => apt_get.arg("--no-remove"),
-            false => apt_get,
-        };
+    async fn apt_transaction(&self, transaction: &Transaction, mode: &[&str]) -> Result<Command, HostError> {
+        let mut apt_get = self.apt_get().args(mode);
+        if self.restores_conffiles(transaction)? {
+            apt_get = apt_get
+                .arg("-o")
+                .arg(format!("Dpkg::Options::={RESTORE_CONFFILES}"));
+        }
         let installs = transaction.install.iter().map(|source| match source {
             Source::File(file) => file.path.clone().into_os_string(),
             Source::Repository { name, version } => format!("{name}={version}").into(),
         });
-        let removals = transaction.remove.iter().map(|name| format!("{name}-").into());
-        apt_get.arg("install").arg("--").args(installs.chain(removals))
+        let removals = self
+            .removals(transaction)
+            .await?
+            .into_iter()
+            .map(|name| format!("{name}-").into());
+        Ok(apt_get.arg("install").arg("--").args(installs.chain(removals)))
     }
 
-    /// One run of dpkg for all packages that come, one for all that go. `mode`: nothing, or `--no-act`.
+    /// One run of dpkg for all packages that come, one for all that go. `mode`: nothing, or
+    /// `--no-act`.
     async fn run_dpkg(&self, transaction: &Transaction, mode: &[&str], doing: &str) -> Result<(), FailedRun> {
         let files = local_files(transaction).map_err(FailedRun::before_start)?;
-        let removal = self.dpkg_remove(mode).args(&transaction.remove);
-        let install = self.dpkg().args(mode).args(["--install", "--"]).args(&files);
+        let removals = self
+            .removals(transaction)
+            .await
+            .map_err(FailedRun::before_start)?;
+        let removal = self.dpkg_remove(mode).args(removals);
+        let mut install = self.dpkg().args(mode);
+        if self
+            .restores_conffiles(transaction)
+            .map_err(FailedRun::before_start)?
+        {
+            install = install.arg(RESTORE_CONFFILES);
+        }
+        let install = install.args(["--install", "--"]).args(&files);
         let removal = (!transaction.remove.is_empty()).then_some(removal);
         run_in_turn(removal, (!files.is_empty()).then_some(install), doing).await
     }
@@ -197,7 +226,13 @@ impl Deb {
     /// apt's dry run.
     async fn simulate_apt(&self, transaction: &Transaction) -> Result<Simulation, FailedRun> {
         let doing = format!("dry run of {}", describe(transaction));
-        let output = run(self.apt_transaction(transaction, &["--simulate"]), &doing).await?;
+        let apt_get = self.apt_transaction(transaction, &["--simulate"]).await;
+        // A query: a killed agent need not find out how it ended.
+        let apt_get = apt_get
+            .map_err(FailedRun::before_start)?
+            .by_runner(self.runner.as_ref())
+            .output_cap(QUERY_CAP, Overflow::Kill);
+        let output = run(apt_get, &doing).await?;
         Ok(simulation(&output.stdout_text(), transaction))
     }
 
@@ -211,7 +246,8 @@ impl Deb {
         if !transaction.install.is_empty() || !is_refusal {
             return Err(refused);
         }
-        // apt refuses all work beside a package that is half-installed or lacks a dependency, whoever installed it.
+        // apt refuses all work beside a package that is half-installed or lacks a dependency,
+        // whoever installed it.
         let doing = format!("dry run of {}", describe(transaction));
         match self.run_dpkg(transaction, &["--no-act"], &doing).await {
             Ok(()) => {
@@ -236,15 +272,24 @@ impl Deb {
             maker
         };
         match maker {
-            Maker::Apt => run(self.apt_transaction(transaction, &[]), &doing)
-                .await
-                .map(|_| ()),
+            Maker::Apt => {
+                // To make room for something, apt would remove what nobody asked it to.
+                let mode: &[&str] = if transaction.remove.is_empty() {
+                    &["--no-remove"]
+                } else {
+                    &[]
+                };
+                let apt_get = self.apt_transaction(transaction, mode).await;
+                run(apt_get.map_err(FailedRun::before_start)?, &doing)
+                    .await
+                    .map(|_| ())
+            }
             Maker::Dpkg => self.run_dpkg(transaction, &[], &doing).await,
         }
     }
 
-    /// Whether dpkg has to do this because apt, which configures all packages that are not, would run a script again
-    /// that has hung in another package.
+    /// Whether dpkg has to do this because apt, which configures all packages that are not, would
+    /// run a script again that has hung in another package.
     async fn avoids_hung_script(&self, transaction: &Transaction) -> Result<bool, FailedRun> {
         let hung = self.hung.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if hung.is_empty() || local_files(transaction).is_err() {
@@ -273,6 +318,131 @@ impl Deb {
             .filter(|(_, breakage)| **breakage != Breakage::Unpacked);
         let mut hung = self.hung.lock().unwrap_or_else(PoisonError::into_inner);
         hung.extend(ran.map(|(name, _)| name.clone()));
+    }
+
+    async fn find(&self, package: &str, version: &str, may_refresh: bool) -> Result<String, HostError> {
+        check_name(package)?;
+        if !self.root.is_host() {
+            return Err(no_repositories(package, &self.root));
+        }
+        let mut offers = self.offers(package).await?;
+        let mut lists = Lists::Present;
+        if may_refresh && offers::best(Family::Deb, version, &offers).is_none() && self.refreshes.begin() {
+            match self.refresh_lists().await {
+                Ok(()) => offers = self.offers(package).await?,
+                Err(error) => lists = Lists::Stale(error),
+            }
+        }
+        if let Some(best) = offers::best(Family::Deb, version, &offers) {
+            return Ok(best.version.clone());
+        }
+        if !self.has_lists() {
+            lists = match lists {
+                Lists::Stale(error) => Lists::Absent(Some(error)),
+                Lists::Present | Lists::Absent(_) => Lists::Absent(None),
+            };
+        }
+        Err(offers::not_offered(package, version, &offers, lists))
+    }
+
+    async fn offers(&self, package: &str) -> Result<Vec<Offer>, HostError> {
+        let apt_cache = Command::new("apt-cache")
+            .args(["policy", "--", package])
+            .by_runner(self.runner.as_ref())
+            .deadline(QUERY_DEADLINE);
+        let output = run(apt_cache, &format!("looking for {package}")).await?;
+        Ok(policy_offers(&output.stdout_text(), package))
+    }
+
+    async fn refresh_lists(&self) -> Result<(), HostError> {
+        tracing::info!("refreshing the package lists with apt-get update");
+        let update = Command::new("apt-get")
+            .args(["-q", "update"])
+            .by_runner(self.runner.as_ref())
+            .output_cap(LOG_CAP, Overflow::KeepTail)
+            .deadline(self.deadline);
+        let output = run(update, "apt-get update").await?;
+        match messages::not_fetched(&output.stderr_text()) {
+            None => Ok(()),
+            // apt-get update calls this a success.
+            Some(line) => Err(HostError::new(
+                Category::Network,
+                format!("apt-get update: {line}"),
+            )),
+        }
+    }
+
+    /// Whether apt has the list of any repository.
+    fn has_lists(&self) -> bool {
+        let Ok(folder) = fs::read_dir(self.root.join(APT_LISTS)) else {
+            return false;
+        };
+        let own = ["lock", "partial", "auxfiles"];
+        folder
+            .filter_map(Result::ok)
+            .any(|entry| !own.iter().any(|own| entry.file_name() == *own))
+    }
+
+    /// `NAME`, or `NAME:ARCH` where the package is installed for a foreign architecture: by the
+    /// name alone apt means the host's own.
+    async fn qualified(&self, name: &str, installed: &InstalledPackages) -> Result<String, HostError> {
+        match installed.get(name) {
+            Some(package) if package.arch != "all" && package.arch != *self.native_arch().await? => {
+                Ok(format!("{name}:{}", package.arch))
+            }
+            _ => Ok(name.to_owned()),
+        }
+    }
+
+    /// Names of what goes, as dpkg and apt take them.
+    async fn removals(&self, transaction: &Transaction) -> Result<Vec<String>, HostError> {
+        let (_, installed) = self.database()?;
+        let mut names = Vec::new();
+        for name in &transaction.remove {
+            names.push(self.qualified(name, &installed).await?);
+        }
+        Ok(names)
+    }
+
+    /// Whether to bring back configuration files that were deleted: those of a package that is
+    /// removed but for its configuration files, unless an installed package changes in the same run
+    /// and lacks one. That one was somebody's decision.
+    fn restores_conffiles(&self, transaction: &Transaction) -> Result<bool, HostError> {
+        let (database, installed) = self.database()?;
+        let names = || transaction.install.iter().map(Source::name);
+        let lacks_one = |name: &str| {
+            let list = self.admin.join("info").join(format!("{name}.conffiles"));
+            let list = fs::read_to_string(list).unwrap_or_default();
+            let mut conffiles = package_file::listed_conffiles(&list).into_iter();
+            conffiles.any(|path| fs::symlink_metadata(self.root.join(path)).is_err())
+        };
+        Ok(names().any(|name| database.remains.contains(name))
+            && !names().any(|name| installed.contains(name) && lacks_one(name)))
+    }
+
+    /// Refuses packages that have no room. Their lists of files are read only where that is in
+    /// doubt.
+    async fn check_free_space(&self, transaction: &Transaction) -> Result<(), HostError> {
+        let files = transaction.install.iter().filter_map(|source| match source {
+            Source::File(file) => Some(file),
+            Source::Repository { .. } => None,
+        });
+        if space::is_ample(&self.root, files.clone().map(|file| file.installed_size).sum()) {
+            return Ok(());
+        }
+        let mut arrivals = Vec::new();
+        for file in files {
+            let contents = Command::new("dpkg-deb").arg("--contents").arg(&file.path);
+            let contents = contents
+                .deadline(self.deadline)
+                .output_cap(QUERY_CAP, Overflow::Kill);
+            arrivals.push(Arrival {
+                name: file.name.clone(),
+                new: space::contents(&ask(&contents).await?),
+                old: self.shipped_files(&file.name).await.unwrap_or_default(),
+            });
+        }
+        space::check(&self.root, &arrivals)
     }
 
     async fn native_arch(&self) -> Result<&String, HostError> {
@@ -312,17 +482,11 @@ impl Packages for Deb {
     }
 
     async fn find_in_repositories(&self, package: &str, version: &str) -> Result<String, HostError> {
-        check_name(package)?;
-        if !self.root.is_host() {
-            return Err(no_repositories(package, &self.root));
-        }
-        let apt_cache = Command::new("apt-cache")
-            .args(["madison", "--", package])
-            .by_runner(self.runner.as_ref())
-            .deadline(QUERY_DEADLINE);
-        let output = run(apt_cache, &format!("looking for {package}")).await?;
-        let offered = madison_versions(&output.stdout_text(), package);
-        newest_satisfying(Family::Deb, package, version, offered)
+        self.find(package, version, true).await
+    }
+
+    async fn find_in_lists(&self, package: &str, version: &str) -> Result<String, HostError> {
+        self.find(package, version, false).await
     }
 
     fn lists_stamp(&self) -> Option<SystemTime> {
@@ -335,9 +499,11 @@ impl Packages for Deb {
         if before.broken.is_empty() && !before.interrupted {
             return Ok(());
         }
-        // No warning yet: it may be the work in progress of somebody else's dpkg, which holds the lock.
-        tracing::info!(packages = ?before.broken, interrupted = before.interrupted, "healing dpkg's database");
-        // Those that only wait for their turn come first: a script that hangs must not hold them up.
+        // No warning yet: it may be the work in progress of somebody else's dpkg, which holds the
+        // lock.
+        tracing::info!(packages = ?before.broken, interrupted = before.interrupted, "repairing dpkg's database");
+        // Those that only wait for their turn come first: a script that hangs must not hold them
+        // up.
         let waiting: Vec<_> = before
             .broken
             .iter()
@@ -350,19 +516,18 @@ impl Packages for Deb {
         }
         runs.push(self.dpkg().args(["--configure", "--pending"]));
         for dpkg in runs {
-            match run(dpkg, "healing the package database")
-                .await
-                .map_err(HostError::from)
-            {
+            let run = run(dpkg, "repairing the package database").await;
+            match run.map_err(|failed| HostError::from(failed.naming_holder(&self.locks()))) {
                 Ok(_) => {}
                 Err(locked) if locked.category == Category::Locked => return Err(locked),
                 // What hangs would hang again, for another deadline.
                 Err(error) if error.category == Category::Timeout => {
-                    tracing::warn!(%error, "a package stays broken, and others that wait may stay so with it");
+                    tracing::warn!(%error, "package still broken; pending packages may be affected");
                     return Ok(());
                 }
-                // What stays broken shows in the database; it must not hold back the other packages.
-                Err(error) => tracing::warn!(%error, "a package stays broken"),
+                // What stays broken shows in the database; it must not hold back the other
+                // packages.
+                Err(error) => tracing::warn!(%error, "package still broken"),
             }
         }
         if self.root.is_host() && !self.database()?.0.broken.is_empty() {
@@ -371,7 +536,7 @@ impl Packages for Deb {
                 .await
                 .map_err(HostError::from)
             {
-                tracing::warn!(%error, "a package stays broken");
+                tracing::warn!(%error, "package still broken");
             }
         }
         Ok(())
@@ -379,7 +544,7 @@ impl Packages for Deb {
 
     async fn simulate(&self, transaction: &Transaction) -> Result<Simulation, HostError> {
         check_words(transaction)?;
-        super::check_free_space(&self.root, transaction)?;
+        self.check_free_space(transaction).await?;
         let transaction = self.still_to_do(transaction)?;
         let doing = format!("dry run of {}", describe(&transaction));
         match self.root.is_host() {
@@ -398,13 +563,18 @@ impl Packages for Deb {
 
     async fn apply(&self, transaction: &Transaction) -> Result<Applied, ApplyError> {
         check_words(transaction).map_err(ApplyError::Refused)?;
-        super::check_free_space(&self.root, transaction).map_err(ApplyError::Refused)?;
+        self.check_free_space(transaction)
+            .await
+            .map_err(ApplyError::Refused)?;
         let transaction = self.still_to_do(transaction).map_err(ApplyError::Refused)?;
         if transaction.is_empty() {
             return Ok(Applied::default());
         }
         let (_, before) = self.database().map_err(ApplyError::Refused)?;
-        let run = self.run(&transaction).await;
+        let run = self
+            .run(&transaction)
+            .await
+            .map_err(|failed| failed.naming_holder(&self.locks()));
         let (database, after) = self.database().map_err(ApplyError::Failed)?;
         if matches!(&run, Err(failed) if failed.error.category == Category::Timeout) {
             self.note_hung(&database);

@@ -96,8 +96,9 @@ async fn ask(dpkg_deb: Command) -> Result<Output, HostError> {
     }
 }
 
-/// Whether every member is there to its last byte. `dpkg-deb --show` reads no further than the control
-/// file, and dpkg's dry run neither: that a file was cut short would only be seen in mid-installation.
+/// Whether every member is there to its last byte. `dpkg-deb --show` reads no further than the
+/// control file, and dpkg's dry run neither: that a file was cut short would only be seen in
+/// mid-installation.
 fn check_whole(file: &Path) -> Result<(), String> {
     let whole = File::open(file).and_then(is_whole);
     match whole.map_err(|error| error.to_string())? {

@@ -2,8 +2,8 @@
 
 use std::io::{self, BufRead};
 
-/// Reads stanza after stanza, and keeps those fields of the current one that are asked for. Buffers are reused for all,
-/// so that only what a caller keeps is allocated.
+/// Reads stanza after stanza, and keeps those fields of the current one that are asked for. Buffers
+/// are reused for all, so that only what a caller keeps is allocated.
 pub struct Stanzas<R> {
     reader: R,
     names: &'static [&'static str],

@@ -76,9 +76,9 @@ pub fn is_plan(output: &str) -> bool {
         .any(|line| line.trim_end() == "Transaction Summary")
 }
 
-/// Adds what dnf's table of packages names besides `transaction`. Under headings that end with a colon it has a line
-/// ` NAME ARCH VERSION REPOSITORY SIZE` for each package; a long name has a line of its own. What a package replaces
-/// stands below it.
+/// Adds what dnf's table of packages names besides `transaction`. Under headings that end with a
+/// colon it has a line ` NAME ARCH VERSION REPOSITORY SIZE` for each package; a long name has a
+/// line of its own. What a package replaces stands below it.
 pub fn add_plan(output: &str, transaction: &Transaction, simulation: &mut Simulation) {
     let mut removes = None;
     let mut long_name = None;

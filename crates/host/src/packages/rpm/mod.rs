@@ -1,8 +1,8 @@
 //! rpm and dnf.
 //!
-//! Under a sandbox root rpm does not change its root (`--root` needs privileges, and a shell inside) but
-//! relocates: `/` of every package becomes the root. Paths in the database are then those of the real
-//! host.
+//! Under a sandbox root rpm does not change its root (`--root` needs privileges, and a shell
+//! inside) but relocates: `/` of every package becomes the root. Paths in the database are then
+//! those of the real host.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,11 +14,10 @@ use protocol::Category;
 
 use super::cache::{Cache, Stamp};
 use super::messages;
+use super::offers::{self, Lists, Offer, Refreshes};
 use super::outcome::judge;
 use super::runs::{self, FailedRun, ask, run, run_in_turn};
-use super::{
-    Options, ROOT_VARIABLE, check_name, check_path, check_words, describe, newest_satisfying, no_repositories,
-};
+use super::{Options, ROOT_VARIABLE, check_name, check_path, check_words, describe, no_repositories};
 use crate::command::{Command, CommandError, Overflow, OwnUnits, Runner, last_lines};
 use crate::{
     Applied, ApplyError, EarlierRuns, Family, HostError, InstalledPackages, PackageFile, Packages, Root,
@@ -35,6 +34,8 @@ use dnf::{Tool, argument, repoquery_versions, verb_for, yum_versions};
 const DATABASE_FOLDERS: [&str; 2] = ["/usr/lib/sysimage/rpm", "/var/lib/rpm"];
 /// One of these is the database, by rpm's back ends: sqlite and its journal, ndb, Berkeley DB.
 const DATABASE_FILES: [&str; 4] = ["rpmdb.sqlite", "rpmdb.sqlite-wal", "Packages.db", "Packages"];
+/// In the database's folder; of dnf's own lock it says itself who holds it.
+const RPM_LOCKS: [&str; 1] = [".rpm.lock"];
 /// First bytes of a package. A file without them rpm takes for a list of packages to fetch.
 const MAGIC: [u8; 4] = [0xED, 0xAB, 0xEE, 0xDB];
 /// Where dnf 4 and dnf 5 keep what repositories offer.
@@ -55,6 +56,7 @@ pub struct Rpm {
     cache: Cache<Snapshot>,
     units: Option<Arc<OwnUnits>>,
     runner: Option<Arc<Runner>>,
+    refreshes: Refreshes,
 }
 
 /// The folder of `root` that holds an rpm database.
@@ -76,6 +78,7 @@ impl Rpm {
             folder,
             deadline: options.deadline,
             cache: Cache::empty(),
+            refreshes: Refreshes::new(options.refresh_interval),
         }
     }
 
@@ -191,8 +194,8 @@ impl Rpm {
         transaction
     }
 
-    /// Runs of dnf, which fetches dependencies: one for all that changes version, one for what is to be
-    /// made whole. yum, its predecessor, wants what becomes older in a run of its own.
+    /// Runs of dnf, which fetches dependencies: one for all that changes version, one for what is
+    /// to be made whole. yum, its predecessor, wants what becomes older in a run of its own.
     fn dnf_runs(
         &self,
         tool: Tool,
@@ -228,7 +231,60 @@ impl Rpm {
         }
     }
 
-    /// Fails if the database cannot be opened (Berkeley DB after a kill), after trying to rebuild it.
+    async fn find(&self, package: &str, version: &str, may_refresh: bool) -> Result<String, HostError> {
+        check_name(package)?;
+        if !self.root.is_host() {
+            return Err(no_repositories(package, &self.root));
+        }
+        let tool = Tool::of_host();
+        let mut offers = self.offers(tool, package).await?;
+        let mut lists = Lists::Present;
+        if may_refresh && offers::best(Family::Rpm, version, &offers).is_none() && self.refreshes.begin() {
+            match self.refresh_lists(tool).await {
+                Ok(()) => offers = self.offers(tool, package).await?,
+                Err(error) => lists = Lists::Stale(error),
+            }
+        }
+        match offers::best(Family::Rpm, version, &offers) {
+            Some(best) => Ok(best.version.clone()),
+            None => Err(offers::not_offered(package, version, &offers, lists)),
+        }
+    }
+
+    /// dnf fetches the metadata of repositories by itself where it has none, or where it has
+    /// expired.
+    async fn offers(&self, tool: Tool, package: &str) -> Result<Vec<Offer>, HostError> {
+        let format = "%{name} %{epoch}:%{version}-%{release}\n";
+        let query = match tool {
+            Tool::Dnf => Command::new("dnf").args(["--quiet", "repoquery", "--queryformat", format, "--"]),
+            Tool::Yum => Command::new("yum").args(["--quiet", "--showduplicates", "list", "available", "--"]),
+        };
+        let query = query
+            .arg(package)
+            .by_runner(self.runner.as_ref())
+            .deadline(self.deadline);
+        let output = run(query, &format!("looking for {package}")).await?.stdout_text();
+        let versions = match tool {
+            Tool::Dnf => repoquery_versions(&output, package),
+            Tool::Yum => yum_versions(&output, package),
+        };
+        Ok(versions.into_iter().map(Offer::new).collect())
+    }
+
+    async fn refresh_lists(&self, tool: Tool) -> Result<(), HostError> {
+        let refresh = match tool {
+            Tool::Dnf => Command::new("dnf").args(["--quiet", "--refresh", "makecache"]),
+            Tool::Yum => Command::new("yum").args(["--quiet", "makecache"]),
+        };
+        tracing::info!(command = %refresh, "refreshing the package lists");
+        let refresh = refresh.by_runner(self.runner.as_ref()).deadline(self.deadline);
+        let refresh = refresh.output_cap(LOG_CAP, Overflow::KeepTail);
+        run(refresh, "refreshing the package lists").await?;
+        Ok(())
+    }
+
+    /// Fails if the database cannot be opened (Berkeley DB after a kill), after trying to rebuild
+    /// it.
     async fn readable(&self) -> Result<Arc<Database>, HostError> {
         match self.database().await {
             Ok((database, _)) => Ok(database),
@@ -250,9 +306,9 @@ impl Rpm {
         let removal = self.removal(&[], transaction);
         let install = (!files.is_empty()).then(|| self.rpm_install(&[], files));
         match run_in_turn(removal.clone(), install.clone(), &doing).await {
-            Err(failed) if messages::tells_of_twin_transaction(&failed.said) => {
+            Err(failed) if messages::tells_of_name_clash(&failed.said) => {
                 let error = failed.error;
-                tracing::warn!(%error, "rpm met what a run killed in this very second has left; trying again in the next");
+                tracing::warn!(%error, "rpm found a temporary file of a run that was killed in this second; trying again in the next");
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 run_in_turn(removal, install, &doing).await
             }
@@ -260,8 +316,9 @@ impl Rpm {
         }
     }
 
-    /// dnf on the host. It would remove whatever depends on a package that goes, so rpm's dry run has to say first that
-    /// nothing does; where something does until it is replaced, the installation comes first.
+    /// dnf on the host. It would remove whatever depends on a package that goes, so rpm's dry run
+    /// has to say first that nothing does; where something does until it is replaced, the
+    /// installation comes first.
     async fn run_dnf(
         &self,
         transaction: &Transaction,
@@ -308,6 +365,10 @@ impl Rpm {
         }
         let mut simulation = Simulation::default();
         for dnf in self.dnf_runs(tool, transaction, installed, "--assumeno") {
+            // A query: a killed agent need not find out how it ended.
+            let dnf = dnf
+                .by_runner(self.runner.as_ref())
+                .output_cap(QUERY_CAP, Overflow::Kill);
             let plan = match run(dnf, doing).await {
                 Ok(output) => output.stdout_text(),
                 Err(failed) if dnf::is_plan(&failed.printed) => failed.printed,
@@ -348,7 +409,8 @@ impl Packages for Rpm {
         }
         let arch_fits = |arch: &str| arch_fits(arch, &rustix::system::uname().machine().to_string_lossy());
         let format = "%{NAME}\\n%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\n%{ARCH}\\n%{LONGSIZE}\\n%|SOURCERPM?{binary}:{source}|\\n";
-        // On the root's database: rpm looks for keys even here, and makes a database where it finds none.
+        // On the root's database: rpm looks for keys even here, and makes a database where it finds
+        // none.
         let query = self.query().args([
             "--package",
             "--nomanifest",
@@ -382,37 +444,11 @@ impl Packages for Rpm {
     }
 
     async fn find_in_repositories(&self, package: &str, version: &str) -> Result<String, HostError> {
-        check_name(package)?;
-        if !self.root.is_host() {
-            return Err(no_repositories(package, &self.root));
-        }
-        let offered = match Tool::of_host() {
-            Tool::Dnf => {
-                let format = "%{name} %{epoch}:%{version}-%{release}\n";
-                let dnf = Command::new("dnf").args(["--quiet", "repoquery", "--queryformat", format, "--"]);
-                let dnf = dnf
-                    .arg(package)
-                    .by_runner(self.runner.as_ref())
-                    .deadline(self.deadline);
-                repoquery_versions(
-                    &run(dnf, &format!("looking for {package}")).await?.stdout_text(),
-                    package,
-                )
-            }
-            Tool::Yum => {
-                let yum =
-                    Command::new("yum").args(["--quiet", "--showduplicates", "list", "available", "--"]);
-                let yum = yum
-                    .arg(package)
-                    .by_runner(self.runner.as_ref())
-                    .deadline(self.deadline);
-                yum_versions(
-                    &run(yum, &format!("looking for {package}")).await?.stdout_text(),
-                    package,
-                )
-            }
-        };
-        newest_satisfying(Family::Rpm, package, version, offered)
+        self.find(package, version, true).await
+    }
+
+    async fn find_in_lists(&self, package: &str, version: &str) -> Result<String, HostError> {
+        self.find(package, version, false).await
     }
 
     fn lists_stamp(&self) -> Option<SystemTime> {
@@ -475,7 +511,9 @@ impl Packages for Rpm {
         if transaction.is_empty() {
             return Ok(Applied::default());
         }
+        let locks = RPM_LOCKS.map(|lock| self.folder.join(lock));
         let run = self.run(&transaction, &before).await;
+        let run = run.map_err(|failed| failed.naming_holder(&locks));
         let after = self.installed().await.map_err(ApplyError::Failed)?;
         judge(Family::Rpm, &transaction, run, &before, &after)
     }
@@ -485,7 +523,8 @@ impl Packages for Rpm {
         Ok(false)
     }
 
-    /// rpm leaves configuration files only where somebody changed them, and then they are not its own any more.
+    /// rpm leaves configuration files only where somebody changed them, and then they are not its
+    /// own any more.
     async fn purge(&self, _package: &str) -> Result<(), HostError> {
         Ok(())
     }
@@ -548,7 +587,8 @@ impl Packages for Rpm {
     }
 }
 
-/// When the metadata of any repository in dnf's cache was last changed: each has a folder with a `repodata` in it.
+/// When the metadata of any repository in dnf's cache was last changed: each has a folder with a
+/// `repodata` in it.
 fn newest_metadata(cache: &Path) -> Option<SystemTime> {
     let repositories = std::fs::read_dir(cache).ok()?.filter_map(Result::ok);
     let metadata = repositories.filter_map(|entry| std::fs::metadata(entry.path().join("repodata")).ok());

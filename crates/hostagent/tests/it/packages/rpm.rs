@@ -4,7 +4,8 @@ use std::os::unix::process::CommandExt;
 
 use super::*;
 
-/// FAULTS 38: rpm killed in an upgrade, when the new version is in the database and the old one still is.
+/// FAULTS 38: rpm killed in an upgrade, when the new version is in the database and the old one
+/// still is.
 #[tokio::test]
 async fn both_versions_in_the_database_after_a_kill_are_detected_and_healed() {
     let world = World::new(Family::Rpm);
