@@ -9,8 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use protocol::satisfied::version_satisfied;
 use protocol::{AppName, Category, Config};
 
+use super::packages::compare_versions;
 use super::services::ServiceChanges;
 use super::{
     AppConfig, Applied, ApplyError, Cancel, Contract, ContractKind, Download, Downloads, EarlierRuns, Family,
@@ -55,6 +57,8 @@ pub struct State {
     pub warnings: BTreeMap<String, Vec<String>>,
     /// Which other packages a dry run says would come or go, by its line in the log (`check +a=1`).
     pub simulations: BTreeMap<String, Simulation>,
+    /// Versions that the host's repositories offer, by package.
+    pub repository: BTreeMap<String, Vec<String>>,
     /// When the package lists were last changed.
     pub lists_stamp: Option<SystemTime>,
     /// Transactions that fail are refused before anything is touched.
@@ -172,15 +176,24 @@ impl Packages for FakeHost {
             arch: "all".into(),
             arch_fits: true,
             installed_size: 1,
-            conffiles: Vec::new(),
-            relations: None,
-            verified: None,
         })
     }
 
     async fn find_in_repositories(&self, package: &str, version: &str) -> Result<String, HostError> {
-        let message = format!("no repository offers {package} {version}");
-        Err(HostError::new(Category::NotFound, message))
+        let offered = self.with(|state| state.repository.get(package).cloned().unwrap_or_default());
+        let satisfying = offered
+            .into_iter()
+            .filter(|offer| version_satisfied(version, offer));
+        satisfying
+            .max_by(|a, b| compare_versions(Family::Deb, a, b))
+            .ok_or_else(|| {
+                let message = format!("no repository offers {package} {version}");
+                HostError::new(Category::NotFound, message)
+            })
+    }
+
+    async fn find_in_lists(&self, package: &str, version: &str) -> Result<String, HostError> {
+        self.find_in_repositories(package, version).await
     }
 
     fn lists_stamp(&self) -> Option<SystemTime> {
@@ -229,19 +242,18 @@ impl Packages for FakeHost {
         self.with(|state| {
             transaction.remove.iter().for_each(|name| state.remove(name));
             for source in &transaction.install {
-                let Source::File(file) = source else { continue };
                 let package = InstalledPackage {
-                    version: file.version.clone(),
+                    version: source.version().to_owned(),
                     arch: "all".into(),
                     broken: false,
                     waits: false,
                     is_application: false,
                 };
-                state.packages.insert(file.name.clone(), package);
+                state.packages.insert(source.name().to_owned(), package);
                 let services = state
                     .offers
                     .values()
-                    .find(|o| o.package == file.name)
+                    .find(|o| o.package == source.name())
                     .map(|o| o.services.clone());
                 for service in services.iter().flatten() {
                     let stopped = ServiceState {
@@ -254,7 +266,7 @@ impl Packages for FakeHost {
                 }
                 state
                     .shipped
-                    .insert(file.name.clone(), services.unwrap_or_default());
+                    .insert(source.name().to_owned(), services.unwrap_or_default());
             }
         });
         result

@@ -30,7 +30,7 @@ pub use hex::hex;
 pub use open::{HostOptions, open};
 pub use packages::{
     Applied, ApplyError, EarlierRuns, Family, InstalledPackage, InstalledPackages, PackageFile,
-    PackageVersion, Packages, PackagesByName, Relations, Simulation, Source, Stamp, Transaction,
+    PackageVersion, Packages, PackagesByName, Simulation, Source, Transaction,
 };
 pub use root::Root;
 pub use services::{ServiceState, Services};

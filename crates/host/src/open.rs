@@ -39,7 +39,12 @@ pub fn open(options: HostOptions) -> Result<Host, HostError> {
         },
     )?;
     let services = services::detect(&root, runner.as_ref());
-    let downloads = Arc::new(Downloader::new(&root, cache_dir, download));
+    let downloads = Arc::new(Downloader::new(
+        &root,
+        cache_dir,
+        download,
+        packages.family().extension(),
+    ));
     let app_config = Arc::new(Contracts::new(root, services.clone(), &state_dir).runner(runner));
     Ok(Host {
         packages,

@@ -27,8 +27,8 @@ mod runner;
 mod supervise;
 mod unit;
 
-pub(crate) use outcome::last_lines;
 pub use outcome::{CommandError, Exit, Output};
+pub(crate) use outcome::{EXCERPT_LINES, last_lines};
 pub use runner::{COMMAND as RUN_HOOKS, Runner, serve as serve_hooks};
 pub use unit::OwnUnits;
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::HostError;
 
 /// What an error message holds of stderr at most.
-const EXCERPT_LINES: usize = 5;
+pub(crate) const EXCERPT_LINES: usize = 5;
 pub(super) const EXCERPT_BYTES: usize = 1500;
 
 /// How a child ended.

@@ -27,6 +27,8 @@ const MAX_SEGMENT: usize = 100;
 pub struct Cache {
     folder: PathBuf,
     max_size: u64,
+    /// What names end with, without the dot: package managers go by it. Empty: as in the URL.
+    extension: &'static str,
     state: Mutex<State>,
 }
 
@@ -73,8 +75,13 @@ impl Cache {
         Self {
             folder,
             max_size,
+            extension: "",
             state: Mutex::default(),
         }
+    }
+
+    pub fn with_extension(self, extension: &'static str) -> Self {
+        Self { extension, ..self }
     }
 
     /// Makes the folder. Packages are no secret, and apt's own user has to read them.
@@ -83,7 +90,7 @@ impl Cache {
     }
 
     pub fn entry(&self, download: &Download) -> Entry {
-        let name = entry_name(download);
+        let name = entry_name(download, self.extension);
         let path = |suffix: &str| self.folder.join(format!("{name}{suffix}"));
         Entry {
             complete: path(""),
@@ -280,8 +287,8 @@ fn read_meta(path: &Path) -> Option<Meta> {
 }
 
 /// `0123456789abcdef-name_1.0_amd64.deb`: the hash of the URL and the digest tells entries apart, the
-/// URL's last segment is for people and for package managers that look at extensions.
-fn entry_name(download: &Download) -> String {
+/// URL's last segment is for people. Ends with the extension of a package, since apt and dnf look at it.
+fn entry_name(download: &Download, extension: &str) -> String {
     let mut hash = Sha256::new();
     hash.update(download.url.as_bytes());
     if let Some(sha256) = &download.sha256 {
@@ -303,7 +310,11 @@ fn entry_name(download: &Download) -> String {
         .collect();
     // ASCII only by now. The end holds the extension.
     let segment = &segment[segment.len().saturating_sub(MAX_SEGMENT)..];
-    format!("{key}-{segment}")
+    let end = format!(".{extension}");
+    if extension.is_empty() || segment.ends_with(&end) {
+        return format!("{key}-{segment}");
+    }
+    format!("{key}-{segment}{end}")
 }
 
 /// One entry as eviction sees it.
@@ -348,7 +359,7 @@ mod tests {
 
     #[test]
     fn names_are_safe_and_differ_by_url_and_digest() {
-        let name = |url: &str, sha256| entry_name(&download(url, sha256));
+        let name = |url: &str, sha256| entry_name(&download(url, sha256), "");
         assert!(name("http://h/a_1.deb?x=/b.rpm", None).ends_with("-a_1.deb"));
         assert!(name("http://h/..%2f\u{e9}\0 $x.deb", None).ends_with("-.._2f____x.deb"));
         assert!(
@@ -357,6 +368,16 @@ mod tests {
         assert_ne!(name("http://h/a", None), name("http://g/a", None));
         assert_ne!(name("http://h/a", None), name("http://h/a", Some("00")));
         assert_eq!(name("http://h/a", Some("00")), name("http://h/a", Some("00")));
+    }
+
+    /// FIELD REPORT R34: apt and dnf refuse a file by its name.
+    #[test]
+    fn names_end_with_the_extension_of_a_package() {
+        let name = |url: &str, extension| entry_name(&download(url, None), extension);
+        assert!(name("https://h/download/web/1.0?arch=amd64", "deb").ends_with("-1.0.deb"));
+        assert!(name("https://h/", "rpm").ends_with("-.rpm"));
+        assert!(name("https://h/web.rpm", "rpm").ends_with("-web.rpm"));
+        assert!(name("https://h/web.zip", "deb").ends_with("-web.zip.deb"));
     }
 
     #[test]

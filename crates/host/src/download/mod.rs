@@ -64,11 +64,11 @@ pub struct Downloader {
 }
 
 impl Downloader {
-    /// `folder`: the cache; a real path.
-    pub fn new(root: &Root, folder: PathBuf, options: DownloadOptions) -> Self {
+    /// `folder`: the cache; a real path. `extension`: of packages, without the dot.
+    pub fn new(root: &Root, folder: PathBuf, options: DownloadOptions, extension: &'static str) -> Self {
         Self {
             kept: Kept::new(&folder),
-            cache: Arc::new(Cache::new(folder, options.max_cache_size)),
+            cache: Arc::new(Cache::new(folder, options.max_cache_size).with_extension(extension)),
             slots: Arc::new(Semaphore::new(options.max_parallel as usize)),
             connections: Connections::default(),
             settings: Arc::new(options),

@@ -41,6 +41,7 @@ impl Sandbox {
             &options.root,
             options.cache_dir,
             options.download,
+            "",
         ))
     }
 
