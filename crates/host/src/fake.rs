@@ -25,7 +25,7 @@ pub struct Offer {
 }
 
 #[derive(Debug, Default)]
-pub struct State {
+pub struct FakeState {
     pub offers: BTreeMap<String, Offer>,
     pub packages: PackagesByName,
     /// As last handed out: again, as by the real ones, while nothing has changed.
@@ -59,7 +59,7 @@ pub struct State {
     pub gate: Option<Arc<tokio::sync::Semaphore>>,
 }
 
-impl State {
+impl FakeState {
     pub fn remove(&mut self, package: &str) {
         self.packages.remove(package);
         for service in self.shipped.remove(package).unwrap_or_default() {
@@ -69,7 +69,7 @@ impl State {
 }
 
 #[derive(Clone, Default)]
-pub struct FakeHost(pub Arc<Mutex<State>>);
+pub struct FakeHost(pub Arc<Mutex<FakeState>>);
 
 impl FakeHost {
     pub fn host(&self) -> Host {
@@ -94,7 +94,7 @@ impl FakeHost {
         url
     }
 
-    pub fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+    pub fn with<T>(&self, change: impl FnOnce(&mut FakeState) -> T) -> T {
         change(&mut self.0.lock().unwrap())
     }
 
@@ -307,6 +307,10 @@ impl Services for FakeHost {
         self.with(|state| state.answers.clear());
         Ok(())
     }
+    fn forget_answers(&self) {}
+    fn has_unit_files(&self) -> bool {
+        false
+    }
     fn services_in(&self, files: &[PathBuf]) -> BTreeSet<String> {
         files
             .iter()
@@ -317,23 +321,23 @@ impl Services for FakeHost {
 
 #[async_trait]
 impl AppConfig for FakeHost {
-    async fn contract(&self, _app: &AppName, package: &str) -> Result<Contract, HostError> {
+    async fn contract(&self, _app: &AppName, package: &str) -> Result<Arc<Contract>, HostError> {
         let none = self.with(|state| state.without_contract.contains(package));
         let kind = if none {
             ContractKind::None
         } else {
             ContractKind::Hook
         };
-        Ok(Contract {
-            manifest: None,
+        Ok(Arc::new(Contract {
             kind,
             services: None,
             watched_files: self.with(|state| state.watched_files.get(package).cloned().into_iter().collect()),
-        })
+        }))
     }
 
-    async fn read(&self, app: &AppName, _package: &str) -> Result<Config, HostError> {
-        Ok(self.with(|state| state.configs.get(app.as_str()).cloned().unwrap_or_default()))
+    async fn read(&self, app: &AppName, _package: &str) -> Result<Arc<Config>, HostError> {
+        let config = self.with(|state| state.configs.get(app.as_str()).cloned().unwrap_or_default());
+        Ok(Arc::new(config))
     }
 
     async fn write(
@@ -351,6 +355,10 @@ impl AppConfig for FakeHost {
             }
         });
         Ok(())
+    }
+
+    async fn unfinished(&self) -> Result<BTreeSet<AppName>, HostError> {
+        Ok(BTreeSet::new())
     }
 
     async fn stays_healthy(&self, app: &AppName, package: &str, period: Duration) -> Result<(), HostError> {
@@ -385,4 +393,10 @@ impl Downloads for FakeHost {
     }
 
     async fn discard(&self, _file: &Path) {}
+
+    async fn keep(&self, file: &Path) -> Result<PathBuf, HostError> {
+        Ok(file.to_owned())
+    }
+
+    fn protect(&self, _files: &BTreeSet<PathBuf>) {}
 }

@@ -11,6 +11,7 @@ pub mod services;
 pub mod app_config;
 pub mod download;
 pub mod command;
+mod systemd;
 pub mod facts;
 
 pub mod atomic_file;

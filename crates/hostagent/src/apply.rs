@@ -118,16 +118,16 @@ pub async fn record_provenance(
     ledger: &Ledger,
     arriving: &[Staged],
 ) -> Result<(), StateFileError> {
-    let files: Vec<&Path> = arriving.iter().filter_map(file_of).collect();
-    let mut kept = host.downloads.keep_all(&files).await.into_iter();
     let mut provenances = Vec::new();
     for staged in arriving {
-        let file = match file_of(staged).and_then(|_| kept.next()) {
-            Some(Ok(kept)) => Some(kept),
-            Some(Err(error)) => {
-                tracing::warn!(app = %staged.app, %error, "the package file could not be kept for a later rollback");
-                None
-            }
+        let file = match file_of(staged) {
+            Some(file) => match host.downloads.keep(file).await {
+                Ok(kept) => Some(kept),
+                Err(error) => {
+                    tracing::warn!(app = %staged.app, %error, "cannot keep the package file for a rollback");
+                    None
+                }
+            },
             None => None,
         };
         let provenance = Provenance {

@@ -74,7 +74,7 @@ async fn snapshot(
     };
     let contract = host.app_config.contract(app, &there.package).await;
     let files = contract
-        .map(|contract| contract.watched_files)
+        .map(|contract| contract.watched_files.clone())
         .unwrap_or_default();
     let services = there.services.iter().filter_map(|(name, state)| {
         let state = (*state)?;

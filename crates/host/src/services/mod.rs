@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use protocol::Category;
 
-use super::command::Runner;
+use crate::command::Runner;
 use crate::{HostError, Root};
 
 mod facility;
@@ -16,22 +16,19 @@ pub mod sysv;
 
 pub use facility::{ServiceState, Services};
 
+pub use crate::systemd::is_systemd;
 pub use changes::ServiceChanges;
 pub use systemd::Systemd;
 pub use sysv::SysV;
 
-/// The init system of the host under `root`: systemd where `/` was booted with it (the test of
-/// sd_booted(3)), SysV scripts for any other host and for every sandbox. `runner` starts the distribution's tools for scripts that systemd wraps, if there is one.
+/// The init system of the host under `root`: systemd if `/` was booted with it, SysV scripts for any
+/// other host and for every sandbox. `runner`: runs the distribution's tools for SysV scripts that
+/// systemd has wrapped.
 pub fn detect(root: &Root, runner: Option<&Arc<Runner>>) -> Arc<dyn Services> {
     match is_systemd(root) {
         true => Arc::new(Systemd::new(root).runner(runner)),
         false => Arc::new(SysV::new(root)),
     }
-}
-
-/// Whether [`detect`] chooses systemd.
-pub fn is_systemd(root: &Root) -> bool {
-    root.is_host() && root.join("/run/systemd/system").is_dir()
 }
 
 /// Refuses what cannot be a service's name: hooks and manifests name services too.
@@ -68,13 +65,6 @@ fn scripts_in<P: AsRef<Path>>(files: &[P]) -> BTreeSet<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_sandbox_never_talks_to_the_hosts_systemd() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(folder.path().join("run/systemd/system")).unwrap();
-        assert!(!is_systemd(&Root::new(folder.path())));
-    }
 
     #[test]
     fn names_that_could_be_paths_or_options_are_refused() {

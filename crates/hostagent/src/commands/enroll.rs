@@ -5,20 +5,18 @@ use std::fs::DirBuilder;
 use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use protocol::HostId;
 use protocol::rest::{Enroll, Enrolled, Problem};
 use ureq::Agent;
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use url::{Host, Url};
 
 use super::{Exit, id, print};
 use crate::settings::{Loaded, PROGRAM, Settings, Sources};
 use host::atomic_file;
-use host::download::{describe, host_tls};
+use host::download::{describe, tls_config};
 use host::services;
 
 /// What the operator says.
@@ -123,10 +121,7 @@ fn ask(request: &Request, token: &str, host_id: &HostId) -> anyhow::Result<Enrol
         .user_agent(concat!("hostagent/", env!("CARGO_PKG_VERSION")))
         .timeout_global(Some(PATIENCE));
     if url.scheme() == "https" {
-        config = config.tls_config(match &request.ca {
-            Some(file) => tls_by(file)?,
-            None => host_tls()?,
-        });
+        config = config.tls_config(tls_config(request.ca.as_deref(), None)?);
     }
     let body = serde_json::to_vec(&Enroll {
         host_id: host_id.clone(),
@@ -151,22 +146,6 @@ fn ask(request: &Request, token: &str, host_id: &HostId) -> anyhow::Result<Enrol
         );
     }
     serde_json::from_str(&text).with_context(|| format!("{url} answered what no master does"))
-}
-
-fn tls_by(file: &Path) -> anyhow::Result<TlsConfig> {
-    let what = || format!("--ca {}", file.display());
-    let pem = std::fs::read(file).with_context(what)?;
-    let mut roots: Vec<Certificate<'static>> = Vec::new();
-    for item in parse_pem(&pem) {
-        if let PemItem::Certificate(certificate) = item.with_context(what)? {
-            roots.push(certificate);
-        }
-    }
-    ensure!(!roots.is_empty(), "{} holds no PEM certificate", what());
-    Ok(TlsConfig::builder()
-        .root_certs(RootCerts::new_with_certs(&roots))
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .build())
 }
 
 fn write_down(folder: &Path, enrolled: &Enrolled) -> anyhow::Result<()> {

@@ -141,24 +141,14 @@ impl Observer {
             .iter()
             .map(|candidate| (&candidate.app, candidate.package.as_str()))
             .collect();
-        let contracts = self.host.app_config.contracts(&names).await;
-        let mut possible_services: BTreeSet<&str> = names
-            .iter()
-            .zip(&contracts)
-            .filter(|(_, contract)| leaves_services_to_package(contract))
-            .flat_map(|((app, package), _)| {
-                let other = (app.as_str() != *package).then_some(*package);
-                [Some(app.as_str()), other].into_iter().flatten()
-            })
-            .collect();
-        self.host.services.retain_possible(&mut possible_services);
+        let mut contracts = Vec::with_capacity(names.len());
+        for (app, package) in &names {
+            contracts.push(self.host.app_config.contract(app, package).await);
+        }
         self.learn_package_services(candidates.found(), &contracts).await;
         let mut seen = Vec::with_capacity(names.len());
         for (candidate, contract) in candidates.found().iter().zip(&contracts) {
-            seen.push(
-                self.see(candidate, contract, &possible_services, freshness)
-                    .await?,
-            );
+            seen.push(self.see(candidate, contract, freshness).await?);
         }
         // The notes lie in the agent's own folder; where that fails, writing the config does and tells.
         let unfinished = self.host.app_config.unfinished().await;
@@ -207,7 +197,6 @@ impl Observer {
         &self,
         candidate: &'a Candidate,
         contract: &'a Result<Arc<Contract>, HostError>,
-        possible_services: &BTreeSet<&str>,
         freshness: Freshness,
     ) -> Result<Seen<'a>, HostError> {
         let Candidate { app, package, .. } = candidate;
@@ -218,7 +207,7 @@ impl Observer {
             .and_then(|contract| contract.services.as_ref());
         let names = match named {
             Some(named) => Names::Named(named),
-            None => self.unnamed_services(candidate, possible_services).await?,
+            None => self.unnamed_services(candidate).await?,
         };
         let mut services = Vec::new();
         for name in names.iter() {
@@ -226,7 +215,7 @@ impl Observer {
             let state = self.host.services.state(name, true).await?;
             services.push(state);
         }
-        let healthy = self.healthy(app, package, contract, freshness).await;
+        let healthy = self.healthy(app, package, freshness).await;
         let Found { config, read_at } = match contract {
             Err(error) => Found {
                 config: Arc::new(Err(error.clone())),
@@ -303,11 +292,7 @@ impl Observer {
 
     /// Of an application whose contract names none: the unit of its own name, or of its package's; else the units its
     /// package ships.
-    async fn unnamed_services<'a>(
-        &self,
-        candidate: &'a Candidate,
-        possible: &BTreeSet<&str>,
-    ) -> Result<Names<'a>, HostError> {
+    async fn unnamed_services<'a>(&self, candidate: &'a Candidate) -> Result<Names<'a>, HostError> {
         let Candidate {
             app,
             package,
@@ -316,7 +301,7 @@ impl Observer {
             ..
         } = candidate;
         for name in [app.as_str(), package] {
-            if possible.contains(name) && self.host.services.state(name, false).await?.is_some() {
+            if self.host.services.state(name, false).await?.is_some() {
                 return Ok(Names::One(name));
             }
         }
@@ -361,20 +346,10 @@ impl Observer {
         Ok(Names::Shipped(services))
     }
 
-    async fn healthy(
-        &self,
-        app: &AppName,
-        package: &str,
-        contract: &Result<Arc<Contract>, HostError>,
-        freshness: Freshness,
-    ) -> bool {
-        let checked = match (freshness, contract) {
-            (Freshness::Light, _) => None,
-            (Freshness::Full, Ok(contract)) => {
-                let checks = self.host.app_config.is_healthy_by(contract, app, package);
-                Some(checks.await)
-            }
-            (Freshness::Full, Err(_)) => Some(self.host.app_config.is_healthy(app, package).await),
+    async fn healthy(&self, app: &AppName, package: &str, freshness: Freshness) -> bool {
+        let checked = match freshness {
+            Freshness::Light => None,
+            Freshness::Full => Some(self.host.app_config.is_healthy(app, package).await),
         };
         let mut sick = self.sick.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(result) = checked {
@@ -393,13 +368,6 @@ impl Observer {
         }
         !sick.contains(app)
     }
-}
-
-/// Whether [`Observer::unnamed_services`] will be looked for.
-fn leaves_services_to_package(contract: &Result<Arc<Contract>, HostError>) -> bool {
-    contract
-        .as_ref()
-        .map_or(true, |contract| contract.services.is_none())
 }
 
 #[cfg(test)]

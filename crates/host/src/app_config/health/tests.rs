@@ -69,7 +69,7 @@ async fn a_check_that_takes_longer_than_its_interval_is_made_again_at_once() {
     };
     let hangs = || async {
         tokio::time::sleep(check.timeout).await;
-        Err("db:5432 gave none within 4s".to_owned())
+        Err("db:5432 accepted none within 4s".to_owned())
     };
     let begin = Instant::now();
     let app = AppName::new("web").unwrap();
@@ -78,7 +78,8 @@ async fn a_check_that_takes_longer_than_its_interval_is_made_again_at_once() {
     assert_eq!(error.category, Category::Unhealthy);
     assert_eq!(
         error.message,
-        "the tcp health check of web failed 2 times in a row: an accepted connection is expected, but db:5432 gave \
-         none within 4s. See with `ss -ltnp` who listens on the host, and look at the log of web's services"
+        "the tcp health check of web failed 2 times in a row: expected an accepted connection, but db:5432 \
+         accepted none within 4s. See what listens on the host with `ss -ltnp`, and read the log of web's \
+         services"
     );
 }

@@ -63,7 +63,10 @@ async fn a_config_reaches_the_hook_byte_for_byte() {
             sandbox.read("/received"),
             serde_json::to_string(&desired).unwrap()
         );
-        assert_eq!(sandbox.contracts.read(&app("web"), "web").await.unwrap(), desired);
+        assert_eq!(
+            *sandbox.contracts.read(&app("web"), "web").await.unwrap(),
+            desired
+        );
         assert_eq!(
             sandbox.services.calls(),
             [""; 0],
@@ -135,7 +138,7 @@ async fn what_forks_away_from_a_question_is_killed() {
     sandbox.file(HOOK, script(body), 0o755);
     let started = Instant::now();
     let read = sandbox.contracts.read(&app("web"), "web").await.unwrap();
-    assert_eq!(read, config(json!({"a": {"k": 1}})));
+    assert_eq!(*read, config(json!({"a": {"k": 1}})));
     assert!(started.elapsed() < Duration::from_secs(5), "waited for the child");
     let pid = sandbox.root.join("/pid");
     eventually("the forked child is gone", || !is_alive(&pid)).await;
