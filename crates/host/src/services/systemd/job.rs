@@ -12,8 +12,12 @@ use super::view::EndedJob;
 use crate::HostError;
 use crate::systemd::{SERVICE, SystemdClient, SystemdError, body_of, object_path};
 
-/// A little more than systemd's own default of 90 s, so that systemd says what timed out.
-const JOB_DEADLINE: Duration = Duration::from_secs(95);
+/// The shortest wait: systemd's own default timeout is 90 s.
+const MIN_DEADLINE: Duration = Duration::from_secs(95);
+/// The longest wait, also for units without a timeout.
+const MAX_DEADLINE: Duration = Duration::from_secs(3600);
+/// Added to the unit's own timeouts, so that systemd says what timed out.
+const AFTER_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum JobKind {
@@ -61,12 +65,13 @@ impl Systemd {
             }
         };
         drop(no_reread);
-        let result = match tokio::time::timeout(JOB_DEADLINE, end_of(job.as_str(), ended)).await {
+        let deadline = job_deadline(&watched.client, kind, &unit).await;
+        let result = match tokio::time::timeout(deadline, end_of(job.as_str(), ended)).await {
             Ok(Some(result)) => result,
             Ok(None) => {
                 return Err(SystemdError::Unreachable("the connection was lost".into()).explain(&what));
             }
-            Err(_) => return Err(timed_out(&what, &unit, JOB_DEADLINE)),
+            Err(_) => return Err(timed_out(&what, &unit, deadline)),
         };
         // systemd signals what the job has changed also after its end. These changes are our own.
         watched.flush().await;
@@ -76,12 +81,35 @@ impl Systemd {
 
 async fn queue(client: &SystemdClient, kind: JobKind, unit: &str) -> Result<OwnedObjectPath, SystemdError> {
     if kind != JobKind::Stop {
-        // Otherwise systemd refuses to start a unit that has failed too often in a short time, perhaps
-        // because of the config that was just changed. An error here (no such unit) repeats below.
+        // Otherwise systemd refuses to start a unit that has failed too often in a short time,
+        // perhaps because of the config that was just changed. An error here (no such unit) repeats
+        // below.
         let _ = client.manager("ResetFailedUnit", &(unit,)).await;
     }
     let reply = client.manager(kind.method(), &(unit, "replace")).await?;
     body_of(&reply)
+}
+
+/// How long systemd itself lets the job take.
+async fn job_deadline(client: &SystemdClient, kind: JobKind, unit: &str) -> Duration {
+    let path = object_path(unit);
+    // Units without processes have no timeouts.
+    let timeout = async |name| client.property::<u64>(&path, SERVICE, name).await.unwrap_or(0);
+    let start = async || timeout("TimeoutStartUSec").await;
+    let stop = async || timeout("TimeoutStopUSec").await;
+    deadline_of(match kind {
+        JobKind::Start => start().await,
+        JobKind::Stop => stop().await,
+        // A reload has the timeout of a start, and may become a restart.
+        JobKind::Restart | JobKind::Reload => start().await.saturating_add(stop().await),
+    })
+}
+
+/// `timeout`: in microseconds; the maximum means none.
+fn deadline_of(timeout: u64) -> Duration {
+    Duration::from_micros(timeout)
+        .saturating_add(AFTER_TIMEOUT)
+        .clamp(MIN_DEADLINE, MAX_DEADLINE)
 }
 
 /// How `job` ended; `None`: the connection was lost.
@@ -136,4 +164,22 @@ async fn failure_details(client: &SystemdClient, unit: &str) -> String {
         details.push_str(&format!(" ExecMainStatus={status}"));
     }
     details
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// R11: a database that replays its log may start for minutes.
+    #[test]
+    fn a_job_may_take_as_long_as_its_unit_says() {
+        for (timeout_s, deadline_s) in [(0, 95), (90, 95), (600, 605), (7200, 3600)] {
+            assert_eq!(
+                deadline_of(timeout_s * 1_000_000).as_secs(),
+                deadline_s,
+                "{timeout_s}"
+            );
+        }
+        assert_eq!(deadline_of(u64::MAX), MAX_DEADLINE, "infinity");
+    }
 }

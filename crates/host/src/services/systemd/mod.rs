@@ -30,7 +30,8 @@ use view::View;
 const RELOAD_DEADLINE: Duration = Duration::from_secs(90);
 
 /// Folders of unit files, in a package.
-const UNIT_FOLDERS: [&str; 3] = [
+const UNIT_FOLDERS: [&str; 4] = [
+    "/usr/local/lib/systemd/system",
     "/usr/lib/systemd/system",
     "/lib/systemd/system",
     "/etc/systemd/system",
@@ -48,12 +49,13 @@ pub struct Systemd {
     rereads: Rereads,
 }
 
-/// A reload of all unit files takes long, so that one call serves all who have changed some meanwhile.
+/// A reload of all unit files takes long, so that one call serves all who have changed some
+/// meanwhile.
 #[derive(Default)]
 struct Rereads {
     asked: AtomicU64,
-    /// How many of those who asked are served. Locked for writing during a reload: systemd answers no
-    /// call meanwhile, and calls with a shorter deadline wait here.
+    /// How many of those who asked are served. Locked for writing during a reload: systemd answers
+    /// no call meanwhile, and calls with a shorter deadline wait here.
     done: RwLock<u64>,
 }
 
@@ -117,8 +119,9 @@ impl Systemd {
         let _no_reread = self.rereads.done.read().await;
         let watched = self.watched().await?;
         let client = &watched.client;
-        // By its path: that also loads a unit to which nothing refers. A few small calls in parallel:
-        // GetAll answers with a hundred properties, and systemd before 230 has no ListUnitsByNames.
+        // By its path: that also loads a unit to which nothing refers. A few small calls in
+        // parallel: GetAll answers with a hundred properties, and systemd before 230 has no
+        // ListUnitsByNames.
         let path = object_path(unit);
         let text = |name| client.property::<String>(&path, UNIT, name);
         // InvocationID would serve as well, but not before systemd 232.
@@ -313,6 +316,7 @@ mod tests {
         assert_eq!(
             services(&[
                 "/usr/lib/systemd/system/app_foo.service",
+                "/usr/local/lib/systemd/system/app_local.service",
                 "/lib/systemd/system/app-bar.service",
                 "/etc/systemd/system/app.baz.service",
                 "/lib/systemd/system/app@.service",
@@ -321,7 +325,7 @@ mod tests {
                 "/usr/lib/systemd/user/app_user.service",
                 "/etc/init.d/app_foo",
             ]),
-            ["app-bar", "app.baz", "app_foo"]
+            ["app-bar", "app.baz", "app_foo", "app_local"]
         );
         assert_eq!(
             services(&["/etc/init.d/app_old", "/usr/bin/app_old"]),

@@ -45,8 +45,8 @@ impl WatchedClient {
         })
     }
 
-    /// Returns when the [`View`] has the signals of all that systemd has done until now: systemd sends
-    /// them before it answers the next call, and then the listener reads them all.
+    /// Returns when the [`View`] has the signals of all that systemd has done until now: systemd
+    /// sends them before it answers the next call, and then the listener reads them all.
     pub(super) async fn flush(&self) {
         let version = self.client.property::<String>(MANAGER_PATH, MANAGER, "Version");
         if version.await.is_ok() {
@@ -118,7 +118,8 @@ fn note(signal: &Message, view: &View) -> Option<()> {
             true => {}
             false => view.unit_files_changed(),
         },
-        // UnitNew and UnitRemoved: reading a unit that is not loaded causes both. JobNew: no result yet.
+        // UnitNew and UnitRemoved: reading a unit that is not loaded causes both. JobNew: no result
+        // yet.
         _ => {}
     }
     Some(())

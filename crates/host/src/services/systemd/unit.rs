@@ -5,7 +5,19 @@ use crate::{HostError, ServiceState};
 use super::super::check_name;
 
 /// Suffixes that make a name a unit's name: a manifest may name a timer.
-const SUFFIXES: [&str; 6] = [".service", ".socket", ".timer", ".path", ".target", ".mount"];
+const SUFFIXES: [&str; 11] = [
+    ".service",
+    ".socket",
+    ".timer",
+    ".path",
+    ".target",
+    ".mount",
+    ".automount",
+    ".swap",
+    ".slice",
+    ".scope",
+    ".device",
+];
 
 /// `app_foo` -> `app_foo.service`.
 pub(super) fn unit_name(service: &str) -> Result<String, HostError> {
@@ -25,19 +37,20 @@ pub(super) struct UnitProperties {
     pub(super) active_state: String,
     pub(super) sub_state: String,
     pub(super) unit_file_state: String,
-    /// When the newest main process was started, on the monotonic clock; `None`: never, or systemd does
-    /// not know which process it is.
+    /// When the newest main process was started, on the monotonic clock; `None`: never, or systemd
+    /// does not know which process it is.
     pub(super) main_started: Option<u64>,
 }
 
 impl UnitProperties {
-    /// There is no such unit. (A running unit whose file was removed counts as missing: systemd could not
-    /// start it again.)
+    /// There is no such unit. (A running unit whose file was removed counts as missing: systemd
+    /// could not start it again.)
     pub(super) fn is_missing(&self) -> bool {
         self.load_state == "not-found"
     }
 
-    /// A SysV script that systemd's generator wrapped; its links in `etc/rc?.d` decide whether it is enabled.
+    /// A SysV script that systemd's generator wrapped; its links in `etc/rc?.d` decide whether it
+    /// is enabled.
     pub(super) fn is_generated(&self) -> bool {
         self.unit_file_state == "generated"
     }
@@ -53,8 +66,8 @@ impl UnitProperties {
 
 /// Whether a unit counts as running.
 ///
-/// `activating` does not: it is also the state of a unit in a crash loop (`auto-restart`) and of one that
-/// never gets ready. The exception is `start-post`, when the main process is up and ready.
+/// `activating` does not: it is also the state of a unit in a crash loop (`auto-restart`) and of
+/// one that never gets ready. The exception is `start-post`, when the main process is up and ready.
 /// `deactivating` does not either.
 pub(super) fn is_running(active_state: &str, sub_state: &str) -> bool {
     match active_state {
@@ -66,8 +79,8 @@ pub(super) fn is_running(active_state: &str, sub_state: &str) -> bool {
 
 /// Whether a unit starts at boot; `None`: it can be neither enabled nor disabled by itself.
 ///
-/// `static` has no `[Install]`; `indirect` has one that names other units only; `transient` and units
-/// without a file have none. A unit that is enabled only under `/run` does not start at boot.
+/// `static` has no `[Install]`; `indirect` has one that names other units only; `transient` and
+/// units without a file have none. A unit that is enabled only under `/run` does not start at boot.
 fn is_enabled(unit_file_state: &str) -> Option<bool> {
     match unit_file_state {
         "enabled" | "alias" => Some(true),
@@ -86,6 +99,8 @@ mod tests {
         assert_eq!(unit_name("app_foo").unwrap(), "app_foo.service");
         assert_eq!(unit_name("app.foo").unwrap(), "app.foo.service");
         assert_eq!(unit_name("app_foo.timer").unwrap(), "app_foo.timer");
+        assert_eq!(unit_name("data.automount").unwrap(), "data.automount");
+        assert_eq!(unit_name("app.slice").unwrap(), "app.slice");
         assert_eq!(unit_name("ssh.service").unwrap(), "ssh.service");
         assert!(unit_name("../ssh").is_err());
     }

@@ -1,8 +1,8 @@
-//! The states of the host's units as last read, kept up to date by systemd's signals: on a steady host an
-//! observation makes no call.
+//! The states of the host's units as last read, kept up to date by systemd's signals: on a steady
+//! host an observation makes no call.
 //!
-//! A signal never changes a known state: it voids it, and the next observation reads it again. Signals
-//! and replies are processed by different tasks, in no certain order.
+//! A signal never changes a known state: it voids it, and the next observation reads it again.
+//! Signals and replies are processed by different tasks, in no certain order.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -80,8 +80,8 @@ impl View {
         self.lock().signals_seen
     }
 
-    /// Stores the state of `service`. `since`: [`Self::signals_seen`] before it was read; a later signal
-    /// may be newer than the answer and had nothing to void yet.
+    /// Stores the state of `service`. `since`: [`Self::signals_seen`] before it was read; a later
+    /// signal may be newer than the answer and had nothing to void yet.
     pub(super) fn learn(&self, service: &str, unit: &str, state: ServiceState, since: u64) {
         let mut inner = self.lock();
         let known = KnownUnit {
@@ -99,8 +99,8 @@ impl View {
         self.lock().known.remove(service);
     }
 
-    /// Until the returned value is dropped, changes of `service` are this agent's own; then its known
-    /// state is void.
+    /// Until the returned value is dropped, changes of `service` are this agent's own; then its
+    /// known state is void.
     pub(super) fn changing<'a>(&'a self, service: &str, unit: &str) -> Changing<'a> {
         let mut inner = self.lock();
         let known = inner.known.get(service).map(|known| known.unit.clone());
@@ -137,8 +137,8 @@ impl View {
         );
     }
 
-    /// Signal: a job of `unit` has ended. Always reported: nothing else signals the start of a unit that
-    /// was not loaded.
+    /// Signal: a job of `unit` has ended. Always reported: nothing else signals the start of a unit
+    /// that was not loaded.
     pub(super) fn job_ended(&self, unit: &str, job: EndedJob) {
         self.changed(|other| other == unit, |known| known.unit == unit, |_| true);
         self.lock()

@@ -1,8 +1,9 @@
 //! SysV scripts under `etc/init.d`, which answer with LSB exit codes
 //! (<https://refspecs.linuxfoundation.org/LSB_5.0.0/LSB-Core-generic/LSB-Core-generic/iniscrptact.html>).
 //!
-//! Each question costs a process, so answers are cached: until this agent changes the service, or until a
-//! caller asks for a `fresh` one (a ping, a heartbeat) and the cached one is older than [`FRESH_FOR`].
+//! Each question costs a process, so answers are cached: until this agent changes the service, or
+//! until a caller asks for a `fresh` one (a ping, a heartbeat) and the cached one is older than
+//! [`FRESH_FOR`].
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -23,8 +24,12 @@ use boot_links::BootLinks;
 const SCRIPTS: &str = "/etc/init.d";
 /// A younger answer counts as fresh.
 const FRESH_FOR: Duration = Duration::from_secs(5);
-/// For one run of a script.
-const DEADLINE: Duration = Duration::from_secs(60);
+/// For a `status` of a script.
+const STATUS_DEADLINE: Duration = Duration::from_secs(30);
+/// For any other action: large Java applications start for minutes.
+const ACTION_DEADLINE: Duration = Duration::from_secs(300);
+/// A script whose `status` has hung is not asked again sooner: it may take its whole deadline.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
 /// Only errors quote the output of a script.
 const OUTPUT_CAP: usize = 64 * 1024;
 /// The root, for scripts in a sandbox.
@@ -37,10 +42,21 @@ pub struct SysV {
     answers: Mutex<HashMap<String, CachedAnswer>>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct CachedAnswer {
-    running: bool,
+    /// An error: the script cannot tell.
+    running: Result<bool, HostError>,
     at: Instant,
+}
+
+impl CachedAnswer {
+    fn is_valid(&self, fresh: bool) -> bool {
+        match (&self.running, fresh) {
+            (Ok(_), false) => true,
+            (Ok(_), true) => self.at.elapsed() <= FRESH_FOR,
+            (Err(error), _) => error.category == Category::Timeout && self.at.elapsed() <= ASK_AGAIN,
+        }
+    }
 }
 
 /// The answer of `status`.
@@ -99,7 +115,8 @@ impl SysV {
         }
     }
 
-    /// Runs the script to its end even if the future is dropped: half a start is worse than a late one.
+    /// Runs the script to its end even if the future is dropped: half a start is worse than a late
+    /// one.
     async fn act(&self, service: &str, action: &'static str) -> Result<Output, HostError> {
         self.existing_script(service)?;
         self.forget(service);
@@ -130,7 +147,10 @@ impl SysV {
     fn command(&self, service: &str, action: &str) -> Command {
         let command = Command::new(self.script(service))
             .arg(action)
-            .deadline(DEADLINE)
+            .deadline(match action {
+                "status" => STATUS_DEADLINE,
+                _ => ACTION_DEADLINE,
+            })
             .output_cap(OUTPUT_CAP, Overflow::KeepTail);
         match self.root.is_host() {
             true => command,
@@ -177,18 +197,21 @@ impl Services for SysV {
             self.forget(service);
             return Ok(None);
         }
-        let kept = self.lock().get(service).copied();
-        let running = match kept {
-            Some(answer) if !fresh || answer.at.elapsed() <= FRESH_FOR => answer.running,
+        let cached = self.lock().get(service).cloned();
+        let running = match cached {
+            Some(answer) if answer.is_valid(fresh) => answer.running,
             Some(_) | None => {
                 // The answer is as old as the question: it misses a change in between.
                 let at = Instant::now();
-                let running = self.ask_if_running(service).await?;
-                self.lock()
-                    .insert(service.to_owned(), CachedAnswer { running, at });
+                let running = self.ask_if_running(service).await;
+                let answer = CachedAnswer {
+                    running: running.clone(),
+                    at,
+                };
+                self.lock().insert(service.to_owned(), answer);
                 running
             }
-        };
+        }?;
         let enabled = Some(self.is_enabled(service)?);
         Ok(Some(ServiceState {
             running,
@@ -269,6 +292,25 @@ fn status_of(exit: Exit) -> LsbStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// R02: a script that hangs costs its whole deadline.
+    #[test]
+    fn a_status_that_hangs_is_asked_again_only_after_a_while() {
+        let failed = |category| Err(HostError::new(category, "cannot tell"));
+        let table = [
+            (Ok(true), 30, false, true),
+            (Ok(true), 30, true, false),
+            (Ok(true), 1, true, true),
+            (failed(Category::Timeout), 30, true, true),
+            (failed(Category::Timeout), 61, true, false),
+            (failed(Category::Script), 1, false, false),
+        ];
+        for (running, age_s, fresh, valid) in table {
+            let at = Instant::now() - Duration::from_secs(age_s);
+            let answer = CachedAnswer { running, at };
+            assert_eq!(answer.is_valid(fresh), valid, "{answer:?} {age_s} {fresh}");
+        }
+    }
 
     #[test]
     fn lsb_status_codes() {
