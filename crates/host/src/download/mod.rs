@@ -1,9 +1,9 @@
 //! Downloads of packages over http and https, into a cache.
 //!
-//! One download at a time for each URL, and `max_parallel` in all, not counting those that only wait for
-//! the disk. Each try ([`transfer`]) runs on a thread that may block. A task here watches it, ends it when
-//! it is cancelled or has [`stall`]ed, and decides whether to retry at once. The engine retries later, with
-//! a longer backoff.
+//! One download at a time for each URL, and `max_parallel` in all, not counting those that only
+//! wait for the disk. Each try ([`transfer`]) runs on a thread that may block. A task here watches
+//! it, ends it when it is cancelled or has [`stall`]ed, and decides whether to retry at once. The
+//! engine retries later, with a longer backoff.
 
 mod facility;
 mod options;
@@ -11,6 +11,7 @@ mod url;
 mod transfer;
 mod client;
 mod proxy;
+mod no_proxy;
 mod tls;
 mod connections;
 mod retry_after;
@@ -36,6 +37,7 @@ use self::client::Transfer;
 pub use self::client::describe;
 use self::connections::Connections;
 use self::kept::KeptFiles;
+pub use self::no_proxy::is_no_proxy_entry;
 pub use self::options::DownloadOptions;
 use self::stall::StallWatch;
 pub use self::tls::{ClientFiles, tls_config};

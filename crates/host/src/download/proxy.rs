@@ -1,5 +1,5 @@
-//! The HTTP proxy: a tunnel (`CONNECT`) for https. For http the proxy gets the request itself, with the
-//! whole URL: most proxies tunnel only to port 443, and cache http.
+//! The HTTP proxy: a tunnel (`CONNECT`) for https. For http the proxy gets the request itself, with
+//! the whole URL: most proxies tunnel only to port 443, and cache http.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -14,6 +14,7 @@ use ureq::{Error, ProxyProtocol};
 use url::Url;
 
 use super::DownloadOptions;
+use super::no_proxy::bypasses_proxy;
 use crate::HostError;
 
 /// How one request goes through its proxy.
@@ -38,7 +39,7 @@ impl Proxy {
         let Some(configured) = configured else {
             return Ok(None);
         };
-        if bypasses_proxy(url.host_str().unwrap_or_default(), &settings.no_proxy) {
+        if bypasses_proxy(url, &settings.no_proxy) {
             return Ok(None);
         }
         let proxy = Url::parse(configured.expose()).ok();
@@ -136,20 +137,6 @@ fn decode_percent(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Whether `host` is reached without the proxy, by a list as in `no_proxy`: names, `.domain` for all
-/// below it, or `*`.
-pub fn bypasses_proxy(host: &str, no_proxy: &[String]) -> bool {
-    let host = host.to_ascii_lowercase();
-    no_proxy.iter().any(|entry| {
-        let entry = entry.to_ascii_lowercase();
-        let entry = entry.strip_prefix('*').unwrap_or(&entry);
-        match entry.strip_prefix('.') {
-            Some(_) => host.ends_with(entry),
-            None => entry.is_empty() || host == entry,
-        }
-    })
-}
-
 /// Resolves the proxy's name instead of the server's.
 #[derive(Debug)]
 struct ProxyResolver(Uri);
@@ -240,22 +227,5 @@ mod tests {
         ] {
             assert_eq!(decode_percent(text), decoded);
         }
-    }
-
-    #[test]
-    fn what_the_proxy_is_not_asked_for() {
-        let list: Vec<String> = [".corp.example", "Localhost", "*.x"].map(str::to_owned).to_vec();
-        for (host, bypasses) in [
-            ("a.corp.example", true),
-            ("corp.example", false),
-            ("evilcorp.example", false),
-            ("LOCALHOST", true),
-            ("localhost.evil", false),
-            ("a.x", true),
-        ] {
-            assert_eq!(bypasses_proxy(host, &list), bypasses, "{host}");
-        }
-        assert!(bypasses_proxy("any", &["*".to_owned()]));
-        assert!(!bypasses_proxy("any", &[]));
     }
 }
