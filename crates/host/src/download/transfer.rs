@@ -102,6 +102,10 @@ impl DownloadTry {
                 _ => Ok(self.start_over("the server sent another range than requested")),
             },
             416 if offset > 0 => self.complete_or_start_over(offset),
+            401 | 403 => {
+                let reason = format!("the server refuses it ({status}): has the URL expired?");
+                Err(self.error(Category::NotFound, &reason))
+            }
             404 | 410 => {
                 let reason = format!("the server does not have it ({status})");
                 Err(self.error(Category::NotFound, &reason))
@@ -129,7 +133,8 @@ impl DownloadTry {
         }
     }
 
-    /// The first answer that is no redirect, and whether the request was conditional ("unless unchanged").
+    /// The first answer that is no redirect, and whether the request was conditional ("unless
+    /// unchanged").
     fn follow_redirects(&self, url: &Url, offset: u64) -> Result<(http::Response<Body>, bool), HostError> {
         let mut headers = Vec::new();
         if offset > 0 {
@@ -323,7 +328,8 @@ impl DownloadTry {
         )
     }
 
-    /// The server has no bytes beyond the part: either the part is complete, or it is of another file.
+    /// The server has no bytes beyond the part: either the part is complete, or it is of another
+    /// file.
     fn complete_or_start_over(&self, offset: u64) -> Result<TryOutcome, HostError> {
         match (&self.sha256, self.digest_of(&self.entry.part)?) {
             (Some(wanted), Some(found)) if *wanted == found => {

@@ -642,7 +642,9 @@ async fn statuses_have_their_categories() {
     for (status, category) in [
         (404, Category::NotFound),
         (410, Category::NotFound),
-        (403, Category::Network),
+        // R41: a presigned URL that has expired.
+        (401, Category::NotFound),
+        (403, Category::NotFound),
         (500, Category::Network),
         (503, Category::Network),
         (204, Category::Network),
