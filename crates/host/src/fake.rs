@@ -1,9 +1,10 @@
-//! A scripted host for unit tests of the engine: packages, services, config and downloads in memory, a log
-//! of what was done, and failures on demand. What a real host does is tested on real ones.
+//! A scripted host for unit tests of the engine: packages, services, config and downloads in
+//! memory, a log of operations, and failures on demand. Tests of the real facilities use real
+//! hosts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,34 +29,34 @@ pub struct Offer {
 pub struct FakeState {
     pub offers: BTreeMap<String, Offer>,
     pub packages: PackagesByName,
-    /// As last handed out: again, as by the real ones, while nothing has changed.
+    /// The last answer; returned again while nothing has changed, as the real facility does.
     pub handed_out: Arc<InstalledPackages>,
     pub shipped: BTreeMap<String, BTreeSet<String>>,
     pub services: BTreeMap<String, ServiceState>,
-    /// What was last said of them: said again, as SysV's is, to whoever does not ask for a fresh answer.
+    /// The last answers; returned again, as SysV does, unless the caller asks for a fresh one.
     pub answers: BTreeMap<String, ServiceState>,
     pub configs: BTreeMap<String, Config>,
-    /// Where the config of a package is, for inotify.
+    /// The config file of a package, for the drift watch.
     pub watched_files: BTreeMap<String, PathBuf>,
-    /// Where a test says which services have changed.
+    /// Where a test reports changed services.
     pub changes: Arc<ServiceChanges>,
     /// Packages without hook or manifest.
     pub without_contract: BTreeSet<String>,
-    /// What was done, in order: `apply +a=1 -b`, `start a`, `config a`, ...
+    /// The operations in order: `apply +a=1 -b`, `start a`, `config a`, ...
     pub log: Vec<String>,
-    /// Operations that fail, by their line in the log; each fails as often as it stands here.
+    /// Operations that fail, by their line in the log. Each entry makes one run fail.
     pub failures: Vec<(String, HostError)>,
-    /// Operations, by their line in the log, in the midst of which somebody else removes a package.
-    pub removed_behind: Vec<(String, String)>,
+    /// Operations, by their line in the log, during which a package is removed externally.
+    pub removed_externally: Vec<(String, String)>,
     /// Transactions that change the packages although they fail.
     pub half_done: Vec<String>,
     /// Applications whose health checks fail.
     pub unhealthy: BTreeSet<String>,
     /// How long the start of a service takes.
     pub start_takes: Duration,
-    /// Services that end by themselves right after their start.
+    /// Services that end right after their start.
     pub dying: BTreeSet<String>,
-    /// Held while a transaction runs, if a test wants it to take its time.
+    /// A transaction waits for a permit, if a test sets this.
     pub gate: Option<Arc<tokio::sync::Semaphore>>,
 }
 
@@ -95,23 +96,23 @@ impl FakeHost {
     }
 
     pub fn with<T>(&self, change: impl FnOnce(&mut FakeState) -> T) -> T {
-        change(&mut self.0.lock().unwrap())
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub fn take_log(&self) -> Vec<String> {
         self.with(|state| std::mem::take(&mut state.log))
     }
 
-    /// Logs an operation; fails if it is to fail.
+    /// Logs an operation, and fails if it is in `failures`.
     fn act(&self, line: String) -> Result<(), HostError> {
         self.with(|state| {
             let failure = state.failures.iter().position(|(failing, _)| *failing == line);
             if let Some(index) = state
-                .removed_behind
+                .removed_externally
                 .iter()
                 .position(|(during, _)| *during == line)
             {
-                let (_, package) = state.removed_behind.remove(index);
+                let (_, package) = state.removed_externally.remove(index);
                 state.remove(&package);
             }
             state.log.push(line);
@@ -385,7 +386,7 @@ impl Downloads for FakeHost {
         if !self.with(|state| state.offers.contains_key(&download.url)) {
             return Err(HostError::new(
                 Category::NotFound,
-                format!("{} is not there (404)", download.url),
+                format!("{} does not exist (404)", download.url),
             ));
         }
         let name = download.url.rsplit('/').next().unwrap_or_default();

@@ -1,5 +1,5 @@
-//! The config of a manifest's files, cached until one of them changes: so a heartbeat neither reads nor
-//! parses files (DESIGN section 8: an observation of 100 applications in under 5 ms).
+//! The config of a manifest's files, cached until one of them changes: so a heartbeat neither reads
+//! nor parses files (DESIGN section 8: an observation of 100 applications in under 5 ms).
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,8 +11,8 @@ use super::files::{self, ConfigReading, FileStamps};
 use super::manifest::Manifest;
 use crate::{HostError, Root};
 
-/// After this time files are read again even if their stamps are unchanged: other hosts (over NFS) and
-/// memory mappings may change a file without a new stamp.
+/// After this time files are read again even if their stamps are unchanged: other hosts (over NFS)
+/// and memory mappings may change a file without a new stamp.
 const READ_AGAIN: Duration = Duration::from_secs(600);
 
 /// The cached config of one manifest.

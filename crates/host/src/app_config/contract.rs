@@ -24,7 +24,8 @@ pub(super) const HOOKS: &str = "/opt/pf9";
 pub(super) const MANIFESTS: [&str; 2] = ["/etc/hostagent/apps", "/usr/share/hostagent/apps"];
 const MAX_MANIFEST: u64 = 256 * 1024;
 const EXECUTABLE: u32 = 0o111;
-/// A hook whose `--get-services` has failed is not asked again sooner: it may take its whole deadline.
+/// A hook whose `--get-services` has failed is not asked again sooner: it may take its whole
+/// deadline.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Finds contracts. Caches what was worked out from a file until the file changes.

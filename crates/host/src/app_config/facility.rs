@@ -35,8 +35,8 @@ pub trait AppConfig: Send + Sync {
     async fn contract(&self, app: &AppName, package: &str) -> Result<Arc<Contract>, HostError>;
     /// The current config; empty without a contract.
     async fn read(&self, app: &AppName, package: &str) -> Result<Arc<Config>, HostError>;
-    /// Merges `desired` into the current config (other keys stay), then makes the running services read
-    /// it (reload or restart). `running`: which of the application's services run now.
+    /// Merges `desired` into the current config (other keys stay), then makes the running services
+    /// read it (reload or restart). `running`: which of the application's services run now.
     async fn write(
         &self,
         app: &AppName,
@@ -44,12 +44,13 @@ pub trait AppConfig: Send + Sync {
         desired: &Config,
         running: &BTreeSet<String>,
     ) -> Result<(), HostError>;
-    /// Applications whose last [`Self::write`] was interrupted: their services may still run with the old
-    /// config although the files hold the new one. `write` must run again even if nothing differs.
+    /// Applications whose last [`Self::write`] was interrupted: their services may still run with
+    /// the old config although the files hold the new one. `write` must run again even if nothing
+    /// differs.
     async fn unfinished(&self) -> Result<BTreeSet<AppName>, HostError>;
     /// Runs the health checks for `period`, and on until each has passed after it. Fails with
-    /// [`protocol::Category::Unhealthy`] as soon as one has failed too often. Without checks (hooks have
-    /// none) it returns at once. Cancel-safe.
+    /// [`protocol::Category::Unhealthy`] as soon as one has failed too often. Without checks (hooks
+    /// have none) it returns at once. Cancel-safe.
     async fn stays_healthy(&self, app: &AppName, package: &str, period: Duration) -> Result<(), HostError>;
     /// Runs each health check once. Cancel-safe.
     async fn is_healthy(&self, app: &AppName, package: &str) -> Result<(), HostError>;

@@ -1,4 +1,5 @@
-//! The config files of a manifest. All new texts are made and checked before the first file is written.
+//! The config files of a manifest. All new texts are made and checked before the first file is
+//! written.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
@@ -10,7 +11,7 @@ use std::time::SystemTime;
 use protocol::{Category, Config};
 
 use super::formats::Keys;
-use super::manifest::{Creation, Manifest, Section};
+use super::manifest::{ConfigSection, Creation, Manifest};
 use crate::atomic_file;
 use crate::paths::{Stamp, look, resolve_and_read};
 use crate::{HostError, Root};
@@ -39,11 +40,13 @@ struct ConfigFile {
 /// The config that the files hold.
 pub struct ConfigReading {
     pub config: Config,
-    /// `None`: a file changed a moment ago, and its stamp might not show another change right after that.
+    /// `None`: a file changed a moment ago, and its stamp might not show another change right after
+    /// that.
     pub files: Option<FileStamps>,
 }
 
-/// The stamps of files when they were read, by the paths in the manifest; `None`: there was no file.
+/// The stamps of files when they were read, by the paths in the manifest; `None`: there was no
+/// file.
 pub struct FileStamps(Box<[(PathBuf, Option<Stamp>)]>);
 
 impl FileStamps {
@@ -87,7 +90,7 @@ pub fn read(root: &Root, manifest: &Manifest) -> Result<ConfigReading, HostError
 
 /// The writes after which the files hold `desired`. Writes nothing.
 pub fn plan(root: &Root, manifest: &Manifest, desired: &Config) -> Result<Vec<FileWrite>, HostError> {
-    let mut files: BTreeMap<&Path, (ConfigFile, &Section, bool)> = BTreeMap::new();
+    let mut files: BTreeMap<&Path, (ConfigFile, &ConfigSection, bool)> = BTreeMap::new();
     for (name, keys) in desired.iter().filter(|(_, keys)| !keys.is_empty()) {
         let Some(section) = manifest.sections.get(name) else {
             return Err(HostError::new(
@@ -118,7 +121,7 @@ pub fn plan(root: &Root, manifest: &Manifest, desired: &Config) -> Result<Vec<Fi
         .collect()
 }
 
-fn write_of(root: &Root, found: ConfigFile, section: &Section) -> Result<FileWrite, HostError> {
+fn write_of(root: &Root, found: ConfigFile, section: &ConfigSection) -> Result<FileWrite, HostError> {
     if found.text.len() as u64 > MAX_FILE {
         let why = format!("it would be larger than {MAX_FILE} bytes");
         return Err(refused(&section.file, why));
@@ -142,9 +145,11 @@ fn write_of(root: &Root, found: ConfigFile, section: &Section) -> Result<FileWri
     })
 }
 
-/// Replaces one file; its mode and owner stay.
+/// Replaces one file. Mode and owner of an existing file stay.
 pub fn write(write: &FileWrite) -> Result<(), HostError> {
-    atomic_file::replace_owned(&write.path, write.text.as_bytes(), write.mode, write.owner).map_err(|error| {
+    let bytes = write.text.as_bytes();
+    let written = atomic_file::replace_or_overwrite(&write.path, bytes, write.mode, write.owner);
+    written.map_err(|error| {
         let category = match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Category::DiskSpace,
             _ => Category::Host,
@@ -202,7 +207,7 @@ fn without_prefix(keys: Keys, prefix: &str) -> Keys {
 }
 
 /// User and group of a new file.
-fn owner_of_new(root: &Root, section: &Section) -> Result<Option<(u32, u32)>, HostError> {
+fn owner_of_new(root: &Root, section: &ConfigSection) -> Result<Option<(u32, u32)>, HostError> {
     let Creation {
         owner: Some(owner), ..
     } = &section.creation
@@ -242,8 +247,8 @@ struct Account {
     group: Option<u32>,
 }
 
-/// A line of passwd(5) or group(5). Names from the network (LDAP) are not supported: they do not own
-/// configuration files of packages, and numbers are always possible.
+/// A line of passwd(5) or group(5). Names from the network (LDAP) are not supported: they do not
+/// own configuration files of packages, and numbers are always possible.
 fn account(root: &Root, database: &str, name: &str) -> Option<Account> {
     let text = fs::read_to_string(root.join(database)).ok()?;
     text.lines().find_map(|line| {

@@ -1,5 +1,5 @@
-//! The application contract (docs/app-contract.md): how an application's config is read and written. By
-//! its hook if it has one, otherwise by its manifest.
+//! The application contract (docs/app-contract.md): how an application's config is read and
+//! written. By its hook if it has one, otherwise by its manifest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -42,8 +42,8 @@ pub struct Contracts {
 }
 
 impl Contracts {
-    /// `services` are reloaded or restarted. `state_dir` (a real path, the agent's own) stores which
-    /// writes are unfinished.
+    /// `services` are reloaded or restarted. `state_dir` (a real path, the agent's own) stores
+    /// which writes are unfinished.
     pub fn new(root: Root, services: Arc<dyn Services>, state_dir: &Path) -> Self {
         Self {
             finder: ContractFinder::new(root.clone(), HOOK_DEADLINE),
@@ -107,7 +107,8 @@ impl Contracts {
         self.unfinished.finish(app)
     }
 
-    /// Reloads or restarts all running services, also after one has failed; returns the first failure.
+    /// Reloads or restarts all running services, also after one has failed; returns the first
+    /// failure.
     async fn make_services_read_config(
         &self,
         manifest: &Manifest,

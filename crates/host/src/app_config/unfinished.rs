@@ -1,5 +1,5 @@
-//! Applications whose config was written but whose services have not read it yet. One file for each, so
-//! that the next agent knows it if this one is killed in between.
+//! Applications whose config was written but whose services have not read it yet. One file for
+//! each, so that the next agent knows it if this one is killed in between.
 
 use std::collections::BTreeSet;
 use std::fs;

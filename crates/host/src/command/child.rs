@@ -12,11 +12,11 @@ use super::ended::{End, Ended};
 use super::group::Group;
 use super::{Argument, Command, Exit, Leftovers};
 
-/// Where programs are looked up: the PATH of a root login, whatever the agent's own is (dpkg needs the
-/// sbin folders).
+/// Where programs are looked up: the PATH of a root login, whatever the agent's own is (dpkg needs
+/// the sbin folders).
 pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// How long to wait for output of processes that outlive the child. The child's own output is already
-/// in the pipe.
+/// How long to wait for output of processes that outlive the child. The child's own output is
+/// already in the pipe.
 const AFTER_EXIT: Duration = Duration::from_millis(100);
 /// How long a killed child may take to disappear. Longer means that the kernel blocks it (state D).
 pub(super) const AFTER_KILL: Duration = Duration::from_secs(5);

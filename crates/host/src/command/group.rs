@@ -19,8 +19,9 @@ impl Group {
         self.0 = None;
     }
 
-    /// Kills the group, and the descendants that have left it (apt runs dpkg in a session of its own).
-    /// The child is not reaped yet, or only just now, so that its id cannot belong to another process.
+    /// Kills the group, and the descendants that have left it (apt runs dpkg in a session of its
+    /// own). The child is not reaped yet, or only just now, so that its id cannot belong to another
+    /// process.
     pub fn kill(&mut self) {
         if let Some(leader) = self.0.take() {
             kill(leader, descendants(leader));

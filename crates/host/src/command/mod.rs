@@ -1,16 +1,16 @@
 //! The one spawner of child processes.
 //!
 //! A child gets its arguments unchanged (there is no shell), an environment of its own, `/` as its
-//! folder, an empty stdin and a process group. [`Command::run`] always returns soon after the deadline
-//! and holds at most twice the output cap: a child that hangs, prints without end or leaves processes
-//! that keep the pipes open can neither block the agent nor fill its memory.
+//! folder, an empty stdin and a process group. [`Command::run`] always returns soon after the
+//! deadline and holds at most twice the output cap: a child that hangs, prints without end or
+//! leaves processes that keep the pipes open can neither block the agent nor fill its memory.
 //!
 //! Dropping the future kills the process group. A command that must not be interrupted (a package
 //! manager) runs with [`Command::run_to_end`].
 //!
-//! On a host with systemd the agent's own unit is sandboxed, and its commands must not be: a package
-//! manager runs in a unit of its own ([`Command::in_unit`]) and continues without the agent; hooks and
-//! health checks are started by a [`Runner`] ([`Command::by_runner`]).
+//! On a host with systemd the agent's own unit is sandboxed, and its commands must not be: a
+//! package manager runs in a unit of its own ([`Command::in_unit`]) and continues without the
+//! agent; hooks and health checks are started by a [`Runner`] ([`Command::by_runner`]).
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
@@ -126,8 +126,8 @@ impl Command {
         self
     }
 
-    /// An argument that appears in no log and no error. (Every user can read it in `/proc` while the
-    /// child runs.)
+    /// An argument that appears in no log and no error. (Every user can read it in `/proc` while
+    /// the child runs.)
     pub fn secret_arg(mut self, argument: impl AsRef<OsStr>) -> Self {
         let argument = argument.as_ref();
         self.arguments.push(Argument::Secret(argument.into()));
@@ -180,8 +180,9 @@ impl Command {
         self
     }
 
-    /// If there are units, it runs in one of its own, with an empty stdin and [`Overflow::KeepTail`]. All
-    /// its processes are killed at its end. It continues if the future is dropped.
+    /// If there are units, it runs in one of its own, with an empty stdin and
+    /// [`Overflow::KeepTail`]. All its processes are killed at its end. It continues if the future
+    /// is dropped.
     pub fn in_unit(mut self, units: Option<&Arc<OwnUnits>>) -> Self {
         if let Some(units) = units {
             self.place = Place::Unit(units.clone());

@@ -31,7 +31,8 @@ impl Command {
         result
     }
 
-    /// As [`Self::run_any_exit`], but runs to its end or its deadline even if the future is dropped.
+    /// As [`Self::run_any_exit`], but runs to its end or its deadline even if the future is
+    /// dropped.
     pub async fn run_to_end(self) -> Result<Output, CommandError> {
         let command = self.to_string();
         let task = tokio::spawn(async move { self.run_any_exit().await });

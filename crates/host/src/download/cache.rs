@@ -1,8 +1,8 @@
 //! The folder of downloaded packages: names, metadata and eviction.
 //!
 //! Each URL (and digest) has one entry of up to four files: `NAME` (complete), `NAME.meta` (its
-//! validators), `NAME.part` and `NAME.part.meta` (of an interrupted try). The cache never touches files
-//! with other names.
+//! validators), `NAME.part` and `NAME.part.meta` (of an interrupted try). The cache never touches
+//! files with other names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -117,7 +117,8 @@ impl PackageCache {
         uses.handed_out.clear();
     }
 
-    /// Records that `entry` is used now. Eviction spares it until the next [`PackageCache::protect`].
+    /// Records that `entry` is used now. Eviction spares it until the next
+    /// [`PackageCache::protect`].
     pub fn hand_out(&self, entry: &CacheEntry) -> PathBuf {
         self.uses().handed_out.insert(entry.name.clone());
         // Its age in the cache counts from now. If this fails, it is only evicted earlier.
@@ -230,7 +231,8 @@ impl CacheEntry {
         read_meta(&self.part_meta).unwrap_or_default()
     }
 
-    /// Durable, except for the first metadata of a part: if a crash loses them, the part is fetched again.
+    /// Durable, except for the first metadata of a part: if a crash loses them, the part is fetched
+    /// again.
     pub fn write_part_meta(&self, meta: &FileMeta) -> Result<(), HostError> {
         let bytes = serde_json::to_vec(meta).unwrap_or_default();
         if meta.synced == 0 && !self.part_meta.exists() {
@@ -253,8 +255,8 @@ impl CacheEntry {
     }
 
     /// Makes the part, which is fsynced, the complete file. Meanwhile there may be a file without
-    /// validators, but never one with wrong validators. A power failure may undo the rename; then the
-    /// part is completed or fetched again. Files that must be durable are kept elsewhere
+    /// validators, but never one with wrong validators. A power failure may undo the rename; then
+    /// the part is completed or fetched again. Files that must be durable are kept elsewhere
     /// ([`super::kept`]).
     pub fn complete_part(&self) -> io::Result<()> {
         match fs::remove_file(&self.meta) {
@@ -280,8 +282,8 @@ fn read_meta(path: &Path) -> Option<FileMeta> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
-/// `0123456789abcdef-name_1.0_amd64.deb`: the hash of URL and digest makes it unique; the URL's last
-/// segment is for people, and for package managers that need the extension.
+/// `0123456789abcdef-name_1.0_amd64.deb`: the hash of URL and digest makes it unique; the URL's
+/// last segment is for people, and for package managers that need the extension.
 fn entry_name(download: &Download) -> String {
     let mut hash = Sha256::new();
     hash.update(download.url.as_bytes());

@@ -29,8 +29,8 @@ pub struct Transfer {
 }
 
 impl Transfer {
-    /// Ends the transfer: a blocked read or write fails at once, and nothing new begins. A name lookup or
-    /// connect in progress ends at its own timeout.
+    /// Ends the transfer: a blocked read or write fails at once, and nothing new begins. A name
+    /// lookup or connect in progress ends at its own timeout.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
         if let Some(current) = self.release() {
@@ -156,7 +156,8 @@ impl Client<'_> {
     }
 }
 
-/// Whether the server may just have closed an idle connection. Such an error says nothing about the server.
+/// Whether the server may just have closed an idle connection. Such an error says nothing about the
+/// server.
 fn may_be_idle_close(error: &ureq::Error) -> bool {
     !matches!(error, ureq::Error::Timeout(_) | ureq::Error::HostNotFound)
 }

@@ -1,5 +1,5 @@
-//! What downloads share: idle connections, and the TLS set-up with the trusted certificates. Dropped with
-//! the last download in progress, so that an idle agent keeps none of it in memory.
+//! What downloads share: idle connections, and the TLS set-up with the trusted certificates.
+//! Dropped with the last download in progress, so that an idle agent keeps none of it in memory.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 

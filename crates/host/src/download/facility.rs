@@ -26,11 +26,12 @@ pub trait Downloads: Send + Sync {
     async fn fetch(&self, download: &Download, cancel: &Cancel) -> Result<PathBuf, HostError>;
     /// Deletes a file that is not valid, so that the next [`Self::fetch`] downloads it again.
     async fn discard(&self, file: &Path);
-    /// Keeps the current content of a fetched file under another path, whatever is fetched from the same
-    /// URL later. Returns that path. It is kept until a call of [`Self::protect`] does not name it.
+    /// Keeps the current content of a fetched file under another path, whatever is fetched from the
+    /// same URL later. Returns that path. It is kept until a call of [`Self::protect`] does not
+    /// name it.
     async fn keep(&self, file: &Path) -> Result<PathBuf, HostError>;
-    /// Makes the cache keep `files` (those that a rollback needs), however full it is. Releases every
-    /// other file that was kept, or fetched before this call.
+    /// Makes the cache keep `files` (those that a rollback needs), however full it is. Releases
+    /// every other file that was kept, or fetched before this call.
     fn protect(&self, files: &BTreeSet<PathBuf>);
 }
 

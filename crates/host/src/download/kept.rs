@@ -1,5 +1,5 @@
-//! Package files that a rollback may need, kept under paths of their own: neither eviction nor a newer
-//! download of the same URL changes them.
+//! Package files that a rollback may need, kept under paths of their own: neither eviction nor a
+//! newer download of the same URL changes them.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

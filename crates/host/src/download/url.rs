@@ -17,7 +17,8 @@ pub enum Location {
     Local(PathBuf),
 }
 
-/// `url` for a host of `family`: `.rpm` becomes `.deb` or the other way round. Query and fragment stay.
+/// `url` for a host of `family`: `.rpm` becomes `.deb` or the other way round. Query and fragment
+/// stay.
 pub fn url_for_family(url: &str, family: Family) -> String {
     let (path, rest) = url.split_at(url.find(['?', '#']).unwrap_or(url.len()));
     for other in [Family::Deb, Family::Rpm] {
@@ -61,7 +62,8 @@ pub fn parse(text: &str, allow_file_urls: bool, root: &Root) -> Result<Location,
     }
 }
 
-/// The target of a redirect from `from`. https must not redirect to http, and neither to another scheme.
+/// The target of a redirect from `from`. https must not redirect to http, and neither to another
+/// scheme.
 pub fn follow(from: &Url, location: &str) -> Result<Url, HostError> {
     let refuse = |to: &str, reason: &str| {
         let message = format!(

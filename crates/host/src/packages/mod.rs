@@ -304,7 +304,7 @@ mod tests {
     fn more_than_the_free_space_is_refused() {
         let root = Root::new("/");
         let file = |installed_size| {
-            let file = super::super::PackageFile {
+            let file = PackageFile {
                 path: "/x.deb".into(),
                 name: "x".into(),
                 version: "1".into(),

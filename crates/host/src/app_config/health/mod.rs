@@ -1,6 +1,8 @@
-//! Health checks of an application's manifest: whether it works, whatever the states of its services.
+//! Health checks of an application's manifest: whether it works, whatever the states of its
+//! services.
 //!
-//! Keeps no state. Dropping a check's future ends the check: its process is killed, its connection closed.
+//! Keeps no state. Dropping a check's future ends the check: its process is killed, its connection
+//! closed.
 
 use std::future::Future;
 use std::path::Path;
@@ -12,7 +14,7 @@ use protocol::{AppName, Category};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::hook::said_to_operator;
+use super::hook::lines_for_operator;
 use super::manifest::{HealthCheck, Probe};
 use crate::command::{Command, Leftovers, Overflow, Runner};
 use crate::download::{describe, tls_config};
@@ -42,11 +44,11 @@ impl Checker<'_> {
         try_join_all(once).await.map(drop)
     }
 
-    /// Runs each check at once, at its interval, and once more at the end of `period`, all in parallel.
-    /// Fails as soon as one has failed too often in a row.
+    /// Runs each check at once, at its interval, and once more at the end of `period`, all in
+    /// parallel. Fails as soon as one has failed too often in a row.
     ///
-    /// Succeeds only with a pass of every check: if the last one before the end of `period` has failed,
-    /// it continues at its interval until it passes or has failed too often.
+    /// Succeeds only with a pass of every check: if the last one before the end of `period` has
+    /// failed, it continues at its interval until it passes or has failed too often.
     pub async fn stays_healthy(
         self,
         app: &AppName,
@@ -157,8 +159,8 @@ async fn exec(checker: Checker<'_>, argv: &[String], timeout: Duration) -> Resul
         return Ok(());
     }
     let failure = command.failure(&output);
-    Err(match said_to_operator(&output.stderr) {
-        Some(said) => format!("{failure}: {said}"),
+    Err(match lines_for_operator(&output.stderr) {
+        Some(lines) => format!("{failure}: {lines}"),
         None => failure.to_string(),
     })
 }

@@ -1,11 +1,11 @@
-//! Children outside the agent's sandbox. Hooks and health checks may need anything that their application
-//! needs; if they ran in the agent's unit, it could not be sandboxed at all.
+//! Children outside the agent's sandbox. Hooks and health checks may need anything that their
+//! application needs; if they ran in the agent's unit, it could not be sandboxed at all.
 //!
-//! A runner is a process of the agent's own program, in a transient unit of its own. The agent passes it
-//! a socket for each child and sends the child's command there. That way no argument, which may be a
-//! secret, is a property of a unit, where every user could read it. The runner runs a child as the agent
-//! itself would ([`super::child`]). It is started with the first child, and ends after a while without
-//! children, and with the agent.
+//! A runner is a process of the agent's own program, in a transient unit of its own. The agent
+//! passes it a socket for each child and sends the child's command there. That way no argument,
+//! which may be a secret, is a property of a unit, where every user could read it. The runner runs
+//! a child as the agent itself would ([`super::child`]). It is started with the first child, and
+//! ends after a while without children, and with the agent.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -80,7 +80,8 @@ enum NotTaken {
 }
 
 impl Runner {
-    /// `None`: `root` is a sandbox, its host has another init system, or this user may not start units.
+    /// `None`: `root` is a sandbox, its host has another init system, or this user may not start
+    /// units.
     pub fn of(root: &Root) -> Option<Arc<Self>> {
         let may = rustix::process::geteuid().is_root();
         (may && is_systemd(root)).then(|| Self::new(Start::Unit))

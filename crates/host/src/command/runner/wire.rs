@@ -1,7 +1,8 @@
 //! The messages of agent and runner about one child, over a socket of its own.
 //!
-//! A frame is a length (4 bytes, big-endian), a JSON head of that length, and the byte strings whose
-//! lengths are in the head: arguments and output need not be text. Both sides are the same program.
+//! A frame is a length (4 bytes, big-endian), a JSON head of that length, and the byte strings
+//! whose lengths are in the head: arguments and output need not be text. Both sides are the same
+//! program.
 
 use std::ffi::OsString;
 use std::io;
@@ -18,7 +19,8 @@ use crate::command::{Argument, Command, Exit, Leftovers, Overflow};
 /// More than any child may be given or may print.
 const MAX_FRAME: usize = 64 * 1024 * 1024;
 
-/// The child to start. Its program, its arguments, the names and values of its environment and its stdin follow.
+/// The child to start. Its program, its arguments, the names and values of its environment and its
+/// stdin follow.
 #[derive(Debug, Serialize, Deserialize)]
 struct ChildRequest {
     arguments: usize,

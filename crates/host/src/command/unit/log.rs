@@ -47,8 +47,8 @@ impl Logs {
         Ok([appending(stdout)?, appending(stderr)?])
     }
 
-    /// Keeps a child that prints without end from filling the memory: the newest output stays. A hole
-    /// replaces the oldest output, so that nothing is lost that is printed at that instant.
+    /// Keeps a child that prints without end from filling the memory: the newest output stays. A
+    /// hole replaces the oldest output, so that nothing is lost that is printed at that instant.
     pub fn cut(&self) {
         for path in &self.paths {
             if let Err(error) = self.cut_one(path) {

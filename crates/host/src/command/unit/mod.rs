@@ -1,8 +1,9 @@
-//! A child in a systemd unit of its own, outside the agent's unit: it continues when the agent is stopped,
-//! killed or upgraded, and the agent's limits and sandbox do not apply to it.
+//! A child in a systemd unit of its own, outside the agent's unit: it continues when the agent is
+//! stopped, killed or upgraded, and the agent's limits and sandbox do not apply to it.
 //!
-//! The unit stays loaded after its child has ended (`RemainAfterExit`), until its starter has read the
-//! result. An agent that finds a unit whose starter is gone (an orphan) waits for its end and unloads it.
+//! The unit stays loaded after its child has ended (`RemainAfterExit`), until its starter has read
+//! the result. An agent that finds a unit whose starter is gone (an orphan) waits for its end and
+//! unloads it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,8 +56,8 @@ impl OwnUnits {
         }
     }
 
-    /// Waits for the ends of orphans; kills each that still runs `deadline` from now. Returns how each
-    /// has ended, if known. The units stay loaded, so that every caller sees them.
+    /// Waits for the ends of orphans; kills each that still runs `deadline` from now. Returns how
+    /// each has ended, if known. The units stay loaded, so that every caller sees them.
     pub async fn wait_for_orphans(&self, deadline: Duration) -> Result<Vec<Option<Output>>, CommandError> {
         let mut outputs = Vec::new();
         for name in orphans().await? {

@@ -44,7 +44,8 @@ pub(in crate::command) enum UnitState {
     Gone,
 }
 
-/// systemd, as far as transient units need it. A connection of its own: it lives for one run of a child.
+/// systemd, as far as transient units need it. A connection of its own: it lives for one run of a
+/// child.
 pub(in crate::command) struct TransientUnits {
     client: SystemdClient,
 }
@@ -56,8 +57,8 @@ impl TransientUnits {
         Ok(Self { client })
     }
 
-    /// The unit stays loaded after its end. `deadline`: how long it may continue when the host shuts
-    /// down.
+    /// The unit stays loaded after its end. `deadline`: how long it may continue when the host
+    /// shuts down.
     pub(super) async fn start(
         &self,
         unit: &NewUnit<'_>,
@@ -74,7 +75,8 @@ impl TransientUnits {
             ("RemainAfterExit", true.into()),
             ("StandardOutputFileDescriptor", file(stdout)),
             ("StandardErrorFileDescriptor", file(stderr)),
-            // A stop, as at a shutdown of the host, does not disturb it. To end it at once, kill it.
+            // A stop, as at a shutdown of the host, does not disturb it. To end it at once, kill
+            // it.
             ("KillSignal", rustix::process::Signal::CONT.as_raw().into()),
             ("TimeoutStopUSec", microseconds.into()),
             // For the case that there is no agent to kill it.
@@ -83,8 +85,8 @@ impl TransientUnits {
         self.start_transient(unit.name, properties).await
     }
 
-    /// The unit reads `stdin` and ends at its end. A stop, as at a shutdown of the host, does not end it
-    /// sooner. It is unloaded at its end; processes that it has started live on.
+    /// The unit reads `stdin` and ends at its end. A stop, as at a shutdown of the host, does not
+    /// end it sooner. It is unloaded at its end; processes that it has started live on.
     pub async fn start_with_stdin(&self, unit: &NewUnit<'_>, stdin: OwnedFd) -> Result<(), SystemdError> {
         let mut properties = unit.properties();
         properties.extend([

@@ -181,7 +181,7 @@ async fn a_hook_that_ignores_a_key_is_found_out() {
     assert!(
         error
             .message
-            .contains("does not show the desired value of a.k afterwards"),
+            .contains("does not print the desired value of a.k afterwards"),
         "{error}"
     );
     assert!(!error.message.contains("S3CRET"), "{error}");
@@ -265,7 +265,7 @@ async fn a_hook_without_its_interpreter_is_said_to_be_so() {
     sandbox.file(HOOK, "#!/no/such/interpreter\n", 0o755);
     let error = sandbox.contracts.read(&app("web"), "web").await.unwrap_err();
     assert!(
-        error.message.contains("could not be run; is its interpreter"),
+        error.message.contains("cannot be run; does its interpreter"),
         "{error}"
     );
 }
