@@ -165,6 +165,8 @@ mod tests {
             (LogLevel::Debug, "zbus::connection", Level::WARN, true),
             (LogLevel::Info, "bus::amqp", Level::INFO, true),
             (LogLevel::Info, "bus::amqp", Level::DEBUG, false),
+            (LogLevel::Info, "host::download", Level::INFO, true),
+            (LogLevel::Info, "host::download", Level::DEBUG, false),
             (LogLevel::Error, "lapin", Level::WARN, false),
             (LogLevel::Critical, "hostagent", Level::WARN, false),
             (LogLevel::Critical, "hostagent", Level::ERROR, true),
