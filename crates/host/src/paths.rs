@@ -109,7 +109,7 @@ fn resolve_by_parts(root: &Root, path: &Path) -> io::Result<PathBuf> {
     for (link, maker) in links {
         if maker != 0 && maker != agent && Some(maker) != owner {
             return Err(io::Error::other(format!(
-                "the symbolic link {} belongs to user {maker}, the file it leads to does not",
+                "refusing to follow the symbolic link {}: it belongs to user {maker}, but its target does not",
                 link.display()
             )));
         }

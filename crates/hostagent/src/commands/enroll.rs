@@ -1,5 +1,5 @@
-//! `hostagent enroll`: gets this host's broker login from a master, writes it to a settings file, and starts
-//! the agent.
+//! `hostagent enroll`: gets this host's broker login from a master, writes it to a settings file,
+//! and starts the agent.
 
 use std::fs::DirBuilder;
 use std::net::IpAddr;
@@ -25,14 +25,15 @@ pub struct Request {
     /// The master: https://master.example.net:8082.
     #[arg(long, value_name = "URL")]
     pub master: Url,
-    /// The enrolment token. Better: the variable BACKBONE_ENROLL_TOKEN, because every user of this host can
-    /// read the command line while it runs.
+    /// The enrolment token. Better: the variable BACKBONE_ENROLL_TOKEN, because every user of this
+    /// host can read the command line while it runs.
     #[arg(long)]
     pub token: Option<String>,
     /// PEM file of the authorities trusted for the master. Not given: those of the host.
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// Allow a master without TLS on another machine: anybody on the network can read token and password.
+    /// Allow a master without TLS on another machine: anybody on the network can read token and
+    /// password.
     #[arg(long)]
     pub allow_plain_http: bool,
 }

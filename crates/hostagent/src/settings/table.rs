@@ -30,9 +30,9 @@ const TIB: u64 = 1 << 40;
         host_id: Option<HostId> = "", Kind::HostId;
         /// Time between two statuses that the agent sends by itself.
         heartbeat_period: Duration = "60", Kind::Seconds { min: 1, max: 86_400 };
-        /// First wait before the broker is tried again; doubles, at random, up to 5 minutes.
+        /// First pause before the agent reconnects to the broker; it doubles, with jitter, up to 5 minutes.
         connection_retry_period: Duration = "5", Kind::Seconds { min: 1, max: 300 };
-        /// Downloaded packages.
+        /// Folder of downloaded packages.
         app_cache_dir: PathBuf = "/var/cache/pf9apps", Kind::Path;
         /// Folder of the agent's state: desired state, journal, managed applications.
         state_dir: PathBuf = "/var/lib/hostagent", Kind::Path;
@@ -58,17 +58,17 @@ const TIB: u64 = 1 << 40;
     amqp: AmqpSettings {
         /// Name or address of the broker.
         host: String = "localhost", Kind::Text;
-        /// Not set: 5671, or 5672 where `[ssl] disable` is true.
+        /// Port of the broker. Not set: 5671, or 5672 if `[ssl] disable` is true.
         port: Option<u16> = "", Kind::Port;
         /// The broker's user for this host; without a password, the name in [ssl] certfile.
         username: String = "bbslave", Kind::Text;
-        /// Its password. Better: password_file.
+        /// Password of this user. Better: use password_file.
         password: Option<Secret> = "", Kind::Secret;
-        /// File that holds the password and nothing else; wins over password.
+        /// File that contains only the password; it has precedence over password.
         password_file: Option<PathBuf> = "", Kind::Path;
         /// The broker's virtual host.
         virtual_host: String = "/", Kind::Text;
-        /// Not set: `bbslave-q-` and the host id.
+        /// The host's queue. Not set: `bbslave-q-` and the host id.
         queue_name: Option<String> = "", Kind::Text;
         /// The connection counts as lost after twice this time without data from the broker.
         amqp_heartbeat_interval: Duration = "30", Kind::Seconds { min: 1, max: 3600 };
@@ -102,7 +102,7 @@ const TIB: u64 = 1 << 40;
         max_size: u64 = "2GiB", Kind::Size { min: KIB, max: TIB };
         /// A download below min_rate for this time is interrupted and resumed later.
         stall_timeout: Duration = "60", Kind::Seconds { min: 1, max: 3600 };
-        /// Bytes a second.
+        /// Bytes a second; 0: any speed above 0.
         min_rate: u64 = "1024", Kind::Size { min: 0, max: GIB };
         /// Parallel downloads.
         max_parallel: u32 = "4", Kind::Count { min: 1, max: 64 };
