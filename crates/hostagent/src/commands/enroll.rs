@@ -216,7 +216,8 @@ fn check_effect(sources: &Sources, enrolled: &Enrolled, file: &Path) -> anyhow::
     );
     ensure!(
         is_ours,
-        "another setting wins over {}: `hostagent check-config` says which. Remove it, and restart the agent",
+        "another setting has precedence over {}: find it with `hostagent check-config`, remove it, and restart \
+         the agent",
         file.display()
     );
     Ok(())
@@ -226,7 +227,7 @@ fn check_effect(sources: &Sources, enrolled: &Enrolled, file: &Path) -> anyhow::
 async fn start(settings: &Settings) -> anyhow::Result<Exit> {
     let root = settings.root();
     if !services::is_systemd(&root) {
-        print("This host does not run systemd: start `hostagent run` by its own means, at each boot.\n")?;
+        print("This host does not run systemd: make its init system start `hostagent run` at boot.\n")?;
         return Ok(Exit::Ok);
     }
     let systemd = services::detect(&root, None);
@@ -290,7 +291,7 @@ mod tests {
         let error = check_effect(&sources, &enrolled(), &main)
             .unwrap_err()
             .to_string();
-        assert!(error.contains("another setting wins"), "{error}");
+        assert!(error.contains("another setting has precedence"), "{error}");
     }
 
     #[test]
