@@ -1,5 +1,6 @@
-//! A scripted host for unit tests of the engine: packages, services, config and downloads in memory, a log
-//! of what was done, and failures on demand. What a real host does is tested on real ones.
+//! A scripted host for unit tests of the engine: packages, services, config and downloads in
+//! memory, a log of operations, and failures on demand. Tests of the real facilities use real
+//! hosts.
 
 #![allow(clippy::unwrap_used)] // For tests only: to panic is to fail the test.
 
@@ -29,28 +30,28 @@ pub struct Offer {
 }
 
 #[derive(Debug, Default)]
-pub struct State {
+pub struct FakeState {
     pub offers: BTreeMap<String, Offer>,
     pub packages: PackagesByName,
-    /// As last handed out: again, as by the real ones, while nothing has changed.
+    /// The last answer; returned again while nothing has changed, as the real facility does.
     pub handed_out: Arc<InstalledPackages>,
     pub shipped: BTreeMap<String, BTreeSet<String>>,
     pub services: BTreeMap<String, ServiceState>,
-    /// What was last said of them: said again, as SysV's is, to whoever does not ask for a fresh answer.
+    /// The last answers; returned again, as SysV does, unless the caller asks for a fresh one.
     pub answers: BTreeMap<String, ServiceState>,
     pub configs: BTreeMap<String, Config>,
-    /// Where the config of a package is, for inotify.
+    /// The config file of a package, for the drift watch.
     pub watched_files: BTreeMap<String, PathBuf>,
-    /// Where a test says which services have changed.
+    /// Where a test reports changed services.
     pub changes: Arc<ServiceChanges>,
     /// Packages without hook or manifest.
     pub without_contract: BTreeSet<String>,
-    /// What was done, in order: `apply +a=1 -b`, `start a`, `config a`, ...
+    /// The operations in order: `apply +a=1 -b`, `start a`, `config a`, ...
     pub log: Vec<String>,
-    /// Operations that fail, by their line in the log; each fails as often as it stands here.
+    /// Operations that fail, by their line in the log. Each entry makes one run fail.
     pub failures: Vec<(String, HostError)>,
-    /// Operations, by their line in the log, in the midst of which somebody else removes a package.
-    pub removed_behind: Vec<(String, String)>,
+    /// Operations, by their line in the log, during which a package is removed externally.
+    pub removed_externally: Vec<(String, String)>,
     /// Transactions that change the packages although they fail.
     pub half_done: Vec<String>,
     /// What a transaction ends with besides being done, by its line in the log.
@@ -67,13 +68,13 @@ pub struct State {
     pub unhealthy: BTreeSet<String>,
     /// How long the start of a service takes.
     pub start_takes: Duration,
-    /// Services that end by themselves right after their start.
+    /// Services that end right after their start.
     pub dying: BTreeSet<String>,
-    /// Held while a transaction runs, if a test wants it to take its time.
+    /// A transaction waits for a permit, if a test sets this.
     pub gate: Option<Arc<tokio::sync::Semaphore>>,
 }
 
-impl State {
+impl FakeState {
     pub fn remove(&mut self, package: &str) {
         self.packages.remove(package);
         for service in self.shipped.remove(package).unwrap_or_default() {
@@ -83,7 +84,7 @@ impl State {
 }
 
 #[derive(Clone, Default)]
-pub struct FakeHost(pub Arc<Mutex<State>>);
+pub struct FakeHost(pub Arc<Mutex<FakeState>>);
 
 impl FakeHost {
     pub fn host(&self) -> Host {
@@ -108,7 +109,7 @@ impl FakeHost {
         url
     }
 
-    pub fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+    pub fn with<T>(&self, change: impl FnOnce(&mut FakeState) -> T) -> T {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -116,16 +117,16 @@ impl FakeHost {
         self.with(|state| std::mem::take(&mut state.log))
     }
 
-    /// Logs an operation; fails if it is to fail.
+    /// Logs an operation, and fails if it is in `failures`.
     fn act(&self, line: String) -> Result<(), HostError> {
         self.with(|state| {
             let failure = state.failures.iter().position(|(failing, _)| *failing == line);
             if let Some(index) = state
-                .removed_behind
+                .removed_externally
                 .iter()
                 .position(|(during, _)| *during == line)
             {
-                let (_, package) = state.removed_behind.remove(index);
+                let (_, package) = state.removed_externally.remove(index);
                 state.remove(&package);
             }
             state.log.push(line);
@@ -376,6 +377,10 @@ impl Services for FakeHost {
         self.with(|state| state.answers.clear());
         Ok(())
     }
+    fn forget_answers(&self) {}
+    fn has_unit_files(&self) -> bool {
+        false
+    }
     fn services_in(&self, files: &[PathBuf]) -> BTreeSet<String> {
         files
             .iter()
@@ -386,23 +391,25 @@ impl Services for FakeHost {
 
 #[async_trait]
 impl AppConfig for FakeHost {
-    async fn contract(&self, _app: &AppName, package: &str) -> Result<Contract, HostError> {
+    async fn contract(&self, _app: &AppName, package: &str) -> Result<Arc<Contract>, HostError> {
         let none = self.with(|state| state.without_contract.contains(package));
         let kind = if none {
             ContractKind::None
         } else {
             ContractKind::Hook
         };
-        Ok(Contract {
-            manifest: None,
+        Ok(Arc::new(Contract {
             kind,
             services: None,
             watched_files: self.with(|state| state.watched_files.get(package).cloned().into_iter().collect()),
-        })
+            has_checks: true,
+            stamp: None,
+        }))
     }
 
-    async fn read(&self, app: &AppName, _package: &str) -> Result<Config, HostError> {
-        Ok(self.with(|state| state.configs.get(app.as_str()).cloned().unwrap_or_default()))
+    async fn read(&self, app: &AppName, _package: &str) -> Result<Arc<Config>, HostError> {
+        let config = self.with(|state| state.configs.get(app.as_str()).cloned().unwrap_or_default());
+        Ok(Arc::new(config))
     }
 
     async fn write(
@@ -420,6 +427,10 @@ impl AppConfig for FakeHost {
             }
         });
         Ok(())
+    }
+
+    async fn unfinished(&self) -> Result<BTreeSet<AppName>, HostError> {
+        Ok(BTreeSet::new())
     }
 
     async fn stays_healthy(&self, app: &AppName, package: &str, period: Duration) -> Result<(), HostError> {
@@ -446,7 +457,7 @@ impl Downloads for FakeHost {
         if !self.with(|state| state.offers.contains_key(&download.url)) {
             return Err(HostError::new(
                 Category::NotFound,
-                format!("{} is not there (404)", download.url),
+                format!("{} does not exist (404)", download.url),
             ));
         }
         let name = download.url.rsplit('/').next().unwrap_or_default();
@@ -454,4 +465,10 @@ impl Downloads for FakeHost {
     }
 
     async fn discard(&self, _file: &Path) {}
+
+    async fn keep(&self, file: &Path) -> Result<PathBuf, HostError> {
+        Ok(file.to_owned())
+    }
+
+    fn protect(&self, _files: &BTreeSet<PathBuf>) {}
 }

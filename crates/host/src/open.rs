@@ -8,15 +8,15 @@ use crate::command::Runner;
 use crate::download::{DownloadOptions, Downloader};
 use crate::{Family, Host, HostError, Root, packages, services};
 
-/// What the facilities of a host need to know.
+/// Options of the facilities of a host.
 #[derive(Debug, Clone)]
 pub struct HostOptions {
     pub root: Root,
     /// `None`: the package manager that the host has.
     pub family: Option<Family>,
-    /// For what the facilities must remember; a real path.
+    /// For the facilities' own state files; a real path.
     pub state_dir: PathBuf,
-    /// Downloaded packages; a real path.
+    /// For downloaded packages; a real path.
     pub cache_dir: PathBuf,
     pub download: DownloadOptions,
 }

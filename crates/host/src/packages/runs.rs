@@ -138,7 +138,7 @@ pub(super) async fn run_in_turn(
 /// See [`crate::Packages::works_alone`].
 pub(super) async fn work_alone(units: Option<&Arc<OwnUnits>>) {
     match units {
-        Some(units) => units.at_work().await,
+        Some(units) => units.wait_until_running().await,
         None => std::future::pending().await,
     }
 }
@@ -151,7 +151,7 @@ pub(super) async fn earlier_end(
     let Some(units) = units else {
         return Ok(EarlierRuns::None);
     };
-    let outputs = units.orphans_end(deadline).await?;
+    let outputs = units.wait_for_orphans(deadline).await?;
     let well = |output: &Option<Output>| {
         let output = output.as_ref();
         output.is_some_and(|output| {
@@ -168,7 +168,7 @@ pub(super) async fn earlier_end(
 /// See [`crate::Packages::forget_earlier_runs`].
 pub(super) async fn forget_earlier(units: Option<&Arc<OwnUnits>>) -> Result<(), HostError> {
     match units {
-        Some(units) => Ok(units.put_away_orphans().await?),
+        Some(units) => Ok(units.remove_orphans().await?),
         None => Ok(()),
     }
 }

@@ -210,7 +210,7 @@ fn a_support_bundle_has_what_helps_and_no_secret() {
     assert!(content("desired.json").contains("redacted: text of 7 bytes"));
     assert_eq!(
         content("progress.json"),
-        "not included: 13 bytes that are no JSON\n"
+        "not included: 13 bytes that are not JSON\n"
     );
     let printed = stdout(&output);
     assert!(printed.contains("state/desired.json"), "{printed}");

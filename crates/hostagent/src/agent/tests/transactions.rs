@@ -188,7 +188,7 @@ async fn what_fails_while_somebody_else_removes_the_package_is_no_failure() {
     let gone = HostError::new(Category::NotFound, "there is no unit a");
     driver.fake.with(|state| {
         state.services.get_mut("a").unwrap().enabled = Some(false);
-        state.removed_behind.push(("enable a".into(), "a".into()));
+        state.removed_externally.push(("enable a".into(), "a".into()));
         state.failures.push(("enable a".into(), gone));
     });
     let apps = json!({"a": {"version": "1", "url": "http://fake/a-1-1.deb", "config": {"s": {"k": "old"}}}});
