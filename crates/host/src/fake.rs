@@ -52,6 +52,12 @@ pub struct FakeState {
     pub failures: Vec<(String, HostError)>,
     /// Operations, by their line in the log, during which a package is removed externally.
     pub removed_externally: Vec<(String, String)>,
+    /// Operations, by their line in the log, during which a service is started externally.
+    pub started_externally: Vec<(String, String)>,
+    /// How long it takes to read a config.
+    pub read_takes: Duration,
+    /// Manifests with an error in them, by package.
+    pub broken_contracts: BTreeMap<String, HostError>,
     /// Transactions that change the packages although they fail.
     pub half_done: Vec<String>,
     /// What a transaction ends with besides being done, by its line in the log.
@@ -128,6 +134,16 @@ impl FakeHost {
             {
                 let (_, package) = state.removed_externally.remove(index);
                 state.remove(&package);
+            }
+            if let Some(index) = state
+                .started_externally
+                .iter()
+                .position(|(during, _)| *during == line)
+            {
+                let (_, service) = state.started_externally.remove(index);
+                if let Some(service) = state.services.get_mut(&service) {
+                    service.running = true;
+                }
             }
             state.log.push(line);
             match failure {
@@ -392,6 +408,9 @@ impl Services for FakeHost {
 #[async_trait]
 impl AppConfig for FakeHost {
     async fn contract(&self, _app: &AppName, package: &str) -> Result<Arc<Contract>, HostError> {
+        if let Some(error) = self.with(|state| state.broken_contracts.get(package).cloned()) {
+            return Err(error);
+        }
         let none = self.with(|state| state.without_contract.contains(package));
         let kind = if none {
             ContractKind::None
@@ -408,6 +427,7 @@ impl AppConfig for FakeHost {
     }
 
     async fn read(&self, app: &AppName, _package: &str) -> Result<Arc<Config>, HostError> {
+        tokio::time::sleep(self.with(|state| state.read_takes)).await;
         let config = self.with(|state| state.configs.get(app.as_str()).cloned().unwrap_or_default());
         Ok(Arc::new(config))
     }
