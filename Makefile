@@ -4,8 +4,6 @@ export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
 
 # Tests that could not be run here write their reasons here.
 SKIPS := $(CURDIR)/target/skips
-# What the agent that ships is linked against.
-MUSL := $(shell uname -m)-unknown-linux-musl
 # What the sweeps count.
 COUNTS := $(CURDIR)/target/sweep-counts
 
@@ -38,19 +36,20 @@ test-long: tools ## the sweeps in full: a fault at every system call of the agen
 	SWEEP=all RUST_BACKTRACE=0 cargo nextest run --profile long -p bbmaster --test it \
 		--no-fail-fast --success-output final --no-tests fail kills:: && exit $$ended
 
-bench: tools ## agent and master beside limits and peers, in release builds; ONLY='ping ingest' runs some, `make bench ONLY=--list` names them
-	@# The agent by itself: built together with the others, it would get the features that only they ask for. As
-	@# scripts/build-packages builds it, where it can be.
+bench: ## agent and master compared with limits and peers, in release builds; ONLY='ping ingest' runs some, ONLY=--list names them
+	@scripts/install-test-tools bench
+	@# The agent by a cargo call of its own, as in scripts/build-packages: built together with the others, it would get
+	@# the features that only they ask for.
 	@cargo build --release -p bbmaster -p bench
-	@if command -v musl-gcc >/dev/null && rustup target add $(MUSL) >/dev/null 2>&1; then \
-		cargo build --release -p hostagent --target $(MUSL) && \
-		target/release/bench --agent target/$(MUSL)/release/hostagent $(ONLY); \
+	@if musl=$$(scripts/musl-target); then \
+		cargo build --release -p hostagent --target $$musl && \
+		target/release/bench --static-agent target/$$musl/release/hostagent $(ONLY); \
 	else \
-		echo "bench: no musl here (musl-gcc, and rustup's target $(MUSL)): the agent is linked dynamically" >&2; \
 		cargo build --release -p hostagent && target/release/bench $(ONLY); \
 	fi
 
 package: ## .deb and .rpm of hostagent, bbmaster and bbctl, in release builds, into target/packages
+	@scripts/install-test-tools package
 	@scripts/build-packages
 
 fuzz: ## libFuzzer on every parser of what comes from outside, FUZZ_SECONDS (600) each; ends by itself

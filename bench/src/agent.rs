@@ -1,4 +1,5 @@
-//! Agents under measurement: the real program on a sandbox root, and who talks to it in a master's place.
+//! Agents under measurement: the real program on a sandbox root, and the caller that talks to it in
+//! place of a master.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -13,17 +14,17 @@ use protocol::{Limits, State, Status, encode_ping};
 use serde_json::{Value, json};
 use tokio::time::timeout_at;
 
-use crate::process::{MORTAL, Process};
-use crate::stage::{PATIENCE, Stage};
+use crate::process::{DIE_WITH_PARENT, Process};
+use crate::stage::{Stage, TIMEOUT};
 use crate::trace;
 
 /// How an agent is started.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
     pub tls: bool,
-    /// Seconds; 0: none that could come into a measurement.
+    /// Seconds between heartbeats; 0: so many that none falls into a measurement.
     pub heartbeat: u32,
-    /// Log each process that it starts, to be read by [`Agent::children`].
+    /// Under strace, for [`Agent::children`].
     pub traced: bool,
 }
 
@@ -33,7 +34,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// `hostagent run` as `host_id` on this root.
+    /// Starts `hostagent run` as `host_id` on this root.
     pub async fn start(stage: &Stage, sandbox: &Sandbox, host_id: &str, options: Options) -> Result<Self> {
         let mut arguments: Vec<String> = ["--config", "/dev/null"].map(str::to_owned).into();
         let mut set =
@@ -69,9 +70,9 @@ impl Agent {
                 .map(str::to_owned)
                 .to_vec();
             words.push(trace.to_string_lossy().into_owned());
-            // An agent that strace looks after would outlive it.
+            // Otherwise the agent would go on when strace is killed.
             words.push("setpriv".to_owned());
-            words.extend(MORTAL.map(str::to_owned));
+            words.extend(DIE_WITH_PARENT.map(str::to_owned));
             words.push(program.to_string_lossy().into_owned());
             words.extend(arguments);
             Process::start(Path::new("/usr/bin/strace"), &words, &log)?
@@ -81,7 +82,7 @@ impl Agent {
         Ok(Self { process, trace })
     }
 
-    /// Its process; that of strace, where it is traced.
+    /// Its process id; that of strace if it is traced.
     pub fn id(&self) -> u32 {
         self.process.id()
     }
@@ -94,15 +95,15 @@ impl Agent {
         self.process.end().await
     }
 
-    /// Programs it has started so far, if it is traced.
+    /// Number of programs that it has started so far, if it is traced.
     pub fn children(&self) -> usize {
         let log = fs::read_to_string(&self.trace).unwrap_or_default();
-        // The first is the agent itself.
+        // The first one is the agent itself.
         trace::programs(&log).saturating_sub(1)
     }
 }
 
-/// A link in the master's place.
+/// A link in place of a master's: sends pings and desired states, and receives the statuses.
 pub struct Caller {
     link: Link,
     count: u32,
@@ -114,27 +115,27 @@ impl Caller {
         Ok(Self { link, count: 0 })
     }
 
-    /// The next message's body.
-    pub async fn hear(&mut self, limit: Duration) -> Result<Vec<u8>> {
+    /// The body of the next message.
+    pub async fn next_message(&mut self, limit: Duration) -> Result<Vec<u8>> {
         let delivery = tokio::time::timeout(limit, self.link.deliveries.recv()).await;
         let mut delivery = delivery
-            .with_context(|| format!("nobody says anything within {limit:?}"))?
+            .with_context(|| format!("no message within {limit:?}"))?
             .context("the link has ended")?;
         let body = std::mem::take(&mut delivery.body);
         delivery.ack();
         Ok(body)
     }
 
-    /// The first status of this host that is as wanted.
+    /// The next status of this host for which `wanted` is true.
     pub async fn wait_for(&mut self, host_id: &str, wanted: impl Fn(&Status) -> bool) -> Result<Status> {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         let mut last = None;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let body = self
-                .hear(left)
+                .next_message(left)
                 .await
-                .with_context(|| format!("{host_id} last said {last:?}"))?;
+                .with_context(|| format!("the last status of {host_id}: {last:?}"))?;
             if let Ok(status) = Status::decode(&body, Limits::default())
                 && status.host_id.as_str() == host_id
             {
@@ -146,19 +147,20 @@ impl Caller {
         }
     }
 
-    /// Publishes, and takes the time until the first message that holds the `id` of this one and `marks`.
-    async fn ask(
+    /// Publishes a message. Returns the first message that contains its `id` and the `marks`, and
+    /// the time until then.
+    async fn request(
         &mut self,
         key: &str,
         id: &str,
         body: Vec<u8>,
         marks: &[&str],
     ) -> Result<(Duration, Vec<u8>)> {
-        let until = tokio::time::Instant::now() + PATIENCE;
+        let until = tokio::time::Instant::now() + TIMEOUT;
         let publisher = self.link.publisher.clone();
         let started = Instant::now();
         let deliveries = &mut self.link.deliveries;
-        let hearing = async {
+        let receiving = async {
             loop {
                 let delivery = timeout_at(until, deliveries.recv()).await;
                 let mut delivery = delivery
@@ -167,14 +169,15 @@ impl Caller {
                 let at = started.elapsed();
                 let body = std::mem::take(&mut delivery.body);
                 delivery.ack();
-                if holds(&body, id.as_bytes()) && marks.iter().all(|mark| holds(&body, mark.as_bytes())) {
+                if contains(&body, id.as_bytes()) && marks.iter().all(|mark| contains(&body, mark.as_bytes()))
+                {
                     return anyhow::Ok((at, body));
                 }
             }
         };
-        let (published, heard) = tokio::join!(publisher.publish(key, body), hearing);
-        published.with_context(|| format!("asking {key}"))?;
-        heard
+        let (published, received) = tokio::join!(publisher.publish(key, body), receiving);
+        published.with_context(|| format!("cannot publish to {key}"))?;
+        received
     }
 
     fn new_id(&mut self) -> String {
@@ -182,18 +185,18 @@ impl Caller {
         format!("bench-{:06}-q", self.count)
     }
 
-    /// Asks a host, or an echo, how it is.
+    /// Pings a host or an echo.
     pub async fn ping(&mut self, key: &str) -> Result<(Duration, Vec<u8>)> {
         let id = self.new_id();
-        self.ask(key, &id, encode_ping(Some(&id)), &[]).await
+        self.request(key, &id, encode_ping(Some(&id)), &[]).await
     }
 
-    /// Sends a desired state; how long it takes until the host says that it is so.
+    /// Sends a desired state; returns the time until the host's status is `ok`.
     pub async fn converge(&mut self, host_id: &str, apps: &Value) -> Result<Duration> {
         let id = self.new_id();
         let message = json!({"opcode": "set_config", "id": id, "data": apps}).to_string();
         let mut answer = self
-            .ask(host_id, &id, message.into_bytes(), &["\"status\":"])
+            .request(host_id, &id, message.into_bytes(), &["\"status\":"])
             .await?;
         let started = Instant::now();
         loop {
@@ -202,30 +205,30 @@ impl Caller {
                 match status.status {
                     State::Ok => return Ok(answer.0),
                     State::Converging => {}
-                    State::Errors => anyhow::bail!("{host_id} does not get there: {:?}", status.errors),
+                    State::Errors => anyhow::bail!("{host_id} has errors: {:?}", status.errors),
                 }
             }
             ensure!(
-                started.elapsed() < PATIENCE,
-                "{host_id} is not done within {PATIENCE:?}"
+                started.elapsed() < TIMEOUT,
+                "{host_id} has not converged within {TIMEOUT:?}"
             );
             let waited = Instant::now();
-            let body = self.hear(PATIENCE).await?;
+            let body = self.next_message(TIMEOUT).await?;
             answer = (answer.0 + waited.elapsed(), body);
         }
     }
 }
 
-fn holds(body: &[u8], text: &[u8]) -> bool {
+fn contains(body: &[u8], text: &[u8]) -> bool {
     body.windows(text.len()).any(|window| window == text)
 }
 
-/// How many packages a host has that is like others.
+/// Number of packages of a typical host.
 pub const PACKAGES: usize = 1500;
 
-/// A sandbox root with so many installed packages, `apps` of them applications, each with a manifest and a
-/// config file; and the desired state that it satisfies.
-pub fn furnished(apps: usize) -> Result<(Sandbox, Value)> {
+/// A sandbox root with [`PACKAGES`] installed packages, and the desired state that it satisfies.
+/// `apps` of the packages are applications, each with a manifest and a config file.
+pub fn sandbox_with_apps(apps: usize) -> Result<(Sandbox, Value)> {
     let sandbox = Sandbox::temporary(Family::Deb)?;
     let mut status = libraries(PACKAGES - apps)?;
     let info = sandbox.join("/var/lib/dpkg/info");
@@ -234,7 +237,7 @@ pub fn furnished(apps: usize) -> Result<(Sandbox, Value)> {
     let mut desired = serde_json::Map::new();
     for number in 0..apps {
         let name = format!("app-{number}");
-        stanza(&mut status, &name, "Provides: pf9app\n")?;
+        add_package(&mut status, &name, "Provides: pf9app\n")?;
         fs::write(
             info.join(format!("{name}.list")),
             format!("/.\n/etc\n/etc/pf9\n/etc/pf9/{name}.ini\n"),
@@ -245,7 +248,7 @@ pub fn furnished(apps: usize) -> Result<(Sandbox, Value)> {
         )?;
         let manifest = format!("[config.server]\nfile = \"/etc/pf9/{name}.ini\"\nformat = \"ini\"\n");
         fs::write(manifests.join(format!("{name}.toml")), manifest)?;
-        // Without services: a SysV script, which is all that a sandbox has, is a process each.
+        // Without services: a sandbox has only SysV scripts, and each of them is a process.
         let spec = json!({"version": "1.2.3-4", "running": false, "config": {"server": {"port": 8080}}});
         desired.insert(name, spec);
     }
@@ -253,20 +256,20 @@ pub fn furnished(apps: usize) -> Result<(Sandbox, Value)> {
     Ok((sandbox, desired.into()))
 }
 
-/// Of dpkg's database: so many installed packages that are no applications.
+/// Entries of dpkg's database for `count` installed packages that are not applications.
 pub fn libraries(count: usize) -> Result<String> {
     let mut status = String::new();
     for number in 0..count {
-        stanza(&mut status, &format!("{LIBRARY}{number}-dev"), "")?;
+        add_package(&mut status, &format!("{LIBRARY}{number}-dev"), "")?;
     }
     Ok(status)
 }
 
-/// How the names of [`libraries`] begin.
+/// The prefix of the names of [`libraries`].
 pub const LIBRARY: &str = "libsomething";
 
-/// About as long as those of Debian's own packages.
-fn stanza(status: &mut String, name: &str, more: &str) -> Result<()> {
+/// Adds an entry to dpkg's database, about as long as those of Debian's own packages.
+fn add_package(status: &mut String, name: &str, more: &str) -> Result<()> {
     writeln!(
         status,
         "Package: {name}\nStatus: install ok installed\nPriority: optional\nSection: libs\nInstalled-Size: 412\n\

@@ -1,4 +1,4 @@
-//! As much of an HTTP client as measuring needs: one connection that stays, one request at a time.
+//! A minimal HTTP client: one connection that is kept open, one request at a time.
 
 use std::net::SocketAddr;
 
@@ -65,7 +65,7 @@ impl Client {
     async fn read(&mut self) -> Result<Answer> {
         let first = self.line().await?;
         let status = first.split(' ').nth(1).and_then(|code| code.parse().ok());
-        let status = status.with_context(|| format!("no HTTP: {first:?}"))?;
+        let status = status.with_context(|| format!("not an HTTP response: {first:?}"))?;
         let mut length = None;
         let mut chunked = false;
         loop {

@@ -1,8 +1,9 @@
-//! Benchmarks of agent and master, against limits and peers; and the simulated fleet that they need.
+//! Benchmarks of agent and master, compared with limits and peers; and the simulated fleet that
+//! they need.
 //!
-//! A run: `main` picks [`benches`]; each puts up its own [`stage`] (a private broker, real programs as
-//! [`process`]es) and a [`fleet`] where it needs one, and gives rows ([`measure`]), which [`report`] prints
-//! and keeps.
+//! A run: `main` selects the [`benches`]. Each starts its own [`stage`] (a private broker, real
+//! programs as [`process`]es), and a [`fleet`] if it needs one, and returns rows ([`measure`]).
+//! [`report`] prints and stores the rows.
 
 pub mod fleet;
 pub mod http;

@@ -1,4 +1,4 @@
-//! The agent on a machine with a systemd of its own.
+//! The agent on a machine (a container with systemd of its own).
 
 use std::fs;
 use std::path::Path;
@@ -10,24 +10,25 @@ use harness::rabbitmq::RabbitMq;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::process::Process;
-use crate::stage::{PATIENCE, Stage};
+use crate::stage::{Stage, TIMEOUT};
 
-const PROGRAM: &str = "/usr/bin/hostagent";
-
-/// `hostagent run` in the machine's file system and processes, and in this host's network, where the broker is.
-/// Dropped, it is left to the machine's end.
+/// `hostagent run` in the namespaces of the machine, except for the network: the broker is in this
+/// host's network. If it is dropped, the agent runs until the machine ends.
 pub struct MachineAgent {
-    /// Waits for the agent's end.
+    /// Ends when the agent ends.
     nsenter: Process,
 }
 
 impl MachineAgent {
-    /// Of the program that [`Self::install`] has put there. `heartbeat` in seconds.
+    /// Its path in the machine.
+    pub const PROGRAM: &str = "/usr/bin/hostagent";
+
+    /// Starts the program that [`Self::install`] has copied. `heartbeat` is in seconds.
     pub fn start(stage: &Stage, machine: &Machine, host_id: &str, heartbeat: u32) -> Result<Self> {
         let leader = machine.leader().to_string();
         let mut arguments: Vec<String> = ["--target", &leader, "--mount", "--uts", "--ipc", "--pid"]
             .into_iter()
-            .chain(["--root", "--wd", "--", PROGRAM, "--config", "/dev/null"])
+            .chain(["--root", "--wd", "--", Self::PROGRAM, "--config", "/dev/null"])
             .map(str::to_owned)
             .collect();
         for (key, value) in [
@@ -49,35 +50,38 @@ impl MachineAgent {
         Ok(Self { nsenter })
     }
 
-    /// The program under measurement, for [`Self::start`].
+    /// Copies the program under measurement into the machine.
     pub fn install(stage: &Stage, machine: &Machine) -> Result<()> {
-        machine.copy_in(&stage.programs.get("hostagent")?, PROGRAM)
+        machine.copy_in(&stage.programs.get("hostagent")?, Self::PROGRAM)
     }
 
     pub fn log(&self) -> String {
         self.nsenter.log()
     }
 
-    /// This host's pid of the agent itself. Call it when the agent has said something.
+    /// The agent's process id on this host. Call it after the agent's first message.
     pub fn id(&self) -> Result<u32> {
         let nsenter = self.nsenter.id();
         let children = fs::read_to_string(format!("/proc/{nsenter}/task/{nsenter}/children"))?;
-        let id: u32 = children.trim().parse().context("the agent has ended")?;
+        let id: u32 = children.trim().parse().context("the agent does not run")?;
         let name = fs::read_to_string(format!("/proc/{id}/comm"))?;
-        ensure!(name.trim() == "hostagent", "{id} is {name}");
+        ensure!(
+            name.trim() == "hostagent",
+            "process {id} is {name}, not hostagent"
+        );
         Ok(id)
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Sends SIGTERM and waits for its end.
     pub async fn end(self) -> Result<()> {
         let id = self.id()?;
         let process = i32::try_from(id).ok().and_then(Pid::from_raw);
-        kill_process(process.context("a process has a number")?, Signal::TERM)?;
+        kill_process(process.context("the process id is not valid")?, Signal::TERM)?;
         let asked = Instant::now();
         while self.id().is_ok() {
             ensure!(
-                asked.elapsed() < PATIENCE,
-                "does not end on SIGTERM: {}",
+                asked.elapsed() < TIMEOUT,
+                "still runs after SIGTERM; its log: {}",
                 self.log()
             );
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;

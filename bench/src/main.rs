@@ -1,31 +1,33 @@
-//! `make bench`: measures, prints a table, keeps it as JSON.
+//! `make bench`: runs the benchmarks, prints a table of the results, and stores them as JSON.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use bench::benches;
+use bench::benches::{self, Skip};
 use bench::peers::Peer;
 use bench::process::Programs;
 use bench::report::{Report, Unmeasured};
 use clap::{Parser, Subcommand};
 
-/// Measures agent and master beside limits and peers, each on what it starts itself.
+/// Measures agent and master, and compares them with limits and with peers. Starts everything it
+/// needs.
 #[derive(Parser)]
 #[command(name = "bench", version, args_conflicts_with_subcommands = true)]
 struct Cli {
-    /// Which benchmarks to run; none: all
+    /// Benchmarks to run [default: all]
     names: Vec<String>,
-    /// Lists the benchmarks
+    /// List the benchmarks
     #[arg(long)]
     list: bool,
-    /// Folder of hostagent and bbmaster; not set: this program's own
+    /// Folder with the programs hostagent and bbmaster [default: the folder of this program]
     #[arg(long)]
     programs: Option<PathBuf>,
-    /// hostagent as it ships, linked statically; not set: that of --programs
+    /// The hostagent program linked statically, as it ships [default: hostagent in the folder of
+    /// programs]
     #[arg(long)]
-    agent: Option<PathBuf>,
+    static_agent: Option<PathBuf>,
     /// Folder for the JSON file
     #[arg(long, default_value = "bench/results")]
     results: PathBuf,
@@ -35,7 +37,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// What is measured beside; started by the benchmarks
+    /// Programs to compare with; the benchmarks start them
     #[command(hide = true, subcommand)]
     Peer(Peer),
 }
@@ -66,11 +68,11 @@ fn run(cli: Cli) -> Result<ExitCode> {
         .collect();
     ensure!(
         unknown.is_empty(),
-        "no such benchmark: {unknown:?}; --list names them"
+        "unknown benchmarks: {unknown:?}; --list shows all names"
     );
-    let programs = Programs::new(cli.programs, cli.agent)?;
+    let programs = Programs::new(cli.programs, cli.static_agent)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let mut report = Report::begin();
+    let mut report = Report::begin(programs.agent_link());
     let chosen = |name: &str| cli.names.is_empty() || cli.names.iter().any(|chosen| chosen == name);
     for bench in benches::ALL.iter().filter(|bench| chosen(bench.name)) {
         let started = Instant::now();
@@ -78,22 +80,25 @@ fn run(cli: Cli) -> Result<ExitCode> {
         match runtime.block_on((bench.run)(&programs)) {
             Ok(rows) => report.rows.extend(rows),
             Err(error) => {
+                let skipped = error.is::<Skip>();
                 let reason = format!("{error:#}");
-                eprintln!("{}: {reason}", bench.name);
-                report.unmeasured.push(Unmeasured {
-                    bench: bench.name,
-                    reason,
-                });
+                let what = if skipped { "skipped" } else { "failed" };
+                eprintln!("{}: {what}: {reason}", bench.name);
+                let bench = bench.name;
+                match skipped {
+                    true => report.skipped.push(Unmeasured { bench, reason }),
+                    false => report.failed.push(Unmeasured { bench, reason }),
+                }
             }
         }
         eprintln!("{}: took {:.0} s", bench.name, started.elapsed().as_secs_f64());
-        // After each, so that a run that is cut short leaves what it has found.
+        // After each benchmark, so that an interrupted run leaves its results so far.
         report.write(&cli.results)?;
     }
     println!("{}", report.table());
-    println!("\nKept in {}", report.write(&cli.results)?.display());
-    // A missed target is a finding, a benchmark that fell over is a failure.
-    Ok(if report.unmeasured.is_empty() {
+    println!("\nStored in {}", report.write(&cli.results)?.display());
+    // A missed target is a result, and so is a skip; a benchmark that failed is not.
+    Ok(if report.failed.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -1,8 +1,8 @@
-//! What is measured, and how it compares: the row of a table.
+//! One row of the report: a figure, what it is compared with, and its target.
 
 use serde::Serialize;
 
-/// Some measurements of one thing.
+/// Several measurements of the same thing.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Sample {
     pub median: f64,
@@ -12,7 +12,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// `None` without any.
+    /// `None` if there are no values.
     pub fn of(mut values: Vec<f64>) -> Option<Self> {
         values.retain(|value| value.is_finite());
         values.sort_unstable_by(f64::total_cmp);
@@ -34,7 +34,7 @@ impl Sample {
     }
 }
 
-/// Of sorted values; between two of them where it falls between.
+/// The quantile `at` (0 to 1) of sorted values, interpolated between neighbours.
 pub fn quantile(sorted: &[f64], at: f64) -> Option<f64> {
     let last = sorted.len().checked_sub(1)?;
     let place = at.clamp(0.0, 1.0) * last as f64;
@@ -45,7 +45,7 @@ pub fn quantile(sorted: &[f64], at: f64) -> Option<f64> {
     Some(below + (above - below) * place.fract())
 }
 
-/// What a figure is to keep to.
+/// The limit of a figure, or of its ratio to the peer's figure.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
@@ -55,18 +55,18 @@ pub enum Target {
     RatioAtLeast(f64),
 }
 
-/// What is measured beside the figure, in the same run.
+/// What the figure is compared with, measured in the same run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Peer {
     pub what: String,
     pub figure: Sample,
-    /// Figure by peer's figure, pair by pair.
+    /// The figure divided by the peer's figure, for each pair.
     pub ratio: Sample,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
-    /// The benchmark that made it.
+    /// Name of the benchmark.
     pub bench: &'static str,
     pub what: String,
     pub unit: &'static str,
@@ -83,8 +83,7 @@ pub struct Row {
 pub enum Verdict {
     Met,
     Missed,
-    /// There is no target.
-    None,
+    NoTarget,
 }
 
 impl Row {
@@ -100,8 +99,8 @@ impl Row {
         }
     }
 
-    /// Rounds of figure and peer in turn; `None` if there are none.
-    pub fn beside(
+    /// From rounds of (figure, peer's figure), measured in turn; `None` if there are none.
+    pub fn compared(
         bench: &'static str,
         what: impl Into<String>,
         unit: &'static str,
@@ -130,14 +129,14 @@ impl Row {
 
     pub fn verdict(&self) -> Verdict {
         let ratio = self.peer.as_ref().map(|peer| peer.ratio.median);
-        let kept = match self.target {
-            None => return Verdict::None,
+        let met = match self.target {
+            None => return Verdict::NoTarget,
             Some(Target::FigureAtMost(limit)) => self.figure.median <= limit,
             Some(Target::FigureAtLeast(limit)) => self.figure.median >= limit,
             Some(Target::RatioAtMost(limit)) => ratio.is_some_and(|ratio| ratio <= limit),
             Some(Target::RatioAtLeast(limit)) => ratio.is_some_and(|ratio| ratio >= limit),
         };
-        if kept { Verdict::Met } else { Verdict::Missed }
+        if met { Verdict::Met } else { Verdict::Missed }
     }
 }
 
@@ -146,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sample_is_its_median_and_its_ends() {
+    fn a_sample_has_its_median_smallest_and_largest_value() {
         let sample = |values: &[f64]| Sample::of(values.to_vec()).map(|s| (s.median, s.min, s.max, s.count));
         assert_eq!(sample(&[3.0, 1.0, 2.0]), Some((2.0, 1.0, 3.0, 3)));
         assert_eq!(sample(&[1.0, 2.0, 4.0, 3.0]), Some((2.5, 1.0, 4.0, 4)));
@@ -156,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_target_is_met_or_missed_by_the_figure_or_by_the_ratio() {
-        let row = Row::beside("x", "x", "ms", "y", &[(3.0, 2.0), (4.0, 2.0), (2.0, 2.0)]).unwrap();
+        let row = Row::compared("x", "x", "ms", "y", &[(3.0, 2.0), (4.0, 2.0), (2.0, 2.0)]).unwrap();
         for (target, verdict) in [
             (Target::RatioAtMost(1.5), Verdict::Met),
             (Target::RatioAtMost(1.4), Verdict::Missed),
@@ -166,8 +165,12 @@ mod tests {
         ] {
             assert_eq!(row.clone().target(target).verdict(), verdict, "{target:?}");
         }
-        assert_eq!(row.verdict(), Verdict::None);
+        assert_eq!(row.verdict(), Verdict::NoTarget);
         let alone = Row::new("x", "x", "ms", Sample::one(1.0)).target(Target::RatioAtMost(9.0));
-        assert_eq!(alone.verdict(), Verdict::Missed, "nothing was measured beside it");
+        assert_eq!(
+            alone.verdict(),
+            Verdict::Missed,
+            "there is nothing to compare it with"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! What Backbone is measured beside, as processes of their own: lapin and nothing else, on the same broker.
+//! Bare AMQP clients to compare with, as processes of their own: lapin and nothing else, on the
+//! same broker.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -19,14 +20,14 @@ use crate::stage::{MASTER_QUEUE, PREFETCH, Stage, raw_connection};
 
 #[derive(Subcommand)]
 pub enum Peer {
-    /// Answers every message on KEY with one of SIZE bytes that begins as the message did.
+    /// Answer every message on KEY with one of SIZE bytes that begins with the bytes of the message
     Echo { port: u16, key: String, size: usize },
-    /// Acknowledges COUNT messages of the master's queue, and does nothing else with them.
+    /// Consume and acknowledge COUNT messages of the master's queue, and do nothing else
     Drain { port: u16, count: u64 },
 }
 
 impl Peer {
-    /// On one thread, as an agent runs.
+    /// On one thread, like an agent.
     pub fn run(self) -> Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -57,7 +58,7 @@ async fn consume(channel: &Channel, queue: &str, exclusive: bool) -> Result<lapi
         .await?)
 }
 
-/// A queue as an agent's; published mandatory and confirmed, as an agent does.
+/// With the same queue settings as an agent; publishes mandatory and with confirms, like an agent.
 async fn echo(port: u16, key: &str, size: usize) -> Result<()> {
     let (_connection, consuming) = channel(port, 16).await?;
     let (_other, publishing) = channel(port, 1).await?;
@@ -107,7 +108,10 @@ async fn drain(port: u16, count: u64) -> Result<()> {
     let mut consumer = consume(&channel, MASTER_QUEUE, false).await?;
     let mut first = None;
     for _ in 0..count {
-        let delivery = consumer.next().await.context("the broker has ended it")??;
+        let delivery = consumer
+            .next()
+            .await
+            .context("the broker has ended the consumer")??;
         first.get_or_insert_with(Instant::now);
         delivery.acker.ack(BasicAckOptions::default()).await?;
     }
@@ -117,7 +121,7 @@ async fn drain(port: u16, count: u64) -> Result<()> {
     Ok(())
 }
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn spawn(words: &[&str], log: PathBuf) -> Result<Process> {
     let own = std::env::current_exe()?;
@@ -127,23 +131,23 @@ fn spawn(words: &[&str], log: PathBuf) -> Result<Process> {
     Process::start(&own, &arguments, &log)
 }
 
-/// An echo at work.
+/// Starts an echo, and waits until it consumes.
 pub async fn start_echo(stage: &Stage, key: &str, size: usize) -> Result<Process> {
     let (port, size) = (stage.broker.port().to_string(), size.to_string());
     let log = stage.path(&format!("echo-{key}"));
     let mut echo = spawn(&["echo", &port, key, &size], log)?;
-    echo.says("ready", PATIENCE).await.context("the echo")?;
+    echo.wait_for_line("ready", TIMEOUT).await.context("the echo")?;
     Ok(echo)
 }
 
-/// Messages a second that a consumer which does nothing takes from the master's queue.
+/// Messages per second that a null consumer takes from the master's queue.
 pub async fn drain_rate(stage: &Stage, count: u64) -> Result<f64> {
     let (port, number) = (stage.broker.port().to_string(), count.to_string());
     let mut process = spawn(&["drain", &port, &number], stage.path("drain"))?;
-    let said = process
-        .says("drained in ", PATIENCE)
+    let line = process
+        .wait_for_line("drained in ", TIMEOUT)
         .await
         .context("the null consumer")?;
-    let seconds: f64 = said.trim_end_matches('s').trim().parse()?;
+    let seconds: f64 = line.trim_end_matches('s').trim().parse()?;
     Ok(count as f64 / seconds)
 }

@@ -1,4 +1,5 @@
-//! Programs under measurement: started, watched through /proc, ended.
+//! Starts and stops the programs under measurement, and reads their memory and processor time from
+//! /proc.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -9,9 +10,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde::Serialize;
 
-/// Of setpriv: what follows is killed when who started it ends.
-pub const MORTAL: [&str; 3] = ["--pdeathsig", "KILL", "--"];
+/// Arguments of setpriv: the kernel kills the program that follows when its parent ends.
+pub const DIE_WITH_PARENT: [&str; 3] = ["--pdeathsig", "KILL", "--"];
 
 /// A child process with its log; killed when dropped.
 pub struct Process {
@@ -20,13 +22,13 @@ pub struct Process {
 }
 
 impl Process {
-    /// With a clean environment, as a unit would start it. What it prints goes to `log`. It dies with this
-    /// thread, so a run that is cut short leaves nothing behind.
+    /// Starts it with a clean environment, as systemd would. Its output is appended to `log`. The
+    /// kernel kills it when this thread ends, so an interrupted run leaves no process behind.
     pub fn start(program: &Path, arguments: &[String], log: &Path) -> Result<Self> {
         let file = File::options().create(true).append(true).open(log)?;
-        ensure!(program.is_file(), "no {}", program.display());
+        ensure!(program.is_file(), "{} does not exist", program.display());
         let child = Command::new("setpriv")
-            .args(MORTAL)
+            .args(DIE_WITH_PARENT)
             .arg(program)
             .args(arguments)
             .env_clear()
@@ -38,7 +40,7 @@ impl Process {
             .stdout(file.try_clone()?)
             .stderr(file)
             .spawn()
-            .with_context(|| format!("starting {}: is it built?", program.display()))?;
+            .with_context(|| format!("cannot start {}", program.display()))?;
         Ok(Self {
             child,
             log: log.to_owned(),
@@ -53,8 +55,8 @@ impl Process {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Waits for a line of its log that holds `text`; the rest of that line.
-    pub async fn says(&mut self, text: &str, limit: Duration) -> Result<String> {
+    /// Waits for a line of its log that contains `text`; returns the rest of that line.
+    pub async fn wait_for_line(&mut self, text: &str, limit: Duration) -> Result<String> {
         let until = Instant::now() + limit;
         loop {
             let log = self.log();
@@ -65,17 +67,17 @@ impl Process {
                 }
             }
             if let Some(status) = self.child.try_wait()? {
-                bail!("ended with {status}: {log}");
+                bail!("ended with {status}; its log: {log}");
             }
             ensure!(
                 Instant::now() < until,
-                "does not say {text:?} within {limit:?}: {log}"
+                "did not log {text:?} within {limit:?}; its log: {log}"
             );
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Sends SIGTERM and waits for its end.
     pub async fn end(mut self) -> Result<()> {
         let id = i32::try_from(self.child.id())
             .ok()
@@ -85,7 +87,11 @@ impl Process {
         }
         let until = Instant::now() + Duration::from_secs(20);
         while self.child.try_wait()?.is_none() {
-            ensure!(Instant::now() < until, "does not end on SIGTERM: {}", self.log());
+            ensure!(
+                Instant::now() < until,
+                "still runs 20 s after SIGTERM; its log: {}",
+                self.log()
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         Ok(())
@@ -105,7 +111,7 @@ pub struct Memory {
     pub resident: f64,
     pub anonymous: f64,
     pub files: f64,
-    /// Most that was ever resident.
+    /// The largest resident memory since the start.
     pub peak: f64,
 }
 
@@ -126,11 +132,11 @@ pub fn memory(process: u32) -> Result<Memory> {
     })
 }
 
-/// What a process uses of the processor from when this is started: to the nanosecond, where /proc/PID/stat counts in hundredths
-/// of a second.
+/// Processor time of a process from now on, in nanoseconds. (/proc/PID/stat counts in hundredths of
+/// a second.)
 pub struct CpuMeter {
     process: u32,
-    /// By thread, in nanoseconds.
+    /// For each thread, in nanoseconds.
     before: BTreeMap<OsString, u64>,
 }
 
@@ -140,8 +146,8 @@ impl CpuMeter {
         Ok(Self { process, before })
     }
 
-    /// Seconds so far, of all threads that are still there. Those for what blocks end when they have had nothing to do for
-    /// ten seconds: what they have used since the start is lost with them, and over long times [`cpu_total`] says more.
+    /// Seconds so far, of all threads that still run. Threads for blocking work end after ten idle
+    /// seconds, and their time is lost: over long times, [`cpu_total`] is more exact.
     pub fn seconds(&self) -> Result<f64> {
         let used = cpu_by_thread(self.process)?.into_iter().map(|(thread, now)| {
             let before = self.before.get(&thread).copied().unwrap_or(0);
@@ -155,7 +161,7 @@ fn cpu_by_thread(process: u32) -> Result<BTreeMap<OsString, u64>> {
     let mut threads = BTreeMap::new();
     for task in fs::read_dir(format!("/proc/{process}/task"))? {
         let task = task?;
-        // A thread may end while this looks.
+        // A thread may end between the two reads.
         let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
         let nanoseconds = text.split_whitespace().next().and_then(|n| n.parse().ok());
         threads.insert(task.file_name(), nanoseconds.unwrap_or(0));
@@ -163,72 +169,85 @@ fn cpu_by_thread(process: u32) -> Result<BTreeMap<OsString, u64>> {
     Ok(threads)
 }
 
-/// Processor time of a process by /proc/PID/stat, ended threads included, in seconds.
+/// Processor time of a process since its start, in seconds, from /proc/PID/stat. Includes threads
+/// that have ended.
 pub fn cpu_total(process: u32) -> Result<f64> {
     let text = fs::read_to_string(format!("/proc/{process}/stat"))?;
     let after_name = text
         .rsplit_once(')')
         .map(|(_, rest)| rest)
-        .context("no stat line")?;
+        .context("/proc/PID/stat has no name in parentheses")?;
     let fields: Vec<&str> = after_name.split_whitespace().collect();
     let ticks = |field: usize| {
         fields
             .get(field)
             .and_then(|n| n.parse::<f64>().ok())
-            .context("no time")
+            .context("/proc/PID/stat has no processor time")
     };
     let per_second = rustix::param::clock_ticks_per_second() as f64;
     Ok((ticks(11)? + ticks(12)?) / per_second)
 }
 
-/// Where the programs are that were built with this one.
+/// How the agent's program is linked. It decides how much memory the agent takes, and how long it
+/// starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentLink {
+    /// Against musl, as it ships.
+    Static,
+    /// Against this machine's C library.
+    Dynamic,
+}
+
+/// The programs under measurement.
 #[derive(Debug, Clone)]
 pub struct Programs {
     folder: PathBuf,
-    /// The agent as it ships, where that is another one than the folder's.
-    agent: Option<PathBuf>,
+    static_agent: Option<PathBuf>,
 }
 
 impl Programs {
-    pub fn new(folder: Option<PathBuf>, agent: Option<PathBuf>) -> Result<Self> {
+    /// `folder`: by default that of the running program.
+    pub fn new(folder: Option<PathBuf>, static_agent: Option<PathBuf>) -> Result<Self> {
         let own = std::env::current_exe()?;
         let folder = match folder {
             Some(folder) => folder,
             None => own.parent().context("this program is in no folder")?.to_owned(),
         };
-        Ok(Self { folder, agent })
+        Ok(Self { folder, static_agent })
     }
 
-    /// How the agent is linked, which decides what it keeps in memory.
-    pub fn agent_is(&self) -> &'static str {
-        match self.agent {
-            Some(_) => "as it ships, linked statically against musl",
-            None => "linked against this machine's C library, for want of musl; what ships takes less",
+    pub fn agent_link(&self) -> AgentLink {
+        match self.static_agent {
+            Some(_) => AgentLink::Static,
+            None => AgentLink::Dynamic,
         }
     }
 
     pub fn get(&self, name: &str) -> Result<PathBuf> {
-        let path = match &self.agent {
+        let path = match &self.static_agent {
             Some(agent) if name == "hostagent" => agent.clone(),
             Some(_) | None => self.folder.join(name),
         };
         ensure!(
             path.is_file(),
-            "no {}: build it (cargo build --release -p {name}), or name its folder by --programs",
+            "{} does not exist: build it (cargo build --release -p {name}), or name its folder with --programs",
             path.display()
         );
         Ok(path)
     }
 }
 
-/// The port of `listening on http://ADDRESS`.
+/// The address in `http://ADDRESS`, from a line of a log.
 pub fn address(url: &str) -> Result<SocketAddr> {
-    // In a log of JSON lines, a quote ends it.
+    // A log of JSON lines has a quote after it.
     let address = url
         .trim_start_matches("http://")
         .split('"')
         .next()
         .unwrap_or_default()
         .trim();
-    address.parse().with_context(|| format!("{url:?} is no address"))
+    address
+        .parse()
+        .with_context(|| format!("{url:?} is not an address"))
 }

@@ -1,4 +1,4 @@
-//! What a run has found: printed as a table, kept as JSON.
+//! The results of a run: printed as a table, stored as JSON.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,8 +9,9 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::measure::{Row, Sample, Target, Verdict};
+use crate::process::AgentLink;
 
-/// Where it was measured.
+/// Where the run took place.
 #[derive(Debug, Serialize)]
 pub struct Machine {
     pub cores: usize,
@@ -18,11 +19,11 @@ pub struct Machine {
     pub processor: String,
     pub kernel: String,
     pub versions: Vec<(String, String)>,
-    /// Load average when the run began: others may have used the machine.
+    /// Load average when the run began: other processes may have used the machine.
     pub load: String,
 }
 
-/// A benchmark that gave no figure.
+/// A benchmark without figures.
 #[derive(Debug, Serialize)]
 pub struct Unmeasured {
     pub bench: &'static str,
@@ -35,50 +36,45 @@ pub struct Report {
     pub date: String,
     pub commit: String,
     pub machine: Machine,
+    pub agent_link: AgentLink,
     pub rows: Vec<Row>,
-    pub unmeasured: Vec<Unmeasured>,
+    /// Cannot be run on this machine.
+    pub skipped: Vec<Unmeasured>,
+    pub failed: Vec<Unmeasured>,
 }
 
 impl Report {
-    pub fn begin() -> Self {
+    pub fn begin(agent_link: AgentLink) -> Self {
         Self {
             date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             commit: first_line(Command::new("git").args(["describe", "--always", "--dirty"])),
-            machine: Machine::look(),
+            machine: Machine::inspect(),
+            agent_link,
             rows: Vec::new(),
-            unmeasured: Vec::new(),
+            skipped: Vec::new(),
+            failed: Vec::new(),
         }
     }
 
-    /// As a table of GitHub's Markdown, for reading as it is, too.
+    /// In GitHub's Markdown, aligned so that it can be read as it is.
     pub fn table(&self) -> String {
-        let mut table = vec![["what", "figure", "beside", "ratio", "target", ""].map(str::to_owned)];
-        for row in &self.rows {
-            let peer = row.peer.as_ref();
-            table.push([
-                row.what.clone(),
-                show(&row.figure, row.unit),
-                peer.map(|peer| format!("{}: {}", peer.what, show(&peer.figure, row.unit)))
-                    .unwrap_or_default(),
-                peer.map(|peer| show(&peer.ratio, "")).unwrap_or_default(),
-                row.target
-                    .map(|target| show_target(target, row.unit))
-                    .unwrap_or_default(),
-                match row.verdict() {
-                    Verdict::Met => "met",
-                    Verdict::Missed => "MISSED",
-                    Verdict::None => "",
-                }
-                .to_owned(),
-            ]);
-        }
+        let header = [
+            "what is measured",
+            "figure",
+            "compared with",
+            "ratio",
+            "target",
+            "result",
+        ];
+        let mut table = vec![header.map(str::to_owned)];
+        table.extend(self.rows.iter().map(|row| self.cells(row)));
         let mut widths = [0; 6];
         for line in &table {
             for (width, cell) in widths.iter_mut().zip(line) {
                 *width = (*width).max(cell.chars().count());
             }
         }
-        let mut text = String::new();
+        let mut text = format!("{}\n\n", self.agent());
         for (number, line) in table.iter().enumerate() {
             let cells = line.iter().zip(widths);
             let cells: Vec<String> = cells.map(|(cell, width)| format!("{cell:<width$}")).collect();
@@ -88,16 +84,71 @@ impl Report {
                 text += &format!("|-{}-|\n", rules.join("-|-"));
             }
         }
-        for row in self.rows.iter().filter(|row| !row.note.is_empty()) {
-            text += &format!("\n{}: {}", row.what, row.note);
+        let annotated: Vec<&Row> = self.rows.iter().filter(|row| !row.note.is_empty()).collect();
+        for rows in annotated.chunk_by(|one, next| one.note == next.note) {
+            let whats: Vec<String> = rows.iter().map(|row| self.what(row)).collect();
+            text += &format!("\n{}: {}", whats.join("; "), rows[0].note);
         }
-        for Unmeasured { bench, reason } in &self.unmeasured {
-            text += &format!("\nNot measured: {bench}: {reason}");
+        text += "\n";
+        for Unmeasured { bench, reason } in &self.skipped {
+            text += &format!("\nSKIPPED {bench}: {reason}");
         }
-        text
+        for Unmeasured { bench, reason } in &self.failed {
+            text += &format!("\nFAILED {bench}: {reason}");
+        }
+        text + "\n" + &self.counts()
     }
 
-    /// Writes `FOLDER/DATE.json`; where it is.
+    fn cells(&self, row: &Row) -> [String; 6] {
+        let peer = row.peer.as_ref();
+        [
+            self.what(row),
+            show(&row.figure, row.unit),
+            peer.map(|peer| format!("{}: {}", peer.what, show(&peer.figure, row.unit)))
+                .unwrap_or_default(),
+            peer.map(|peer| show(&peer.ratio, "")).unwrap_or_default(),
+            row.target
+                .map(|target| show_target(target, row.unit))
+                .unwrap_or_default(),
+            match row.verdict() {
+                Verdict::Met => "met",
+                Verdict::Missed => "MISSED",
+                Verdict::NoTarget => "",
+            }
+            .to_owned(),
+        ]
+    }
+
+    /// Rows of an agent that is not the one that ships say so.
+    fn what(&self, row: &Row) -> String {
+        match (self.agent_link, row.what.strip_prefix("agent:")) {
+            (AgentLink::Dynamic, Some(rest)) => format!("agent (dynamically linked):{rest}"),
+            (AgentLink::Dynamic | AgentLink::Static, _) => row.what.clone(),
+        }
+    }
+
+    fn agent(&self) -> &'static str {
+        match self.agent_link {
+            AgentLink::Static => "The agent is linked statically against musl, as it ships.",
+            AgentLink::Dynamic => {
+                "The agent is LINKED DYNAMICALLY, because this machine cannot link against musl. The agent that ships \
+                 takes less memory."
+            }
+        }
+    }
+
+    fn counts(&self) -> String {
+        let count = |verdict| self.rows.iter().filter(|row| row.verdict() == verdict).count();
+        format!(
+            "{} targets met, {} MISSED; {} benchmarks skipped, {} failed",
+            count(Verdict::Met),
+            count(Verdict::Missed),
+            self.skipped.len(),
+            self.failed.len()
+        )
+    }
+
+    /// Writes `FOLDER/DATE.json`, and returns its path.
     pub fn write(&self, folder: &Path) -> Result<PathBuf> {
         fs::create_dir_all(folder)?;
         let path = folder.join(format!(
@@ -137,7 +188,7 @@ fn show_target(target: Target, unit: &str) -> String {
     }
 }
 
-/// Three digits that count, more where they stand before the point.
+/// To three significant digits; all digits before the decimal point.
 fn number(value: f64) -> String {
     let digits = match value.abs() {
         0.0 => return "0".to_owned(),
@@ -154,7 +205,7 @@ fn number(value: f64) -> String {
 }
 
 impl Machine {
-    fn look() -> Self {
+    fn inspect() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let field = |text: &str, name: &str| {
             let line = text
@@ -198,7 +249,7 @@ impl Machine {
     }
 }
 
-/// Empty where the command is not there.
+/// Empty if the command cannot be run.
 fn first_line(command: &mut Command) -> String {
     let output = command.output().map(|output| output.stdout).unwrap_or_default();
     let text = String::from_utf8_lossy(&output);
@@ -210,7 +261,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_shown_to_three_digits() {
+    fn numbers_are_shown_to_three_significant_digits() {
         for (value, text) in [
             (0.0, "0"),
             (0.0123, "0.012"),
@@ -221,5 +272,35 @@ mod tests {
         ] {
             assert_eq!(number(value), text);
         }
+    }
+
+    fn report(agent_link: AgentLink) -> Report {
+        let mut report = Report::begin(agent_link);
+        let row = |what| Row::new("x", what, "s", Sample::one(2.0));
+        report.rows = vec![
+            row("agent: time").target(Target::FigureAtMost(3.0)),
+            row("master: time").target(Target::FigureAtMost(1.0)),
+        ];
+        report.skipped.push(Unmeasured {
+            bench: "puppet",
+            reason: "cannot install it".to_owned(),
+        });
+        report
+    }
+
+    #[test]
+    fn a_table_ends_with_each_skip_and_its_reason_and_with_the_counts() {
+        let table = report(AgentLink::Static).table();
+        let end =
+            "\nSKIPPED puppet: cannot install it\n1 targets met, 1 MISSED; 1 benchmarks skipped, 0 failed";
+        assert!(table.ends_with(end), "{table}");
+        assert!(table.contains("| agent: time "), "{table}");
+    }
+
+    #[test]
+    fn each_row_of_a_dynamically_linked_agent_says_so() {
+        let table = report(AgentLink::Dynamic).table();
+        assert!(table.contains("| agent (dynamically linked): time "), "{table}");
+        assert!(table.contains("| master: time "), "{table}");
     }
 }

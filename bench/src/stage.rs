@@ -1,4 +1,4 @@
-//! What the benchmarks are played on: a private broker, masters on SQLite, links of the bench's own.
+//! What a benchmark runs on: a private broker, masters on SQLite, and links of the benchmark's own.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -17,19 +17,19 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::http::Client;
 use crate::process::{self, Process, Programs};
 
-/// For anything that is no measurement.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-/// Of the master, and of what is measured beside it.
+/// For steps that are not measured.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
+/// Of the master, and of the null consumer that it is compared with.
 pub const PREFETCH: u16 = 2000;
 pub const MASTER_QUEUE: &str = "bbmaster-q";
 
-/// Says what a benchmark is at, and when, for whoever waits for it.
+/// Prints the progress of a benchmark, with the seconds since the first step.
 pub fn step(what: &str) {
     static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
     eprintln!("  {:>5.0} s  {what}", STARTED.elapsed().as_secs_f64());
 }
 
-/// One benchmark's own broker and folder: nothing is left of it.
+/// The broker and the temporary folder of one benchmark. Both are deleted when it is dropped.
 pub struct Stage {
     pub broker: RabbitMq,
     pub programs: Programs,
@@ -49,7 +49,7 @@ impl Stage {
         self.folder.path().join(name)
     }
 
-    /// As agents have it.
+    /// The settings of an agent.
     pub fn agent_amqp(&self) -> AmqpSettings {
         AmqpSettings {
             login: Some(Login {
@@ -60,7 +60,7 @@ impl Stage {
         }
     }
 
-    /// As masters have it.
+    /// The settings of a master.
     pub fn master_amqp(&self) -> AmqpSettings {
         AmqpSettings {
             frame_max: AmqpSettings::FRAME_MAX_LARGE,
@@ -68,12 +68,12 @@ impl Stage {
         }
     }
 
-    /// A link of the bench's own in the master's place, consuming.
+    /// A link of the benchmark's own that consumes in place of the master.
     pub async fn link(&self, queue: Queue) -> Result<Link> {
         let mut link = amqp::connect(self.master_amqp(), queue);
-        timeout(PATIENCE, link.state.wait_for(LinkState::is_up))
+        timeout(TIMEOUT, link.state.wait_for(LinkState::is_up))
             .await
-            .context("the broker does not let the bench in")??;
+            .context("cannot connect to the broker")??;
         Ok(link)
     }
 
@@ -81,7 +81,7 @@ impl Stage {
         raw_connection(self.broker.port()).await
     }
 
-    /// The real master. Its database is in `folder`, and stays when it ends.
+    /// Starts the real master. Its database is in `folder`, and is kept when the master ends.
     pub async fn master(&self, folder: &str) -> Result<Master> {
         Master::start(self, &self.path(folder)).await
     }
@@ -93,23 +93,23 @@ pub async fn raw_connection(port: u16) -> Result<lapin::Connection> {
     Ok(lapin::Connection::connect(&url, lapin::ConnectionProperties::default()).await?)
 }
 
-/// The master's queue, seen from beside.
+/// Counts of the master's queue.
 pub struct QueueWatch {
     channel: lapin::Channel,
     _connection: lapin::Connection,
 }
 
 impl QueueWatch {
-    /// Makes the queue, and sees to its binding, as the master would.
+    /// Declares and binds the queue, as the master would.
     pub async fn declare(stage: &Stage) -> Result<Self> {
         drop(stage.link(Queue::of_master(MASTER_QUEUE, 1)).await?);
-        let watch = Self::beside(stage).await?;
+        let watch = Self::existing(stage).await?;
         watch.until(|_, consumers| consumers == 0).await?;
         Ok(watch)
     }
 
-    /// Of the queue that is there.
-    pub async fn beside(stage: &Stage) -> Result<Self> {
+    /// Of the queue that exists.
+    pub async fn existing(stage: &Stage) -> Result<Self> {
         let connection = stage.raw().await?;
         Ok(Self {
             channel: connection.create_channel().await?,
@@ -117,8 +117,8 @@ impl QueueWatch {
         })
     }
 
-    /// Messages that nobody has been handed yet, and consumers.
-    pub async fn look(&self) -> Result<(u32, u32)> {
+    /// Number of messages not yet delivered, and number of consumers.
+    pub async fn counts(&self) -> Result<(u32, u32)> {
         let passive = QueueDeclareOptions {
             passive: true,
             ..QueueDeclareOptions::default()
@@ -130,7 +130,7 @@ impl QueueWatch {
         Ok((queue.message_count(), queue.consumer_count()))
     }
 
-    /// Throws away what nobody was handed.
+    /// Deletes the messages that are not yet delivered.
     pub async fn purge(&self) -> Result<()> {
         let options = lapin::options::QueuePurgeOptions::default();
         self.channel.queue_purge(MASTER_QUEUE.into(), options).await?;
@@ -138,15 +138,15 @@ impl QueueWatch {
     }
 
     pub async fn until(&self, wanted: impl Fn(u32, u32) -> bool) -> Result<()> {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         loop {
-            let (messages, consumers) = self.look().await?;
+            let (messages, consumers) = self.counts().await?;
             if wanted(messages, consumers) {
                 return Ok(());
             }
             anyhow::ensure!(
                 Instant::now() < until,
-                "the master's queue stays at {messages} messages, {consumers} consumers"
+                "the master's queue still has {messages} messages and {consumers} consumers"
             );
             sleep(Duration::from_millis(10)).await;
         }
@@ -175,7 +175,7 @@ impl Master {
         let _ = std::fs::remove_file(&log);
         let mut process = Process::start(&stage.programs.get("bbmaster")?, &arguments, &log)?;
         let url = process
-            .says("listening on ", PATIENCE)
+            .wait_for_line("listening on ", TIMEOUT)
             .await
             .context("the master")?;
         let address = process::address(&url)?;
@@ -186,13 +186,13 @@ impl Master {
         Client::connect(self.address).await
     }
 
-    /// Statuses that are stored, since its start.
+    /// Number of statuses stored since its start.
     pub async fn accepted(client: &mut Client) -> Result<u64> {
         metric(client, "bbmaster_statuses_total{result=\"accepted\"}").await
     }
 }
 
-/// One number of `/metrics`; 0 where it is not there yet.
+/// One value of `/metrics`; 0 if it is not there yet.
 pub async fn metric(client: &mut Client, name: &str) -> Result<u64> {
     let text = String::from_utf8(client.get("/metrics").await?.body)?;
     let line = text.lines().find_map(|line| line.strip_prefix(name));

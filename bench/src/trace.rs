@@ -1,4 +1,4 @@
-//! Which programs are started, by strace.
+//! Counts the programs that processes start, with strace.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::process::Process;
-use crate::stage::{PATIENCE, Stage};
+use crate::stage::{Stage, TIMEOUT};
 
-/// strace on processes that run already, and on whatever these start.
+/// strace, attached to running processes and to the processes that they start.
 pub struct Trace {
     strace: Process,
     log: PathBuf,
 }
 
 impl Trace {
-    /// Returns when it sees all threads of the `processes`.
+    /// Returns when strace is attached to all `processes`.
     pub async fn attach(stage: &Stage, processes: &[u32]) -> Result<Self> {
         let log = stage.path("trace-attached");
         let mut arguments = ["-f", "-e", "trace=execve", "-o"].map(str::to_owned).to_vec();
@@ -23,29 +23,30 @@ impl Trace {
         for process in processes {
             arguments.extend(["-p".to_owned(), process.to_string()]);
         }
-        let says = stage.path("strace");
-        let mut strace = Process::start(Path::new("/usr/bin/strace"), &arguments, &says)?;
+        let output = stage.path("strace");
+        let mut strace = Process::start(Path::new("/usr/bin/strace"), &arguments, &output)?;
         for process in processes {
             strace
-                .says(&format!("Process {process} attached"), PATIENCE)
+                .wait_for_line(&format!("Process {process} attached"), TIMEOUT)
                 .await
                 .context("strace")?;
         }
         Ok(Self { strace, log })
     }
 
-    /// How many have been started so far.
+    /// Number of programs started so far.
     pub fn programs(&self) -> Result<usize> {
         Ok(programs(&fs::read_to_string(&self.log)?))
     }
 
-    /// Lets go of the processes.
+    /// Detaches from the processes.
     pub async fn end(self) -> Result<()> {
         self.strace.end().await
     }
 }
 
-/// Programs that were started, by the output of `strace -f -e trace=execve`. Tries along PATH fail and start nothing.
+/// Number of programs started, from the output of `strace -f -e trace=execve`. Failed calls, as for
+/// each folder of PATH, do not count.
 pub fn programs(log: &str) -> usize {
     let started = log
         .lines()
@@ -58,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_counts_once_also_where_another_process_comes_between() {
+    fn a_program_counts_once_even_if_another_process_interrupts_its_line() {
         let log = "\
 7 execve(\"/usr/sbin/dpkg\", [\"dpkg\"], 0x1 /* 3 vars */) = -1 ENOENT (No such file or directory)
 7 execve(\"/usr/bin/dpkg\", [\"dpkg\"], 0x1 /* 3 vars */) = 0

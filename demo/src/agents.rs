@@ -1,5 +1,5 @@
-//! The agents: tasks of this process on the in-process bus, or `hostagent` processes on RabbitMQ. The same
-//! settings make both.
+//! The agents: tasks of this process on the in-process bus, or `hostagent` processes on RabbitMQ.
+//! Both use the same settings.
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -27,24 +27,24 @@ use crate::cli::Broker;
 use crate::hosts::DemoHost;
 use crate::screen::Screen;
 
-/// Short, so that drift is seen within a play's time.
+/// Short, so that the demo need not wait for drift to be noticed.
 const HEARTBEAT_S: u32 = 2;
-/// Longer than any step of the package manager here: an agent lets that end.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// Longer than any step of the package manager here. A stopping agent lets such a step finish.
+const STOP_LIMIT: Duration = Duration::from_secs(15);
 
 /// An agent that runs.
 pub struct RunningAgent {
-    body: Body,
-    /// Shows what it is doing.
+    kind: AgentKind,
+    /// Prints what the agent does.
     showing: JoinHandle<()>,
 }
 
-enum Body {
+enum AgentKind {
     Tasks(Agent),
     Process(Child),
 }
 
-/// All but what the broker needs.
+/// All settings except those of the broker.
 fn overrides(host: &DemoHost) -> Vec<String> {
     vec![
         format!("hostagent.host_id={}", host.id),
@@ -67,7 +67,7 @@ impl RunningAgent {
             .recursive(true)
             .mode(0o700)
             .create(&state_dir)
-            .with_context(|| format!("making {}", state_dir.display()))?;
+            .with_context(|| format!("cannot create {}", state_dir.display()))?;
         let facts_of = (settings.root(), host.name);
         let opened = host::open(settings.host_options())?;
         let family = opened.packages.family();
@@ -90,7 +90,7 @@ impl RunningAgent {
         })?;
         let showing = tokio::spawn(show_state(agent.state.clone(), host.name, screen.clone()));
         Ok(Self {
-            body: Body::Tasks(agent),
+            kind: AgentKind::Tasks(agent),
             showing,
         })
     }
@@ -109,7 +109,7 @@ impl RunningAgent {
             format!("amqp.virtual_host={}", broker.virtual_host),
             "ssl.disable=true".to_owned(),
         ]);
-        // Named, so that the machine's own settings are not read.
+        // An empty file, so that the machine's own settings are not read.
         let no_settings = host.root().join("etc/pf9/hostagent.conf");
         std::fs::write(&no_settings, "")?;
         let mut command = Command::new(program);
@@ -124,39 +124,39 @@ impl RunningAgent {
                     .iter()
                     .filter_map(|name| std::env::var_os(name).map(|value| (*name, value))),
             )
-            // Not on the command line, which everyone may read.
+            // Not on the command line, which every user can read.
             .env("HOSTAGENT_AMQP_PASSWORD", broker.password())
             .current_dir(host.root())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
-            // Ctrl-C is for the demo, which then stops the agents in order.
+            // Ctrl-C must reach only the demo, which then stops the agents in order.
             .process_group(0)
             .kill_on_drop(true);
         let mut child = command
             .spawn()
-            .with_context(|| format!("starting {}", program.display()))?;
+            .with_context(|| format!("cannot start {}", program.display()))?;
         let log = child.stderr.take().context("the agent's log is not piped")?;
         let showing = tokio::spawn(show_log(log, host.name, screen.clone()));
         Ok(Self {
-            body: Body::Process(child),
+            kind: AgentKind::Process(child),
             showing,
         })
     }
 
-    /// Lets it end what it is at.
+    /// Stops the agent after its current step.
     pub async fn stop(self) {
-        match self.body {
-            Body::Tasks(agent) => {
-                // One that does not stop ends with the process.
-                let _ = timeout(PATIENCE, agent.stop()).await;
+        match self.kind {
+            AgentKind::Tasks(agent) => {
+                // If it does not stop in time, it ends with this process.
+                let _ = timeout(STOP_LIMIT, agent.stop()).await;
             }
-            Body::Process(mut child) => {
+            AgentKind::Process(mut child) => {
                 let process = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
                 if let Some(process) = process {
                     let _ = kill_process(process, Signal::TERM);
                 }
-                if timeout(PATIENCE, child.wait()).await.is_err() {
+                if timeout(STOP_LIMIT, child.wait()).await.is_err() {
                     let _ = child.kill().await;
                 }
             }
@@ -165,7 +165,7 @@ impl RunningAgent {
     }
 }
 
-/// What the agent says it is at, as that changes.
+/// Prints the agent's current step when it changes.
 async fn show_state(mut state: watch::Receiver<HostState>, name: &'static str, screen: Arc<Screen>) {
     let mut last = String::new();
     while state.changed().await.is_ok() {
@@ -180,7 +180,7 @@ async fn show_state(mut state: watch::Receiver<HostState>, name: &'static str, s
     }
 }
 
-/// The agent's log: a JSON object per line, unless it says something at the last moment.
+/// Prints the agent's log. Each line is a JSON object, except for a panic message.
 async fn show_log(log: ChildStderr, name: &'static str, screen: Arc<Screen>) {
     let mut lines = BufReader::new(log).lines();
     while let Ok(Some(line)) = lines.next_line().await {

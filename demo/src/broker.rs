@@ -1,8 +1,9 @@
-//! RabbitMQ, where the play goes over one: makes sure that the virtual host is nobody's, and leaves it as
-//! it was found.
+//! Set-up and clean-up of RabbitMQ, if `--broker` is given. The virtual host must be unused, and is
+//! left as it was.
 //!
-//! What the demo declares deletes itself, should the demo be killed: the exchange when its last binding is
-//! gone, the queues when they had no consumer for [`EXPIRES_MS`]. Agents and master use them as they are.
+//! If the demo is killed, RabbitMQ deletes what the demo has declared: the exchange with its last
+//! binding, the queues after [`EXPIRES_MS`] without a consumer. Agents and master use them as they
+//! are.
 
 use std::time::Duration;
 
@@ -19,51 +20,52 @@ use tokio::time::timeout;
 
 use crate::cli::Broker;
 use crate::hosts::DemoHost;
-use crate::witness::WITNESS_QUEUE;
+use crate::listener::LISTENER_QUEUE;
 
 const EXPIRES_MS: i32 = 60_000;
-/// For all that is asked of the broker at one time.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Time limit for one set of requests to the broker.
+const REQUEST_LIMIT: Duration = Duration::from_secs(20);
 
-/// What the master of the play consumes.
+/// The queue of the demo's master.
 pub const MASTER_QUEUE: &str = "backbone-demo-master";
 
-/// What is the demo's on the broker.
+/// The exchange and queues of the demo on the broker.
 pub struct OwnTopology {
     broker: Broker,
     queues: Vec<String>,
 }
 
 impl OwnTopology {
-    /// Declares nothing yet. Fails where the exchange exists already: it is somebody else's.
-    pub async fn find_room(broker: &Broker, hosts: &[DemoHost]) -> Result<Self> {
-        let mut queues = vec![MASTER_QUEUE.to_owned(), WITNESS_QUEUE.to_owned()];
+    /// Fails if the exchange already exists, because it may be used by a fleet. Declares nothing
+    /// yet.
+    pub async fn check_unused(broker: &Broker, hosts: &[DemoHost]) -> Result<Self> {
+        let mut queues = vec![MASTER_QUEUE.to_owned(), LISTENER_QUEUE.to_owned()];
         queues.extend(hosts.iter().map(|host| agent_queue(&host.id)));
         let own = Self {
             broker: broker.clone(),
             queues,
         };
-        own.within_time(own.check_that_nobody_is_here()).await?;
+        own.with_time_limit(own.check_that_exchange_is_absent()).await?;
         Ok(own)
     }
 
     pub async fn declare(&self) -> Result<()> {
-        self.within_time(self.declare_all()).await
+        self.with_time_limit(self.declare_all()).await
     }
 
-    /// To be called when agents and master are gone, whether or not [`Self::declare`] came to its end.
+    /// Deletes them. Call it when agents and master have ended, even if [`Self::declare`] failed.
     pub async fn delete(&self) -> Result<()> {
-        self.within_time(self.delete_all()).await
+        self.with_time_limit(self.delete_all()).await
     }
 
-    async fn within_time(&self, asking: impl Future<Output = Result<()>>) -> Result<()> {
-        timeout(PATIENCE, asking)
+    async fn with_time_limit(&self, asking: impl Future<Output = Result<()>>) -> Result<()> {
+        timeout(REQUEST_LIMIT, asking)
             .await
-            .unwrap_or_else(|_| bail!("it did not answer within {PATIENCE:?}"))
+            .unwrap_or_else(|_| bail!("no answer within {REQUEST_LIMIT:?}"))
             .with_context(|| format!("RabbitMQ at {}", self.broker.address()))
     }
 
-    async fn check_that_nobody_is_here(&self) -> Result<()> {
+    async fn check_that_exchange_is_absent(&self) -> Result<()> {
         let connection = connect(&self.broker).await?;
         let channel = connection.create_channel().await?;
         let passive = ExchangeDeclareOptions {
@@ -80,13 +82,14 @@ impl OwnTopology {
             .await;
         match looked {
             Ok(()) => bail!(
-                "virtual host {:?} has an exchange {EXCHANGE}: a fleet may be using it, and this play speaks \
-                 to every agent there is. Give it a virtual host of its own, such as `rabbitmqctl add_vhost \
-                 demo` makes (then its user needs set_permissions), or delete the exchange if nobody uses it",
+                "virtual host {:?} has an exchange {EXCHANGE}: a fleet may be using it, and the demo sends \
+                 messages to every agent. Use another virtual host (create one with `rabbitmqctl add_vhost \
+                 demo`, and grant permissions with `rabbitmqctl set_permissions`), or delete the exchange \
+                 if it is not used",
                 self.broker.virtual_host
             ),
             Err(error) if refusal(&error) == Some(&AMQPSoftError::NOTFOUND) => {}
-            Err(error) => return Err(error).context("looking for the exchange"),
+            Err(error) => return Err(error).context("cannot check for the exchange"),
         }
         close(connection).await
     }
@@ -101,7 +104,7 @@ impl OwnTopology {
         channel
             .exchange_declare(EXCHANGE.into(), ExchangeKind::Direct, own, FieldTable::default())
             .await
-            .context("declaring the exchange")?;
+            .context("cannot declare the exchange")?;
         for queue in &self.queues {
             let options = QueueDeclareOptions {
                 durable: true,
@@ -112,7 +115,7 @@ impl OwnTopology {
             channel
                 .queue_declare(queue.as_str().into(), options, arguments)
                 .await
-                .with_context(|| format!("declaring the queue {queue}"))?;
+                .with_context(|| format!("cannot declare the queue {queue}"))?;
         }
         close(connection).await
     }
@@ -125,8 +128,8 @@ impl OwnTopology {
                 .queue_delete(queue.as_str().into(), QueueDeleteOptions::default())
                 .await?;
         }
-        // Gone already, if it ever had a binding: to delete it again is no error. In use, if a fleet has come to
-        // this virtual host meanwhile: then it stays.
+        // If it ever had a binding it is already deleted; deleting it again is not an error. If a
+        // fleet has started to use this virtual host meanwhile, the exchange is in use and stays.
         let options = ExchangeDeleteOptions {
             if_unused: true,
             ..ExchangeDeleteOptions::default()
@@ -134,7 +137,7 @@ impl OwnTopology {
         match channel.exchange_delete(EXCHANGE.into(), options).await {
             Ok(()) => close(connection).await,
             Err(error) if refusal(&error) == Some(&AMQPSoftError::PRECONDITIONFAILED) => Ok(()),
-            Err(error) => Err(error).context("deleting the exchange"),
+            Err(error) => Err(error).context("cannot delete the exchange"),
         }
     }
 }
@@ -159,7 +162,7 @@ async fn connect(broker: &Broker) -> Result<Connection> {
     let properties = ConnectionProperties::default().with_connection_name("Backbone demo: set".into());
     Connection::connect_uri(uri, properties)
         .await
-        .context("no connection; are address, user, password and virtual host right?")
+        .context("cannot connect; check address, user, password and virtual host")
 }
 
 async fn close(connection: Connection) -> Result<()> {

@@ -1,4 +1,5 @@
-//! The packages of the play: built on the spot by the machine's own tools, served over HTTP on loopback.
+//! The packages of the demo. They are built with this machine's tools, and served over HTTP on
+//! loopback.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -10,7 +11,7 @@ use harness::packages::{Family, Package, example_app};
 use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 
-/// What is built, for each family.
+/// The packages that are built for each family.
 const PACKAGES: [(&str, &str); 4] = [
     ("shop", "1.0"),
     ("shop", "2.0"),
@@ -35,7 +36,7 @@ impl Catalogue {
         let families = Family::ALL
             .into_iter()
             .filter(|family| families.contains(family.extension()));
-        // Side by side: a build is mostly waiting for processes.
+        // Concurrently: a build mostly waits for processes.
         let mut building = Vec::new();
         for family in families {
             for (app, version) in PACKAGES {
@@ -45,7 +46,9 @@ impl Catalogue {
                 building.push((family, app, version, build));
             }
         }
-        let server = HttpServer::start().await.context("no HTTP server on 127.0.0.1")?;
+        let server = HttpServer::start()
+            .await
+            .context("cannot start an HTTP server on 127.0.0.1")?;
         let mut packages = Vec::new();
         for (family, app, version, build) in building {
             let bytes = build.await??;
@@ -64,17 +67,17 @@ impl Catalogue {
         self.server.url("/packages/")
     }
 
-    /// One URL for all hosts: those of the other family put their own extension in its place.
+    /// One URL for all hosts. Hosts of the other family replace the extension by their own.
     pub fn url(&self, app: &str, version: &str) -> String {
         self.server.url(&path("packages", app, version, Family::Rpm))
     }
 
-    /// SHA-256 of the true package.
+    /// SHA-256 of the original package.
     pub fn digest(&self, app: &str, version: &str, family: Family) -> Result<String> {
         Ok(hex(&Sha256::digest(&self.find(app, version, family)?.bytes)))
     }
 
-    /// Puts up a copy with one bit changed, and returns its URL.
+    /// Serves a copy with one changed bit, and returns its URL.
     pub fn tampered_url(&self, app: &str, version: &str, family: Family) -> Result<String> {
         let mut bytes = self.find(app, version, family)?.bytes.clone();
         let middle = bytes.len() / 2;
@@ -84,7 +87,7 @@ impl Catalogue {
         Ok(self.server.put_file(&path("mirror", app, version, family), bytes))
     }
 
-    /// How often a package has been fetched, from wherever it is served.
+    /// Number of downloads of all packages.
     pub fn downloads(&self) -> usize {
         let count = |folder, built: &Built| {
             self.server
@@ -104,7 +107,7 @@ impl Catalogue {
 
 fn build(package: &Package, family: Family, folder: &Path) -> Result<Vec<u8>> {
     let file = package.build(family, folder)?;
-    let bytes = std::fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
+    let bytes = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
     ensure!(!bytes.is_empty(), "{} is empty", file.display());
     Ok(bytes)
 }
@@ -116,7 +119,7 @@ fn path(folder: &str, app: &str, version: &str, family: Family) -> String {
 fn hex(bytes: &[u8]) -> String {
     let mut text = String::new();
     for byte in bytes {
-        // Writing to a string can't fail.
+        // Writing to a string cannot fail.
         let _ = write!(text, "{byte:02x}");
     }
     text

@@ -9,32 +9,38 @@ use clap::Parser;
 use url::Url;
 
 const ABOUT: &str = "\
-Plays a day in the life of three hosts, on this machine: bbmaster and three agents, each with a sandbox \
-folder for its /, real packages (deb, rpm, or both, as this machine has the tools), real services, real \
-messages. Shows each message as it passes, checks after each act what the agents say against what is on \
-the hosts, and ends with a table.
+Runs bbmaster and three hosts on this machine. Each host is an agent with a sandbox folder as its /. \
+Packages (deb, rpm or both, depending on this machine's tools), services and messages are real. The demo \
+prints each message. After each of its eight parts it compares what the agents report with what is on the \
+hosts. A table at the end shows the result.
 
-Needs no root, no settings and no network but loopback; leaves nothing behind. Without --broker all of it \
-is one process.";
+The demo needs no root, no settings and no network except loopback, and leaves nothing behind. Without \
+--broker everything runs in one process.";
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 every host ended where it should, 1 it did not, 2 wrong use, 130 interrupted.
-With --keep, Ctrl-C after the play is its end, and no interruption.
-Colours: only on a terminal, and not where NO_COLOR is set.";
+Exit codes: 0 all hosts are as desired, 1 they are not, 2 wrong command line, 130 interrupted.
+With --keep, Ctrl-C after the last part is the normal end, not an interruption.
+Colours are used on a terminal, unless NO_COLOR is set.";
 
 #[derive(Debug, Parser)]
-#[command(name = "demo", about = "A day in the life of three hosts.", long_about = ABOUT, after_help = EXIT_CODES)]
+#[command(
+    name = "demo",
+    about = "Runs a master and three hosts on this machine, and checks every result.",
+    long_about = ABOUT,
+    after_help = EXIT_CODES
+)]
 pub struct Cli {
-    /// Play over this RabbitMQ, with the agents as processes of their own:
-    /// amqp://USER:PASSWORD@HOST:PORT/VHOST. The virtual host must not be in use by a fleet: the demo
-    /// speaks to every agent on it, and refuses to start where it finds one's exchange.
+    /// Use this RabbitMQ, with each agent in a separate process:
+    /// amqp://USER:PASSWORD@HOST:PORT/VHOST. No fleet may use the virtual host, because the demo
+    /// sends messages to every agent. The demo does not start if the exchange pf9-bbone exists
+    /// there.
     #[arg(long, value_name = "URL")]
     pub broker: Option<Broker>,
-    /// Stay when the play is over, so that you can look at the master's page and give orders of your own,
-    /// until Ctrl-C.
+    /// Keep master and agents running at the end, until Ctrl-C, so that you can use the web page
+    /// and send your own commands.
     #[arg(long)]
     pub keep: bool,
-    /// The agent's program, for --broker. Not given: `hostagent` beside this program.
+    /// The agent's program, for --broker. Default: `hostagent` in the folder of this program.
     #[arg(long, value_name = "FILE")]
     pub hostagent: Option<PathBuf>,
 }
@@ -48,21 +54,22 @@ impl Cli {
         // Absolute, since the agents run in another folder.
         program.canonicalize().with_context(|| {
             format!(
-                "there is no agent at {}: build it with `cargo build -p hostagent`, or name it with --hostagent",
+                "cannot find the agent's program {}: build it with `cargo build -p hostagent`, or name it \
+                 with --hostagent",
                 program.display()
             )
         })
     }
 }
 
-/// Another program of the same build.
+/// The path of another program of the same build.
 pub fn beside_this(program: &str) -> Result<PathBuf> {
     let path = std::env::current_exe()?.with_file_name(program);
     path.canonicalize()
-        .with_context(|| format!("there is no {}", path.display()))
+        .with_context(|| format!("cannot find {}", path.display()))
 }
 
-/// Where RabbitMQ is, and who we are there.
+/// Address and login of RabbitMQ.
 #[derive(Debug, Clone)]
 pub struct Broker {
     pub host: String,
@@ -98,12 +105,12 @@ impl Broker {
 impl FromStr for Broker {
     type Err = anyhow::Error;
 
-    /// As the RabbitMQ URI specification has it: no path is the virtual host `/`.
+    /// As in the RabbitMQ URI specification: no path means the virtual host `/`.
     fn from_str(text: &str) -> Result<Self> {
-        let url = Url::parse(text).context("is no URL; expected amqp://USER:PASSWORD@HOST:PORT/VHOST")?;
+        let url = Url::parse(text).context("is not a URL; expected amqp://USER:PASSWORD@HOST:PORT/VHOST")?;
         if url.scheme() != "amqp" {
             bail!(
-                "begins with {}://, but the demo speaks plain amqp:// only",
+                "begins with {}://, but the demo supports only amqp:// (without TLS)",
                 url.scheme()
             );
         }
@@ -135,9 +142,9 @@ fn decode(text: &str) -> Result<String> {
         let code = std::str::from_utf8(&digits)
             .ok()
             .and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        bytes.push(code.context("holds a % that two hex digits do not follow")?);
+        bytes.push(code.context("contains a % without two hexadecimal digits after it")?);
     }
-    String::from_utf8(bytes).context("is not UTF-8 once decoded")
+    String::from_utf8(bytes).context("is not UTF-8 after percent-decoding")
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! The hosts of the play: a sandbox root each, looked at and meddled with from outside, past the agent.
+//! The hosts of the demo, each with a sandbox root. They are inspected and changed from outside,
+//! without the agent.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,12 +11,12 @@ use protocol::HostId;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::state::{AppState, Apps, Loaded};
+use crate::state::{AppState, Loaded, ObservedApps};
 
-/// The three, in order of appearance.
+/// The names of the three hosts.
 pub const NAMES: [&str; 3] = ["paris", "tokyo", "lima"];
 
-/// Every application of the play: looked for on each host, package or not.
+/// Every application of the demo. Each host is checked for all of them.
 const APPS: [&str; 2] = ["cache", "shop"];
 
 pub struct DemoHost {
@@ -24,22 +25,22 @@ pub struct DemoHost {
     sandbox: Sandbox,
 }
 
-/// Two hosts of one family and one of the other, where this machine has the tools of both.
+/// Two hosts of one family and one of the other, if this machine has the tools of both.
 pub fn families() -> Result<[Family; 3]> {
     match (Family::Deb.is_available(), Family::Rpm.is_available()) {
         (true, true) => Ok([Family::Deb, Family::Deb, Family::Rpm]),
         (true, false) => Ok([Family::Deb; 3]),
         (false, true) => Ok([Family::Rpm; 3]),
-        (false, false) => bail!(
-            "this machine has no package manager that the demo knows: it needs dpkg (with dpkg-deb) or rpm"
-        ),
+        (false, false) => {
+            bail!("no supported package manager found: the demo needs dpkg (with dpkg-deb) or rpm")
+        }
     }
 }
 
 impl DemoHost {
     pub fn create(name: &'static str, family: Family, folder: &Path) -> Result<Self> {
         let sandbox = Sandbox::create(&folder.join(name), family)
-            .with_context(|| format!("making the sandbox of {name}"))?;
+            .with_context(|| format!("cannot create the sandbox of {name}"))?;
         Ok(Self {
             name,
             id: HostId::new(name)?,
@@ -55,8 +56,8 @@ impl DemoHost {
         self.sandbox.root()
     }
 
-    /// What is there: by the package manager's own query, the file, and the process itself.
-    pub fn look(&self) -> Result<Apps> {
+    /// The applications on the host, from the package database, the config file and the process.
+    pub fn observe(&self) -> Result<ObservedApps> {
         let packages = self.installed_packages()?;
         let mut apps = BTreeMap::new();
         for app in APPS {
@@ -79,10 +80,10 @@ impl DemoHost {
                 apps.insert(app.to_owned(), state);
             }
         }
-        Ok(Apps(apps))
+        Ok(ObservedApps(apps))
     }
 
-    /// The process of the pidfile, if it is the application's.
+    /// The process in the pidfile, if it belongs to the application.
     pub fn process_of(&self, app: &str) -> Option<Pid> {
         let number: i32 = self
             .sandbox
@@ -100,22 +101,22 @@ impl DemoHost {
         is_it.then(|| Pid::from_raw(number)).flatten()
     }
 
-    /// Accident: the service is killed.
+    /// External change: the service is killed.
     pub fn kill(&self, app: &str) -> Result<()> {
         let process = self
             .process_of(app)
-            .with_context(|| format!("{app} does not run on {}", self.name))?;
+            .with_context(|| format!("{app} is not running on {}", self.name))?;
         Ok(kill_process(process, Signal::KILL)?)
     }
 
-    /// Accident: somebody edits the config file.
+    /// External change: the config file is edited.
     pub fn edit_config(&self, app: &str, greeting: &str) -> Result<()> {
         let text = format!("{{\"{app}\":{{\"greeting\":\"{greeting}\"}}}}\n");
         let path = self.sandbox.join(&config_path(app));
-        std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Accident: somebody removes the package.
+    /// External change: the package is removed.
     pub fn remove_package(&self, package: &str) -> Result<()> {
         let root = self.root().display();
         let mut command = match self.family() {
@@ -164,7 +165,7 @@ impl DemoHost {
         Ok(text.lines().filter_map(package).collect())
     }
 
-    /// What the application's process wrote when it last took up its config.
+    /// What the application's process wrote when it last loaded its config.
     fn loaded(&self, app: &str) -> Result<Loaded> {
         let text = self.sandbox.read(&format!("/run/{app}.loaded"))?;
         let (version, config) = text.split_once('\n').unwrap_or((&text, ""));
@@ -184,7 +185,8 @@ fn greeting_in(app: &str, config: &str) -> Option<String> {
     Some(config.get(app)?.get("greeting")?.as_str()?.to_owned())
 }
 
-/// With the folders of administration programs: an ordinary user's PATH may lack them, and dpkg insists.
+/// With the folders of administration programs in PATH: dpkg requires them, and a user's PATH may
+/// lack them.
 fn tool(program: &str) -> Command {
     let mut command = Command::new(program);
     command
@@ -197,10 +199,10 @@ fn tool(program: &str) -> Command {
 fn output_of(command: &mut Command) -> Result<String> {
     let output = command
         .output()
-        .with_context(|| format!("starting {command:?}"))?;
+        .with_context(|| format!("cannot start {command:?}"))?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("{command:?}: {}: {}", output.status, said.trim());
+        let message = String::from_utf8_lossy(&output.stderr);
+        bail!("{command:?}: {}: {}", output.status, message.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

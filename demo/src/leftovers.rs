@@ -1,5 +1,5 @@
-//! The folder that holds all that a run makes, and the end of both the folder and the processes that the
-//! sandboxes' services are.
+//! The temporary folder with all files of a run. At the end it is deleted, and the services of the
+//! sandboxes are killed.
 
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -8,22 +8,23 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How long killed processes may take to be gone.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Time limit for killed processes to end.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
 
-/// A temporary folder; dropped, it is gone, and with it each process of a sandbox in it.
-pub struct Workshop {
+/// A temporary folder. When it is dropped, it is deleted and each process of its sandboxes is
+/// killed.
+pub struct TemporaryFolder {
     folder: Option<tempfile::TempDir>,
-    /// Without symbolic links: as the sandboxes and their processes name it.
+    /// Without symbolic links, as in the environment of the sandboxes' processes.
     path: PathBuf,
 }
 
-impl Workshop {
+impl TemporaryFolder {
     pub fn open() -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("backbone-demo-")
             .tempdir()
-            .context("no temporary folder could be made; TMPDIR names where")?;
+            .context("cannot create a temporary folder; set TMPDIR to a folder that can be written")?;
         let path = folder.path().canonicalize()?;
         Ok(Self {
             folder: Some(folder),
@@ -31,7 +32,7 @@ impl Workshop {
         })
     }
 
-    pub fn folder(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
@@ -46,31 +47,32 @@ impl Workshop {
         let killed = kill_all_of(&self.path);
         folder
             .close()
-            .with_context(|| format!("the folder {} could not be removed", self.path.display()))?;
+            .with_context(|| format!("cannot delete the folder {}", self.path.display()))?;
         killed
     }
 }
 
-impl Drop for Workshop {
+impl Drop for TemporaryFolder {
     fn drop(&mut self) {
-        // On the way of an earlier failure, which is the one to tell.
+        // Reached only after another failure, which is the one to report.
         let _ = self.clear();
     }
 }
 
-/// Services run detached, so they are found by what they were started with: a `BACKBONE_ROOT` in `folder`.
+/// Kills all services. They are detached, so they are found by their environment: `BACKBONE_ROOT`
+/// is in `folder`.
 fn kill_all_of(folder: &Path) -> Result<()> {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + KILL_LIMIT;
     loop {
         let left = processes_of(folder);
         if left.is_empty() {
             return Ok(());
         }
         if Instant::now() > until {
-            bail!("processes {left:?} of {} do not end", folder.display());
+            bail!("cannot kill the processes {left:?} of {}", folder.display());
         }
         for process in left {
-            // One that has just ended is as good.
+            // An error means that it has just ended.
             let _ = kill_process(process, Signal::KILL);
         }
         thread::sleep(Duration::from_millis(10));
@@ -84,7 +86,7 @@ fn processes_of(folder: &Path) -> Vec<Pid> {
     };
     let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     numbers
-        // Empty for a zombie, not to be read for other people's.
+        // Empty for a zombie, unreadable for another user's process.
         .filter(|number: &i32| {
             let environment = std::fs::read(format!("/proc/{number}/environ")).unwrap_or_default();
             environment
@@ -102,9 +104,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_runs_in_a_sandbox_ends_with_the_workshop() {
-        let workshop = Workshop::open().unwrap();
-        let folder = workshop.folder().to_owned();
+    fn processes_of_a_sandbox_end_with_the_folder() {
+        let temporary = TemporaryFolder::open().unwrap();
+        let folder = temporary.path().to_owned();
         let mut service = Command::new("sleep")
             .arg("600")
             .env("BACKBONE_ROOT", folder.join("paris"))
@@ -117,7 +119,7 @@ mod tests {
             .unwrap();
         // Reaps it, so that it does not stay as a zombie.
         let ended = thread::spawn(move || service.wait().unwrap());
-        workshop.close().unwrap();
+        temporary.close().unwrap();
         assert!(!folder.exists());
         assert!(!ended.join().unwrap().success());
         assert!(other.try_wait().unwrap().is_none());

@@ -1,31 +1,42 @@
-//! `make demo`: a day in the life of three hosts, on this machine, without privileges.
+//! `make demo`: runs a master and three hosts on this machine, without privileges.
 //!
 //! ```text
-//! story --REST (operator)--> bbmaster --bus--> three agents --dpkg, rpm, scripts--> three sandboxes
+//! story --REST (operator)--> bbmaster --bus--> three agents --dpkg, rpm, scripts--> three
+//! sandboxes
 //!   |                           |<--status--bus--|                                      |
-//!   |                               witness: hears all of the bus                       |
-//!   |  compares: what is wanted (state), what the statuses tell (witness), what the master knows of it
-//!   |  (operator), what is there (hosts)
+//!   |                               listener: receives every message                     |
+//!   |  compares: desired state (state), statuses (listener), the master's data (operator), the host (hosts)
 //! ```
 //!
-//! The modules, in the order in which a run passes through them: [`cli`] (what is asked for),
-//! [`leftovers`] (the one folder of all that the run makes, and its end), [`catalogue`] (packages, built
-//! and served), [`hosts`] (sandboxes, and what is found in them), [`broker`] (RabbitMQ, where it is asked
-//! for), [`witness`] (what goes over the bus), [`agents`] (tasks of this process, or processes), [`operator`]
-//! (the master's API), [`stage`] (all of that together), [`story`] (the acts), [`state`] (wanted and found, in one type), [`screen`] (what is printed).
+//! A run passes through these modules, in this order:
+//!
+//! | module | job |
+//! |---|---|
+//! | [`cli`] | the command line |
+//! | [`leftovers`] | the temporary folder, and clean-up |
+//! | [`fleet`] | starts and stops everything |
+//! | [`catalogue`] | packages, built and served |
+//! | [`hosts`] | sandboxes, and what is in them |
+//! | [`broker`] | RabbitMQ, with `--broker` |
+//! | [`listener`] | receives all messages |
+//! | [`agents`] | the agents |
+//! | [`operator`] | the client of the master's API |
+//! | [`story`] | the parts of the demo |
+//! | [`state`] | desired and observed applications, in one type |
+//! | [`screen`] | prints everything |
 
-mod agents;
-mod broker;
-mod catalogue;
 mod cli;
-mod hosts;
 mod leftovers;
+mod fleet;
+mod catalogue;
+mod hosts;
+mod broker;
+mod listener;
+mod agents;
 mod operator;
-mod screen;
-mod stage;
-mod state;
 mod story;
-mod witness;
+mod state;
+mod screen;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -35,21 +46,21 @@ use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use cli::{Cli, beside_this};
-use leftovers::Workshop;
+use fleet::Fleet;
+use leftovers::TemporaryFolder;
 use screen::Screen;
-use stage::Stage;
 use story::Verdict;
 
-/// What a shell says of a program that SIGINT ended.
+/// The exit code of a program that was ended by SIGINT.
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let screen = Arc::new(Screen::of_stdout());
     match run(&cli, &screen) {
-        Ok(End::Played(Verdict::AsWanted)) => ExitCode::SUCCESS,
-        Ok(End::Played(Verdict::NotAsWanted)) => ExitCode::FAILURE,
-        Ok(End::Interrupted) => ExitCode::from(INTERRUPTED),
+        Ok(RunEnd::Completed(Verdict::AsDesired)) => ExitCode::SUCCESS,
+        Ok(RunEnd::Completed(Verdict::NotAsDesired)) => ExitCode::FAILURE,
+        Ok(RunEnd::Interrupted) => ExitCode::from(INTERRUPTED),
         Err(error) => {
             screen.failure(&format!("{error:#}"));
             ExitCode::FAILURE
@@ -57,26 +68,27 @@ fn main() -> ExitCode {
     }
 }
 
-enum End {
-    Played(Verdict),
+enum RunEnd {
+    Completed(Verdict),
     Interrupted,
 }
 
-fn run(cli: &Cli, screen: &Arc<Screen>) -> Result<End> {
-    // Declared first, so that it is dropped last: the runtime's end waits for threads that work in its folder.
-    let workshop;
+fn run(cli: &Cli, screen: &Arc<Screen>) -> Result<RunEnd> {
+    // Declared first, so that it is dropped last: when the runtime is dropped, it waits for threads
+    // that use the folder.
+    let folder;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let mut interrupts = runtime.block_on(async { Interrupts::listen() })?;
-    workshop = Workshop::open()?;
-    let end = runtime.block_on(play(cli, screen, &workshop, &mut interrupts));
+    folder = TemporaryFolder::open()?;
+    let end = runtime.block_on(run_until_signal(cli, screen, &folder, &mut interrupts));
     drop(runtime);
-    workshop.close()?;
+    folder.close()?;
     end
 }
 
-/// The signals that ask a program to end.
+/// The signals that end the demo.
 struct Interrupts([Signal; 3]);
 
 impl Interrupts {
@@ -98,35 +110,40 @@ impl Interrupts {
     }
 }
 
-async fn play(
+async fn run_until_signal(
     cli: &Cli,
     screen: &Arc<Screen>,
-    workshop: &Workshop,
+    folder: &TemporaryFolder,
     interrupts: &mut Interrupts,
-) -> Result<End> {
-    // Outside of the future that a signal drops, so that all of it is ended in order, whatever happens.
-    let mut stage = Stage::default();
+) -> Result<RunEnd> {
+    // Outside of the future that a signal drops, so that everything is always stopped in order.
+    let mut fleet = Fleet::default();
     let end = tokio::select! {
-        verdict = perform(cli, screen, workshop, &mut stage) => verdict.map(End::Played),
-        () = interrupts.come() => Ok(End::Interrupted),
+        verdict = run_parts(cli, screen, folder, &mut fleet) => verdict.map(RunEnd::Completed),
+        () = interrupts.come() => Ok(RunEnd::Interrupted),
     };
-    if let Ok(End::Played(_)) = &end
+    if let Ok(RunEnd::Completed(_)) = &end
         && cli.keep
     {
         interrupts.come().await;
     }
-    if let Ok(End::Interrupted) = &end {
-        screen.note("Interrupted: stopping the agents and tidying up.");
+    if let Ok(RunEnd::Interrupted) = &end {
+        screen.note("Interrupted. Stopping the agents and cleaning up.");
     }
-    stage.strike().await;
+    fleet.tear_down().await;
     end
 }
 
-async fn perform(cli: &Cli, screen: &Arc<Screen>, workshop: &Workshop, stage: &mut Stage) -> Result<Verdict> {
-    let set = stage.set_up(cli, screen, workshop.folder()).await?;
-    let url = set.operator.url().to_owned();
-    let package = set.catalogue.url("shop", "2.0");
-    let verdict = story::play(set, screen).await?;
+async fn run_parts(
+    cli: &Cli,
+    screen: &Arc<Screen>,
+    folder: &TemporaryFolder,
+    fleet: &mut Fleet,
+) -> Result<Verdict> {
+    let setup = fleet.set_up(cli, screen, folder.path()).await?;
+    let url = setup.operator.url().to_owned();
+    let package = setup.catalogue.url("shop", "2.0");
+    let verdict = story::run(setup, screen).await?;
     if cli.keep {
         screen.invite(&url, beside_this("bbctl").is_ok(), &package);
     }

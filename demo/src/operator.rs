@@ -1,4 +1,4 @@
-//! The operator of the play: asks the master over its REST API, as `bbctl` and curl do.
+//! The operator of the demo. Uses the master's REST API, as `bbctl` and curl do.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,16 +11,16 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 use ureq::Agent;
 
-/// For one request; a plan asks the host.
-const PATIENCE: Duration = Duration::from_secs(40);
-/// For the master to have taken in what the witness has seen already.
+/// Time limit of a request. For a plan, the master waits for the host.
+const REQUEST_LIMIT: Duration = Duration::from_secs(40);
+/// Time limit for the master to process a status that the listener has already received.
 const KNOWN_WITHIN: Duration = Duration::from_secs(10);
-const ASK_AGAIN: Duration = Duration::from_millis(20);
+const POLL_EVERY: Duration = Duration::from_millis(20);
 
 pub struct Operator {
     base: String,
     http: Agent,
-    /// Desired states that were set.
+    /// Number of desired states that were set.
     changes: u32,
 }
 
@@ -35,7 +35,7 @@ impl Operator {
     pub fn new(master: SocketAddr) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
-            .timeout_global(Some(PATIENCE));
+            .timeout_global(Some(REQUEST_LIMIT));
         Self {
             base: format!("http://{master}"),
             http: config.build().new_agent(),
@@ -51,24 +51,24 @@ impl Operator {
         self.changes
     }
 
-    /// Has `host` asked for a status; milliseconds until the master had it.
+    /// Pings `host` through the master. Returns the milliseconds until the master had the status.
     pub async fn ping(&self, host: &HostId) -> Result<f64> {
         let answer: PingAnswer = self
             .ask(Verb::Post, format!("/v1/hosts/{host}/ping"), None)
             .await?;
         answer
             .round_trip_ms
-            .with_context(|| format!("{host} was pinged, but not waited for"))
+            .with_context(|| format!("the answer to the ping of {host} has no round trip time"))
     }
 
-    /// What `host` would do to get there.
+    /// The plan of `host` for these applications.
     pub async fn plan(&self, host: &HostId, apps: &Apps) -> Result<PlanAnswer> {
         let path = format!("/v1/hosts/{host}/apps?dry_run=true");
         self.ask(Verb::Put, path, Some(serde_json::to_string(apps)?))
             .await
     }
 
-    /// Sets what `host` is to run; the `id` of the message by which the master tells it so.
+    /// Sets the desired state of `host`. Returns the `id` of the master's message to the host.
     pub async fn set(&mut self, host: &HostId, apps: &Apps, only_if_plan: Option<&str>) -> Result<String> {
         self.changes += 1;
         let query = only_if_plan.map_or(String::new(), |hash| format!("?only_if_plan={hash}"));
@@ -78,7 +78,7 @@ impl Operator {
         Ok(format!("desired-{}", stored.generation))
     }
 
-    /// What the master knows of `host`, once that is as `wanted`; or as it is after a while.
+    /// The master's data about `host`, when it satisfies `wanted` or the time limit has passed.
     pub async fn host(&self, host: &HostId, wanted: impl Fn(&Host) -> bool) -> Result<Host> {
         let until = Instant::now() + KNOWN_WITHIN;
         loop {
@@ -86,11 +86,11 @@ impl Operator {
             if wanted(&known) || Instant::now() > until {
                 return Ok(known);
             }
-            sleep(ASK_AGAIN).await;
+            sleep(POLL_EVERY).await;
         }
     }
 
-    /// On a thread of its own: the client blocks.
+    /// Runs on a separate thread, because the client blocks.
     async fn ask<T: DeserializeOwned>(&self, verb: Verb, path: String, body: Option<String>) -> Result<T> {
         let url = format!("{}{path}", self.base);
         let http = self.http.clone();

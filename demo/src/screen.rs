@@ -1,4 +1,4 @@
-//! What is printed: a line per message, aligned, with the time since the start; colours on a terminal.
+//! Prints one aligned line per message, with the time since the start. Uses colours on a terminal.
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
@@ -8,24 +8,24 @@ use std::time::Instant;
 
 use protocol::{Apps, HostId, Inbound, PlanAnswer, State, Status};
 
-use crate::state::Apps as Told;
+use crate::state::ObservedApps;
 
-/// Where a summary begins: after time, sender, receiver and word.
+/// Column of the summary: after time, sender, receiver and word.
 const INDENT: usize = 40;
-/// Widest line where standard output is no terminal, or a very wide one.
+/// Longest line if standard output is not a terminal, or is a very wide one.
 const WIDTH: usize = 120;
-/// Narrower, and the summary would be a column of words.
+/// With a narrower width the summary would be a column of single words.
 const NARROWEST: usize = 72;
-/// Before each column of a table.
+/// Spaces before each column of a table.
 const GAP: usize = 2;
 
 pub struct Screen {
     started: Instant,
     colours: bool,
     width: usize,
-    /// What each host last said, so that a heartbeat that says the same is one quiet word.
-    last_said: Mutex<BTreeMap<String, String>>,
-    /// The play is over: heartbeats that tell nothing new are not shown any more.
+    /// The last status of each host, so that an unchanged heartbeat is printed as "(no change)".
+    last_status: Mutex<BTreeMap<String, String>>,
+    /// The last part is over: unchanged heartbeats are no longer printed.
     is_over: AtomicBool,
 }
 
@@ -68,12 +68,12 @@ impl Screen {
                 0 => WIDTH,
                 width => width.clamp(NARROWEST, WIDTH),
             },
-            last_said: Mutex::default(),
+            last_status: Mutex::default(),
             is_over: AtomicBool::new(false),
         }
     }
 
-    /// The title of an act, in plain words.
+    /// The title of a part.
     pub fn heading(&self, number: usize, title: &str) {
         self.print("");
         self.print(&self.paint(Colour::Bold, &format!("{number}. {title}")));
@@ -85,16 +85,18 @@ impl Screen {
         }
     }
 
-    /// A ping of the operator, and how long it took.
+    /// A ping of the operator, and how long the answer took.
     pub fn pinged(&self, host: &HostId, milliseconds: f64) {
-        let text = format!("{host} has answered after {milliseconds:.0} ms");
+        let text = format!("{host} answered after {milliseconds:.0} ms");
         self.event(["you", "->", "master"], ("ping", Colour::Bold), &text);
     }
 
-    /// The operator sets what a host is to run.
+    /// The operator sets the desired state of a host.
     pub fn put(&self, host: &HostId, apps: &Apps, only_if_plan: Option<&str>) {
-        let tied = only_if_plan.map_or(String::new(), |hash| format!(", if the plan is still {hash}"));
-        let text = format!("/v1/hosts/{host}/apps: {}{tied}", desired(apps));
+        let condition = only_if_plan.map_or(String::new(), |hash| {
+            format!(", only if the plan is still {hash}")
+        });
+        let text = format!("/v1/hosts/{host}/apps: {}{condition}", desired(apps));
         self.event(["you", "->", "master"], ("PUT", Colour::Bold), &text);
     }
 
@@ -102,7 +104,7 @@ impl Screen {
     pub fn sent(&self, topic: &str, message: &Inbound) {
         let bracketed = |id: &Option<String>| id.as_ref().map(|id| format!("[{id}] ")).unwrap_or_default();
         let (word, summary) = match message {
-            // The id of a question is long, and of no use to a reader.
+            // The id of a ping is long and not useful to a reader.
             Inbound::Ping { .. } => ("ping", String::new()),
             Inbound::Plan { apps, .. } => ("plan", desired(apps)),
             Inbound::SetConfig(set) => (
@@ -114,7 +116,7 @@ impl Screen {
         self.event(["master", "->", topic], (word, Colour::Bold), &summary);
     }
 
-    /// What an agent would do.
+    /// An agent's plan.
     pub fn plan(&self, plan: &PlanAnswer) {
         let steps = plan
             .steps
@@ -136,8 +138,8 @@ impl Screen {
             State::Converging => ("converging", Colour::Busy),
             State::Errors => ("errors", Colour::Bad),
         };
-        let said = match status.status {
-            State::Ok => Told::told(status).to_string(),
+        let summary = match status.status {
+            State::Ok => ObservedApps::reported(status).to_string(),
             State::Converging => status.detail.clone().unwrap_or_default(),
             State::Errors => {
                 let errors: Vec<String> = status.errors.iter().map(error_text).collect();
@@ -147,45 +149,46 @@ impl Screen {
         let host = status.host_id.as_str();
         let addresses = [host, "->", "master"];
         let before = self
-            .last_said
+            .last_status
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(host.to_owned(), format!("{word} {said}"));
+            .insert(host.to_owned(), format!("{word} {summary}"));
         match &status.reply_to {
-            // Of a question: see above.
-            Some(id) if id.starts_with("ask-") => self.event(addresses, (word, colour), &said),
-            Some(id) => self.event(addresses, (word, colour), &format!("[{id}] {said}")),
-            None if before == Some(format!("{word} {said}")) => {
+            // The answer to a ping or plan: see above.
+            Some(id) if id.starts_with("ask-") => self.event(addresses, (word, colour), &summary),
+            Some(id) => self.event(addresses, (word, colour), &format!("[{id}] {summary}")),
+            None if before == Some(format!("{word} {summary}")) => {
                 if !self.is_over.load(Ordering::Relaxed) {
-                    self.event(addresses, (word, Colour::Dim), "(as before)");
+                    self.event(addresses, (word, Colour::Dim), "(no change)");
                 }
             }
-            None => self.event(addresses, (word, colour), &said),
+            None => self.event(addresses, (word, colour), &summary),
         }
     }
 
-    /// What an agent is at.
+    /// An agent's current step.
     pub fn doing(&self, host: &str, text: &str) {
         self.event([host, "", ""], ("", Colour::Plain), text);
     }
 
-    /// What happens to a host past its agent.
-    pub fn accident(&self, host: &str, text: &str) {
-        self.event([host, "", ""], ("accident", Colour::Bad), text);
+    /// A change of a host without its agent.
+    pub fn external_change(&self, host: &str, text: &str) {
+        self.event([host, "", ""], ("external", Colour::Bad), text);
     }
 
-    /// What was found on a host.
-    pub fn found(&self, host: &str, as_wanted: bool, text: &str) {
-        let word = match as_wanted {
-            true => ("as wanted", Colour::Good),
-            false => ("NOT SO", Colour::Bad),
+    /// What was observed on a host. `expected`: why this was expected; `None`: it was not.
+    pub fn observed(&self, host: &str, expected: Option<&str>, text: &str) {
+        let word = match expected {
+            Some(why) => (why, Colour::Good),
+            None => ("DIFFERENT", Colour::Bad),
         };
         self.event([host, "", ""], word, text);
     }
 
-    /// Host, wanted, found, verdict. The two in the middle share the width that is there.
+    /// Prints a table: host, desired, observed, result. The two columns in the middle share the
+    /// remaining width.
     pub fn table(&self, rows: &[[String; 4]]) {
-        let heads = ["host", "wanted", "found", "verdict"].map(str::to_owned);
+        let heads = ["host", "desired", "observed", "result"].map(str::to_owned);
         let widest = |column: usize| {
             let cells = rows.iter().chain([&heads]);
             cells.map(|row| row[column].chars().count()).max().unwrap_or(0)
@@ -210,11 +213,15 @@ impl Screen {
         }
     }
 
-    /// What can be done now that the play is over and the master stays; `package` is the URL of shop 2.0.
+    /// Prints commands to try while master and agents keep running. `package` is the URL of shop
+    /// 2.0.
     pub fn invite(&self, url: &str, with_bbctl: bool, package: &str) {
         self.is_over.store(true, Ordering::Relaxed);
         self.print("");
-        self.print(&self.paint(Colour::Bold, &format!("The fleet stays up. Its page: {url}/")));
+        self.print(&self.paint(
+            Colour::Bold,
+            &format!("Master and agents keep running. Web page: {url}/"),
+        ));
         let mut commands = vec![format!("curl {url}/v1/hosts/")];
         if with_bbctl {
             commands.push(format!("export BBCTL_URL={url} PATH=target/debug:$PATH"));
@@ -235,10 +242,10 @@ impl Screen {
         for command in commands {
             self.print(&format!("  {command}"));
         }
-        self.note("Ctrl-C stops master and agents and tidies up.");
+        self.note("Ctrl-C stops master and agents and deletes all files.");
     }
 
-    /// To standard error, whole.
+    /// Prints to standard error, without line breaks.
     pub fn failure(&self, text: &str) {
         let _ = writeln!(io::stderr(), "demo: {text}");
     }
@@ -254,7 +261,7 @@ impl Screen {
             "{}  {from:<6} {arrow:<2} {to:<6}  {word}  ",
             self.paint(Colour::Dim, &time)
         );
-        // 6 + 2 + 6 + 1 + 2 + 1 + 6 + 2 + 10 + 2 = 38, and two more for the lines that go on.
+        // 6 + 2 + 6 + 1 + 2 + 1 + 6 + 2 + 10 + 2 = 38; continued lines are indented by two more.
         let mut lines = wrap(summary, self.width - INDENT).into_iter();
         let first = format!("{head}{}", lines.next().unwrap_or_default());
         self.print(first.trim_end());
@@ -271,7 +278,7 @@ impl Screen {
     }
 
     fn print(&self, line: &str) {
-        // Whoever closes standard output has read enough; the play goes on for its exit code.
+        // If standard output is closed, the demo continues for its exit code.
         let _ = writeln!(io::stdout(), "{line}");
     }
 }
@@ -290,7 +297,7 @@ fn desired(apps: &Apps) -> String {
             text += &format!(" {key}={value}");
         }
         if spec.sha256.is_some() {
-            text += " with its digest";
+            text += " with sha256";
         }
         text
     };
@@ -301,8 +308,8 @@ fn error_text(error: &protocol::ErrorReport) -> String {
     let app = error.app.as_ref().map_or("", |app| app.as_str());
     let phase = format!("{:?}", error.phase).to_lowercase();
     let then = match &error.next_retry {
-        Some(_) => "tried again soon",
-        None => "held until told otherwise",
+        Some(_) => "retry pending",
+        None => "held until the desired state changes",
     };
     format!("{app} ({phase}): {} ({then})", error.message)
 }
@@ -326,7 +333,7 @@ fn table_row(row: &[String; 4], widths: [usize; 4]) -> Vec<String> {
     (0..height).map(line).collect()
 }
 
-/// Lines of at most `width` characters, broken at blanks where there are any.
+/// Splits the text at spaces into lines of at most `width` characters.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
@@ -349,7 +356,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_summaries_are_broken_at_blanks() {
+    fn long_summaries_are_split_at_spaces() {
         let table: [(&str, &[&str]); 4] = [
             ("", &[""]),
             ("one two", &["one two"]),
@@ -363,10 +370,10 @@ mod tests {
 
     #[test]
     fn a_row_too_wide_for_the_terminal_goes_on_in_the_next_line() {
-        let row = ["paris", "shop 1.0, cache 1.1", "nothing", "NOT SO"].map(str::to_owned);
+        let row = ["paris", "shop 1.0, cache 1.1", "nothing", "DIFFERENT"].map(str::to_owned);
         assert_eq!(
-            table_row(&row, [5, 10, 7, 6]),
-            ["  paris  shop 1.0,   nothing  NOT SO", "         cache 1.1"]
+            table_row(&row, [5, 10, 7, 9]),
+            ["  paris  shop 1.0,   nothing  DIFFERENT", "         cache 1.1"]
         );
     }
 }

@@ -1,4 +1,4 @@
-//! How a host's applications are to be, and how they are found: one type, so that they can be compared.
+//! Desired and observed applications of a host, in one type, so that they can be compared.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,21 +6,21 @@ use std::fmt;
 use protocol::{AppSpec, Status};
 use serde_json::Value;
 
-/// What the packages' config files say at first.
+/// The greeting in the config files of the packages.
 const FIRST_GREETING: &str = "hello";
 
-/// What the master wants of one application.
+/// The desired state of one application.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wanted {
+pub struct DesiredApp {
     pub app: &'static str,
     pub version: &'static str,
     pub running: bool,
     pub greeting: Option<&'static str>,
 }
 
-/// Running, with the config that its package brings.
-pub const fn wanted(app: &'static str, version: &'static str) -> Wanted {
-    Wanted {
+/// An application that should run with the config from its package.
+pub const fn app(app: &'static str, version: &'static str) -> DesiredApp {
+    DesiredApp {
         app,
         version,
         running: true,
@@ -28,7 +28,7 @@ pub const fn wanted(app: &'static str, version: &'static str) -> Wanted {
     }
 }
 
-impl Wanted {
+impl DesiredApp {
     pub const fn stopped(self) -> Self {
         Self {
             running: false,
@@ -43,7 +43,7 @@ impl Wanted {
         }
     }
 
-    /// As it stands in a `set_config`.
+    /// As in a `set_config`.
     pub fn spec(&self, url: String) -> AppSpec {
         let config = self.greeting.map(|greeting| {
             let section = BTreeMap::from([("greeting".to_owned(), Value::from(greeting))]);
@@ -62,7 +62,7 @@ impl Wanted {
         }
     }
 
-    /// What is then to be found.
+    /// The state that should then be observed.
     pub fn state(&self) -> AppState {
         let greeting = self.greeting.unwrap_or(FIRST_GREETING).to_owned();
         let process = self.running.then(|| Loaded {
@@ -82,13 +82,13 @@ impl Wanted {
 pub struct AppState {
     /// Full version in the package database.
     pub package: Option<String>,
-    /// In the config file.
+    /// The greeting in the config file.
     pub greeting: Option<String>,
-    /// Present if its process is there.
+    /// Present if the process is running.
     pub process: Option<Loaded>,
 }
 
-/// What a process runs with: as it said itself when it took it up.
+/// What a process has loaded, as it wrote it to a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
     pub version: String,
@@ -97,20 +97,22 @@ pub struct Loaded {
 
 /// Application -> state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Apps(pub BTreeMap<String, AppState>);
+pub struct ObservedApps(pub BTreeMap<String, AppState>);
 
-impl Apps {
-    pub fn wanted(wanted: &[Wanted]) -> Self {
+impl ObservedApps {
+    /// What should be observed if these applications are desired.
+    pub fn expected(desired: &[DesiredApp]) -> Self {
         Self(
-            wanted
+            desired
                 .iter()
                 .map(|app| (app.app.to_owned(), app.state()))
                 .collect(),
         )
     }
 
-    /// As a status tells it. A status does not say what a process has loaded: taken for what it should have.
-    pub fn told(status: &Status) -> Self {
+    /// As reported in a status. A status does not contain what a process has loaded, so that is
+    /// assumed to be right.
+    pub fn reported(status: &Status) -> Self {
         let app = |(name, app): (&protocol::AppName, &protocol::AppStatus)| {
             let greeting = app
                 .config
@@ -160,7 +162,7 @@ impl fmt::Display for AppState {
     }
 }
 
-impl fmt::Display for Apps {
+impl fmt::Display for ObservedApps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() {
             return f.write_str("no applications");
@@ -179,15 +181,15 @@ mod tests {
 
     #[test]
     fn states_read_well() {
-        let mut odd = wanted("shop", "1.0").greeting("bonjour").state();
+        let mut odd = app("shop", "1.0").greeting("bonjour").state();
         if let Some(loaded) = &mut odd.process {
             loaded.greeting = "hello".into();
         }
         let table = [
-            (wanted("shop", "1.0").state(), "1.0-1 running"),
-            (wanted("shop", "1.0").stopped().state(), "1.0-1 stopped"),
+            (app("shop", "1.0").state(), "1.0-1 running"),
+            (app("shop", "1.0").stopped().state(), "1.0-1 stopped"),
             (
-                wanted("shop", "1.0").greeting("bonjour").state(),
+                app("shop", "1.0").greeting("bonjour").state(),
                 "1.0-1 running (bonjour)",
             ),
             (odd, "1.0-1 running with greeting hello (bonjour)"),
@@ -195,17 +197,17 @@ mod tests {
         for (state, expected) in table {
             assert_eq!(state.to_string(), expected);
         }
-        assert_eq!(Apps::default().to_string(), "no applications");
+        assert_eq!(ObservedApps::default().to_string(), "no applications");
     }
 
     #[test]
-    fn a_process_of_the_old_version_is_not_as_wanted() {
-        let mut found = Apps::wanted(&[wanted("shop", "2.0")]);
-        assert_eq!(found, Apps::wanted(&[wanted("shop", "2.0")]));
+    fn a_process_of_the_old_version_is_not_as_desired() {
+        let mut found = ObservedApps::expected(&[app("shop", "2.0")]);
+        assert_eq!(found, ObservedApps::expected(&[app("shop", "2.0")]));
         if let Some(loaded) = found.0.get_mut("shop").and_then(|shop| shop.process.as_mut()) {
             loaded.version = "1.0".into();
         }
-        assert_ne!(found, Apps::wanted(&[wanted("shop", "2.0")]));
+        assert_ne!(found, ObservedApps::expected(&[app("shop", "2.0")]));
         assert_eq!(found.to_string(), "shop 2.0-1 running 1.0");
     }
 }

@@ -1,4 +1,5 @@
-//! How fast the master stores statuses, beside a consumer of the same queue that only acknowledges.
+//! How fast the master stores statuses, compared with a consumer of the same queue that only
+//! acknowledges.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use crate::fleet::{Fleet, Plan, Wiring};
 use crate::measure::{Row, Target};
 use crate::peers;
 use crate::process::Programs;
-use crate::stage::{Master, PATIENCE, QueueWatch, Stage, step};
+use crate::stage::{Master, QueueWatch, Stage, TIMEOUT, step};
 
 const HOSTS: usize = 2000;
 const EACH: u64 = 20;
@@ -20,35 +21,36 @@ pub async fn run(programs: &Programs) -> Result<Vec<Row>> {
     let stage = Stage::new(programs).await?;
     let queue = QueueWatch::declare(&stage).await?;
     let mut fleet = fleet(&stage).await?;
-    fleet.all_up(PATIENCE).await?;
-    // The hosts' first statuses make rows and events; what is measured is what comes every minute.
+    fleet.wait_until_connected(TIMEOUT).await?;
+    // The first status of a host creates rows and events. The later ones, one a minute, are
+    // measured.
     fleet.report_all();
     drain_by_master(&stage, HOSTS as u64).await?;
     let mut rounds = Vec::new();
     let mut batches = String::new();
     for _ in 0..ROUNDS {
-        step("filling");
+        step("filling the queue");
         let filled = fill(&fleet, &queue).await?;
         step("the null consumer drains");
         let null = peers::drain_rate(&stage, filled).await?;
-        step("filling");
+        step("filling the queue");
         let filled = fill(&fleet, &queue).await?;
         step("the master drains");
         let (rate, size) = drain_by_master(&stage, filled).await?;
         batches = format!("{size:.0} statuses per transaction");
         rounds.push((rate, null));
     }
-    let row = Row::beside(
+    let row = Row::compared(
         "ingest",
-        "master: statuses stored",
+        "master: statuses stored per second",
         "/s",
         "null consumer",
         &rounds,
     );
     let row = row.map(|row| {
         row.target(Target::RatioAtLeast(0.7)).note(format!(
-            "SQLite, synchronous=FULL, each status of 1.5 kB acknowledged after its commit; {batches}. The null consumer is \
-             lapin on one thread, prefetch 2000, an acknowledgement each"
+            "SQLite, synchronous=FULL; each status of 1.5 kB is acknowledged after its commit; {batches}. The null consumer is \
+             lapin on one thread, prefetch 2000, one acknowledgement for each"
         ))
     });
     Ok(row.into_iter().collect())
@@ -61,35 +63,37 @@ async fn fleet(stage: &Stage) -> Result<Fleet> {
     Fleet::start(plan).await
 }
 
-/// Puts [`ALL`] statuses into the master's queue, which nobody consumes; how many are in it then, with
-/// answers to the last master's ping.
+/// Puts [`ALL`] statuses into the master's queue, which has no consumer. Returns the number of
+/// messages in it, which includes answers to the last master's ping.
 async fn fill(fleet: &Fleet, queue: &QueueWatch) -> Result<u64> {
-    // What a master that was ended had stored and not yet acknowledged comes again; answers to its ping come late.
+    // The queue may have messages that the last master stored and did not acknowledge, and late
+    // answers to its ping.
     queue.until(|_, consumers| consumers == 0).await?;
-    fleet.rest(PATIENCE).await?;
+    fleet.wait_until_idle(TIMEOUT).await?;
     queue.purge().await?;
     let before = fleet.counts();
     for _ in 0..EACH {
         fleet.report_all();
     }
-    let filled = fleet.until("the queue is filled", PATIENCE, |now| {
+    let filled = fleet.wait_for("the queue is filled", TIMEOUT, |now| {
         now.statuses >= before.statuses + ALL
     });
     filled.await?;
-    fleet.rest(PATIENCE).await?;
+    fleet.wait_until_idle(TIMEOUT).await?;
     ensure!(
         fleet.counts().unroutable == before.unroutable,
-        "statuses found no queue"
+        "some statuses were unroutable"
     );
     queue.until(|messages, _| u64::from(messages) >= ALL).await?;
-    Ok(queue.look().await?.0.into())
+    Ok(queue.counts().await?.0.into())
 }
 
-/// Statuses a second, from the first that is stored to the last; and how many went into one transaction.
+/// Statuses stored per second, from the first to the last; and the mean number of statuses in a
+/// transaction.
 async fn drain_by_master(stage: &Stage, count: u64) -> Result<(f64, f64)> {
     let master = stage.master("master").await?;
     let mut client = master.client().await?;
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + TIMEOUT;
     let mut first = None;
     let rate = loop {
         let accepted = Master::accepted(&mut client).await?;
@@ -102,7 +106,7 @@ async fn drain_by_master(stage: &Stage, count: u64) -> Result<(f64, f64)> {
         }
         ensure!(
             Instant::now() < until,
-            "{accepted} of {count} statuses: {}",
+            "only {accepted} of {count} statuses are stored; the master's log: {}",
             master.process.log()
         );
         sleep(Duration::from_millis(5)).await;

@@ -1,33 +1,33 @@
-//! What looking at 100 applications with a service each costs, on a machine with a systemd of its own.
+//! The cost of observing 100 applications with a service each, on a machine with systemd of its
+//! own.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use harness::machine::{self, Machine};
+use anyhow::{Context, Result, ensure};
+use harness::machine::Machine;
 use harness::packages::{Family, Package};
 use protocol::{Limits, State, Status};
 use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
+use super::need_machines;
 use crate::agent::{Caller, LIBRARY, PACKAGES, libraries};
 use crate::machine_agent::MachineAgent;
 use crate::measure::{Row, Sample, Target};
 use crate::process::{CpuMeter, Programs};
-use crate::stage::{PATIENCE, Stage, step};
+use crate::stage::{Stage, TIMEOUT, step};
 use crate::trace::Trace;
 
 const HOST: &str = "machine-1";
 const APPS: usize = 100;
-/// Where the machine sees the packages.
+/// Where the machine has the packages.
 const SERVED: &str = "/srv/apps";
-/// Seconds: none that could come into a measurement.
+/// Seconds: so many that no heartbeat falls into a measurement.
 const NO_HEARTBEAT: u32 = 86_400;
 
 pub async fn run(programs: &Programs) -> Result<Vec<Row>> {
-    if let Some(reason) = machine::skip_reason() {
-        bail!("{reason}");
-    }
+    need_machines()?;
     let folder = tempfile::tempdir()?;
     let mut desired = Map::new();
     for number in 0..APPS {
@@ -36,33 +36,33 @@ pub async fn run(programs: &Programs) -> Result<Vec<Row>> {
     let stage = Stage::new(programs).await?;
     let mut caller = Caller::new(&stage).await?;
     let machine = Machine::boot_with(&[&format!("--bind-ro={}:{SERVED}", folder.path().display())])?;
-    furnish(&machine)?;
+    fill_package_database(&machine)?;
     MachineAgent::install(&stage, &machine)?;
     let agent = MachineAgent::start(&stage, &machine, HOST, NO_HEARTBEAT)?;
     let first = caller
         .wait_for(HOST, |_| true)
         .await
         .with_context(|| agent.log())?;
-    step("the agent is up");
+    step("the agent runs");
     caller
         .converge(HOST, &Value::Object(desired))
         .await
         .with_context(|| agent.log())?;
     step("the applications are installed");
     let running = running(&caller.ping(HOST).await?.1)?;
-    ensure!(running == APPS, "{running} of {APPS} services run");
+    ensure!(running == APPS, "only {running} of {APPS} services run");
 
     let mut rows = vec![pings(&mut caller, &agent).await?];
-    step("pinged");
+    step("pings are measured");
     rows.push(reloads(&mut caller, &agent, &machine).await?);
-    step("systemd reloaded");
+    step("reloads are measured");
     rows.push(programs_started(&stage, &mut caller, &agent, &machine).await?);
-    step("traced");
-    sees_a_service_stop(&mut caller, &machine)
+    step("started programs are counted");
+    reports_a_stopped_service(&mut caller, &machine)
         .await
         .with_context(|| agent.log())?;
     agent.end().await?;
-    step("seen a service stop");
+    step("the agent has reported a stopped service");
     rows.insert(
         1,
         heartbeats(&stage, &mut caller, &machine, &first.boot_id).await?,
@@ -70,10 +70,12 @@ pub async fn run(programs: &Programs) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// A package with a unit, a config file and a manifest that names both; and what is desired of it.
+/// Builds a package with a unit, a config file and a manifest that names both, and adds it to the
+/// desired state.
 fn add_app(desired: &mut Map<String, Value>, number: usize, folder: &Path) -> Result<()> {
     let name = format!("app-{number}");
-    // Without [Install]: the agent would enable it, and have systemd read all its units anew, a few at a time.
+    // Without [Install]: otherwise the agent would enable the unit, and systemd would reload all
+    // units several times.
     let unit = "[Service]\nExecStart=/bin/sleep infinity\n";
     let manifest = format!(
         "services = [\"{}\"]\n[config.server]\nfile = \"/etc/pf9/{name}.ini\"\nformat = \"ini\"\n",
@@ -93,20 +95,25 @@ fn add_app(desired: &mut Map<String, Value>, number: usize, folder: &Path) -> Re
             "[server]\nport = 8080\nworkers = 4\n",
         );
     let file = package.build(Family::Deb, folder)?;
-    let file = file.file_name().context("a package is a file")?.to_string_lossy();
+    let file = file
+        .file_name()
+        .context("a package has no file name")?
+        .to_string_lossy();
     let spec = json!({"version": "1.0", "url": format!("file://{SERVED}/{file}"), "running": true,
         "config": {"server": {"port": 8080}}});
     desired.insert(name, spec);
     Ok(())
 }
 
-/// Only the manifest leads to it: it is called neither like the application nor like the package.
+/// Only the manifest has this name: it differs from the names of the application and of the
+/// package.
 fn service(number: usize) -> String {
     format!("worker-{number}")
 }
 
-/// Fills the package database, so that it has [`PACKAGES`] when the applications are there.
-fn furnish(machine: &Machine) -> Result<()> {
+/// Adds so many packages to the database that it has [`PACKAGES`] when the applications are
+/// installed.
+fn fill_package_database(machine: &Machine) -> Result<()> {
     const STATUS: &str = "/var/lib/dpkg/status";
     let mut status = std::fs::read_to_string(machine.path(STATUS))?;
     let own = status
@@ -116,7 +123,7 @@ fn furnish(machine: &Machine) -> Result<()> {
     let more = PACKAGES.saturating_sub(own + APPS);
     status += &libraries(more)?;
     machine.write(STATUS, status, 0o644)?;
-    // Without it dpkg would warn of each.
+    // Without these files, dpkg prints a warning for each package.
     machine
         .sh(&format!(
             "i=0; while [ $i -lt {more} ]; do : > /var/lib/dpkg/info/{LIBRARY}$i-dev:amd64.list; i=$((i+1)); done"
@@ -124,7 +131,7 @@ fn furnish(machine: &Machine) -> Result<()> {
         .map(|_| ())
 }
 
-/// Of the applications in a status, those whose own service runs.
+/// Number of applications in a status whose own service runs.
 fn running(body: &[u8]) -> Result<usize> {
     let status = Status::decode(body, Limits::default())?;
     let runs = |number: &usize| {
@@ -151,21 +158,21 @@ async fn pings(caller: &mut Caller, agent: &MachineAgent) -> Result<Row> {
         blocks.push(used.seconds()? * 1e3 / PINGS as f64);
     }
     Ok(row(
-        "agent: processor time of a ping with 100 applications under systemd (observation, status, sending)",
+        "agent: processor time of a ping, 100 applications with systemd (observation, status, sending)",
         blocks,
     )?
     .target(Target::FigureAtMost(5.0))
     .note(format!(
-        "{BLOCKS} blocks of {PINGS}. Each application has a manifest, a config file and a service that runs; what is known of the \
-         services holds until systemd signals something else"
+        "{BLOCKS} blocks of {PINGS} pings. Each application has a manifest, a config file and a running service; the agent asks \
+         systemd for a service again when systemd signals a change"
     )))
 }
 
-/// Of an agent with the shortest heartbeat there is. `before`: the boot id of the one before it.
+/// Heartbeats of an agent with the shortest period. `before`: the boot id of the previous agent.
 async fn heartbeats(stage: &Stage, caller: &mut Caller, machine: &Machine, before: &str) -> Result<Row> {
     const TIMES: usize = 10;
     let agent = MachineAgent::start(stage, machine, HOST, 1)?;
-    // Of this agent, and not what the one before it has said last.
+    // A status of this agent, not a late one of the previous agent.
     let settled = |status: &Status| status.status == State::Ok && status.boot_id != before;
     for _ in 0..3 {
         caller
@@ -182,14 +189,14 @@ async fn heartbeats(stage: &Stage, caller: &mut Caller, machine: &Machine, befor
     }
     agent.end().await?;
     Ok(row(
-        "agent: processor time of a heartbeat with 100 applications under systemd",
+        "agent: processor time of a heartbeat, 100 applications with systemd",
         times,
     )?
     .target(Target::FigureAtMost(5.0))
-    .note("of 1 s. It asks about each config file, as about each manifest, and reads those that have changed; what is known of the services holds, as for a ping"))
+    .note("heartbeat_period 1 s. The agent checks each manifest and each config file, and reads those that have changed"))
 }
 
-/// What is known of the services no longer holds when systemd has read its unit files anew: all are asked for again.
+/// After a daemon-reload, the agent asks systemd for all services again.
 async fn reloads(caller: &mut Caller, agent: &MachineAgent, machine: &Machine) -> Result<Row> {
     const TIMES: usize = 5;
     let id = agent.id()?;
@@ -197,24 +204,25 @@ async fn reloads(caller: &mut Caller, agent: &MachineAgent, machine: &Machine) -
     for _ in 0..TIMES {
         let used = CpuMeter::start(id)?;
         machine.sh("systemctl daemon-reload")?;
-        // Beyond the drift watch's own 0.2 s. Where it was not woken, the ping's look asks.
+        // Longer than the 0.2 s that the agent waits for more signals.
         sleep(Duration::from_millis(500)).await;
         caller.ping(HOST).await?;
         times.push(used.seconds()? * 1e3);
     }
     Ok(row(
-        "agent: processor time of a daemon-reload behind its back: its signals, 100 services asked for over D-Bus again, a ping",
+        "agent: processor time of a daemon-reload by somebody else, with the ping after it, 100 services",
         times,
     )?
-    .note("as at the first look, and for each service ten minutes after it was last asked for"))
+    .note("the agent handles the signals of systemd and asks for all services over D-Bus again, as after its start"))
 }
 
 fn row(what: &str, times: Vec<f64>) -> Result<Row> {
-    let figure = Sample::of(times).context("it was measured")?;
+    let figure = Sample::of(times).context("no measurements")?;
     Ok(Row::new("observe", what, "ms", figure))
 }
 
-/// What ten pings start: by the agent itself, or by systemd, of which it asks whatever changes the host.
+/// Number of processes that ten pings start: by the agent, or by systemd, which runs the agent's
+/// package transactions.
 async fn programs_started(
     stage: &Stage,
     caller: &mut Caller,
@@ -227,34 +235,41 @@ async fn programs_started(
         caller.ping(HOST).await?;
     }
     let started = trace.programs()?;
-    // What must be seen, or nothing would have been: a dead service is started again.
+    // Proof that strace sees started processes: the agent has a killed service started again.
     machine.sh(&format!("systemctl kill --signal=KILL {}", service(0)))?;
     let since = Instant::now();
     while trace.programs()? == started {
-        ensure!(since.elapsed() < PATIENCE, "strace sees no service start");
+        ensure!(
+            since.elapsed() < TIMEOUT,
+            "strace does not see the start of a service"
+        );
         sleep(Duration::from_millis(50)).await;
     }
     until_running(caller, APPS).await?;
     trace.end().await?;
-    let what = format!("agent: processes started by {TIMES} pings, 100 applications under systemd");
+    let what = format!("agent: processes started by {TIMES} pings, 100 applications with systemd");
     Ok(Row::new("observe", what, "processes", Sample::one(started as f64))
         .target(Target::FigureAtMost(0.0))
         .note(
-            "strace on the agent and on the machine's systemd, which starts what changes the host. It sees the start of a \
-             service that was killed afterwards",
+            "strace on the agent and on the systemd of the container; checked: it sees the start of a service that was killed \
+             afterwards",
         ))
 }
 
-/// That pings tell of services as they are, and not as they were.
-async fn sees_a_service_stop(caller: &mut Caller, machine: &Machine) -> Result<()> {
+/// Checks that the answers to pings have the current state of services.
+async fn reports_a_stopped_service(caller: &mut Caller, machine: &Machine) -> Result<()> {
     let service = service(0);
-    // The agent would start it again.
+    // Masked, or the agent would start it again.
     machine.sh(&format!("systemctl mask --runtime --now {service}"))?;
     until_running(caller, APPS - 1).await?;
-    // Until its own try to start it has failed and is taken back: that would stop what is started meanwhile.
+    // Wait until the agent's own start has failed and is rolled back: the rollback would stop the
+    // service again.
     let since = Instant::now();
     while Status::decode(&caller.ping(HOST).await?.1, Limits::default())?.status != State::Errors {
-        ensure!(since.elapsed() < PATIENCE, "a masked service is no error");
+        ensure!(
+            since.elapsed() < TIMEOUT,
+            "the agent does not report an error for a masked service"
+        );
         sleep(Duration::from_millis(50)).await;
     }
     machine.sh(&format!(
@@ -271,8 +286,8 @@ async fn until_running(caller: &mut Caller, wanted: usize) -> Result<()> {
             return Ok(());
         }
         ensure!(
-            since.elapsed() < PATIENCE,
-            "{running} services run by the agent's word, and {wanted} do"
+            since.elapsed() < TIMEOUT,
+            "the agent reports {running} running services instead of {wanted}"
         );
         sleep(Duration::from_millis(50)).await;
     }

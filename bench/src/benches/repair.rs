@@ -1,17 +1,18 @@
-//! What is done behind the agent's back, on a machine with a systemd of its own: how soon the master hears of it, and how
-//! soon it is undone.
+//! External changes on a machine with systemd of its own: the time until the master is told, and
+//! until the agent has repaired them.
 
 use std::fs;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use harness::machine::{self, Machine};
+use anyhow::{Context, Result, ensure};
+use harness::machine::Machine;
 use harness::packages::{Family, Package};
 use protocol::{State, Status};
 use serde_json::json;
 use tokio::time::sleep;
 
+use super::need_machines;
 use crate::agent::Caller;
 use crate::machine_agent::MachineAgent;
 use crate::measure::{Row, Sample, Target};
@@ -20,50 +21,51 @@ use crate::stage::Stage;
 
 const HOST: &str = "machine-1";
 const TIMES: usize = 5;
-/// Beyond the limit that keeps a flapping service from burning the host.
-const REST: Duration = Duration::from_secs(6);
+/// Between two changes: longer than the agent waits between restarts of a service that keeps
+/// ending.
+const PAUSE: Duration = Duration::from_secs(6);
 const UNIT: &str = "[Service]\nExecStart=/bin/sh -c 'echo $$$$ > /var/lib/app-foo.pid; exec sleep infinity'\n\
                     [Install]\nWantedBy=multi-user.target\n";
 const MANIFEST: &str =
     "services = [\"app-foo\"]\n[config.server]\nfile = \"/etc/app-foo.ini\"\nformat = \"ini\"\n";
 const DESIRED: &str = "[server]\nport = 8080\n";
 
-/// What somebody does, and what shows that it is as desired again.
-struct Deed {
+/// A change from outside, and how its repair is recognised.
+struct ExternalChange {
     what: &'static str,
     script: &'static str,
     until: &'static str,
     path: &'static str,
     shows: fn(&str) -> bool,
-    /// How it is undone by hand, where that takes its time.
+    /// The command to repair it by hand, if the agent is compared with that.
     by_hand: Option<&'static str>,
 }
 
-/// As an operator would, who wants nothing else changed.
+/// As an operator would install it who wants nothing else changed.
 const INSTALL: &str = "DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-remove -o Dpkg::Use-Pty=0 \
                        -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold /root/app-foo.deb";
 
-const DEEDS: [Deed; 3] = [
-    Deed {
-        what: "service killed behind its back",
+const CHANGES: [ExternalChange; 3] = [
+    ExternalChange {
+        what: "service killed externally",
         script: "process=$(cat /var/lib/app-foo.pid); rm /var/lib/app-foo.pid; kill -KILL $process",
-        until: "another process of it is there",
+        until: "the service runs again",
         path: "/var/lib/app-foo.pid",
         shows: |text| text.ends_with('\n'),
         by_hand: None,
     },
-    Deed {
-        what: "config file changed behind its back",
+    ExternalChange {
+        what: "config file changed externally",
         script: "sed -i s/8080/9090/ /etc/app-foo.ini",
-        until: "it is as desired",
+        until: "the file is as desired",
         path: "/etc/app-foo.ini",
         shows: |text| text == DESIRED,
         by_hand: None,
     },
-    Deed {
-        what: "package removed behind its back",
+    ExternalChange {
+        what: "package removed externally",
         script: "dpkg --remove app-foo",
-        until: "dpkg has it again",
+        until: "the package is installed again",
         path: "/var/lib/dpkg/status",
         shows: |text| text.contains("Package: app-foo\nStatus: install ok installed\n"),
         by_hand: Some(INSTALL),
@@ -71,9 +73,7 @@ const DEEDS: [Deed; 3] = [
 ];
 
 pub async fn run(programs: &Programs) -> Result<Vec<Row>> {
-    if let Some(reason) = machine::skip_reason() {
-        bail!("{reason}");
-    }
+    need_machines()?;
     let stage = Stage::new(programs).await?;
     let mut caller = Caller::new(&stage).await?;
     let machine = Machine::boot()?;
@@ -94,88 +94,100 @@ pub async fn run(programs: &Programs) -> Result<Vec<Row>> {
     caller.converge(HOST, &desired).await.with_context(log)?;
 
     let mut times = Vec::new();
-    for deed in &DEEDS {
+    for change in &CHANGES {
         for _ in 0..TIMES {
-            sleep(REST).await;
-            let seconds = deed.time(&machine, &mut caller).await;
-            times.push(seconds.context(deed.what).with_context(log)?);
+            sleep(PAUSE).await;
+            let seconds = change.time(&machine, &mut caller).await;
+            times.push(seconds.context(change.what).with_context(log)?);
         }
     }
     agent.end().await?;
     let mut rows = Vec::new();
-    for (deed, times) in DEEDS.iter().zip(times.chunks(TIMES)) {
-        rows.extend(deed.rows(&machine, times).await?);
+    for (change, times) in CHANGES.iter().zip(times.chunks(TIMES)) {
+        rows.extend(change.rows(&machine, times).await?);
     }
     Ok(rows)
 }
 
-impl Deed {
-    /// Seconds until the master hears of it, and until it is undone.
+impl ExternalChange {
+    /// Makes the change. Returns the seconds until the master is told, and until it is repaired.
     async fn time(&self, machine: &Machine, caller: &mut Caller) -> Result<(f64, f64)> {
-        while caller.hear(Duration::from_millis(1)).await.is_ok() {}
+        while caller.next_message(Duration::from_millis(1)).await.is_ok() {}
         machine.sh(self.script)?;
         let done = Instant::now();
-        let heard = async {
+        let told = async {
             caller
                 .wait_for(HOST, |status: &Status| status.status != State::Ok)
                 .await?;
             anyhow::Ok(done.elapsed().as_secs_f64())
         };
         let repaired = async {
-            self.is_undone(machine, done).await?;
+            self.wait_for_repair(machine, done).await?;
             anyhow::Ok(done.elapsed().as_secs_f64())
         };
-        let times = tokio::try_join!(heard, repaired)?;
+        let times = tokio::try_join!(told, repaired)?;
         caller.wait_for(HOST, |status| status.status == State::Ok).await?;
         Ok(times)
     }
-    async fn is_undone(&self, machine: &Machine, since: Instant) -> Result<()> {
+
+    async fn wait_for_repair(&self, machine: &Machine, since: Instant) -> Result<()> {
         let path = machine.path(self.path);
         while !fs::read_to_string(&path).is_ok_and(|text| (self.shows)(&text)) {
-            ensure!(since.elapsed() < Duration::from_secs(20), "it stays as it is");
+            ensure!(
+                since.elapsed() < Duration::from_secs(20),
+                "not repaired within 20 s"
+            );
             sleep(Duration::from_millis(2)).await;
         }
         Ok(())
     }
 
-    /// `times`: as [`Self::time`] has found them.
+    /// `times`: results of [`Self::time`].
     async fn rows(&self, machine: &Machine, times: &[(f64, f64)]) -> Result<[Row; 2]> {
-        let what = |until: &str| format!("agent: {}, until {until}", self.what);
-        let heard = Sample::of(times.iter().map(|(heard, _)| *heard).collect());
-        let heard = Row::new(
+        let what = |until: &str| format!("agent: {}: time until {until}", self.what);
+        let told = Sample::of(times.iter().map(|(told, _)| *told).collect());
+        let told = Row::new(
             "repair",
-            what("the master hears of it"),
+            what("the master is told"),
             "s",
-            heard.context("it was done")?,
+            told.context("no changes")?,
         );
         let repaired = times.iter().map(|(_, repaired)| *repaired);
-        let undone = what(self.until);
+        let until_repaired = what(self.until);
         let repaired = match self.by_hand {
-            None => Sample::of(repaired.collect()).map(|sample| Row::new("repair", undone, "s", sample)),
+            None => {
+                Sample::of(repaired.collect()).map(|sample| Row::new("repair", until_repaired, "s", sample))
+            }
             Some(script) => {
                 let mut rounds = Vec::new();
                 for repaired in repaired {
-                    rounds.push((repaired, self.undo_by_hand(machine, script).await?));
+                    rounds.push((repaired, self.repair_by_hand(machine, script).await?));
                 }
-                Row::beside("repair", undone, "s", "apt-get by hand", &rounds)
+                Row::compared("repair", until_repaired, "s", "apt-get install by hand", &rounds)
             }
         };
-        let rows = [heard, repaired.context("it was done")?];
+        let limit = match self.by_hand {
+            None => Target::FigureAtMost(1.0),
+            Some(_) => Target::RatioAtMost(2.0),
+        };
+        let rows = [
+            told.target(Target::FigureAtMost(1.0)),
+            repaired.context("no changes")?.target(limit),
+        ];
         Ok(rows.map(|row| {
-            row.target(Target::FigureAtMost(1.0))
-                .note("systemd, dpkg and apt of a container of its own; Restart=no, a file URL")
+            row.note("in a container with systemd, dpkg and apt of its own; Restart=no; a file URL")
         }))
     }
 
-    /// Seconds, when no agent runs.
-    async fn undo_by_hand(&self, machine: &Machine, script: &str) -> Result<f64> {
+    /// Seconds, without an agent.
+    async fn repair_by_hand(&self, machine: &Machine, script: &str) -> Result<f64> {
         machine.sh(self.script)?;
         let started = Instant::now();
         let mut shell = machine
             .command(&["sh", "-c", script])
             .stdout(Stdio::null())
             .spawn()?;
-        self.is_undone(machine, started).await?;
+        self.wait_for_repair(machine, started).await?;
         let took = started.elapsed().as_secs_f64();
         ensure!(shell.wait()?.success(), "{script}");
         Ok(took)

@@ -1,6 +1,6 @@
-"""Times Salt from within: a resident client asks one minion, as a master's own code does.
+"""Measures Salt: a client that keeps running sends commands to one minion, as code on a master does.
 
-Arguments: folder of the configuration, rounds, packages of this machine. Prints one JSON object.
+Arguments: folder of the configuration, number of rounds, packages of this machine. Prints one JSON object.
 """
 
 import json
@@ -18,9 +18,8 @@ def connect():
     return salt.client.LocalClient(mopts=salt.config.client_config(folder + "/master"))
 
 
-
 def answers():
-    # A client keeps the key that it has found at its start, and the master makes one at its own.
+    # A client reads the master's key once. The master creates the key when it starts.
     try:
         return connect().cmd("*", "test.ping", timeout=2) == {"bench": True}
     except salt.exceptions.SaltException:
@@ -47,6 +46,6 @@ for _ in range(max(3, rounds // 6)):
     took, answer = timed("state.single", ["pkg.installed", "name=bench", "pkgs=" + json.dumps(packages)])
     (result,) = answer.values()
     if not result["result"] or result["changes"]:
-        sys.exit("the state is no no-op: %s" % answer)
+        sys.exit("the state has changed something, or failed: %s" % answer)
     states.append(took)
 print("measured " + json.dumps({"pings": pings, "states": states}), flush=True)

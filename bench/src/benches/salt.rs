@@ -1,4 +1,4 @@
-//! Salt, from PyPI, as the peer for a ping and for a state that is so already.
+//! The agent compared with Salt, from PyPI: a ping, a run that changes nothing, resident memory.
 
 use std::fs;
 use std::net::TcpListener;
@@ -9,7 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-use crate::agent::{Agent, Caller, Options, furnished};
+use super::Skip;
+use crate::agent::{Agent, Caller, Options, sandbox_with_apps};
 use crate::measure::{Row, Target};
 use crate::process::{self, Process, Programs};
 use crate::stage::Stage;
@@ -20,17 +21,17 @@ const APPS: usize = 20;
 const CLIENT: &str = include_str!("salt.py");
 
 #[derive(Deserialize)]
-struct Said {
+struct Times {
     pings: Vec<f64>,
     states: Vec<f64>,
 }
 
 pub async fn run(programs: &Programs) -> Result<Vec<Row>> {
-    let venv = installed()?;
-    let (said, memory) = salt(&venv).await?;
+    let venv = install().map_err(|error| Skip(format!("cannot install Salt: {error:#}")))?;
+    let (times, memory) = measure_salt(&venv).await?;
     let stage = Stage::new(programs).await?;
     let mut caller = Caller::new(&stage).await?;
-    let (sandbox, desired) = furnished(APPS)?;
+    let (sandbox, desired) = sandbox_with_apps(APPS)?;
     let agent = Agent::start(&stage, &sandbox, HOST, Options::default()).await?;
     caller
         .wait_for(HOST, |_| true)
@@ -41,36 +42,36 @@ pub async fn run(programs: &Programs) -> Result<Vec<Row>> {
         .await
         .with_context(|| agent.log())?;
     let mut pings = Vec::new();
-    for salt in said.pings {
+    for salt in times.pings {
         pings.push((caller.ping(HOST).await?.0.as_secs_f64() * 1e3, salt));
     }
     let mut states = Vec::new();
-    for salt in said.states {
+    for salt in times.states {
         states.push((caller.converge(HOST, &desired).await?.as_secs_f64() * 1e3, salt));
     }
     let resident = process::memory(agent.id())?.resident;
     agent.end().await?;
     let version = version(&venv);
     let rows = [
-        Row::beside(
+        Row::compared(
             "salt",
-            "agent: ping -> status",
+            "agent: time from a ping to its status",
             "ms",
             format!("Salt {version}: test.ping"),
             &pings,
         ),
-        Row::beside(
+        Row::compared(
             "salt",
-            format!("agent: {APPS} packages that are as desired"),
+            format!("agent: time of a desired state that changes nothing, {APPS} installed packages"),
             "ms",
-            format!("Salt: pkg.installed of {APPS} that are"),
+            "Salt: state.single pkg.installed",
             &states,
         ),
-        Row::beside(
+        Row::compared(
             "salt",
-            "agent: resident memory",
+            "agent: resident memory, idle",
             "MiB",
-            "Salt: minion's processes",
+            "Salt: processes of the minion",
             &[(resident, memory)],
         ),
     ];
@@ -78,26 +79,28 @@ pub async fn run(programs: &Programs) -> Result<Vec<Row>> {
         .into_iter()
         .flatten()
         .map(|row| row.target(Target::RatioAtMost(1.0)));
-    let note = "Salt by its own LocalClient in a resident process, minion on this machine; its packages are this machine's";
+    let note = "Salt through its LocalClient in a process that keeps running, master and minion on this machine; Salt checks packages \
+                of this machine, the agent those of a sandbox";
     Ok(rows.map(|row| row.note(note)).collect())
 }
 
-/// The virtual environment with Salt in it; made at the first run, beside the programs that are built.
-fn installed() -> Result<PathBuf> {
+/// Installs Salt into a virtual environment beside the built programs, and keeps it. Returns its
+/// folder.
+fn install() -> Result<PathBuf> {
     let venv = std::path::absolute("target/salt")?;
     if venv.join("bin/salt-minion").exists() {
         return Ok(venv);
     }
     fs::create_dir_all(&venv)?;
-    succeed(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
-    succeed(Command::new(venv.join("bin/pip")).args(["install", "--quiet", "salt"]))?;
+    run_command(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+    run_command(Command::new(venv.join("bin/pip")).args(["install", "--quiet", "salt"]))?;
     Ok(venv)
 }
 
-fn succeed(command: &mut Command) -> Result<()> {
+fn run_command(command: &mut Command) -> Result<()> {
     let output = command.output().with_context(|| format!("{command:?}"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    let end: Vec<&str> = said.trim().lines().rev().take(3).collect();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let end: Vec<&str> = stderr.trim().lines().rev().take(3).collect();
     ensure!(output.status.success(), "{command:?}: {}", end.join(" / "));
     Ok(())
 }
@@ -111,8 +114,8 @@ fn version(venv: &Path) -> String {
     line.unwrap_or_default().to_owned()
 }
 
-/// What Salt takes, and the memory of its minion.
-async fn salt(venv: &Path) -> Result<(Said, f64)> {
+/// Times of Salt, and the memory of its minion in MiB.
+async fn measure_salt(venv: &Path) -> Result<(Times, f64)> {
     let folder = tempfile::TempDir::with_prefix("backbone-salt-")?;
     let at = folder.path().display();
     let ports: Vec<TcpListener> = (0..2)
@@ -149,34 +152,32 @@ async fn salt(venv: &Path) -> Result<(Said, f64)> {
     arguments.extend(packages_here()?);
     let log = folder.path().join("client.log");
     let mut client = Process::start(&venv.join("bin/python"), &arguments, &log)?;
-    let said = client.says("measured ", Duration::from_secs(240)).await;
+    let line = client.wait_for_line("measured ", Duration::from_secs(240)).await;
     let logs = format!("salt-master: {}\nsalt-minion: {}", master.log(), minion.log());
     let memory = tree(minion.id())
         .into_iter()
         .flat_map(process::memory)
         .map(|memory| memory.resident)
         .sum();
-    // In order, whatever came of it: their own children would outlive a kill.
+    // With SIGTERM, before any error is returned: their own children would outlive a kill.
     minion.end().await?;
     master.end().await?;
-    let said = said.context(logs)?;
-    Ok((serde_json::from_str(&said)?, memory))
+    let line = line.context(logs)?;
+    Ok((serde_json::from_str(&line)?, memory))
 }
 
-/// So many packages that this machine has.
+/// Names of packages that are installed on this machine.
 fn packages_here() -> Result<Vec<String>> {
     let output = Command::new("dpkg-query")
         .args(["-W", "-f", "${db:Status-Abbrev}${Package}\n"])
         .output();
-    let text = output
-        .context("Salt's state is one of this machine's dpkg packages")?
-        .stdout;
+    let text = output.context("cannot list the packages of this machine")?.stdout;
     let text = String::from_utf8_lossy(&text);
     let names = text.lines().filter_map(|line| line.strip_prefix("ii "));
     Ok(names.map(|name| name.trim().to_owned()).take(APPS).collect())
 }
 
-/// A process and all below it.
+/// A process and all its descendants.
 fn tree(process: u32) -> Vec<u32> {
     let mut found = vec![process];
     let mut next = 0;

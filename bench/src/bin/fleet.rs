@@ -1,4 +1,4 @@
-//! A simulated fleet for a master to look after.
+//! A simulated fleet, for trying out a master.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use url::Url;
 /// Simulates a fleet of hosts: real AMQP connections and the real protocol, but nothing is installed.
 ///
 /// Examples:
-///   1,000 hosts with a connection each, as in life:
+///   1,000 hosts with a connection each, like real ones:
 ///     fleet --url amqp://guest:guest@127.0.0.1 --hosts 1000
 ///   100,000 hosts over 8 connections, a heartbeat a minute, one change in fifty fails:
 ///     fleet --url amqp://guest:guest@127.0.0.1 --hosts 100000 --connections 8 --failure-rate 0.02
@@ -23,28 +23,28 @@ struct Cli {
     /// amqp://USER:PASSWORD@HOST[:PORT][/VHOST], or amqps:// for TLS
     #[arg(long)]
     url: Url,
-    /// PEM file of the authorities that may vouch for the broker; not set: those of this machine
+    /// PEM file of the authorities for the broker's certificate [default: those of this machine]
     #[arg(long)]
     ca: Option<std::path::PathBuf>,
-    /// How many hosts
+    /// Number of hosts
     #[arg(long, default_value_t = 100)]
     hosts: usize,
-    /// So many connections for all of them; not set: one each, with a queue each
+    /// Number of connections that the hosts share [default: one connection and queue for each host]
     #[arg(long)]
     connections: Option<usize>,
-    /// New connections a second, with one each
+    /// New connections a second, if each host has its own
     #[arg(long, default_value_t = 200)]
     connect_rate: u32,
-    /// Host ids begin with it
+    /// Prefix of the host ids
     #[arg(long, default_value = "SIM-")]
     prefix: String,
     /// Seconds between a host's heartbeats; 0: none
     #[arg(long, default_value_t = 60.0)]
     heartbeat: f64,
-    /// Seconds that a change takes, or MIN..MAX
+    /// Seconds that a change takes: a number, or MIN..MAX
     #[arg(long, default_value = "0.5..5", value_parser = span)]
     install_time: (Duration, Duration),
-    /// How many changes out of 1 fail
+    /// Share of changes that fail, from 0 to 1
     #[arg(long, default_value_t = 0.0)]
     failure_rate: f64,
     /// Mean seconds between restarts of an agent; 0: none
@@ -53,13 +53,13 @@ struct Cli {
     /// Applications that each host has from the start
     #[arg(long, default_value_t = 2)]
     applications: usize,
-    /// With shared connections: do not bind each host's id, so that only messages to all reach them
+    /// With shared connections: do not bind the host ids, so that only messages to all hosts arrive
     #[arg(long)]
     unreachable: bool,
-    /// Seconds until it ends; 0: never
+    /// Seconds until the program ends; 0: never
     #[arg(long, default_value_t = 0.0)]
     duration: f64,
-    /// One JSON object per line instead of words
+    /// Print one JSON object per line instead of text
     #[arg(long)]
     json: bool,
 }
@@ -70,19 +70,20 @@ fn span(text: &str) -> Result<(Duration, Duration)> {
         let number: f64 = text
             .trim()
             .parse()
-            .with_context(|| format!("{text:?} is no number"))?;
-        Duration::try_from_secs_f64(number).with_context(|| format!("{text:?} is no time"))
+            .with_context(|| format!("{text:?} is not a number"))?;
+        Duration::try_from_secs_f64(number).with_context(|| format!("{text:?} is not a number of seconds"))
     };
     let (min, max) = (seconds(min)?, seconds(max)?);
     if min > max {
-        bail!("{text:?} goes backwards");
+        bail!("{text:?}: the minimum is larger than the maximum");
     }
     Ok((min, max))
 }
 
 /// `None` for 0.
 fn seconds(number: f64, what: &str) -> Result<Option<Duration>> {
-    let time = Duration::try_from_secs_f64(number).with_context(|| format!("{what}: {number} is no time"))?;
+    let time = Duration::try_from_secs_f64(number)
+        .with_context(|| format!("{what}: {number} is not a number of seconds"))?;
     Ok(Some(time).filter(|time| !time.is_zero()))
 }
 
@@ -91,12 +92,12 @@ impl Cli {
         let tls = match self.url.scheme() {
             "amqp" => false,
             "amqps" => true,
-            other => bail!("--url: {other}:// is neither amqp:// nor amqps://"),
+            other => bail!("--url: expected amqp:// or amqps://, not {other}://"),
         };
-        let host = self.url.host_str().context("--url names no host")?;
+        let host = self.url.host_str().context("--url has no host")?;
         let port = self.url.port().unwrap_or(if tls { 5671 } else { 5672 });
         let decoded = |text: &str| -> Result<String> {
-            // A form's decoding, less its plus signs.
+            // Form decoding would turn a plus sign into a space.
             let escaped = text.replace('+', "%2B");
             let pair = format!("x={escaped}");
             let mut pairs = url::form_urlencoded::parse(pair.as_bytes());
@@ -131,7 +132,7 @@ impl Cli {
             Some(connections) => Wiring::Shared { connections },
         };
         if !(0.0..=1.0).contains(&self.failure_rate) {
-            bail!("--failure-rate: {} is not from 0 to 1", self.failure_rate);
+            bail!("--failure-rate: {} is not between 0 and 1", self.failure_rate);
         }
         let (min, max) = self.install_time;
         Ok(Plan {
@@ -183,8 +184,8 @@ fn report(fleet: &Fleet, started: Instant, json: bool) -> Result<()> {
         return Ok(());
     }
     println!(
-        "{at:>5} s  {up} of {all} connected; {} statuses said, {} unroutable; told {} pings, {} desired states; {} converged, \
-         {} failed; {} restarts",
+        "{at:>5} s  {up} of {all} connected; sent {} statuses, {} unroutable; received {} pings, {} desired states; \
+         {} converged, {} failed; {} restarts",
         counts.statuses,
         counts.unroutable,
         counts.pings,

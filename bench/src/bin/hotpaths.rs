@@ -1,17 +1,18 @@
-//! What an agent does again and again, alone, for callgrind to count: `hotpaths PATH TIMES`.
+//! Runs one frequent operation of the agent, for callgrind to count its instructions: `hotpaths
+//! PATH TIMES`.
 //!
-//! The difference between two runs, of different TIMES, is what PATH itself takes.
+//! The difference between two runs with different TIMES is the cost of the operation.
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use bench::agent::furnished;
+use bench::agent::sandbox_with_apps;
 use host::{self, Family, Host};
+use hostagent::engine::observe::{Freshness, Observed, Observer};
+use hostagent::engine::plan::plan;
 use hostagent::ledger::Desired;
-use hostagent::observe::{Freshness, Observed, Observer};
-use hostagent::plan::plan;
 use hostagent::settings::{Settings, Sources};
 use protocol::{Apps, Inbound, Limits, SetConfig, decode};
 
@@ -29,13 +30,13 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let usage = "decode | read | observe | heartbeat | plan, and how many times";
+    let usage = "usage: hotpaths decode|read|observe|heartbeat|plan TIMES";
     let path = arguments.next().context(usage)?;
     let times: u32 = arguments.next().context(usage)?.parse().context(usage)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let (sandbox, desired) = furnished(APPS)?;
+    let (sandbox, desired) = sandbox_with_apps(APPS)?;
     let apps: Apps = serde_json::from_value(desired)?;
     let host = open(sandbox.root())?;
     runtime.block_on(async {
@@ -52,19 +53,19 @@ fn run() -> Result<()> {
             observed.apps.len()
         );
         if path == "heartbeat" {
-            // What has changed a moment ago would be read each time.
+            // A file that changed a moment ago is read each time.
             tokio::time::sleep(Duration::from_secs(5)).await;
             observer.observe(&wanted, &records, Freshness::Full).await?;
         }
         for _ in 0..times {
             match path.as_str() {
                 "decode" => decode_both(&apps)?,
-                // The package database itself, as after each change of it.
+                // The whole package database, as after each change of it.
                 "read" => {
                     let packages = open(sandbox.root())?.packages.installed().await?;
                     ensure!(packages.len() >= APPS, "{} packages", packages.len());
                 }
-                // As for each ping.
+                // As for a ping.
                 "observe" => {
                     let again = observer.observe(&wanted, &records, Freshness::Light).await?;
                     ensure!(again.apps.len() == APPS, "{} applications", again.apps.len());
@@ -74,7 +75,7 @@ fn run() -> Result<()> {
                     ensure!(again.apps.len() == APPS, "{} applications", again.apps.len());
                 }
                 "plan" => plan_nothing(&apps, &observed)?,
-                other => bail!("no path {other:?}: {usage}"),
+                other => bail!("unknown operation {other:?}; {usage}"),
             }
         }
         Ok(())
@@ -106,8 +107,11 @@ fn decode_both(apps: &Apps) -> Result<()> {
         apps: apps.clone(),
     };
     match decode(&message.encode(), Limits::default())? {
-        Inbound::SetConfig(set) => ensure!(set.apps == *apps, "another state than was sent"),
-        other => bail!("no set_config: {other:?}"),
+        Inbound::SetConfig(set) => ensure!(
+            set.apps == *apps,
+            "the decoded state differs from the encoded one"
+        ),
+        other => bail!("not a set_config: {other:?}"),
     }
     decode(&protocol::encode_ping(Some("x")), Limits::default())?;
     Ok(())
@@ -115,6 +119,9 @@ fn decode_both(apps: &Apps) -> Result<()> {
 
 fn plan_nothing(apps: &Apps, observed: &Observed) -> Result<()> {
     let plan = plan(apps, observed, Family::Deb);
-    ensure!(plan.steps.len() <= APPS, "more than adopting");
+    ensure!(
+        plan.steps.len() <= APPS,
+        "the plan has more than one step for each application"
+    );
     Ok(())
 }

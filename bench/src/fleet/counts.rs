@@ -1,4 +1,4 @@
-//! What a fleet has done so far, over all its hosts.
+//! Counts of a fleet, over all its hosts.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -28,9 +28,9 @@ macro_rules! counts {
 counts! {
     /// Statuses that the broker has confirmed.
     statuses,
-    /// Statuses that no queue was bound for.
+    /// Statuses for which no queue was bound.
     unroutable,
-    /// Statuses that were under way when the connection was lost; said again after the reconnect.
+    /// Statuses in flight when the connection was lost; sent again after the reconnect.
     interrupted,
     pings,
     set_configs,
@@ -38,9 +38,9 @@ counts! {
     converged,
     /// Changes that ended in `errors`.
     failed,
-    /// Agents that have started anew.
+    /// Restarts of agents.
     restarts,
-    /// Messages that are none.
+    /// Messages that cannot be decoded.
     invalid,
 }
 

@@ -1,6 +1,6 @@
-//! One simulated host: the protocol's side of an agent, and nothing below it.
+//! One simulated host: the protocol of an agent, without anything below it.
 //!
-//! No I/O and no clock of its own, so that 100,000 of them fit into one process and tests need no time.
+//! No I/O and no timers, so that 100,000 hosts fit into one process, and tests do not wait.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,37 +15,37 @@ use tokio::time::Instant;
 
 use super::script::Script;
 
-/// How a host stands, as its script has it.
+/// A host that follows a script.
 pub struct Host {
     pub id: HostId,
     random: fastrand::Rng,
     boot_id: String,
     seq: u64,
     started: Instant,
-    /// What is installed.
+    /// The installed applications.
     apps: Apps,
     desired: Option<Apps>,
     generation: Option<u64>,
-    standing: Standing,
+    progress: Progress,
 }
 
-enum Standing {
+enum Progress {
     Ok,
-    /// Until `done`; then it is so, or has failed.
+    /// Until `done`; then it has converged or failed.
     Converging {
         done: Instant,
     },
     Failed,
 }
 
-/// What a message or the passing of time leads to.
+/// What a host does after a message or an alarm.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Reaction {
-    /// Say how it stands, in answer to the message with this `id`.
+    /// Send a status, in answer to the message with this `id`.
     Report {
         reply_to: Option<String>,
     },
-    /// The same, and look again when this much time has passed.
+    /// The same, and wake the host after this time.
     ReportAndWake {
         reply_to: Option<String>,
         after: Duration,
@@ -54,7 +54,7 @@ pub enum Reaction {
 }
 
 impl Host {
-    /// Host number `number` of a fleet; the same each time but for its `boot_id`.
+    /// Host number `number` of a fleet. Only its `boot_id` differs between two calls.
     pub fn new(number: usize, prefix: &str, script: &Script) -> Result<Self, protocol::name::NameError> {
         let apps = (0..script.applications)
             .map(|app| Ok((AppName::new(format!("app_{app}"))?, installed_from_start())))
@@ -68,18 +68,18 @@ impl Host {
             apps,
             desired: None,
             generation: None,
-            standing: Standing::Ok,
+            progress: Progress::Ok,
         };
         host.restart();
         Ok(host)
     }
 
-    /// Its agent starts anew: it says that it does, counts from 1, and begins again what it was at.
+    /// Restarts its agent: a new `boot_id`, `seq` from 1, and a running change finishes at once.
     pub fn restart(&mut self) {
         self.boot_id = format!("{:016x}", fastrand::u64(..));
         self.seq = 0;
         self.started = Instant::now();
-        if let Standing::Converging { done } = &mut self.standing {
+        if let Progress::Converging { done } = &mut self.progress {
             *done = Instant::now();
         }
     }
@@ -91,7 +91,7 @@ impl Host {
     pub fn handle(&mut self, message: Inbound, script: &Script) -> Reaction {
         match message {
             Inbound::Ping { id } => Reaction::Report { reply_to: id },
-            // Plans are a matter of real hosts.
+            // Simulated hosts do not plan.
             Inbound::Plan { .. } | Inbound::Unknown { .. } => Reaction::Nothing,
             Inbound::SetConfig(set) => self.accept(set, script),
         }
@@ -106,43 +106,43 @@ impl Host {
         let satisfied = apps_satisfied(&set.apps, &self.installed());
         self.desired = Some(set.apps);
         if satisfied {
-            self.standing = Standing::Ok;
+            self.progress = Progress::Ok;
             return Reaction::Report { reply_to };
         }
         let after = script.draw_install_time(&mut self.random);
-        self.standing = Standing::Converging {
+        self.progress = Progress::Converging {
             done: Instant::now() + after,
         };
         Reaction::ReportAndWake { reply_to, after }
     }
 
-    /// Time has passed: a change may be done.
+    /// Finishes a change that is due.
     pub fn wake(&mut self, script: &Script) -> Reaction {
-        let Standing::Converging { done } = &self.standing else {
+        let Progress::Converging { done } = &self.progress else {
             return Reaction::Nothing;
         };
-        // A newer desired state has begun anew; its own waking comes.
+        // A newer desired state has replaced the change, and has an alarm of its own.
         if Instant::now() < *done {
             return Reaction::Nothing;
         }
         if script.draw_failure(&mut self.random) {
-            self.standing = Standing::Failed;
+            self.progress = Progress::Failed;
         } else {
             self.apps = self.desired.clone().unwrap_or_default();
-            self.standing = Standing::Ok;
+            self.progress = Progress::Ok;
         }
         Reaction::Report { reply_to: None }
     }
 
     pub fn state(&self) -> State {
-        match self.standing {
-            Standing::Ok => State::Ok,
-            Standing::Converging { .. } => State::Converging,
-            Standing::Failed => State::Errors,
+        match self.progress {
+            Progress::Ok => State::Ok,
+            Progress::Converging { .. } => State::Converging,
+            Progress::Failed => State::Errors,
         }
     }
 
-    /// What it says of itself now, as bytes to publish: about 1.5 kB with two applications.
+    /// Its current status, encoded: about 1.5 kB with two applications.
     pub fn status(&mut self, reply_to: Option<String>, timestamp: &str) -> Vec<u8> {
         self.seq += 1;
         let state = self.state();
@@ -150,7 +150,7 @@ impl Host {
             app: self.apps.keys().next().cloned(),
             phase: Phase::Install,
             category: Category::Script,
-            message: "the package's script failed, as the fleet's script has it".to_owned(),
+            message: "simulated failure of the package's script".to_owned(),
             attempt: 1,
             next_retry: None,
             rolled_back: true,
@@ -240,11 +240,11 @@ mod tests {
     use super::*;
     use protocol::{Limits, decode};
 
-    fn told(host: &mut Host, script: &Script, message: &str) -> Reaction {
+    fn deliver(host: &mut Host, script: &Script, message: &str) -> Reaction {
         host.handle(decode(message.as_bytes(), Limits::default()).unwrap(), script)
     }
 
-    fn said(host: &mut Host) -> Status {
+    fn status_of(host: &mut Host) -> Status {
         Status::decode(&host.status(None, ""), Limits::default()).unwrap()
     }
 
@@ -252,7 +252,7 @@ mod tests {
         r#"{"opcode": "set_config", "id": "x", "generation": 5, "data": {"foo": {"version": "2"}}}"#;
 
     #[tokio::test(start_paused = true)]
-    async fn a_change_takes_its_time_and_is_then_reported_as_the_protocol_has_it() {
+    async fn a_change_is_reported_as_converging_and_then_as_ok() {
         let second = Duration::from_secs(1);
         let script = Script {
             install_time: second..=second,
@@ -260,41 +260,41 @@ mod tests {
         };
         let mut host = Host::new(7, "H", &script).unwrap();
         assert_eq!(host.id.as_str(), "H000007");
-        assert_eq!(said(&mut host).apps.len(), 2);
+        assert_eq!(status_of(&mut host).apps.len(), 2);
         let reply_to = Some("x".to_owned());
         let after = second;
         assert_eq!(
-            told(&mut host, &script, SET),
+            deliver(&mut host, &script, SET),
             Reaction::ReportAndWake { reply_to, after }
         );
-        let status = said(&mut host);
+        let status = status_of(&mut host);
         assert_eq!((status.status, status.generation), (State::Converging, Some(5)));
         assert_eq!(host.wake(&script), Reaction::Nothing);
         tokio::time::advance(second).await;
         assert_eq!(host.wake(&script), Reaction::Report { reply_to: None });
-        let status = said(&mut host);
+        let status = status_of(&mut host);
         assert_eq!((status.status, status.seq, status.apps.len()), (State::Ok, 3, 1));
-        // The same again changes nothing.
+        // The same message again changes nothing.
         let reply_to = Some("x".to_owned());
-        assert_eq!(told(&mut host, &script, SET), Reaction::Report { reply_to });
+        assert_eq!(deliver(&mut host, &script, SET), Reaction::Report { reply_to });
         assert_eq!(host.state(), State::Ok);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn failures_are_told_and_older_generations_refused() {
+    async fn failures_are_reported_and_older_generations_rejected() {
         let script = Script {
             failure_rate: 1.0,
             ..Script::default()
         };
         let mut host = Host::new(1, "H", &script).unwrap();
-        told(&mut host, &script, SET);
+        deliver(&mut host, &script, SET);
         host.wake(&script);
-        let status = said(&mut host);
+        let status = status_of(&mut host);
         assert_eq!((status.status, status.errors.len()), (State::Errors, 1));
         assert_eq!(status.apps.len(), 2, "rolled back");
-        told(&mut host, &script, &SET.replace('5', "4").replace("foo", "bar"));
+        deliver(&mut host, &script, &SET.replace('5', "4").replace("foo", "bar"));
         assert!(
-            said(&mut host)
+            status_of(&mut host)
                 .desired_apps
                 .unwrap()
                 .keys()
@@ -303,11 +303,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_restart_counts_from_one_under_another_boot_id() {
+    async fn a_restart_counts_from_one_with_another_boot_id() {
         let mut host = Host::new(1, "H", &Script::default()).unwrap();
-        let before = said(&mut host);
+        let before = status_of(&mut host);
         host.restart();
-        let after = said(&mut host);
+        let after = status_of(&mut host);
         assert_ne!(before.boot_id, after.boot_id);
         assert_eq!((before.seq, after.seq), (1, 1));
     }

@@ -1,7 +1,7 @@
 //! A fleet of simulated hosts: real connections, the real protocol, scripted hosts.
 //!
-//! `script` (how hosts behave) -> `host` (one host: what it says to what it is told) -> `pool` (the hosts of
-//! one connection: one host, or thousands) -> [`Fleet`] (all pools, and what they count).
+//! `script`: how hosts behave. `host`: one host, its state and its answers. `pool`: the hosts of
+//! one connection, one or thousands. [`Fleet`]: all pools, and their counts.
 
 mod counts;
 mod host;
@@ -25,30 +25,31 @@ pub use script::Script;
 use host::Host;
 use pool::{Order, Pool};
 
-/// How many connections a fleet has.
+/// The connections of a fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wiring {
-    /// Each host has its own, with its own queue, as in life.
+    /// Each host has its own connection and queue, like a real host.
     OneEach,
-    /// So many, each with one queue for all of its hosts: for more hosts than a machine has connections.
+    /// So many connections, each with one queue for all of its hosts: for more hosts than a machine
+    /// can have connections.
     Shared { connections: usize },
 }
 
-/// What a fleet is made of.
+/// The settings of a fleet.
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub amqp: AmqpSettings,
     pub hosts: usize,
-    /// Of host ids: `P` makes `P000000`, `P000001`, ...
+    /// Prefix of the host ids: `P` gives `P000000`, `P000001`, ...
     pub prefix: String,
     pub wiring: Wiring,
     pub script: Script,
-    /// Shared connections: whether messages to single hosts reach them. A binding per host takes RabbitMQ the
-    /// better part of a millisecond.
+    /// With shared connections: whether messages to single hosts arrive. RabbitMQ needs nearly a
+    /// millisecond for the binding of each host.
     pub reachable: bool,
-    /// Whether hosts report when they are connected, as agents do.
+    /// Whether hosts send a status when they are connected, as agents do.
     pub announce: bool,
-    /// New connections a second, for a fleet with one for each.
+    /// New connections a second, if each host has its own.
     pub connect_rate: u32,
 }
 
@@ -67,7 +68,7 @@ impl Plan {
     }
 }
 
-/// A fleet at work; it ends when dropped.
+/// A running fleet. It stops when it is dropped.
 pub struct Fleet {
     counts: Arc<Counts>,
     links: Vec<watch::Receiver<LinkState>>,
@@ -77,7 +78,7 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Starts to connect; returns when the last host has begun to.
+    /// Returns when the last host has begun to connect.
     pub async fn start(plan: Plan) -> Result<Self> {
         let mut fleet = Self {
             counts: Arc::default(),
@@ -92,12 +93,12 @@ impl Fleet {
         };
         let pause = Duration::from_secs(1) / plan.connect_rate.max(1);
         for connection in 0..connections {
-            // Each host once: those whose number leaves this rest.
+            // Each host is in exactly one connection: that of its number modulo `connections`.
             let hosts = (connection..plan.hosts)
                 .step_by(connections)
                 .map(|number| Host::new(number, &plan.prefix, &plan.script))
                 .collect::<Result<Vec<_>, _>>()
-                .with_context(|| format!("{:?} does not make host ids", plan.prefix))?;
+                .with_context(|| format!("{:?} is not valid at the start of a host id", plan.prefix))?;
             fleet.add(&plan, connection, hosts);
             if plan.wiring == Wiring::OneEach {
                 sleep(pause).await;
@@ -133,7 +134,7 @@ impl Fleet {
         self.counts.snapshot()
     }
 
-    /// Connections that consume.
+    /// Number of connections that consume.
     pub fn up(&self) -> usize {
         self.links.iter().filter(|link| link.borrow().is_up()).count()
     }
@@ -143,7 +144,7 @@ impl Fleet {
     }
 
     /// Waits until all connections consume.
-    pub async fn all_up(&mut self, limit: Duration) -> Result<()> {
+    pub async fn wait_until_connected(&mut self, limit: Duration) -> Result<()> {
         let until = Instant::now() + limit;
         for link in &mut self.links {
             let waited = timeout_at(until, link.wait_for(LinkState::is_up))
@@ -151,11 +152,11 @@ impl Fleet {
                 .map(|up| up.map(drop));
             match waited {
                 Ok(Ok(())) => {}
-                Ok(Err(_)) => anyhow::bail!("a host of the fleet has ended"),
+                Ok(Err(_)) => anyhow::bail!("the task of a connection has ended"),
                 Err(_) => {
                     let state = link.borrow().clone();
                     anyhow::bail!(
-                        "{} of {} connect within {limit:?}; one is {state:?}",
+                        "only {} of {} are connected after {limit:?}; the state of one: {state:?}",
                         self.up(),
                         self.links.len()
                     )
@@ -165,7 +166,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// How often each connection was made so far.
+    /// How many times each connection was established so far.
     pub fn epochs(&self) -> Vec<Option<u64>> {
         let epoch = |link: &watch::Receiver<LinkState>| match *link.borrow() {
             LinkState::Up { epoch } | LinkState::Contested { epoch, .. } => Some(epoch),
@@ -174,30 +175,35 @@ impl Fleet {
         self.links.iter().map(epoch).collect()
     }
 
-    /// Every agent starts anew, at once: each says so.
+    /// Restarts all agents at once. Each sends a status.
     pub fn restart_all(&self) {
         self.order(Order::Restart);
     }
 
-    /// Every host says how it is.
+    /// Makes each host send a status.
     pub fn report_all(&self) {
         self.order(Order::Report);
     }
 
     fn order(&self, order: Order) {
         for pool in &self.orders {
-            // One that has ended says nothing any more.
+            // The task of a pool may have ended.
             let _ = pool.send(order);
         }
     }
 
-    /// Waits until the counts are as wanted.
-    pub async fn until(&self, what: &str, limit: Duration, wanted: impl Fn(&Snapshot) -> bool) -> Result<()> {
+    /// Waits until `wanted` is true for the counts.
+    pub async fn wait_for(
+        &self,
+        what: &str,
+        limit: Duration,
+        wanted: impl Fn(&Snapshot) -> bool,
+    ) -> Result<()> {
         let until = Instant::now() + limit;
         while !wanted(&self.counts()) {
             anyhow::ensure!(
                 Instant::now() < until,
-                "not within {limit:?}: {what}; the fleet: {:?}",
+                "not after {limit:?}: {what}; counts of the fleet: {:?}",
                 self.counts()
             );
             sleep(Duration::from_millis(5)).await;
@@ -205,8 +211,8 @@ impl Fleet {
         Ok(())
     }
 
-    /// Waits until nobody has said or heard anything for a while.
-    pub async fn rest(&self, limit: Duration) -> Result<()> {
+    /// Waits until no message was sent or received for a while.
+    pub async fn wait_until_idle(&self, limit: Duration) -> Result<()> {
         let until = Instant::now() + limit;
         let mut last = self.counts();
         loop {
@@ -215,7 +221,10 @@ impl Fleet {
             if now == last {
                 return Ok(());
             }
-            anyhow::ensure!(Instant::now() < until, "the fleet does not come to rest: {now:?}");
+            anyhow::ensure!(
+                Instant::now() < until,
+                "the fleet is still busy after {limit:?}: {now:?}"
+            );
             last = now;
         }
     }
@@ -227,14 +236,14 @@ impl Drop for Fleet {
     }
 }
 
-/// Gone a minute after its fleet, as its bindings are.
+/// RabbitMQ deletes the queue and its bindings a minute after the fleet has ended.
 fn shared_queue(prefix: &str, connection: usize) -> Queue {
     Queue {
         name: format!("fleet-{prefix}{connection}"),
         topics: BTreeSet::from([protocol::topic::SLAVES.to_owned()]),
         exclusive_consumer: false,
         expires: Some(Duration::from_secs(60)),
-        // A durable queue's bindings are written to disk one by one.
+        // RabbitMQ writes each binding of a durable queue to disk.
         durable: false,
         prefetch: 200,
         probe: None,

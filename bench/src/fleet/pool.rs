@@ -1,4 +1,4 @@
-//! The hosts of one connection: takes in what they are told, lets their time pass, says what they say.
+//! The hosts of one connection: receives their messages, runs their alarms, sends their statuses.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -17,17 +17,17 @@ use super::counts::{Counts, count};
 use super::host::{Host, Reaction};
 use super::script::Script;
 
-/// What the fleet's owner wants of all hosts.
+/// An order to all hosts.
 #[derive(Debug, Clone, Copy)]
 pub enum Order {
     Restart,
     Report,
 }
 
-/// Statuses under way to the broker, per connection.
-const UNCONFIRMED: usize = 256;
+/// Statuses in flight to the broker, for each connection.
+const MAX_IN_FLIGHT: usize = 256;
 
-/// Why a host is looked at.
+/// What a host does at a given time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Alarm {
     Wake,
@@ -42,8 +42,8 @@ pub(super) struct Pool {
     announce: bool,
     counts: Arc<Counts>,
     alarms: BinaryHeap<Reverse<(Instant, usize, Alarm)>>,
-    /// Who has something to say. The words are found when it is said: they are the newest then.
-    to_say: VecDeque<(usize, Option<String>)>,
+    /// Hosts with an outgoing status, which is built when it is sent, so that it is the newest.
+    outgoing: VecDeque<(usize, Option<String>)>,
 }
 
 impl Pool {
@@ -60,20 +60,20 @@ impl Pool {
             announce,
             counts,
             alarms: BinaryHeap::new(),
-            to_say: VecDeque::new(),
+            outgoing: VecDeque::new(),
         }
     }
 
     pub(super) async fn run(mut self, mut link: Link, mut orders: mpsc::UnboundedReceiver<Order>) {
-        let mut saying: FuturesUnordered<BoxFuture<'static, (usize, Result<(), PublishError>)>> =
+        let mut in_flight: FuturesUnordered<BoxFuture<'static, (usize, Result<(), PublishError>)>> =
             FuturesUnordered::new();
         let mut epoch = 0;
         self.set_first_alarms();
         loop {
             let mut timestamp = None;
             while link.state.borrow().is_up()
-                && saying.len() < UNCONFIRMED
-                && let Some((number, reply_to)) = self.to_say.pop_front()
+                && in_flight.len() < MAX_IN_FLIGHT
+                && let Some((number, reply_to)) = self.outgoing.pop_front()
             {
                 let timestamp = timestamp.get_or_insert_with(now);
                 let Some(host) = self.hosts.get_mut(number) else {
@@ -81,22 +81,22 @@ impl Pool {
                 };
                 let body = host.status(reply_to, timestamp);
                 let publisher = link.publisher.clone();
-                saying.push(Box::pin(async move {
+                in_flight.push(Box::pin(async move {
                     (number, publisher.publish(topic::MASTER, body).await)
                 }));
             }
             let next_alarm = self.alarms.peek().map(|Reverse((at, ..))| *at);
-            // Each arm receives, or waits on futures that live outside: nothing is lost when an arm is dropped.
+            // Cancel-safe: each arm receives, or waits for futures that are stored outside of it.
             tokio::select! {
                 delivery = link.deliveries.recv() => match delivery {
-                    Some(delivery) => self.take(delivery),
+                    Some(delivery) => self.receive(delivery),
                     None => return,
                 },
                 order = orders.recv() => match order {
-                    Some(order) => self.obey(order),
+                    Some(order) => self.execute(order),
                     None => return,
                 },
-                Some((number, result)) = saying.next() => self.settle(number, result),
+                Some((number, result)) = in_flight.next() => self.handle_published(number, result),
                 changed = link.state.changed() => {
                     if changed.is_err() { return }
                     if let LinkState::Up { epoch: now } = *link.state.borrow_and_update() && now != epoch {
@@ -104,7 +104,7 @@ impl Pool {
                         self.report_all_on_connection();
                     }
                 }
-                () = sleep_until(next_alarm.unwrap_or_else(Instant::now)), if next_alarm.is_some() => self.ring(),
+                () = sleep_until(next_alarm.unwrap_or_else(Instant::now)), if next_alarm.is_some() => self.handle_due_alarms(),
             }
         }
     }
@@ -130,8 +130,7 @@ impl Pool {
         }
     }
 
-    /// All alarms that are due.
-    fn ring(&mut self) {
+    fn handle_due_alarms(&mut self) {
         let now = Instant::now();
         while let Some(Reverse((at, number, alarm))) = self.alarms.peek().copied()
             && at <= now
@@ -150,8 +149,9 @@ impl Pool {
                     self.react(number, reaction);
                 }
                 Alarm::Heartbeat => {
-                    self.to_say.push_back((number, None));
-                    // From when it was due, so that a busy machine does not thin out the load.
+                    self.outgoing.push_back((number, None));
+                    // Counted from the time when it was due, so that a slow machine does not reduce
+                    // the load.
                     if let Some(period) = self.script.heartbeat {
                         self.set_alarm(at + period, number, alarm);
                     }
@@ -167,32 +167,32 @@ impl Pool {
     fn restart(&mut self, number: usize) {
         count(&self.counts.restarts);
         self.hosts[number].restart();
-        self.to_say.push_back((number, None));
+        self.outgoing.push_back((number, None));
         self.set_alarm(Instant::now(), number, Alarm::Wake);
     }
 
-    fn obey(&mut self, order: Order) {
+    fn execute(&mut self, order: Order) {
         for number in 0..self.hosts.len() {
             match order {
                 Order::Restart => self.restart(number),
-                Order::Report => self.to_say.push_back((number, None)),
+                Order::Report => self.outgoing.push_back((number, None)),
             }
         }
     }
 
-    fn take(&mut self, delivery: Delivery) {
+    fn receive(&mut self, delivery: Delivery) {
         match decode(&delivery.body, Limits::default()) {
             Err(_) => count(&self.counts.invalid),
             Ok(message) => match self.numbers.get(&delivery.routing_key) {
-                Some(number) => self.tell(*number, message),
-                // `slaves`, or an application's topic: all of them.
-                None => (0..self.hosts.len()).for_each(|number| self.tell(number, message.clone())),
+                Some(number) => self.deliver(*number, message),
+                // `slaves`, or the topic of an application: all hosts.
+                None => (0..self.hosts.len()).for_each(|number| self.deliver(number, message.clone())),
             },
         }
         delivery.ack();
     }
 
-    fn tell(&mut self, number: usize, message: Inbound) {
+    fn deliver(&mut self, number: usize, message: Inbound) {
         match &message {
             Inbound::Ping { .. } => count(&self.counts.pings),
             Inbound::SetConfig(_) => count(&self.counts.set_configs),
@@ -205,29 +205,29 @@ impl Pool {
     fn react(&mut self, number: usize, reaction: Reaction) {
         match reaction {
             Reaction::Nothing => {}
-            Reaction::Report { reply_to } => self.to_say.push_back((number, reply_to)),
+            Reaction::Report { reply_to } => self.outgoing.push_back((number, reply_to)),
             Reaction::ReportAndWake { reply_to, after } => {
-                self.to_say.push_back((number, reply_to));
+                self.outgoing.push_back((number, reply_to));
                 self.set_alarm(Instant::now() + after, number, Alarm::Wake);
             }
         }
     }
 
     fn report_all_on_connection(&mut self) {
-        // What was not said yet is said by this.
-        self.to_say.clear();
+        // Replaces the outgoing statuses.
+        self.outgoing.clear();
         if self.announce {
-            self.obey(Order::Report);
+            self.execute(Order::Report);
         }
     }
 
-    fn settle(&mut self, number: usize, result: Result<(), PublishError>) {
+    fn handle_published(&mut self, number: usize, result: Result<(), PublishError>) {
         match result {
             Ok(()) => count(&self.counts.statuses),
             Err(PublishError::Unroutable) => count(&self.counts.unroutable),
             Err(PublishError::Disconnected) => count(&self.counts.interrupted),
-            // The broker is short of something: later.
-            Err(PublishError::Refused) => self.to_say.push_back((number, None)),
+            // The broker lacks memory or disk space: retry.
+            Err(PublishError::Refused) => self.outgoing.push_back((number, None)),
         }
     }
 }

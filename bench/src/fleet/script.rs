@@ -1,25 +1,25 @@
-//! What simulated hosts do with what they are told.
+//! How simulated hosts behave.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// One script for all hosts of a fleet; each draws its own luck.
+/// One script for all hosts of a fleet. Random values are drawn for each host.
 #[derive(Debug, Clone)]
 pub struct Script {
-    /// How long a change takes, drawn anew for each.
+    /// How long a change takes, drawn for each change.
     pub install_time: RangeInclusive<Duration>,
-    /// How many changes out of one end in `errors`, rolled back.
+    /// Share of changes, from 0 to 1, that end in `errors` and are rolled back.
     pub failure_rate: f64,
-    /// `None`: only what is asked for is said.
+    /// `None`: hosts send a status only when they are asked.
     pub heartbeat: Option<Duration>,
-    /// Mean time between restarts of an agent, each of which says so.
+    /// Mean time between restarts of an agent. Each restart sends a status.
     pub restart_mean: Option<Duration>,
-    /// Applications that each host has from the start, as the last message that an earlier master sent left them.
+    /// Number of applications that each host has from the start.
     pub applications: usize,
 }
 
 impl Default for Script {
-    /// Hosts that do at once what they are told, and say nothing of their own accord.
+    /// Hosts that converge at once, and send a status only when they are asked.
     fn default() -> Self {
         Self {
             install_time: Duration::ZERO..=Duration::ZERO,
@@ -41,7 +41,7 @@ impl Script {
         random.f64() < self.failure_rate
     }
 
-    /// Restarts fall as independent accidents do: exponentially.
+    /// Restarts are independent of each other: the time between two is distributed exponentially.
     pub(super) fn draw_restart(&self, random: &mut fastrand::Rng) -> Option<Duration> {
         let mean = self.restart_mean?;
         Some(mean.mul_f64(-(1.0 - random.f64()).ln()))

@@ -10,7 +10,7 @@ use harness::rabbitmq::RabbitMq;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 struct Stage {
     broker: RabbitMq,
@@ -46,9 +46,9 @@ impl Stage {
         Plan::new(settings(&self.broker, &self.vhost), hosts, wiring)
     }
 
-    /// Waits until so many hosts are found by `filter`.
+    /// Waits until `filter` finds so many hosts.
     async fn until(&mut self, filter: &str, total: u64) {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         loop {
             let page = self
                 .client
@@ -60,7 +60,10 @@ impl Stage {
             if page["total"] == total {
                 return;
             }
-            assert!(Instant::now() < until, "not {total} of {filter}: {page}");
+            assert!(
+                Instant::now() < until,
+                "expected {total} hosts with {filter}: {page}"
+            );
             sleep(Duration::from_millis(20)).await;
         }
     }
@@ -88,11 +91,11 @@ fn settings(broker: &RabbitMq, vhost: &str) -> AmqpSettings {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_master_takes_simulated_hosts_for_real_ones_whatever_their_wiring() {
+async fn a_master_handles_simulated_hosts_like_real_ones_with_any_wiring() {
     for wiring in [Wiring::OneEach, Wiring::Shared { connections: 3 }] {
         let mut stage = Stage::new().await;
         let mut fleet = Fleet::start(stage.plan(20, wiring)).await.unwrap();
-        fleet.all_up(PATIENCE).await.unwrap();
+        fleet.wait_until_connected(TIMEOUT).await.unwrap();
         assert_eq!(
             fleet.connections(),
             if wiring == Wiring::OneEach { 20 } else { 3 }
@@ -108,7 +111,7 @@ async fn a_master_takes_simulated_hosts_for_real_ones_whatever_their_wiring() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_script_of_failures_and_restarts_is_played() {
+async fn hosts_fail_and_restart_as_their_script_says() {
     let mut stage = Stage::new().await;
     let mut plan = stage.plan(30, Wiring::Shared { connections: 2 });
     plan.script = Script {
@@ -118,14 +121,14 @@ async fn a_script_of_failures_and_restarts_is_played() {
         ..Script::default()
     };
     let mut fleet = Fleet::start(plan).await.unwrap();
-    fleet.all_up(PATIENCE).await.unwrap();
+    fleet.wait_until_connected(TIMEOUT).await.unwrap();
     stage.until("status=ok", 30).await;
     stage.put("SIM-000003", &json!({"foo": {"version": "2.0"}})).await;
     stage.until("status=errors", 1).await;
-    let played = fleet.until("heartbeats and restarts", PATIENCE, |counts| {
+    let waiting = fleet.wait_for("heartbeats and restarts", TIMEOUT, |counts| {
         counts.restarts >= 10 && counts.statuses >= 100
     });
-    played.await.unwrap();
+    waiting.await.unwrap();
     let host = stage
         .client
         .get("/v1/hosts/SIM-000003")
@@ -137,18 +140,16 @@ async fn a_script_of_failures_and_restarts_is_played() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fleet_says_again_how_it_is_when_it_is_told_to() {
+async fn all_hosts_send_a_status_after_a_restart() {
     let mut stage = Stage::new().await;
     let mut plan = stage.plan(500, Wiring::Shared { connections: 2 });
     plan.reachable = false;
     let mut fleet = Fleet::start(plan).await.unwrap();
-    fleet.all_up(PATIENCE).await.unwrap();
+    fleet.wait_until_connected(TIMEOUT).await.unwrap();
     stage.until("status=ok", 500).await;
     let before = fleet.counts().statuses;
     fleet.restart_all();
-    let said = fleet.until("all start anew", PATIENCE, |counts| {
-        counts.statuses >= before + 500
-    });
-    said.await.unwrap();
+    let waiting = fleet.wait_for("all restart", TIMEOUT, |counts| counts.statuses >= before + 500);
+    waiting.await.unwrap();
     assert_eq!(fleet.counts().restarts, 500);
 }

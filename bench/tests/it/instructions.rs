@@ -1,19 +1,21 @@
-//! What is done for each ping and each observation must not grow unseen: instructions are counted, which
-//! other work on the machine does not change, and processes.
+//! The cost of pings and observations must not grow unnoticed. Instructions and processes are
+//! counted: other programs on the machine do not change these counts.
 
 use std::collections::BTreeMap;
 use std::process::Command;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_hotpaths");
-/// Of the development build, in millions of instructions. When something is made cheaper, or has a reason
-/// to cost more, its new figure goes here: the failing test prints it.
+/// Millions of instructions of the development build. The test fails if the cost changes, and
+/// prints the new figure to write here.
 const KNOWN: [(&str, f64); 4] = [("decode", 9.97), ("read", 67.1), ("observe", 6.6), ("plan", 1.16)];
-/// Compilers differ by some percent; what is done twice, or once for each application, by far more.
+/// Between two compilers, the figures differ by some percent. Work that is done twice differs by
+/// far more.
 const TOLERANCE: f64 = 1.3;
 
-/// Instructions of one time `path`, in millions.
+/// Millions of instructions of one run of `path`.
 fn instructions(path: &str) -> f64 {
-    // What is cheap often: the start of the program is not the same to the last hundred thousand.
+    // A cheap operation runs more times: the start of the program varies by some hundred thousand
+    // instructions.
     let more = if path == "plan" { 40 } else { 3 };
     let [few, many] = [1, 1 + more].map(|times| count(path, times));
     (many - few) / f64::from(more)
@@ -30,15 +32,15 @@ fn count(path: &str, times: u32) -> f64 {
         .args([PROGRAM, path, &times.to_string()])
         .output()
         .expect("valgrind is installed by scripts/install-test-tools");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    let line = said.lines().find_map(|line| line.split_once("Collected :"));
-    let number = line.expect(&said).1.split_whitespace().next().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    let line = stderr.lines().find_map(|line| line.split_once("Collected :"));
+    let number = line.expect(&stderr).1.split_whitespace().next().unwrap();
     number.parse::<f64>().unwrap() / 1e6
 }
 
 #[test]
-fn hot_paths_take_no_more_instructions_than_is_known_of_them() {
+fn frequent_operations_take_as_many_instructions_as_before() {
     let measured: BTreeMap<&str, f64> = std::thread::scope(|scope| {
         let counting = KNOWN.map(|(path, _)| (path, scope.spawn(move || instructions(path))));
         counting
@@ -50,12 +52,12 @@ fn hot_paths_take_no_more_instructions_than_is_known_of_them() {
     for (path, known) in KNOWN {
         assert!(
             measured[path] <= known * TOLERANCE,
-            "{path} takes {:.2} million instructions, and took {known} once: {measured:.2?}",
+            "{path} takes {:.2} million instructions, more than {known}: {measured:.2?}",
             measured[path]
         );
         assert!(
             measured[path] * TOLERANCE * 1.2 >= known,
-            "{path} has become cheaper: write down {measured:.2?}, so that it stays so"
+            "{path} takes fewer instructions than {known}: write {measured:.2?} into KNOWN"
         );
     }
 }
@@ -76,7 +78,7 @@ fn an_observation_that_finds_nothing_new_starts_no_process() {
     assert_eq!(started, 1, "the program itself: {trace}");
 }
 
-/// Of the program's run, those that name files.
+/// The system calls of a run that name files.
 fn file_calls(path: &str, times: u32) -> String {
     let folder = tempfile::tempdir().unwrap();
     let trace = folder.path().join("trace");
@@ -92,9 +94,10 @@ fn file_calls(path: &str, times: u32) -> String {
 
 #[test]
 fn an_observation_asks_the_kernel_about_one_file_for_each_application() {
-    // Both runs have the same start.
+    // Both runs have the same start, which the difference removes.
     let [few, many] = [1, 11].map(|times| {
-        // Of the sandbox, once furnished and before it is taken down; stat by a path or by a descriptor is the same to it.
+        // Of the sandbox, once sandbox_with_apps and before it is taken down; stat by a path or by
+        // a descriptor is the same to it.
         file_calls("observe", times)
             .lines()
             .filter(|line| {
@@ -104,8 +107,9 @@ fn an_observation_asks_the_kernel_about_one_file_for_each_application() {
             .count()
     });
     let each = (many - few) as f64 / 10.0;
-    // One for the manifest of each of 100 applications; the rest is for the folders and the package database.
-    assert!((100.0..=135.0).contains(&each), "{each} calls for an observation");
+    // One for the manifest of each of the 100 applications; the rest are for folders and the
+    // package database.
+    assert!((100.0..=135.0).contains(&each), "{each} calls in an observation");
 }
 
 #[test]
@@ -116,10 +120,6 @@ fn a_heartbeat_that_finds_nothing_new_reads_no_config_file() {
         let (read, asked): (Vec<_>, Vec<_>) = of_configs.partition(|line| !line.contains("O_PATH"));
         (read.len(), asked.len())
     });
-    assert_eq!(many.0 - few.0, 0, "files read in ten heartbeats");
-    assert_eq!(
-        many.1 - few.1,
-        10 * 100,
-        "asked about, whether they are as they were"
-    );
+    assert_eq!(many.0 - few.0, 0, "config files read in ten heartbeats");
+    assert_eq!(many.1 - few.1, 10 * 100, "config files checked in ten heartbeats");
 }

@@ -1,6 +1,7 @@
-//! The simulated fleet against a real broker and the real master.
+//! The simulated fleet with a real broker and the real master, and the cost of the agent's frequent
+//! operations.
 
-// So that clippy takes the helpers of tests for tests.
+// So that clippy treats the helpers of tests as tests.
 #![cfg(test)]
 
 mod fleet;

@@ -1,15 +1,19 @@
-//! The operator's command line over bbmaster's REST API.
+//! The operator's command line. It uses the master's REST API.
 //!
-//! A command reads top to bottom: [`commands`] takes it apart, [`settings`] says which master is meant and with which
-//! token, [`desired`] reads what a host should run from a file, [`client`] asks the master, [`output`] shows the
-//! answer. It has one thread; `ping` and `watch` have more, since requests block.
-
-pub mod settings;
-
-pub mod desired;
-
-pub mod client;
-
-pub mod output;
+//! A command passes through these modules, in this order:
+//!
+//! | module | job |
+//! |---|---|
+//! | [`commands`] | parses the command line and runs one command |
+//! | [`settings`] | which master, with which token |
+//! | [`desired`] | reads desired applications from a file |
+//! | [`client`] | sends requests to the master |
+//! | [`output`] | prints the answer |
+//!
+//! There is one thread. `ping` has more, because requests block.
 
 pub mod commands;
+pub mod settings;
+pub mod desired;
+pub mod client;
+pub mod output;

@@ -1,7 +1,7 @@
-//! Takes in what hosts say: decodes, writes in batches, acknowledges what is written.
+//! Receives messages of hosts: decodes them, writes them in batches, acknowledges what is written.
 //!
-//! Two tasks, so that one batch is decoded while the one before it is written; the busier the queue, the
-//! larger the batches, and the fewer commits per status.
+//! Two tasks: one decodes a batch while the other writes the one before. The busier the queue is,
+//! the larger are the batches, and the fewer commits are needed per status.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,19 +14,19 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::dispatch::Dispatcher;
 use crate::metrics::Metrics;
-use crate::replies::{Reply, Waiters, Whose};
+use crate::replies::{Reply, ReplyOwner, Waiters};
 use crate::store::{Report, Store, StoreError, now};
 
-/// Which statuses count.
+/// Which messages are accepted.
 #[derive(Debug, Clone)]
 pub struct Policy {
     pub limits: Limits,
     pub require_user_id: bool,
-    /// The user that a host must be, with `{host_id}` in it; `None`: any.
+    /// The user that must have sent a host's messages, with `{host_id}` in it. `None`: any user.
     pub host_user: Option<String>,
 }
 
-/// Where what comes in goes.
+/// Receives messages and stores them.
 #[derive(Clone)]
 pub struct Collector {
     pub store: Store,
@@ -34,23 +34,23 @@ pub struct Collector {
     pub dispatcher: Dispatcher,
     pub waiters: Arc<Waiters>,
     pub metrics: Metrics,
-    /// Statuses written at once, at most.
+    /// Statuses in one batch, at most.
     pub batch: usize,
 }
 
-/// No more than this, whatever the broker hands out.
+/// Upper limit of a batch, whatever the broker delivers.
 pub const MAX_BATCH: usize = 500;
-/// From one batch to the next, where nothing is urgent and few come: a commit costs more than ten statuses.
-const APART: Duration = Duration::from_millis(100);
+/// Time between two batches when nobody waits for an answer. A commit costs more than ten statuses.
+const BATCH_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What one message turned out to be.
+/// A decoded message.
 enum Incoming {
     Status(Box<Report>),
     Reply {
         id: String,
         reply: Reply,
     },
-    /// To be looked at by a person.
+    /// Invalid: goes into quarantine.
     Bad {
         reason: String,
     },
@@ -66,20 +66,20 @@ impl Collector {
         let (batches, written) = mpsc::channel(1);
         let writer = tokio::spawn(self.clone().write_batches(written));
         let mut last = None;
-        while let Some(incoming) = self.gather(&mut deliveries, last).await {
+        while let Some(incoming) = self.collect_batch(&mut deliveries, last).await {
             last = Some(Instant::now());
             if batches.send(Batch { incoming }).await.is_err() {
                 break;
             }
         }
         drop(batches);
-        // What was decoded is written before the end.
+        // What is decoded is written before this ends.
         let _ = writer.await;
     }
 
-    /// What is written next: all that is there, and, if the last batch was moments ago, what comes until it is
-    /// [`APART`] ago. `None` at the end.
-    async fn gather(
+    /// Collects the next batch: everything that has been delivered and, if the last batch was less
+    /// than [`BATCH_INTERVAL`] ago, what is delivered until then. `None` at the end.
+    async fn collect_batch(
         &self,
         deliveries: &mut mpsc::Receiver<Delivery>,
         last: Option<Instant>,
@@ -89,7 +89,7 @@ impl Collector {
         if deliveries.recv_many(&mut waiting, self.batch).await == 0 {
             return None;
         }
-        let full_at = last.map(|last| last + APART);
+        let full_at = last.map(|last| last + BATCH_INTERVAL);
         loop {
             let mut is_awaited = false;
             for delivery in waiting.drain(..) {
@@ -108,13 +108,13 @@ impl Collector {
         }
     }
 
-    /// Whether someone may be waiting for just this one: an answer.
+    /// Whether a request may be waiting for this message.
     fn is_awaited(&self, incoming: &Incoming) -> bool {
         match incoming {
-            // That of a desired state goes with every later status.
+            // The id of a desired state is repeated in every later status: nobody waits for it.
             Incoming::Status(report) => {
                 let id = report.status.reply_to.as_deref();
-                id.is_some_and(|id| self.waiters.whose(id) != Whose::Nobody)
+                id.is_some_and(|id| self.waiters.whose(id) != ReplyOwner::Nobody)
             }
             Incoming::Reply { .. } => true,
             Incoming::Bad { .. } => false,
@@ -153,18 +153,19 @@ impl Collector {
             }
         }
         if !reports.is_empty() {
-            self.write(&reports, &deliveries).await;
+            self.write_reports(&reports, &deliveries).await;
         }
-        // After the writing: who asked finds what was answered.
+        // After the write, so that whoever asked finds what was answered.
         for (id, reply) in replies {
-            self.pass_on(&id, reply).await;
+            self.deliver_reply(&id, reply).await;
         }
         deliveries.into_iter().for_each(Delivery::ack);
     }
 
-    /// Writes them all, however long the database is away. What it refuses for itself is set aside.
-    async fn write(&self, reports: &[Report], deliveries: &[Delivery]) {
-        match self.write_patiently(reports).await {
+    /// Writes the statuses, and waits while there is no database. Those that the database refuses
+    /// go into quarantine.
+    async fn write_reports(&self, reports: &[Report], deliveries: &[Delivery]) {
+        match self.write_with_retries(reports).await {
             Ok(()) => {}
             Err(refused) if reports.len() == 1 => {
                 for delivery in deliveries {
@@ -173,7 +174,7 @@ impl Collector {
             }
             Err(_) => {
                 for (report, delivery) in reports.iter().zip(deliveries) {
-                    if let Err(refused) = self.write_patiently(std::slice::from_ref(report)).await {
+                    if let Err(refused) = self.write_with_retries(std::slice::from_ref(report)).await {
                         self.quarantine(delivery, &refused.to_string()).await;
                     }
                 }
@@ -181,8 +182,8 @@ impl Collector {
         }
     }
 
-    /// Tries until it is written, or refused for what it holds.
-    async fn write_patiently(&self, reports: &[Report]) -> Result<(), StoreError> {
+    /// Retries until the statuses are written or the database refuses their content.
+    async fn write_with_retries(&self, reports: &[Report]) -> Result<(), StoreError> {
         let mut pause = Duration::from_millis(100);
         let started = Instant::now();
         loop {
@@ -195,12 +196,12 @@ impl Collector {
                     metrics.count_statuses("duplicate", done.duplicate);
                     metrics.count_statuses("late", done.late);
                     metrics.lost_statuses.inc_by(done.lost);
-                    self.dispatcher.seen(done.seen);
+                    self.dispatcher.seen(done.reported);
                     return Ok(());
                 }
                 Err(error) if error.is_about_data() => return Err(error),
                 Err(error) => {
-                    tracing::error!("statuses cannot be written, to be tried again: {error}");
+                    tracing::error!("cannot write statuses to the database, will be retried: {error}");
                     sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(5));
                 }
@@ -210,24 +211,27 @@ impl Collector {
 
     async fn quarantine(&self, delivery: &Delivery, reason: &str) {
         let user = delivery.user_id.as_deref();
-        tracing::warn!(user = user.unwrap_or("-"), "a status is set aside: {reason}");
+        tracing::warn!(
+            user = user.unwrap_or("-"),
+            "invalid status put into quarantine: {reason}"
+        );
         self.metrics.count_statuses("quarantined", 1);
         if let Err(error) = self.store.quarantine(user, reason, &delivery.body).await {
-            tracing::error!("a status that is not valid could not be kept: {error}");
+            tracing::error!("cannot write an invalid status to quarantine: {error}");
         }
     }
 
-    async fn pass_on(&self, id: &str, reply: Reply) {
+    async fn deliver_reply(&self, id: &str, reply: Reply) {
         match self.waiters.whose(id) {
-            Whose::Own => self.waiters.answer(id, reply),
-            Whose::Nobody => {}
-            Whose::Other => {
+            ReplyOwner::Own => self.waiters.answer(id, reply),
+            ReplyOwner::Nobody => {}
+            ReplyOwner::Other => {
                 let forwarded = match serde_json::to_string(&reply) {
                     Ok(body) => self.store.forward_reply(id, &body).await,
                     Err(error) => Err(error.into()),
                 };
                 if let Err(error) = forwarded {
-                    tracing::warn!("an answer could not be passed on to the master that asked: {error}");
+                    tracing::warn!("cannot forward a host's answer to the master that asked: {error}");
                 }
             }
         }
@@ -240,8 +244,8 @@ impl Policy {
             Ok(status) => self
                 .check_user(&status.host_id, delivery.user_id.as_deref())
                 .and_then(|()| {
-                    let body =
-                        String::from_utf8(delivery.body.clone()).map_err(|_| "is not UTF-8".to_owned())?;
+                    let body = String::from_utf8(delivery.body.clone())
+                        .map_err(|_| "the message is not UTF-8".to_owned())?;
                     Ok(Report {
                         status,
                         body,
@@ -262,16 +266,16 @@ impl Policy {
     fn check_user(&self, host: &HostId, user: Option<&str>) -> Result<(), String> {
         match (user, &self.host_user) {
             (None, _) if self.require_user_id || self.host_user.is_some() => Err(format!(
-                "of {host} has no user_id, so nobody vouches for its sender"
+                "a message of host {host} has no user_id, so its sender is not verified"
             )),
-            (Some(user), Some(template)) if user != template.replace("{host_id}", host.as_str()) => {
-                Err(format!("of {host} was sent by user {user:?}, who is another"))
-            }
+            (Some(user), Some(template)) if user != template.replace("{host_id}", host.as_str()) => Err(
+                format!("a message of host {host} was sent by another user, {user:?}"),
+            ),
             _ => Ok(()),
         }
     }
 
-    /// The answer to a `plan` question; `None`: it is something else.
+    /// Decodes the answer to a `plan` question. `None`: the message is something else.
     fn decode_plan(&self, delivery: &Delivery) -> Option<Incoming> {
         let mut plan = PlanAnswer::decode(&delivery.body, self.limits).ok()?;
         let id = plan.reply_to.take()?;

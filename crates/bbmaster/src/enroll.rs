@@ -1,4 +1,4 @@
-//! Letting hosts in: a user, a queue and no more rights than it needs for each, at the broker.
+//! Enrolment at the broker: a user, a queue and the least permissions for each host.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,13 +6,13 @@ use std::sync::Arc;
 use protocol::HostId;
 use protocol::rest::Enrolled;
 
-use crate::broker_setup::{Api, ApiError, Login, Names, let_in};
+use crate::broker_setup::{AdminLogin, BrokerNames, ManagementApi, ManagementError, create_host_login};
 use crate::settings::Settings;
 
-/// The broker's management API, and what hosts are told.
+/// The management API of the broker, and what hosts are told.
 pub struct Enrollment {
-    api: Api,
-    names: Names,
+    api: ManagementApi,
+    names: BrokerNames,
     host: String,
     port: u16,
     tls: bool,
@@ -20,30 +20,30 @@ pub struct Enrollment {
 }
 
 impl fmt::Debug for Enrollment {
-    /// Without the login.
+    /// Does not show the login.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Enrollment at {}:{}", self.host, self.port)
     }
 }
 
-/// Why it cannot be set up.
+/// Why enrolment cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum EnrollmentError {
     #[error("[enroll] management: {0}")]
-    Api(#[from] ApiError),
+    ManagementApi(#[from] ManagementError),
     #[error("[enroll] amqp_ca: cannot read {file}: {source}")]
     Ca { file: String, source: std::io::Error },
 }
 
 impl Enrollment {
-    /// As the settings say; `None`: hosts cannot enrol.
+    /// Reads the settings. `None`: enrolment is off.
     pub fn of(settings: &Settings) -> Result<Option<Arc<Self>>, EnrollmentError> {
         let Settings { enroll, amqp, .. } = settings;
         let Some(management) = &enroll.management else {
             return Ok(None);
         };
         let password = enroll.password.as_ref();
-        let login = Login {
+        let login = AdminLogin {
             user: enroll.username.clone(),
             password: password
                 .map(|password| password.expose().to_owned())
@@ -56,8 +56,8 @@ impl Enrollment {
             })
         });
         let broker = settings.broker();
-        // Whoever names an authority for hosts wants them to ask for it, also where the master itself is on the broker's machine
-        // and speaks plain text.
+        // If hosts get an authority they are to use TLS, even if the master itself connects without
+        // TLS on the broker's machine.
         let tls = enroll
             .amqp_tls
             .unwrap_or(broker.tls.is_some() || enroll.amqp_ca.is_some());
@@ -67,8 +67,8 @@ impl Enrollment {
             (false, false) => 5672,
         };
         Ok(Some(Arc::new(Self {
-            api: Api::new(management, &login, enroll.management_ca.as_deref())?,
-            names: Names {
+            api: ManagementApi::new(management, &login, enroll.management_ca.as_deref())?,
+            names: BrokerNames {
                 vhost: amqp.virtual_host.clone(),
                 master: amqp.username.clone(),
                 master_password: None,
@@ -77,10 +77,10 @@ impl Enrollment {
                 host_user: amqp
                     .host_user
                     .clone()
-                    .unwrap_or_else(|| Names::USUAL_HOST_USER.to_owned()),
+                    .unwrap_or_else(|| BrokerNames::USUAL_HOST_USER.to_owned()),
                 apps: Vec::new(),
             },
-            // What masters use may be a name that only they know.
+            // Masters may connect by a name that hosts cannot resolve.
             host: enroll.amqp_host.clone().unwrap_or_else(|| amqp.host.clone()),
             port: enroll.amqp_port.unwrap_or(usual_port),
             tls,
@@ -88,9 +88,9 @@ impl Enrollment {
         })))
     }
 
-    /// Makes the login of `host`, or gives it a new password. Blocks.
-    pub fn let_in(&self, host: &HostId, password: String) -> Result<Enrolled, ApiError> {
-        let_in(&self.api, &self.names, host, &password)?;
+    /// Creates the login of `host`, or sets a new password. Blocks.
+    pub fn create_host_login(&self, host: &HostId, password: String) -> Result<Enrolled, ManagementError> {
+        create_host_login(&self.api, &self.names, host, &password)?;
         Ok(Enrolled {
             host_id: host.clone(),
             host: self.host.clone(),

@@ -1,4 +1,4 @@
-//! Where log lines go: for people on a terminal or in the journal, else as JSON, on standard error.
+//! Logging to standard error: text on a terminal or in the journal, else JSON.
 
 use std::io::{self, IsTerminal};
 
@@ -9,17 +9,17 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Our own crates; all others speak up from WARN on, whatever the level.
+/// Crates that log at the configured level. All others log warnings and errors only.
 const OWN_CRATES: [&str; 3] = ["bbmaster", "bus", "protocol"];
 
-/// Sends the log of this process where it belongs, from `level` on. Later calls have no effect.
+/// Starts logging, from `level` on. Later calls have no effect.
 pub fn init(level: LogLevel) {
     let filter = filter(level);
     let is_terminal = io::stderr().is_terminal();
     let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let registry = tracing_subscriber::registry();
-    // An error means that there is a subscriber already, which is as good.
+    // An error means that logging was started before.
     let _ = if is_terminal {
         let lines = lines
             .compact()
@@ -28,7 +28,7 @@ pub fn init(level: LogLevel) {
             .with_filter(filter);
         registry.with(lines).try_init()
     } else if std::env::var_os("JOURNAL_STREAM").is_some() {
-        // The journal has the time.
+        // The journal adds the time.
         let lines = lines
             .compact()
             .with_target(false)
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lapin_is_quiet_and_never_shows_a_message() {
+    fn lapin_logs_little_and_never_a_message() {
         for (level, target, at, expected) in [
             (LogLevel::Debug, "bbmaster::dispatch", Level::DEBUG, true),
             (LogLevel::Info, "bus::amqp", Level::INFO, true),

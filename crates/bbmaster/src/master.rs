@@ -1,4 +1,4 @@
-//! The master as a whole: its tasks, and what goes between them.
+//! The tasks of the master, and the channels between them.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ use crate::replies::{Reply, Waiters};
 use crate::settings::{Anonymous, Settings};
 use crate::store::{Store, now};
 
-/// What a master needs to know beside its store and its link.
+/// What a master needs besides its store and its link.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub listen: SocketAddr,
@@ -29,19 +29,19 @@ pub struct Config {
     pub tls: Option<(PathBuf, PathBuf)>,
     pub anonymous: Anonymous,
     pub policy: Policy,
-    /// Statuses written at once, at most.
+    /// Statuses in one batch, at most.
     pub batch: usize,
     pub silent_after: Duration,
     pub event_retention: Duration,
     pub max_events: u64,
     pub ping_rate: u32,
     pub plan_timeout: Duration,
-    /// `None`: hosts cannot enrol.
+    /// `None`: enrolment is off.
     pub enrollment: Option<Arc<Enrollment>>,
 }
 
 impl Config {
-    /// For a master on this machine alone, and for tests.
+    /// For a master that only this machine can reach, and for tests.
     pub fn local() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -62,7 +62,7 @@ impl Config {
         }
     }
 
-    /// As the settings say; they were checked. Without `enrollment`, which may fail.
+    /// Reads the settings, which are valid. Does not set `enrollment`, which can fail.
     pub fn of(settings: &Settings) -> Self {
         let Settings {
             bbmaster, amqp, tls, ..
@@ -83,7 +83,7 @@ impl Config {
             silent_after: bbmaster.silent_after,
             event_retention: bbmaster.event_retention,
             max_events: bbmaster.max_events,
-            // What is handed out comes back acknowledged when it is written: there must be as much again to go on with.
+            // Half of the prefetch: while one batch is written, the broker delivers the next.
             batch: usize::from(settings.queue().prefetch / 2).clamp(1, collect::MAX_BATCH),
             ping_rate: bbmaster.ping_rate,
             plan_timeout: bbmaster.plan_timeout,
@@ -99,7 +99,7 @@ impl Config {
     }
 }
 
-/// Why a master did not start.
+/// Why a master cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("cannot listen on {address} ([bbmaster] listen): {source}")]
@@ -112,13 +112,13 @@ pub enum StartError {
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
     #[error(
-        "{0} is not a loopback address, and there is no token yet, so nobody could come in: make one with \
+        "{0} is not a loopback address, so every request requires a token, and there is none yet: create one with \
          `bbmaster token create NAME --role admin`"
     )]
     NoTokens(SocketAddr),
 }
 
-/// A master at work; dropped, it ends at once.
+/// A running master. Dropped, it stops at once.
 pub struct Master {
     address: SocketAddr,
     ending: watch::Sender<bool>,
@@ -128,8 +128,8 @@ pub struct Master {
 }
 
 impl Master {
-    /// Takes the address that the settings name, or says why not: to be done before anything is consumed, as
-    /// another master may be here already.
+    /// Binds the address of the settings. To be done before anything is consumed, because another
+    /// master may be running here.
     pub async fn listen(config: &Config, store: &Store) -> Result<TcpListener, StartError> {
         if !config.listen.ip().is_loopback() && !store.has_tokens().await? {
             return Err(StartError::NoTokens(config.listen));
@@ -138,13 +138,13 @@ impl Master {
         bound.map_err(|source| config.cannot_listen(source))
     }
 
-    /// Starts all tasks. They end with [`Master::end`], or when it is dropped.
+    /// Starts all tasks. They stop with [`Master::end`], or when the master is dropped.
     pub async fn start(config: Config, store: Store, link: Link) -> Result<Self, StartError> {
         let tcp = Self::listen(&config, &store).await?;
         Self::start_on(tcp, config, store, link)
     }
 
-    /// The same, where [`Master::listen`] has bound. Must be called on a runtime.
+    /// The same, with the socket of [`Master::listen`]. Must be called on a runtime.
     pub fn start_on(tcp: TcpListener, config: Config, store: Store, link: Link) -> Result<Self, StartError> {
         let address = tcp.local_addr().map_err(|source| config.cannot_listen(source))?;
         let metrics = Metrics::default();
@@ -186,9 +186,13 @@ impl Master {
         let server = serve(tcp, config.tls.as_ref(), app, is_ending.clone())?;
         let others = vec![
             tokio::spawn(ping_at_start(pinger, link.state.clone())),
-            tokio::spawn(watch_silence(store.clone(), link.state, config.silent_after)),
-            tokio::spawn(prune(store.clone(), config.event_retention, config.max_events)),
-            tokio::spawn(hear_others(store, waiters)),
+            tokio::spawn(mark_silent_hosts(store.clone(), link.state, config.silent_after)),
+            tokio::spawn(prune_events(
+                store.clone(),
+                config.event_retention,
+                config.max_events,
+            )),
+            tokio::spawn(watch_other_masters(store, waiters)),
         ];
         let collector = tokio::spawn(end_with(collector.run(link.deliveries), is_ending));
         Ok(Self {
@@ -200,18 +204,18 @@ impl Master {
         })
     }
 
-    /// Where the API is.
+    /// The address of the REST API.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Finishes the requests that are under way, for some seconds at most, and ends.
+    /// Finishes the requests in progress, for some seconds at most, and stops.
     pub async fn end(mut self) {
-        const PATIENCE: Duration = Duration::from_secs(5);
+        const STOP_TIMEOUT: Duration = Duration::from_secs(5);
         self.ending.send_replace(true);
-        // What was not finished by then is not lost: unacknowledged statuses come again.
-        let _ = timeout(PATIENCE, &mut self.server).await;
-        let _ = timeout(PATIENCE, &mut self.collector).await;
+        // Nothing is lost: statuses that are not acknowledged are delivered again.
+        let _ = timeout(STOP_TIMEOUT, &mut self.server).await;
+        let _ = timeout(STOP_TIMEOUT, &mut self.collector).await;
     }
 }
 
@@ -223,7 +227,7 @@ impl Drop for Master {
     }
 }
 
-/// Runs `work` until it is done, or the master ends.
+/// Runs `work` until it is done or the master stops.
 async fn end_with(work: impl Future<Output = ()>, mut ending: watch::Receiver<bool>) {
     tokio::select! {
         () = work => {}
@@ -241,7 +245,7 @@ fn serve(
     let ended = async move {
         let _ = ending.wait_for(|ending| *ending).await;
     };
-    // Serving never fails: a listener that cannot accept waits.
+    // Serving never fails: a listener that cannot accept retries.
     Ok(match tls {
         None => tokio::spawn(async move {
             let _ = axum::serve(tcp, router).with_graceful_shutdown(ended).await;
@@ -255,19 +259,20 @@ fn serve(
     })
 }
 
-/// Once: the answers say what every host is at, and so what is to be sent.
+/// Pings all hosts once. Their answers show which of them need their desired state.
 async fn ping_at_start(pinger: Pinger, mut link: watch::Receiver<LinkState>) {
     while link.wait_for(LinkState::is_up).await.is_ok() {
         match pinger.ping_all().await {
             Ok(()) => return,
-            Err(error) => tracing::warn!("the first ping did not reach all hosts, to be repeated: {error}"),
+            Err(error) => tracing::warn!("cannot ping all hosts at start, will be retried: {error}"),
         }
         sleep(Duration::from_secs(1)).await;
     }
 }
 
-/// Marks hosts that do not report. While there is no broker, and shortly after, none can.
-async fn watch_silence(store: Store, link: watch::Receiver<LinkState>, silent_after: Duration) {
+/// Marks hosts that do not respond. Not while there is no broker, and for `silent_after` after
+/// that, because no host can report then.
+async fn mark_silent_hosts(store: Store, link: watch::Receiver<LinkState>, silent_after: Duration) {
     let period = (silent_after / 10).clamp(Duration::from_millis(100), Duration::from_secs(10));
     let mut tick = interval(period);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -282,32 +287,33 @@ async fn watch_silence(store: Store, link: watch::Receiver<LinkState>, silent_af
         }
         let micros = i64::try_from(silent_after.as_micros()).unwrap_or(i64::MAX);
         if let Err(error) = store.mark_silent(now().saturating_sub(micros)).await {
-            tracing::warn!("silent hosts could not be marked, to be repeated: {error}");
+            tracing::warn!("cannot mark hosts that do not respond, will be retried: {error}");
         }
     }
 }
 
-async fn prune(store: Store, retention: Duration, max_events: u64) {
+async fn prune_events(store: Store, retention: Duration, max_events: u64) {
     let mut tick = interval(Duration::from_secs(60 * 60));
     loop {
         tick.tick().await;
         let micros = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
         match store.prune_events(now().saturating_sub(micros), max_events).await {
             Ok(0) => {}
-            Ok(pruned) => tracing::info!("{pruned} old events are deleted"),
-            Err(error) => tracing::warn!("old events could not be deleted: {error}"),
+            Ok(pruned) => tracing::info!("deleted {pruned} old events"),
+            Err(error) => tracing::warn!("cannot delete old events, will be retried in an hour: {error}"),
         }
     }
 }
 
-/// Looks for what other masters and commands have written: when PostgreSQL says so, and once a second.
-async fn hear_others(store: Store, waiters: Arc<Waiters>) {
+/// Looks for what other masters and commands have written: on each notification of PostgreSQL, and
+/// once a second.
+async fn watch_other_masters(store: Store, waiters: Arc<Waiters>) {
     const PERIOD: Duration = Duration::from_secs(1);
     let mut listener: Option<PgListener> = None;
     loop {
         if listener.is_none() {
             listener = store.listener().await.unwrap_or_else(|error| {
-                tracing::warn!("not told of what other masters do: {error}");
+                tracing::warn!("LISTEN failed; polling for other masters' changes: {error}");
                 None
             });
         }
@@ -320,34 +326,38 @@ async fn hear_others(store: Store, waiters: Arc<Waiters>) {
         };
         match heard {
             Some(Ok(told)) if Store::is_about_replies(told.channel()) => {
-                pass_reply(&store, &waiters, told.payload()).await;
+                deliver_forwarded_reply(&store, &waiters, told.payload()).await;
                 continue;
             }
             Some(Ok(_)) | None => {}
             Some(Err(error)) => {
-                tracing::warn!("no longer told of what other masters do: {error}");
+                tracing::warn!(
+                    "the connection for LISTEN failed; polling for other masters' changes: {error}"
+                );
                 listener = None;
                 sleep(PERIOD).await;
             }
         }
         if let Err(error) = store.refresh_newest_event().await {
-            tracing::warn!("events of other masters cannot be seen: {error}");
+            tracing::warn!("cannot read events of other masters, will be retried: {error}");
             sleep(PERIOD).await;
         }
     }
 }
 
-/// An answer to a question of this master came to another one.
-async fn pass_reply(store: &Store, waiters: &Waiters, id: &str) {
-    if waiters.whose(id) != crate::replies::Whose::Own {
+/// Passes on a host's answer that another master received.
+async fn deliver_forwarded_reply(store: &Store, waiters: &Waiters, id: &str) {
+    if waiters.whose(id) != crate::replies::ReplyOwner::Own {
         return;
     }
     match store.take_reply(id).await {
         Ok(Some(body)) => match serde_json::from_str::<Reply>(&body) {
             Ok(reply) => waiters.answer(id, reply),
-            Err(error) => tracing::warn!("an answer from another master is not understood: {error}"),
+            Err(error) => {
+                tracing::warn!("cannot decode a host's answer that another master forwarded: {error}")
+            }
         },
         Ok(None) => {}
-        Err(error) => tracing::warn!("an answer from another master cannot be read: {error}"),
+        Err(error) => tracing::warn!("cannot read a host's answer that another master forwarded: {error}"),
     }
 }

@@ -1,4 +1,4 @@
-//! What `/metrics` shows, in the text format of OpenMetrics.
+//! The metrics at `/metrics`, in the OpenMetrics text format.
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -9,13 +9,13 @@ use prometheus_client::registry::Registry;
 
 type Labels = [(&'static str, &'static str); 1];
 
-/// Counters of one master. Cheap to clone.
+/// The metrics of one master. Cheap to clone.
 #[derive(Clone)]
 pub struct Metrics {
     statuses: Family<Labels, Counter>,
-    /// Gaps in the counts of agents.
+    /// Gaps in the `seq` of statuses.
     pub lost_statuses: Counter,
-    /// Seconds per batch of statuses, until it was written.
+    /// Seconds to write one batch of statuses.
     pub batch_seconds: Histogram,
     pub batch_size: Histogram,
     dispatched: Family<Labels, Counter>,
@@ -47,45 +47,45 @@ impl Default for Metrics {
         };
         registry.register(
             "statuses",
-            "Statuses by what became of them",
+            "Statuses received, by result",
             metrics.statuses.clone(),
         );
         registry.register(
             "lost_statuses",
-            "Statuses missing by the agents' own count",
+            "Statuses that agents have sent and the master has not received",
             metrics.lost_statuses.clone(),
         );
         registry.register(
             "batch_seconds",
-            "Time to write one batch of statuses",
+            "Seconds to write one batch of statuses",
             metrics.batch_seconds.clone(),
         );
         registry.register("batch_size", "Statuses in one batch", metrics.batch_size.clone());
         registry.register(
             "dispatched",
-            "Desired states sent, by how it went",
+            "Desired states sent, by result",
             metrics.dispatched.clone(),
         );
         registry.register("pings", "Pings sent", metrics.pings.clone());
         registry.register(
             "requests",
-            "HTTP requests by class of answer",
+            "HTTP requests, by class of status code",
             metrics.requests.clone(),
         );
-        registry.register("hosts", "Hosts by status", metrics.hosts.clone());
+        registry.register("hosts", "Hosts, by status", metrics.hosts.clone());
         registry.register(
             "hosts_responding",
-            "Hosts that report",
+            "Hosts that have reported within silent_after",
             metrics.responding.clone(),
         );
         registry.register(
             "broker_up",
-            "Whether this master consumes from its broker",
+            "1 if this master consumes from the broker, else 0",
             metrics.broker_up.clone(),
         );
         registry.register(
             "event_listeners",
-            "Connections that follow events",
+            "Connections that stream events",
             metrics.event_listeners.clone(),
         );
         Self {
@@ -123,8 +123,8 @@ impl Metrics {
             .set(count.try_into().unwrap_or(i64::MAX));
     }
 
-    /// All of them, as text.
-    pub fn show(&self) -> String {
+    /// All metrics as text.
+    pub fn encode_text(&self) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = encode(&mut text, &self.registry);

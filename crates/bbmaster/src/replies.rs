@@ -1,4 +1,4 @@
-//! Who asked a host something waits here for its answer, by the `id` that the answer repeats.
+//! Questions to hosts. Whoever asked waits here for the answer, which repeats the question's `id`.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use protocol::rest::HostState;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-/// What a host answered.
+/// The answer of a host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reply {
@@ -19,21 +19,21 @@ pub enum Reply {
 
 const PREFIX: &str = "ask-";
 
-/// Questions under way of one master.
+/// The open questions of one master.
 pub struct Waiters {
-    /// Tells this master's questions from those of others.
+    /// Prefix of the ids of this master's questions.
     own: String,
     count: AtomicU64,
     waiting: Mutex<HashMap<String, oneshot::Sender<Reply>>>,
 }
 
-/// Whose question an answer belongs to.
+/// Who asked the question that an answer repeats.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Whose {
+pub enum ReplyOwner {
     Own,
-    /// Another master's, or one from before this one's restart.
+    /// Another master, or this one before a restart.
     Other,
-    /// No master asked: a `set_config`, or someone else's ping.
+    /// No master: the answer is to a `set_config`, or to a ping of somebody else.
     Nobody,
 }
 
@@ -47,7 +47,7 @@ impl Default for Waiters {
     }
 }
 
-/// A question under way; dropped, it is no longer waited for.
+/// An open question. Dropped, its answer is not waited for any more.
 pub struct Question<'a> {
     pub id: String,
     pub answer: oneshot::Receiver<Reply>,
@@ -82,18 +82,18 @@ impl Waiters {
             .remove(id)
     }
 
-    pub fn whose(&self, id: &str) -> Whose {
+    pub fn whose(&self, id: &str) -> ReplyOwner {
         match id {
-            id if id.starts_with(&self.own) => Whose::Own,
-            id if id.starts_with(PREFIX) => Whose::Other,
-            _ => Whose::Nobody,
+            id if id.starts_with(&self.own) => ReplyOwner::Own,
+            id if id.starts_with(PREFIX) => ReplyOwner::Other,
+            _ => ReplyOwner::Nobody,
         }
     }
 
-    /// Hands an answer to who waits for it, if anyone still does.
+    /// Delivers an answer to whoever waits for it.
     pub fn answer(&self, id: &str, reply: Reply) {
         if let Some(waiting) = self.take(id) {
-            // Gone in this instant: nobody waits.
+            // An error means that nobody waits any more.
             let _ = waiting.send(reply);
         }
     }

@@ -1,5 +1,5 @@
-// The master's web page: hosts, one host, live events. Only text is ever put into the page (textContent):
-// what hosts report is not trusted.
+// The master's web page: hosts, one host, live events. What hosts report is not trusted, so only text
+// (textContent) is inserted into the page.
 "use strict";
 
 const $ = (selector, from = document) => from.querySelector(selector);
@@ -68,7 +68,7 @@ function tags(words) {
   return cell;
 }
 
-// A host that was heard of, but says nothing now: what it said last is not known to hold.
+// A host that has reported but does not respond now: its last status may no longer be true.
 const isSilent = (host) => !host.responding && host.status !== "missing";
 const stateClass = (host) => isSilent(host) ? "silent" : host.status;
 function stateWords(host) {
@@ -77,7 +77,7 @@ function stateWords(host) {
   return isSilent(host) ? "silent, was " + words : words;
 }
 
-// How many there are of each, whatever the filters say.
+// The number of hosts with each status, without the filters.
 const STATES = ["ok", "converging", "errors", "missing"];
 async function count() {
   const counts = await Promise.all(STATES.map(async (status) =>
@@ -110,7 +110,7 @@ async function list(after) {
   const turn = ++listing;
   try {
     const page = await (await call("v1/hosts/?" + query(after))).json();
-    // An answer that was overtaken by a later question is of no use.
+    // A later query has replaced this one: its answer is not shown.
     if (turn !== listing) return;
     const rows = page.hosts.map(hostRow);
     if (after) $("#hosts").append(...rows);
@@ -186,7 +186,7 @@ function live(is) {
   $("#live").textContent = is ? "live" : "not live";
 }
 
-// fetch rather than EventSource, which cannot send a token.
+// fetch, because EventSource cannot send a token.
 async function follow() {
   for (;;) {
     try {

@@ -1,4 +1,4 @@
-//! What a connected link costs: resident memory and threads, idle and after traffic.
+//! Measures the resident memory and the threads of a connected link, idle and after traffic.
 //!
 //! `cargo run --release -p bus --example footprint HOST PORT VHOST [CA_FILE]`, as the user guest.
 

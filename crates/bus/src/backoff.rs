@@ -1,11 +1,12 @@
 //! Full-jitter exponential backoff.
 //!
-//! Time since the first failure is cut into windows: `base`, a number of times, then twice as long each
-//! up to `cap`. In each window one try falls due, at a random point that is drawn once per outage: so
-//! many hosts that fail together come back evenly, `hosts / window` a second and never more.
+//! The time since the first failure is divided into windows: first some of length `base`, then each
+//! twice as long as the one before, up to `cap`. Each window has one attempt, at a random point
+//! that is drawn once per outage. So many hosts that fail together reconnect evenly: `hosts /
+//! window` per second.
 //!
-//! Drawing each *delay* afresh, as full jitter is mostly described, bunches: tries of the second round
-//! overlap those of the first, and the rate peaks at e = 2.7 times the even one
+//! The usual full jitter draws each *delay* anew. Then attempts of the second round overlap those
+//! of the first, and the rate peaks at e = 2.7 times the even one
 //! (docs/decisions/0002-spread-of-reconnects.md).
 
 use std::time::Duration;
@@ -13,16 +14,18 @@ use std::time::Duration;
 /// The default of `cap`.
 pub const CAP: Duration = Duration::from_secs(300);
 
-/// Gives one delay after the other; the caller sleeps, and resets once it has succeeded for real.
+/// Gives the delays one after another. The caller sleeps, and calls [`Self::reset`] after a
+/// success.
 pub struct Backoff {
     base: Duration,
     cap: Duration,
-    /// Windows of `base` before they begin to grow, as set; and in this outage.
+    /// Number of windows of length `base` before windows grow, as configured.
     hold: u32,
+    /// The same in the current outage.
     hold_now: u32,
-    /// The current window's number.
+    /// Number of the current window.
     window: Option<u32>,
-    /// Where in each window the try falls due: 0 up to 1. Drawn when an outage begins.
+    /// The point of the attempt in each window, from 0 to 1. Drawn when an outage begins.
     phase: f64,
     random: Box<dyn FnMut() -> f64 + Send>,
 }
@@ -33,7 +36,7 @@ impl Backoff {
         Self::with_random(base, cap, fastrand::f64)
     }
 
-    /// The same with `random` (0 up to 1) in place of the thread's generator.
+    /// As [`Self::new`], with `random` (from 0 to 1) in place of the thread's generator.
     pub fn with_random(base: Duration, cap: Duration, random: impl FnMut() -> f64 + Send + 'static) -> Self {
         let base = base.max(Duration::from_millis(1));
         Self {
@@ -47,16 +50,17 @@ impl Backoff {
         }
     }
 
-    /// Windows stay at `base` until this much time has passed, so that the end of a short outage is seen
-    /// soon.
+    /// Windows keep the length `base` until this much time has passed, so that the end of a short
+    /// outage is noticed soon.
     pub fn hold_for(mut self, time: Duration) -> Self {
-        // One more, so that the try after an outage of just this length still comes within `base`.
+        // One more, so that after an outage of exactly this length the attempt still comes within
+        // `base`.
         self.hold = u32::try_from(time.as_millis().div_ceil(self.base.as_millis()) + 1).unwrap_or(u32::MAX);
         self.hold_now = self.hold;
         self
     }
 
-    /// How long to wait before the next try.
+    /// The time to wait before the next attempt.
     pub fn next_delay(&mut self) -> Duration {
         match self.window {
             None => {
@@ -72,12 +76,12 @@ impl Backoff {
         }
     }
 
-    /// The other side shows signs of overload: begin to grow now.
+    /// The peer is overloaded: windows grow from now on.
     pub fn end_hold(&mut self) {
         self.hold_now = self.hold_now.min(self.window.map_or(0, |window| window + 1));
     }
 
-    /// It worked: the next failure begins with the first window, and a new draw.
+    /// After a success: the next failure begins with the first window and a new random point.
     pub fn reset(&mut self) {
         self.window = None;
         self.hold_now = self.hold;
@@ -95,7 +99,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// The instants of tries, counted from the loss, of one host whose draw is `phase`.
+    /// The times of attempts since the failure, of one host whose random point is `phase`.
     fn tries(base_s: u64, hold_s: u64, phase: f64, until: Duration) -> Vec<Duration> {
         let mut backoff = Backoff::with_random(base_s as u32 * SECOND, CAP, move || phase)
             .hold_for(Duration::from_secs(hold_s));
@@ -111,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn one_try_falls_into_each_window_and_windows_double_up_to_the_cap() {
+    fn each_window_has_one_attempt_and_windows_double_up_to_the_cap() {
         for phase in [0.0, 0.25, 0.999] {
             let tries = tries(5, 0, phase, Duration::from_secs(2000));
             let mut start = 0.0;
@@ -127,7 +131,7 @@ mod tests {
 
     /// FAULTS.md row 1, for any outage up to the hold time.
     #[test]
-    fn while_held_a_try_falls_due_within_one_base_of_the_brokers_return() {
+    fn during_the_hold_an_attempt_comes_within_one_base_of_the_brokers_return() {
         for phase in [0.0, 0.1, 0.5, 0.9, 0.999] {
             let tries = tries(5, 60, phase, Duration::from_secs(70));
             for back_at in 0..=60 {
@@ -142,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn after_the_hold_a_try_comes_within_the_length_of_the_outage() {
+    fn after_the_hold_an_attempt_comes_within_the_length_of_the_outage() {
         for phase in [0.0, 0.3, 0.999] {
             let tries = tries(5, 60, phase, Duration::from_secs(7200));
             for pair in tries.windows(2).filter(|pair| pair[0] > 60 * SECOND) {
@@ -174,8 +178,8 @@ mod tests {
         assert_eq!(backoff.next_delay(), 3 * SECOND);
     }
 
-    /// Most tries in any one second, of `hosts` that all lost the broker at the same instant and find it
-    /// gone for `until`.
+    /// The most attempts in any one second, of `hosts` that all lose the broker at the same time,
+    /// which stays away for `until`.
     fn peak_rate(hosts: usize, base_s: u64, until: Duration) -> u32 {
         let mut random = fastrand::Rng::with_seed(8);
         let mut per_second = vec![0u32; until.as_secs() as usize + 1];
@@ -187,8 +191,8 @@ mod tests {
         per_second.into_iter().max().unwrap()
     }
 
-    /// FAULTS.md row 8. A fleet of N hosts sets `connection_retry_period` to N / 66 (docs/operations.md);
-    /// the default of 5 s is for 330.
+    /// FAULTS.md row 8. A fleet of N hosts sets `connection_retry_period` to N / 66
+    /// (docs/operations.md); the default of 5 s is for 330.
     #[test]
     fn a_fleet_reconnects_at_no_more_than_100_a_second() {
         let hour = Duration::from_secs(3600);

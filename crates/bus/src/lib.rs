@@ -1,16 +1,25 @@
-//! The way of bytes between a host and its master.
+//! Messages between hosts and masters.
 //!
-//! One [`Link`], two ends: [`amqp`] (RabbitMQ, AMQP 0-9-1) and [`local`] (in-process, the same
-//! direct-exchange routing, for the demo and tests). One supervisor task owns the connection; whatever
-//! goes wrong with it, it drops the connection, waits ([`backoff`]) and rebuilds everything. What it
-//! consumes, and how, is a [`Queue`]: an agent's own, or the master's shared one.
+//! A [`Link`] is one program's connection to the bus. There are two implementations: [`amqp`]
+//! (RabbitMQ, AMQP 0-9-1) and [`local`] (in this process, with the same routing, for the demo and
+//! tests). One supervisor task owns the connection. After any failure it drops the connection,
+//! waits and connects again.
+//!
+//! | module | job |
+//! |---|---|
+//! | `queue` | what a link consumes: an agent's own queue, or the shared queue of masters |
+//! | [`backoff`] | delays between attempts to connect |
+//! | [`amqp`] | links to RabbitMQ |
+//! | [`local`] | a broker in this process |
+//! | [`slack`] | timers with fewer wake-ups |
+//! | `log` | log levels of the AMQP library |
 
-pub mod amqp;
-pub mod backoff;
-pub mod local;
-mod log;
 mod queue;
+pub mod backoff;
+pub mod amqp;
+pub mod local;
 pub mod slack;
+mod log;
 
 pub use log::levels_of_lapin;
 pub use queue::Queue;
@@ -19,24 +28,25 @@ use std::collections::BTreeSet;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// One side's use of the bus.
+/// One program's connection to the bus.
 ///
-/// Its parts may be moved apart into tasks. Dropping `deliveries` ends the supervisor: it sends the
-/// acknowledgements given so far, closes the connection and drops the other end of `state`, so that
-/// whoever waits for [`watch::Receiver::changed`] to fail knows that all is flushed.
+/// Its parts may be moved to different tasks. Dropping `deliveries` ends the supervisor: it sends
+/// the acknowledgements given so far, closes the connection and drops its end of `state`. So when
+/// [`watch::Receiver::changed`] fails, everything has been sent.
 pub struct Link {
-    /// Messages in, in the queue's order; sent by the supervisor. Closed only when the supervisor ends.
+    /// Received messages, in the order of the queue. Closed only when the supervisor ends.
     pub deliveries: mpsc::Receiver<Delivery>,
-    /// Messages out.
+    /// Sends messages.
     pub publisher: Publisher,
-    /// The routing keys to be bound beyond the fixed ones; the supervisor binds and unbinds to match, now
-    /// and after each reconnect.
+    /// Routing keys to bind in addition to the fixed ones. The supervisor binds and unbinds to
+    /// match them, also after each reconnect.
     pub topics: watch::Sender<BTreeSet<String>>,
-    /// How the connection is; changed by the supervisor.
+    /// The state of the connection, changed by the supervisor.
     pub state: watch::Receiver<LinkState>,
 }
 
-/// One message, to be acknowledged when it is safe. Dropped without [`Delivery::ack`], it is requeued.
+/// One received message, to be acknowledged when it has been processed or stored. A message that is
+/// dropped without [`Delivery::ack`] is requeued.
 pub struct Delivery {
     pub routing_key: String,
     pub body: Vec<u8>,
@@ -47,7 +57,8 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// For ends of the bus, and tests: `acker` is told when the message is acknowledged.
+    /// For implementations of the bus, and for tests. `acker` receives a value when the message is
+    /// acknowledged.
     pub fn new(routing_key: String, body: Vec<u8>, acker: oneshot::Sender<()>) -> Self {
         Self {
             routing_key,
@@ -58,20 +69,20 @@ impl Delivery {
         }
     }
 
-    /// The same, said to come from this (validated) AMQP user.
+    /// Sets the (validated) AMQP user that sent it.
     pub fn from_user(mut self, user_id: Option<String>) -> Self {
         self.user_id = user_id;
         self
     }
 
-    /// The same, said to have been delivered before.
+    /// Sets whether it was delivered before.
     pub fn redelivered(mut self, redelivered: bool) -> Self {
         self.redelivered = redelivered;
         self
     }
 
-    /// The message is safe here: the broker may forget it. After a reconnect this has no effect, and the
-    /// broker delivers again.
+    /// Tells the broker that it may delete the message. After a reconnect this has no effect: the
+    /// broker delivers the message again.
     pub fn ack(mut self) {
         if let Some(acker) = self.acker.take() {
             let _ = acker.send(());
@@ -85,7 +96,7 @@ pub struct Publisher {
     outbox: mpsc::Sender<Outgoing>,
 }
 
-/// A message on its way out; `done` is told how it went.
+/// An outgoing message. `done` receives the result.
 pub struct Outgoing {
     pub routing_key: String,
     pub body: Vec<u8>,
@@ -99,9 +110,10 @@ impl Publisher {
 
     /// Publishes and waits until the broker has confirmed and routed the message.
     ///
-    /// Fails at once with [`PublishError::Disconnected`] while there is no connection. While the broker
-    /// blocks publishers (`connection.blocked`: it is short of memory or disk) this stays pending, so a
-    /// caller whose newer message replaces an older one should have one call under way and hold the rest.
+    /// Fails at once with [`PublishError::Disconnected`] while there is no connection. While the
+    /// broker blocks publishers (`connection.blocked`: it is short of memory or disk) this stays
+    /// pending. If a newer message replaces an older one, the caller should have only one call in
+    /// progress.
     pub async fn publish(&self, routing_key: &str, body: Vec<u8>) -> Result<(), PublishError> {
         let (done, confirmed) = oneshot::channel();
         let outgoing = Outgoing {
@@ -119,7 +131,7 @@ impl Publisher {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
-    /// The broker has no queue bound for this key (a `mandatory` message came back).
+    /// The broker has no queue bound for this key (it returned a `mandatory` message).
     #[error("no queue is bound for this routing key")]
     Unroutable,
     #[error("the broker refused the message")]
@@ -128,18 +140,19 @@ pub enum PublishError {
     Disconnected,
 }
 
-/// How the connection is.
+/// The state of the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkState {
-    /// Not (yet, or any more) consuming; `reason` is empty before the first try.
+    /// Not consuming. `reason` is empty before the first attempt.
     Down { reason: String },
-    /// Consuming. `epoch` counts connections from 1, so that a reconnect between two looks is seen.
+    /// Consuming. `epoch` counts connections from 1, so that every reconnect changes the state.
     Up { epoch: u64 },
-    /// Consuming, as [`Self::Up`], but another agent has said that it wants this queue as well and is refused: it has
-    /// our host id.
+    /// Consuming, as [`Self::Up`]. But another agent has reported that it cannot consume this
+    /// queue: it has the same host id.
     Contested { epoch: u64, reason: String },
-    /// Another consumer has held this queue for longer than a dead connection of our own could. Nothing
-    /// is delivered, but publishing works, so that it can be reported; the queue is tried again and again.
+    /// Duplicate host id: another consumer has had this queue for longer than a dead connection of
+    /// this agent could. Nothing is delivered. Publishing works, so that this can be reported.
+    /// Consuming is retried.
     Clone { reason: String },
 }
 

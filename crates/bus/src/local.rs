@@ -1,6 +1,6 @@
-//! A broker inside the process, for the demo and for tests: direct exchange, queues with bindings,
-//! acknowledgements, prefetch, exclusive consumers, mandatory publishes. No `expires`: a queue lives as
-//! long as its broker.
+//! A broker in this process, for the demo and for tests: direct exchange, queues with bindings,
+//! acknowledgements, prefetch, exclusive consumers, mandatory publishes. It ignores `expires`: a
+//! queue exists as long as its broker.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,22 +11,22 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::{Delivery, Link, LinkState, Outgoing, PublishError, Publisher, Queue};
 
-/// Cheap to clone; all clones are the same broker.
+/// Cheap to clone. All clones are the same broker.
 #[derive(Clone, Default)]
 pub struct LocalBroker {
-    shared: Arc<Shared>,
+    shared: Arc<SharedBroker>,
 }
 
 #[derive(Default)]
-struct Shared {
+struct SharedBroker {
     exchange: Mutex<Exchange>,
-    /// Something that a waiting link may care about has changed.
+    /// Notified when queues, consumers or messages have changed.
     changed: Notify,
 }
 
-impl Shared {
+impl SharedBroker {
     fn exchange(&self) -> MutexGuard<'_, Exchange> {
-        // No code that holds the lock panics; and whole messages are moved, so there is no half-done state.
+        // Code that holds the lock does not panic, so the data is consistent.
         self.exchange.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -42,7 +42,7 @@ struct Exchange {
 #[derive(Default)]
 struct QueueState {
     bindings: BTreeSet<String>,
-    /// By the order in which they came: a requeued message goes back to its place.
+    /// Keys are in the order of arrival. A requeued message gets its old place.
     ready: BTreeMap<u64, Message>,
     unacked: BTreeMap<u64, (u64, Message)>,
     consumers: BTreeMap<u64, bool>,
@@ -60,8 +60,8 @@ impl LocalBroker {
         Self::default()
     }
 
-    /// Declares `queue` and consumes it, as the user `user_id` (what RabbitMQ would have checked). Must be
-    /// called within a tokio runtime.
+    /// Declares `queue` and consumes it as the user `user_id`. Must be called within a tokio
+    /// runtime.
     pub fn connect_as(&self, queue: Queue, user_id: Option<String>) -> Link {
         let prefetch = usize::from(queue.prefetch.max(1));
         let (delivery_tx, deliveries) = mpsc::channel(prefetch);
@@ -70,7 +70,7 @@ impl LocalBroker {
         let (state_tx, state) = watch::channel(LinkState::Down {
             reason: String::new(),
         });
-        let end = End {
+        let end = LocalEnd {
             shared: self.shared.clone(),
             queue,
             user_id,
@@ -93,8 +93,8 @@ impl LocalBroker {
         self.connect_as(queue, None)
     }
 
-    /// Disconnects everyone and takes no connections until [`Self::start`]; queues and their messages
-    /// stay, and what was not acknowledged is delivered again.
+    /// Ends all connections and refuses new ones until [`Self::start`]. Queues and their messages
+    /// stay. Messages that were not acknowledged are delivered again.
     pub fn stop(&self) {
         self.shared.exchange().stopped = true;
         self.shared.changed.notify_waiters();
@@ -107,7 +107,7 @@ impl LocalBroker {
 }
 
 impl Exchange {
-    /// Puts the message into every queue that is bound to its key.
+    /// Adds the message to every queue that is bound to its key.
     fn route(&mut self, outgoing: &Outgoing, user_id: &Option<String>) -> Result<(), PublishError> {
         let mut routed = Err(PublishError::Unroutable);
         for queue in self.queues.values_mut() {
@@ -126,7 +126,7 @@ impl Exchange {
         routed
     }
 
-    /// Adds a consumer, declaring the queue; `None` if an exclusive one is in the way.
+    /// Declares the queue and adds a consumer. `None` if an exclusive consumer prevents it.
     fn consume(&mut self, wanted: &Queue) -> Option<u64> {
         let queue = self.queues.entry(wanted.name.clone()).or_default();
         let refused = match wanted.exclusive_consumer {
@@ -145,8 +145,8 @@ impl Exchange {
 }
 
 impl QueueState {
-    /// The consumer is gone: what it had not acknowledged goes back.
-    fn leave(&mut self, consumer: u64) {
+    /// Removes a consumer and requeues the messages that it has not acknowledged.
+    fn remove_consumer(&mut self, consumer: u64) {
         self.consumers.remove(&consumer);
         let held: Vec<u64> = self
             .unacked
@@ -166,7 +166,7 @@ impl QueueState {
         }
     }
 
-    /// Hands the oldest ready message to `consumer`.
+    /// Gives the oldest ready message to `consumer`.
     fn take(&mut self, consumer: u64, acker: oneshot::Sender<()>) -> Option<(u64, Delivery)> {
         let (number, message) = self.ready.pop_first()?;
         let delivery = Delivery::new(message.routing_key.clone(), message.body.clone(), acker)
@@ -178,8 +178,8 @@ impl QueueState {
 }
 
 /// The broker's side of one link.
-struct End {
-    shared: Arc<Shared>,
+struct LocalEnd {
+    shared: Arc<SharedBroker>,
     queue: Queue,
     user_id: Option<String>,
     deliveries: mpsc::Sender<Delivery>,
@@ -190,16 +190,16 @@ struct End {
 }
 
 /// Why a link stopped consuming.
-enum Stop {
-    /// Its user dropped it.
+enum LocalStop {
+    /// The owner of the link has dropped it.
     Dropped,
     BrokerStopped,
 }
 
-impl End {
+impl LocalEnd {
     async fn run(mut self) {
         loop {
-            // Registered before looking, so that no change slips between the look and the wait.
+            // Registered before reading the state, so that no change is missed in between.
             let shared = self.shared.clone();
             let mut changed = std::pin::pin!(shared.changed.notified());
             changed.as_mut().enable();
@@ -212,12 +212,12 @@ impl End {
             if let Some(consumer) = consumer {
                 let stop = self.consume(consumer).await;
                 if let Some(queue) = shared.exchange().queues.get_mut(&self.queue.name) {
-                    queue.leave(consumer);
+                    queue.remove_consumer(consumer);
                 }
                 shared.changed.notify_waiters();
                 match stop {
-                    Stop::Dropped => return,
-                    Stop::BrokerStopped => continue,
+                    LocalStop::Dropped => return,
+                    LocalStop::BrokerStopped => continue,
                 }
             }
             self.state.send_replace(match stopped {
@@ -256,7 +256,7 @@ impl End {
         }
     }
 
-    async fn consume(&mut self, consumer: u64) -> Stop {
+    async fn consume(&mut self, consumer: u64) -> LocalStop {
         self.bind();
         self.epoch += 1;
         self.state.send_replace(LinkState::Up { epoch: self.epoch });
@@ -266,11 +266,11 @@ impl End {
             let mut changed = std::pin::pin!(shared.changed.notified());
             changed.as_mut().enable();
             if shared.exchange().stopped {
-                return Stop::BrokerStopped;
+                return LocalStop::BrokerStopped;
             }
             let mut full = false;
             while unacked.len() < usize::from(self.queue.prefetch.max(1)) {
-                // Full only if deliveries from before a disconnect were not yet taken.
+                // Full only if deliveries from before a disconnect have not been received yet.
                 let Ok(permit) = self.deliveries.try_reserve() else {
                     full = true;
                     break;
@@ -287,11 +287,11 @@ impl End {
             tokio::select! {
                 () = &mut changed => {}
                 () = self.deliveries.closed() => {
-                    // What was acknowledged before the link was dropped counts.
+                    // Acknowledgements from before the link was dropped still count.
                     while let Some(Some((number, acked))) = futures_util::FutureExt::now_or_never(unacked.next()) {
                         self.settle(number, acked);
                     }
-                    return Stop::Dropped;
+                    return LocalStop::Dropped;
                 }
                 Ok(_) = self.deliveries.reserve(), if full => {}
                 Some((number, acked)) = unacked.next() => self.settle(number, acked),
@@ -312,7 +312,7 @@ impl End {
                 queue.requeue(number);
             }
         }
-        // A requeued message is for whichever consumer is free.
+        // Any free consumer may get a requeued message.
         self.shared.changed.notify_waiters();
     }
 }

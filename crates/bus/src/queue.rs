@@ -1,37 +1,39 @@
-//! What a link consumes, and how.
+//! The queue that a link consumes.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use protocol::{HostId, topic};
 
-/// A queue on the exchange `pf9-bbone`. It is declared as said here, or, where it exists already with
-/// other arguments or may not be declared, used as it is.
+/// A queue on the exchange `pf9-bbone`. It is declared with these properties. If it already exists
+/// with others, or this user may not declare it, it is used as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Queue {
     pub name: String,
-    /// Routing keys that are always bound; [`Link::topics`](crate::Link::topics) come on top.
+    /// Routing keys that are always bound, in addition to [`Link::topics`](crate::Link::topics).
     pub topics: BTreeSet<String>,
-    /// Refuse to share the queue: a second consumer is a clone of this host.
+    /// Do not share the queue. A second consumer means a duplicate host id.
     pub exclusive_consumer: bool,
-    /// The broker deletes the queue when it has had no consumer for so long.
+    /// The broker deletes the queue when it has had no consumer for this long.
     pub expires: Option<Duration>,
     pub durable: bool,
-    /// How many messages may be unacknowledged at a time; at least 1. Above 1, messages go on coming in
-    /// while the broker is short of memory and takes no acknowledgements.
+    /// Largest number of unacknowledged messages, at least 1. Above 1, messages still arrive while
+    /// the broker is short of memory and accepts no acknowledgements.
     pub prefetch: u16,
-    /// A routing key that leads to this queue and to no other. The link sends itself an empty message
-    /// over it from time to time (never delivered to the caller): only so does it notice that it has gone
-    /// deaf because someone deleted the exchange and someone else made it anew, without our bindings.
-    /// `None` (a shared queue): all bindings are made again from time to time instead.
+    /// A routing key that leads only to this queue. The link sends itself an empty message with it
+    /// at intervals (never delivered to the caller). This is the only way to notice that the
+    /// exchange was deleted and declared again by others, without our bindings. `None` (a shared
+    /// queue): all bindings are made again at intervals instead.
     pub probe: Option<String>,
-    /// How long an acknowledgement may wait for a message that goes out, to travel with it: what is acknowledged is
-    /// answered as a rule, and who waits for the answer should not wait for the acknowledgement's own way first.
+    /// Longest time that an acknowledgement waits for an outgoing message, to be sent together with
+    /// it. Most messages are answered, and the answer should not be delayed by a separate
+    /// acknowledgement.
     pub ack_patience: Duration,
 }
 
 impl Queue {
-    /// An agent's: its own (`name` where the operator chose one), exclusive, gone after a day without it.
+    /// The queue of an agent (with the operator's `name`, if any): exclusive, deleted after one day
+    /// without a consumer.
     pub fn of_agent(host: &HostId, name: Option<String>) -> Self {
         Self {
             name: name.unwrap_or_else(|| topic::agent_queue(host)),
@@ -45,7 +47,8 @@ impl Queue {
         }
     }
 
-    /// A master's: durable and shared with other masters, so that statuses wait for it and are divided.
+    /// The queue of masters: durable, so that statuses are kept while no master runs, and shared,
+    /// so that several masters divide them.
     pub fn of_master(name: impl Into<String>, prefetch: u16) -> Self {
         Self {
             name: name.into(),

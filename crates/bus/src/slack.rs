@@ -1,38 +1,42 @@
-//! Timers that need not be exact, set so that the thread wakes once for each.
+//! Inexact timers, chosen so that the thread wakes up only once for each.
 //!
-//! tokio keeps timers on wheels whose slots are 1 ms, 64 ms, 4,096 ms and so on wide. One that is far off is taken in
-//! hand when its wide slot begins, again when a narrower one does, and at last when it is due: three wake-ups of an idle
-//! process, of which two do nothing. One that is due just as a wide slot begins takes one, together with all others
-//! that are due then. Where this is not so (another tokio), only the wake-ups come back.
+//! tokio keeps timers in wheels whose slots are 1 ms, 64 ms, 4,096 ms and so on wide. A distant
+//! timer wakes the thread when its wide slot begins, again when a narrower slot begins, and when it
+//! is due: three wake-ups, two of which do nothing. A timer that is due exactly at the start of a
+//! wide slot needs one wake-up, shared with all other timers due then. With another version of
+//! tokio this may only cost additional wake-ups.
 
 use std::cell::Cell;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Width of a slot of tokio's third wheel: what a timer may be late, or early, at most.
+/// Width of a slot of tokio's third wheel. No timer is moved by more.
 const SLOT: Duration = Duration::from_millis(4096);
-/// tokio rounds a deadline up to a whole one.
+/// tokio rounds a deadline up to a whole tick.
 const TICK: Duration = Duration::from_millis(1);
-/// Waits are stretched only where they become half as long again at most.
+/// Shorter waits are not moved, so that no wait becomes longer by more than half.
 const FAR: Duration = SLOT.saturating_mul(2);
 
 thread_local! {
-    /// When the clock of this thread's runtime began to count.
+    /// Start of the clock of this thread's runtime.
     static START: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Builds the runtime of this thread. Without it no timer of the thread is moved.
+/// Builds the runtime of this thread and records its start. Without this, no timer of the thread is
+/// moved.
 pub fn for_runtime<T>(build: impl FnOnce() -> T) -> T {
     let before = Instant::now();
     let built = build();
-    // The runtime read the clock in between. Half a tick early, so that half a tick of error either way is rounded off.
+    // The runtime reads the clock between the two instants. Half a tick is subtracted, so that an
+    // error of half a tick in either direction is rounded away.
     let middle = before + before.elapsed() / 2;
     START.set(middle.checked_sub(TICK / 2));
     built
 }
 
-/// When to wake for `deadline`, which comes once in each `period`: up to 4.1 s later, if the period is long.
+/// When to wake up for `deadline`, which recurs every `period`: up to 4.1 s later if the period is
+/// long.
 pub fn not_before(deadline: Instant, period: Duration) -> Instant {
     match START.get() {
         Some(start) if period >= FAR => slot_at(start, deadline) + SLOT,
@@ -40,7 +44,8 @@ pub fn not_before(deadline: Instant, period: Duration) -> Instant {
     }
 }
 
-/// When to look whether `deadline` has come: up to 4.1 s before it, if it is far off; else when it has.
+/// When to check whether `deadline` has passed: up to 4.1 s earlier if it is distant, else at the
+/// deadline.
 pub fn not_after(deadline: Instant) -> Instant {
     let is_far = deadline.saturating_duration_since(Instant::now()) >= FAR;
     match START.get() {
@@ -49,7 +54,7 @@ pub fn not_after(deadline: Instant) -> Instant {
     }
 }
 
-/// The beginning of the slot that `deadline` is in.
+/// The start of the slot that contains `deadline`.
 fn slot_at(start: Instant, deadline: Instant) -> Instant {
     let into_slot = (deadline - start).as_nanos() % SLOT.as_nanos();
     deadline - Duration::from_nanos(u64::try_from(into_slot).unwrap_or_default())
@@ -65,7 +70,7 @@ mod tests {
 
     use super::*;
 
-    /// How often the thread goes to sleep while it waits for `timer`, after it has waited for a while.
+    /// How often the thread parks while it waits for `timer`, and how long that takes.
     fn waits(timer: fn(Instant) -> Instant, seconds: u64) -> (u32, Duration) {
         let parked = Arc::new(AtomicU32::new(0));
         let counter = parked.clone();
@@ -86,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timer_that_is_far_off_takes_two_waits_less_than_an_exact_one() {
+    fn a_distant_timer_needs_two_wake_ups_less_than_an_exact_one() {
         for seconds in [15, 37, 60] {
             let wanted = Duration::from_secs(seconds);
             let (exact, _) = waits(|deadline| deadline, seconds);
@@ -99,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_often_and_what_is_near_is_exact() {
+    fn short_periods_and_near_deadlines_are_exact() {
         let often: fn(Instant) -> Instant = |deadline| not_before(deadline, Duration::from_secs(8));
         for timer in [often, not_after] {
             let (_, took) = waits(timer, 8);
@@ -117,7 +122,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn elsewhere_no_timer_is_moved() {
+    async fn on_other_threads_no_timer_is_moved() {
         let far = Instant::now() + Duration::from_secs(60);
         let there = std::thread::spawn(move || (not_before(far, FAR), not_after(far)));
         assert_eq!(there.join().unwrap(), (far, far));

@@ -1,6 +1,8 @@
 //! A scripted host for unit tests of the engine: packages, services, config and downloads in memory, a log
 //! of what was done, and failures on demand. What a real host does is tested on real ones.
 
+#![allow(clippy::unwrap_used)] // For tests only: to panic is to fail the test.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};

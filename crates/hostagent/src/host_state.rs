@@ -5,8 +5,8 @@ use std::sync::Arc;
 use protocol::ErrorReport;
 use tokio::sync::{mpsc, watch};
 
+use crate::engine::observe::Observed;
 use crate::ledger::Desired;
-use crate::observe::Observed;
 
 #[derive(Debug, Clone)]
 pub struct HostState {

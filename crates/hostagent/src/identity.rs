@@ -253,7 +253,7 @@ mod tests {
         assert!(
             error
                 .to_string()
-                .starts_with("[hostagent] host_id \"a b\" holds ' '"),
+                .starts_with("[hostagent] host_id \"a b\" contains ' '"),
             "{error}"
         );
     }

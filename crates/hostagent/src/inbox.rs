@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::engine::Engine;
-use crate::forecast::Forecast;
+use crate::engine::forecast::Forecast;
 use crate::ledger::{AcceptError, Ledger, Scope};
 use crate::report::Request;
 use crate::status::now;

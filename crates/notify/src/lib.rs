@@ -1,5 +1,5 @@
-//! What systemd is told of a daemon (sd_notify(3)): that it is ready, how it stands, and that it is not wedged.
-//! Nothing, where systemd did not start it.
+//! Notifies systemd of a daemon's state (sd_notify(3)): readiness, a status line, and the watchdog.
+//! Does nothing if systemd did not start the daemon.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -7,18 +7,18 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The way to systemd.
+/// The connection to systemd.
 #[derive(Debug)]
 pub struct Notifier {
     socket: Option<UnixDatagram>,
-    /// How often it wants to hear that the daemon is alive.
+    /// Time between two watchdog messages.
     period: Option<Duration>,
-    /// When it is to hear so next.
+    /// When the next watchdog message is due.
     due: Option<Instant>,
 }
 
 impl Notifier {
-    /// As the environment of this process says.
+    /// As systemd set it up in the environment of this process.
     pub fn of_process() -> Self {
         let variable = |name| std::env::var(name).ok();
         let is_ours = variable("WATCHDOG_PID").is_none_or(|pid| pid == std::process::id().to_string());
@@ -26,17 +26,21 @@ impl Notifier {
         Self::new(variable("NOTIFY_SOCKET").as_deref(), within.as_deref())
     }
 
-    /// `within`: microseconds, after which silence counts as the daemon's death.
+    /// `within`: microseconds. systemd kills a daemon that sends no watchdog message for this long.
     fn new(address: Option<&str>, within: Option<&str>) -> Self {
         let socket = address.and_then(|address| match connect(address) {
             Ok(socket) => Some(socket),
             Err(error) => {
-                tracing::warn!(address, %error, "systemd can't be told how this daemon is");
+                tracing::warn!(
+                    address,
+                    %error,
+                    "cannot connect to NOTIFY_SOCKET; systemd gets no state of this daemon"
+                );
                 None
             }
         });
         let within = within.and_then(|microseconds| microseconds.parse().ok());
-        // Two may get lost.
+        // Two messages may be lost.
         let period = within.map(|microseconds| Duration::from_micros(microseconds) / 3);
         let period = period.filter(|_| socket.is_some());
         Self {
@@ -46,7 +50,7 @@ impl Notifier {
         }
     }
 
-    /// What it needs is read, and its tasks run.
+    /// The daemon has read its files and its tasks run.
     pub fn ready(&self) {
         self.tell("READY=1");
     }
@@ -55,14 +59,14 @@ impl Notifier {
         self.tell("STOPPING=1");
     }
 
-    /// One line, for `systemctl status`.
+    /// Sends one line for `systemctl status`.
     pub fn status(&self, text: impl FnOnce() -> String) {
         if self.socket.is_some() {
             self.tell(&format!("STATUS={}", text().replace('\n', " ")));
         }
     }
 
-    /// Returns when systemd must be told that the daemon is alive; never, where it does not want to know. Cancel-safe.
+    /// Returns when a watchdog message is due; never if the watchdog is off. Cancel-safe.
     pub async fn alive_is_due(&self) {
         match self.due {
             Some(due) => tokio::time::sleep_until(due).await,
@@ -79,7 +83,7 @@ impl Notifier {
         if let Some(socket) = &self.socket
             && let Err(error) = socket.send(what.as_bytes())
         {
-            tracing::debug!(what, %error, "systemd was not told");
+            tracing::debug!(what, %error, "cannot notify systemd");
         }
     }
 }
@@ -91,7 +95,7 @@ fn connect(address: &str) -> std::io::Result<UnixDatagram> {
     };
     let socket = UnixDatagram::unbound()?;
     socket.connect_addr(&address)?;
-    // A systemd that reads nothing must not hold the daemon up.
+    // A systemd that does not read must not block the daemon.
     socket.set_nonblocking(true)?;
     Ok(socket)
 }
@@ -101,7 +105,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn systemd_is_told_on_both_kinds_of_sockets() {
+    async fn systemd_is_notified_on_both_kinds_of_sockets() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify").display().to_string();
         let name = format!("backbone-notify-test-{}", std::process::id());
@@ -134,7 +138,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_systemd_there_is_nothing_to_tell() {
+    async fn without_systemd_nothing_is_sent() {
         let notifier = Notifier::new(None, Some("1000"));
         notifier.ready();
         let due = tokio::time::timeout(Duration::from_millis(20), notifier.alive_is_due());

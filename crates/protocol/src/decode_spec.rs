@@ -1,21 +1,23 @@
-//! The desired applications of a `set_config`: a tree of JSON made into [`AppSpec`]s, moving its strings.
+//! Decodes the desired applications of a `set_config`: a JSON tree becomes [`AppSpec`]s. Strings
+//! are moved, not copied.
 //!
-//! No fault quotes a config value or a URL: either may hold a secret.
+//! No fault quotes a config value or a URL, because either may contain a secret.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::fault::{Fault, clip};
+use crate::fields::{boolean, kind, object, optional, string, wrong_type};
 use crate::name::{AppName, NameError, check_plain_name, check_service_name};
 use crate::spec::{AppSpec, Apps, Config, Rank};
 
-/// Bytes; longer than any version a package manager takes.
+/// Bytes; longer than any version that a package manager accepts.
 const MAX_VERSION_LEN: usize = 256;
 /// Bytes.
 const MAX_URL_LEN: usize = 4096;
 
-/// Application -> specification, paths from here on.
+/// Decodes the object application -> specification. Paths of faults begin at this object.
 pub(crate) fn apps(data: Value) -> Result<Apps, Fault> {
     let apps = object(data)?
         .into_iter()
@@ -31,17 +33,17 @@ pub(crate) fn apps(data: Value) -> Result<Apps, Fault> {
     Ok(apps)
 }
 
-/// Each application that is required is another one of the same message. A cycle is no fault: all of it stands or
-/// falls together.
+/// Checks that each required application is another application of the same message. A cycle is
+/// allowed: its applications succeed or are rolled back together.
 fn check_requires(name: &AppName, spec: &AppSpec, apps: &Apps) -> Result<(), Fault> {
     let mut seen = BTreeSet::new();
     for (index, required) in spec.requires.iter().enumerate() {
         let reason = if required == name {
-            "is the application itself; others of this message are needed"
+            "is the application itself; name another application of this message"
         } else if !apps.contains_key(required) {
-            "is no application of this message; add it, or leave it out here"
+            "is not an application of this message; add it, or remove it from this list"
         } else if !seen.insert(required) {
-            "is given twice; an application may stand once in this list"
+            "is given twice; an application may appear only once in this list"
         } else {
             continue;
         };
@@ -51,7 +53,7 @@ fn check_requires(name: &AppName, spec: &AppSpec, apps: &Apps) -> Result<(), Fau
 }
 
 fn bad_name(what: &str, error: &NameError) -> Fault {
-    Fault::new(format!("is no valid name for this {what}: it {error}"))
+    Fault::new(format!("is not a valid {what} name: it {error}"))
 }
 
 fn app(value: Value) -> Result<AppSpec, Fault> {
@@ -95,17 +97,17 @@ fn check_version(version: &str) -> Result<(), Fault> {
         )));
     }
     if version.starts_with('-') {
-        return Err(Fault::new("begins with '-', which a version must not"));
+        return Err(Fault::new("begins with '-'; a version must not begin with '-'"));
     }
     match version.chars().find(|c| !c.is_ascii_graphic() || *c == '/') {
         Some(c) => Err(Fault::new(format!(
-            "holds {c:?}; allowed are printable ASCII characters other than space and '/'"
+            "contains {c:?}; allowed are printable ASCII characters other than space and '/'"
         ))),
         None => Ok(()),
     }
 }
 
-/// Only what decides whether it may be fetched at all: the downloader parses the rest.
+/// Checks only the length, the characters and the scheme. The downloader parses the rest.
 fn check_url(url: &str) -> Result<(), Fault> {
     if url.len() > MAX_URL_LEN {
         return Err(Fault::new(format!(
@@ -114,7 +116,7 @@ fn check_url(url: &str) -> Result<(), Fault> {
         )));
     }
     if let Some(c) = url.chars().find(|c| c.is_control()) {
-        return Err(Fault::new(format!("holds the control character {c:?}")));
+        return Err(Fault::new(format!("contains the control character {c:?}")));
     }
     const ALLOWED: &str = "http, https and file are allowed";
     // RFC 3986, section 3.1.
@@ -143,7 +145,7 @@ fn check_url(url: &str) -> Result<(), Fault> {
 fn sha256(mut digest: String) -> Result<String, Fault> {
     if digest.len() != 64 || !digest.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Err(Fault::new(
-            "is no SHA-256 digest; 64 hexadecimal digits are needed",
+            "is not a SHA-256 digest; 64 hexadecimal digits are needed",
         ));
     }
     digest.make_ascii_lowercase();
@@ -156,7 +158,7 @@ pub(crate) fn config(value: Value) -> Result<Config, Fault> {
         .map(|(section, keys)| match keys {
             Value::Object(keys) => Ok((section, keys.into_iter().collect())),
             other => Err(Fault::new(format!(
-                "is {}; config holds sections, so an object of keys is needed here: \
+                "is {}; a section of config must be an object of keys: \
                  {{\"<section>\": {{\"<key>\": <value>}}}}",
                 kind(&other)
             ))
@@ -192,56 +194,5 @@ fn requires(value: Value) -> Result<Vec<AppName>, Fault> {
 }
 
 fn rank(value: Value) -> Result<Rank, Fault> {
-    Rank::from_json(&value).ok_or_else(|| wrong_type(&value, "a finite number, or a string that spells one,"))
-}
-
-fn boolean(value: Value) -> Result<bool, Fault> {
-    value.as_bool().ok_or_else(|| wrong_type(&value, "true or false"))
-}
-
-pub(crate) fn object(value: Value) -> Result<Map<String, Value>, Fault> {
-    match value {
-        Value::Object(members) => Ok(members),
-        other => Err(wrong_type(&other, "an object")),
-    }
-}
-
-/// Takes out an optional field; `null` is as good as absent.
-pub(crate) fn take(fields: &mut Map<String, Value>, name: &str) -> Option<Value> {
-    fields
-        .get_mut(name)
-        .map(Value::take)
-        .filter(|value| !value.is_null())
-}
-
-fn optional<T>(
-    fields: &mut Map<String, Value>,
-    name: &str,
-    decode: impl FnOnce(Value) -> Result<T, Fault>,
-) -> Result<Option<T>, Fault> {
-    take(fields, name)
-        .map(|value| decode(value).map_err(|fault| fault.under(name)))
-        .transpose()
-}
-
-pub(crate) fn string(fields: &mut Map<String, Value>, name: &str) -> Result<Option<String>, Fault> {
-    optional(fields, name, |value| match value {
-        Value::String(text) => Ok(text),
-        other => Err(wrong_type(&other, "a string")),
-    })
-}
-
-pub(crate) fn wrong_type(found: &Value, needed: &str) -> Fault {
-    Fault::new(format!("is {}; {needed} is needed", kind(found)))
-}
-
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
-    }
+    Rank::from_json(&value).ok_or_else(|| wrong_type(&value, "a finite number or a numeric string"))
 }

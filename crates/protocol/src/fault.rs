@@ -1,20 +1,21 @@
-//! What is wrong in a message, and where: the JSON path is put together only once something is wrong, from
-//! the inside out, so that a valid message pays nothing for it.
+//! What is wrong in a message, and where. The JSON path is built only when something is wrong, from
+//! the innermost step outwards, so a valid message costs nothing extra.
 
 use std::fmt::Write as _;
 
-/// Longer keys and opcodes are cut in errors and logs: they come from outside and may be a megabyte.
+/// Longer keys and opcodes are shortened in errors and logs: they come from outside and may be a
+/// megabyte long.
 const SHOWN_CHARS: usize = 64;
 
-enum Step {
+enum PathStep {
     Key(String),
     Index(usize),
 }
 
-/// A reason and the way to it.
+/// A reason and the path to the value that it is about.
 pub(crate) struct Fault {
     /// Innermost first.
-    steps: Vec<Step>,
+    steps: Vec<PathStep>,
     reason: String,
 }
 
@@ -26,18 +27,18 @@ impl Fault {
         }
     }
 
-    /// A required field that is not there: `field` ends the path.
+    /// A required field is missing; `field` is the last step of the path.
     pub(crate) fn missing(field: &str, needed: &str) -> Self {
         Self::new(format!("is missing; {needed}")).under(field)
     }
 
     pub(crate) fn under(mut self, key: &str) -> Self {
-        self.steps.push(Step::Key(clip(key)));
+        self.steps.push(PathStep::Key(clip(key)));
         self
     }
 
     pub(crate) fn under_index(mut self, index: usize) -> Self {
-        self.steps.push(Step::Index(index));
+        self.steps.push(PathStep::Index(index));
         self
     }
 
@@ -57,22 +58,22 @@ impl Fault {
         for step in self.steps.iter().rev() {
             // Writing to a String cannot fail.
             let _ = match step {
-                Step::Key(key) if is_shorthand(key) => write!(path, ".{key}"),
-                Step::Key(key) => write!(path, "[{key:?}]"),
-                Step::Index(index) => write!(path, "[{index}]"),
+                PathStep::Key(key) if is_shorthand(key) => write!(path, ".{key}"),
+                PathStep::Key(key) => write!(path, "[{key:?}]"),
+                PathStep::Index(index) => write!(path, "[{index}]"),
             };
         }
         (path, self.reason)
     }
 }
 
-/// Whether a key may stand behind a dot without quotes.
+/// Whether a key may follow a dot without quotes.
 fn is_shorthand(key: &str) -> bool {
     key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-/// `text`, or its beginning and an ellipsis.
+/// `text`; if it is too long, its beginning and an ellipsis.
 pub(crate) fn clip(text: &str) -> String {
     match text.char_indices().nth(SHOWN_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),

@@ -1,4 +1,4 @@
-//! What a host is told: `set_config`, `plan` and `ping`, decoded into validated types.
+//! Messages to a host: `set_config`, `plan` and `ping`, decoded into validated types.
 
 use std::borrow::Borrow;
 use std::ops::RangeInclusive;
@@ -6,9 +6,11 @@ use std::ops::RangeInclusive;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::decode_spec::{self, object, string, take, wrong_type};
+use crate::decode_spec;
 use crate::fault::{Fault, clip};
+use crate::fields::{boolean, object, optional, string, wrong_type};
 use crate::json;
+pub use crate::limits::{Limits, MAX_ID_LEN};
 use crate::spec::{Apps, Config};
 
 /// A valid message.
@@ -18,29 +20,29 @@ pub enum Inbound {
     Ping {
         id: Option<String>,
     },
-    /// What would a `set_config` of these applications do? Answered with a
-    /// [`PlanAnswer`](crate::PlanAnswer); changes nothing.
+    /// Asks what a `set_config` of these applications would do. The answer is a
+    /// [`PlanAnswer`](crate::PlanAnswer). Changes nothing.
     Plan {
         id: Option<String>,
         apps: Apps,
     },
-    /// Counted and logged once per kind, never fatal.
+    /// An opcode of a later protocol. It is counted and logged once per opcode; it is not an error.
     Unknown {
         opcode: String,
         id: Option<String>,
     },
 }
 
-/// Its applications may be borrowed or shared where it is only to be encoded.
+/// A desired state. For encoding, its applications may be borrowed or shared.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SetConfig<A = Apps> {
     /// Echoed as `reply_to` in the status that answers.
     pub id: Option<String>,
-    /// One lower than the stored one is stale.
+    /// A generation below the stored one is stale.
     pub generation: Option<u64>,
     /// Apply only if the plan still has this hash.
     pub only_if_plan: Option<String>,
-    /// What failed and is held is tried again, though nothing else is desired than before.
+    /// Retry held applications, even if the desired state has not changed.
     pub retry: bool,
     pub apps: A,
 }
@@ -48,7 +50,7 @@ pub struct SetConfig<A = Apps> {
 impl<A: Borrow<Apps>> SetConfig<A> {
     /// The bytes to publish.
     pub fn encode(&self) -> Vec<u8> {
-        Envelope {
+        InboundEnvelope {
             opcode: SET_CONFIG,
             data: Some(self.apps.borrow()),
             id: self.id.as_deref(),
@@ -62,7 +64,7 @@ impl<A: Borrow<Apps>> SetConfig<A> {
 
 /// The bytes of a `ping` to publish.
 pub fn encode_ping(id: Option<&str>) -> Vec<u8> {
-    Envelope {
+    InboundEnvelope {
         opcode: PING,
         data: None,
         id,
@@ -73,9 +75,9 @@ pub fn encode_ping(id: Option<&str>) -> Vec<u8> {
     .encode()
 }
 
-/// The bytes of a `plan` to publish: what would a `set_config` of `apps` do?
+/// The bytes of a `plan` to publish. It asks what a `set_config` of `apps` would do.
 pub fn encode_plan(apps: &Apps, id: Option<&str>) -> Vec<u8> {
-    Envelope {
+    InboundEnvelope {
         opcode: PLAN,
         data: Some(apps),
         id,
@@ -87,7 +89,7 @@ pub fn encode_plan(apps: &Apps, id: Option<&str>) -> Vec<u8> {
 }
 
 #[derive(Serialize)]
-struct Envelope<'a> {
+struct InboundEnvelope<'a> {
     opcode: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<&'a Apps>,
@@ -101,28 +103,10 @@ struct Envelope<'a> {
     retry: bool,
 }
 
-impl Envelope<'_> {
+impl InboundEnvelope<'_> {
     fn encode(&self) -> Vec<u8> {
-        // Maps with string keys and no foreign Serialize: this cannot fail.
+        // This cannot fail: all maps have string keys, and every `Serialize` is derived or ours.
         serde_json::to_vec(self).unwrap_or_default()
-    }
-}
-
-/// What a message may cost before it is refused.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Bytes; `[hostagent] max_message_size`.
-    pub max_size: usize,
-    /// Arrays and objects inside each other.
-    pub max_depth: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_size: 1 << 20,
-            max_depth: 64,
-        }
     }
 }
 
@@ -145,31 +129,30 @@ impl DecodeError {
     }
 }
 
-/// Longest `id` that is taken, in bytes.
-pub const MAX_ID_LEN: usize = 256;
-/// Lengths of a plan's hash that `only_if_plan` takes, in hexadecimal digits: a short one says enough.
+/// Lengths of a plan hash that `only_if_plan` accepts, in hexadecimal digits.
 pub const PLAN_HASH_LEN: RangeInclusive<usize> = 6..=64;
 const SET_CONFIG: &str = "set_config";
 const PING: &str = "ping";
 pub(crate) const PLAN: &str = "plan";
 
-/// Decodes one message. It is either valid as a whole, or refused as a whole.
+/// Decodes one message. A message that is not valid is refused as a whole.
 pub fn decode(body: &[u8], limits: Limits) -> Result<Inbound, DecodeError> {
     json::parse(body, limits)
         .and_then(message)
         .map_err(|fault| refused(fault, body, limits))
 }
 
-/// Decodes desired applications as an operator has them in a file: a whole `set_config`, or its `data`.
+/// Decodes desired applications from an operator's file: a whole `set_config`, or only its `data`.
 pub fn decode_apps(bytes: &[u8], limits: Limits) -> Result<Apps, DecodeError> {
     json::parse(bytes, limits)
         .and_then(|value| match value {
-            // An application may be called `opcode`, but then it is an object.
+            // An application may be named `opcode`, but then its value is an object.
             Value::Object(mut members) if members.get("opcode").is_some_and(Value::is_string) => {
                 let opcode = string(&mut members, "opcode")?;
                 if opcode.as_deref() != Some(SET_CONFIG) {
                     return Err(
-                        Fault::new("is not \"set_config\"; only that carries applications").under("opcode"),
+                        Fault::new("is not \"set_config\"; only a set_config contains applications")
+                            .under("opcode"),
                     );
                 }
                 set_config(members).map(|message| message.apps)
@@ -179,7 +162,7 @@ pub fn decode_apps(bytes: &[u8], limits: Limits) -> Result<Apps, DecodeError> {
         .map_err(|fault| refused(fault, bytes, limits))
 }
 
-/// A field that no application has, in what an operator wrote.
+/// A field in an operator's text that no application has.
 #[derive(Debug, PartialEq, Eq)]
 pub struct UnknownField {
     /// As [`DecodeError::path`].
@@ -187,8 +170,8 @@ pub struct UnknownField {
     pub name: String,
 }
 
-/// The first field of an application in `bytes`, as [`decode_apps`] takes them, that is none of [`crate::spec::FIELDS`].
-/// `None` also for what cannot be read: decoding tells.
+/// Finds the first field of an application that is not in [`crate::spec::FIELDS`]. `bytes` are as
+/// for [`decode_apps`]. Returns `None` also for text that cannot be parsed: decoding reports that.
 pub fn unknown_field(bytes: &[u8], limits: Limits) -> Option<UnknownField> {
     let value = json::parse(bytes, limits).ok()?;
     let is_message = value.get("opcode").is_some_and(Value::is_string);
@@ -208,7 +191,7 @@ pub fn unknown_field(bytes: &[u8], limits: Limits) -> Option<UnknownField> {
     })
 }
 
-/// Decodes an application's config, as its hook prints it.
+/// Decodes an application's config, as the application's hook prints it.
 pub fn decode_config(bytes: &[u8], limits: Limits) -> Result<Config, DecodeError> {
     json::parse(bytes, limits)
         .and_then(decode_spec::config)
@@ -216,7 +199,7 @@ pub fn decode_config(bytes: &[u8], limits: Limits) -> Result<Config, DecodeError
 }
 
 fn refused(fault: Fault, body: &[u8], limits: Limits) -> DecodeError {
-    // What is too large is not read at all.
+    // A body that is too large is not read at all.
     let id = (body.len() <= limits.max_size)
         .then(|| json::recover_id(body))
         .flatten();
@@ -236,7 +219,8 @@ fn message(value: Value) -> Result<Inbound, Fault> {
         PING => Ok(Inbound::Ping {
             id: id(&mut members)?,
         }),
-        // A later protocol may have given its fields other types: an `id` of another kind is no fault.
+        // A later protocol may have other types in its fields: an `id` of another type is not a
+        // fault.
         _ => Ok(Inbound::Unknown {
             opcode: clip(&opcode),
             id: id(&mut members).unwrap_or_default(),
@@ -246,24 +230,12 @@ fn message(value: Value) -> Result<Inbound, Fault> {
 
 fn set_config(mut members: Map<String, Value>) -> Result<SetConfig, Fault> {
     let id = id(&mut members)?;
-    let generation = take(&mut members, "generation")
-        .map(|value| {
-            value.as_u64().ok_or_else(|| {
-                wrong_type(&value, "a whole number from 0 to 18446744073709551615").under("generation")
-            })
-        })
-        .transpose()?;
+    let generation = optional(&mut members, "generation", generation)?;
     let only_if_plan = string(&mut members, "only_if_plan")?;
     if let Some(hash) = &only_if_plan {
         check_plan_hash(hash).map_err(|fault| fault.under("only_if_plan"))?;
     }
-    let retry = take(&mut members, "retry")
-        .map(|value| {
-            value
-                .as_bool()
-                .ok_or_else(|| wrong_type(&value, "true or false").under("retry"))
-        })
-        .transpose()?;
+    let retry = optional(&mut members, "retry", boolean)?;
     Ok(SetConfig {
         id,
         generation,
@@ -273,15 +245,22 @@ fn set_config(mut members: Map<String, Value>) -> Result<SetConfig, Fault> {
     })
 }
 
+fn generation(value: Value) -> Result<u64, Fault> {
+    value
+        .as_u64()
+        .ok_or_else(|| wrong_type(&value, "a whole number from 0 to 18446744073709551615"))
+}
+
 fn apps(members: &mut Map<String, Value>) -> Result<Apps, Fault> {
-    // Not `take`: an absent set of applications must not read as the empty one, which removes them all.
+    // Not `optional`: missing applications must not be taken for an empty set, which removes them
+    // all.
     let data = members
         .remove("data")
         .ok_or_else(|| Fault::missing("data", "an object of applications is needed"))?;
     decode_spec::apps(data).map_err(|fault| fault.under("data"))
 }
 
-/// Whether `only_if_plan` may be this.
+/// Whether `hash` is a valid value of `only_if_plan`.
 pub fn is_plan_hash(hash: &str) -> bool {
     let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
     PLAN_HASH_LEN.contains(&hash.len()) && hash.bytes().all(is_digit)
@@ -292,7 +271,7 @@ fn check_plan_hash(hash: &str) -> Result<(), Fault> {
         return Ok(());
     }
     Err(Fault::new(format!(
-        "is no hash of a plan; {} to {} lower-case hexadecimal digits are needed",
+        "is not a plan hash; {} to {} lower-case hexadecimal digits are needed",
         PLAN_HASH_LEN.start(),
         PLAN_HASH_LEN.end()
     )))

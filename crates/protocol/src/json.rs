@@ -1,8 +1,9 @@
-//! Strict JSON: what serde_json takes, less duplicate keys, with a depth limit and the path of what is wrong.
+//! Strict JSON: as serde_json, but without duplicate keys, with a depth limit, and with the path of
+//! the place where an error is.
 //!
-//! One pass from bytes to a tree whose strings the decoders then move out of. UTF-8 is checked string by
-//! string on the way, hence a path for that too; NaN, Infinity, numbers beyond a double and lone
-//! surrogates are no JSON to serde_json.
+//! One pass turns bytes into a tree; the decoders then move the strings out of it. UTF-8 is checked
+//! for each string, so such an error has a path too. serde_json itself refuses NaN, Infinity,
+//! numbers out of the range of a double, and lone surrogates.
 
 use std::fmt;
 
@@ -11,9 +12,9 @@ use serde_json::map::Entry;
 use serde_json::{Map, Value};
 
 use crate::fault::Fault;
-use crate::inbound::Limits;
+use crate::limits::{Limits, MAX_ID_LEN};
 
-/// Parses one JSON text. Too large a body is refused before any of it is read.
+/// Parses one JSON text. A body that is too large is refused before it is read.
 pub(crate) fn parse(body: &[u8], limits: Limits) -> Result<Value, Fault> {
     if body.len() > limits.max_size {
         return Err(Fault::new(format!(
@@ -24,7 +25,7 @@ pub(crate) fn parse(body: &[u8], limits: Limits) -> Result<Value, Fault> {
     }
     let mut fault = None;
     let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let tree = Tree {
+    let tree = TreeBuilder {
         depth_left: limits.max_depth,
         max_depth: limits.max_depth,
         fault: &mut fault,
@@ -38,34 +39,35 @@ pub(crate) fn parse(body: &[u8], limits: Limits) -> Result<Value, Fault> {
     }
 }
 
-/// The `id` of a message that was refused: the one string of that name at the top, as far as the text is
-/// JSON. Only what is refused is read a second time.
+/// The `id` of a refused message: the string member `id` of the top-level object, if it comes
+/// before the first syntax error. Only refused messages are parsed a second time.
 pub(crate) fn recover_id(body: &[u8]) -> Option<String> {
     let mut id = None;
     let mut deserializer = serde_json::Deserializer::from_slice(body);
-    // An error is expected; what was seen before it counts.
+    // An error is expected. An id that was found before the error is used.
     let _ = TopLevelId(&mut id).deserialize(&mut deserializer);
     id
 }
 
-/// Builds a tree; on failure leaves in `fault` where, and, where it is not a matter of syntax, why.
-struct Tree<'a> {
+/// Builds a tree. On failure it stores in `fault` the path and, unless it is a syntax error, the
+/// reason.
+struct TreeBuilder<'a> {
     depth_left: usize,
     max_depth: usize,
     fault: &'a mut Option<Fault>,
 }
 
-impl Tree<'_> {
-    /// The same, one level further in.
-    fn inside(&mut self) -> Tree<'_> {
-        Tree {
+impl TreeBuilder<'_> {
+    /// The builder of a nested value, one level deeper.
+    fn inside(&mut self) -> TreeBuilder<'_> {
+        TreeBuilder {
             depth_left: self.depth_left - 1,
             max_depth: self.max_depth,
             fault: &mut *self.fault,
         }
     }
 
-    /// Ends the parse, saying why at this place.
+    /// Ends the parse with `fault` at this place.
     fn refuse<E: serde::de::Error>(&mut self, fault: Fault) -> E {
         *self.fault = Some(fault);
         E::custom("refused")
@@ -76,20 +78,21 @@ impl Tree<'_> {
             return Ok(());
         }
         let reason = format!(
-            "is nested too deep; at most {} levels are allowed",
+            "is nested too deeply; at most {} levels are allowed",
             self.max_depth
         );
         Err(self.refuse(Fault::new(reason)))
     }
 
-    /// Adds a step to the path of what went wrong further in; a syntax error gets its first one here.
+    /// Adds a step to the path of an error in a nested value. A syntax error gets its first step
+    /// here.
     fn locate(&mut self, step: impl FnOnce(Fault) -> Fault) {
         let fault = self.fault.take().unwrap_or_else(|| Fault::new(""));
         *self.fault = Some(step(fault));
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Tree<'_> {
+impl<'de> DeserializeSeed<'de> for TreeBuilder<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -97,7 +100,7 @@ impl<'de> DeserializeSeed<'de> for Tree<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Tree<'_> {
+impl<'de> Visitor<'de> for TreeBuilder<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -158,7 +161,7 @@ impl<'de> Visitor<'de> for Tree<'_> {
                     }
                 },
                 Entry::Occupied(twice) => {
-                    let fault = Fault::new("is given twice; a key may stand once in its object");
+                    let fault = Fault::new("is given twice; a key may appear only once in an object");
                     return Err(self.refuse(fault.under(twice.key())));
                 }
             }
@@ -167,8 +170,8 @@ impl<'de> Visitor<'de> for Tree<'_> {
     }
 }
 
-/// Turns serde_json's error, and what the tree left behind, into one line. Never holds a value of the
-/// message: it may be a secret.
+/// Makes one line of serde_json's error and of the fault that [`TreeBuilder`] stored. It never
+/// contains a value of the message, because a value may be a secret.
 fn explain(error: serde_json::Error, fault: Option<Fault>, body: &[u8]) -> Fault {
     let position = format!("line {} column {}", error.line(), error.column());
     let fault = fault.unwrap_or_else(|| Fault::new(""));
@@ -176,7 +179,7 @@ fn explain(error: serde_json::Error, fault: Option<Fault>, body: &[u8]) -> Fault
         let reason = match std::str::from_utf8(body) {
             Err(utf8) => format!("is not UTF-8 (offset {})", utf8.valid_up_to()),
             Ok(text) if stops_at_non_finite(text, &error) => {
-                format!("is not JSON: NaN and Infinity are no numbers ({position})")
+                format!("is not JSON: NaN and Infinity are not allowed ({position})")
             }
             Ok(_) => format!("is not JSON: {error}"),
         };
@@ -185,10 +188,11 @@ fn explain(error: serde_json::Error, fault: Option<Fault>, body: &[u8]) -> Fault
     fault.with_position(&position)
 }
 
-/// Whether the parser stopped at one of the three words that other JSON libraries write and read.
+/// Whether the parser stopped at `NaN`, `Infinity` or `-Infinity`, which other JSON libraries
+/// accept.
 fn stops_at_non_finite(text: &str, error: &serde_json::Error) -> bool {
     let line = text.lines().nth(error.line().saturating_sub(1)).unwrap_or("");
-    // Columns count from 1; the parser may be a character into the word.
+    // Columns count from 1, and the parser may already have read one character of the word.
     let start = error.column().saturating_sub(2);
     let end = (start + "-Infinity".len()).min(line.len());
     line.as_bytes().get(start..end).is_some_and(|seen| {
@@ -198,7 +202,7 @@ fn stops_at_non_finite(text: &str, error: &serde_json::Error) -> bool {
     })
 }
 
-/// Reads a top-level `id`, and passes over all else at any depth.
+/// Reads a top-level `id` and skips everything else.
 struct TopLevelId<'a>(&'a mut Option<String>);
 
 impl<'de> DeserializeSeed<'de> for TopLevelId<'_> {
@@ -223,14 +227,13 @@ impl<'de> Visitor<'de> for TopLevelId<'_> {
                 members.next_value::<IgnoredAny>()?;
                 continue;
             }
-            // Which of two is meant, nobody can tell.
+            // With two ids it is unknown which is meant, so neither is used.
             *self.0 = None;
             if seen {
                 return Err(A::Error::custom("two ids"));
             }
             seen = true;
-            *self.0 =
-                Some(members.next_value::<String>()?).filter(|id| id.len() <= crate::inbound::MAX_ID_LEN);
+            *self.0 = Some(members.next_value::<String>()?).filter(|id| id.len() <= MAX_ID_LEN);
         }
         Ok(())
     }

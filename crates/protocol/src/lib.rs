@@ -1,25 +1,37 @@
-//! The words that Backbone's agents and masters exchange, as validated types. No I/O here.
+//! The messages that agents, masters and operators exchange, as validated types. No I/O.
 //!
-//! A message passes through these modules in this order:
-//! bytes -> `json` (strict parsing, with the path of what is wrong, a `fault`) -> [`inbound`] (what a host is
-//! told) -> [`spec`] (what an application should be) -> [`satisfied`] (is it so?) -> [`status`] (what a
-//! host says). [`plan`]: what a host says that it would do. [`name`] and [`topic`] hold the identifiers and the routing that they share; [`rest`] what
-//! operators and masters tell each other.
+//! A message passes through these modules, in this order:
+//!
+//! | module | job |
+//! |---|---|
+//! | `limits`, `json`, `fault` | bytes -> JSON tree; a fault has the path of its place |
+//! | [`inbound`] | JSON tree -> a message to a host: `set_config`, `plan` or `ping` |
+//! | `fields`, `decode_spec` | JSON tree -> desired applications |
+//! | [`spec`] | the desired state of an application |
+//! | [`satisfied`] | compares observed with desired |
+//! | [`status`] | what a host reports |
+//! | [`plan`] | what a host would do |
+//! | [`rest`] | bodies of the master's REST API |
+//!
+//! [`name`] (identifiers) and [`topic`] (routing) are used by all of them; `schema` generates JSON
+//! Schemas of the messages.
 
-mod decode_spec;
-mod enroll;
+pub mod name;
+pub mod topic;
+
+mod limits;
+mod json;
 mod fault;
 pub mod inbound;
-mod json;
-pub mod name;
+mod fields;
+mod decode_spec;
+pub mod spec;
+pub mod satisfied;
+pub mod status;
 pub mod plan;
 pub mod rest;
-pub mod satisfied;
 #[cfg(feature = "schema")]
 pub mod schema;
-pub mod spec;
-pub mod status;
-pub mod topic;
 pub mod url;
 
 pub use inbound::{

@@ -1,18 +1,23 @@
-//! Identifiers that come from outside, valid by construction.
+//! Identifiers that come from outside. A value of these types is always valid.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// Routing key that reaches every agent.
+pub const SLAVES: &str = "slaves";
+/// Routing key that reaches the master.
+pub const MASTER: &str = "master";
+
 /// An application's name: `[A-Za-z0-9][A-Za-z0-9+._-]{0,127}`, never a reserved topic.
 ///
-/// It is also a routing key, so `slaves` and `master` are refused; whether it collides with a host's
-/// id only that host can tell ([`HostId::collides_with`]).
+/// It is also a routing key, so `slaves` and `master` are refused. A name that equals a host's id
+/// can be detected only on that host ([`HostId::collides_with`]).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct AppName(String);
 
-/// Why a string is no identifier.
+/// Why a string is not a valid identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     #[error("is empty")]
@@ -21,9 +26,9 @@ pub enum NameError {
     TooLong(usize, usize),
     #[error("begins with {0:?}; a letter or digit is needed")]
     Start(char),
-    #[error("holds {0:?}; allowed are letters, digits and {1}")]
+    #[error("contains {0:?}; allowed are letters, digits and {1}")]
     Character(char, &'static str),
-    #[error("is reserved for the protocol's own topic")]
+    #[error("is reserved for a topic of the protocol")]
     Reserved,
 }
 
@@ -38,13 +43,14 @@ impl AppName {
 
     pub(crate) fn check(name: &str) -> Result<(), NameError> {
         check_plain_name(name, Self::MAX_LEN)?;
-        if name == crate::topic::SLAVES || name == crate::topic::MASTER {
+        if name == SLAVES || name == MASTER {
             return Err(NameError::Reserved);
         }
         Ok(())
     }
 
-    /// For a name that [`AppName::check`] has passed: the decoder needs it for its path before it gives it up.
+    /// For a name that [`AppName::check`] has accepted. The decoder needs the string for its path
+    /// first.
     pub(crate) fn from_checked(name: String) -> Self {
         debug_assert_eq!(Self::check(&name), Ok(()));
         Self(name)
@@ -55,13 +61,13 @@ impl AppName {
     }
 }
 
-/// The grammar shared by application and package names: safe as a path component and, after `--`, as
-/// an argument.
+/// The grammar of application and package names. Such a name is safe as a path component and, after
+/// `--`, as a command-line argument.
 pub fn check_plain_name(name: &str, max_len: usize) -> Result<(), NameError> {
     check_name(name, max_len, "+._-")
 }
 
-/// The grammar of service names: a plain name that may be an instance of a template (`getty@tty1`).
+/// The grammar of service names: a plain name, or an instance of a template (`getty@tty1`).
 pub fn check_service_name(name: &str) -> Result<(), NameError> {
     check_name(name, AppName::MAX_LEN, "+._-@")
 }
@@ -85,8 +91,9 @@ fn check_name(name: &str, max_len: usize, allowed: &'static str) -> Result<(), N
     }
 }
 
-/// What a host is called on the wire: a MAC address as a rule (`02:FC:00:00:00:01`), or what its
-/// operator chose. 1 to 127 printable ASCII characters without space: it is part of a queue's name.
+/// A host's identifier on the wire: usually a MAC address (`02:FC:00:00:00:01`), or what its
+/// operator chose. 1 to 127 printable ASCII characters without space, because it is part of a queue
+/// name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct HostId(String);
@@ -105,7 +112,7 @@ impl HostId {
         if let Some(c) = id.chars().find(|c| !c.is_ascii_graphic() || "/*#".contains(*c)) {
             return Err(NameError::Character(c, "punctuation other than / * #"));
         }
-        if id == crate::topic::SLAVES || id == crate::topic::MASTER {
+        if id == SLAVES || id == MASTER {
             return Err(NameError::Reserved);
         }
         Ok(Self(id))
@@ -115,7 +122,7 @@ impl HostId {
         &self.0
     }
 
-    /// Whether `app` would be indistinguishable from this host as a routing key.
+    /// Whether `app` and this host would have the same routing key.
     pub fn collides_with(&self, app: &AppName) -> bool {
         self.0 == app.0
     }

@@ -1,12 +1,13 @@
-//! What a host says that a `set_config` would do: the `plan` message that answers a `plan`.
+//! The `plan` message with which a host answers a `plan`: what a `set_config` would do there.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::decode_spec::{object, string};
 use crate::fault::Fault;
-use crate::inbound::{DecodeError, Limits, PLAN};
+use crate::fields::{object, string};
+use crate::inbound::{DecodeError, PLAN};
 use crate::json;
+use crate::limits::Limits;
 use crate::name::{AppName, HostId};
 use crate::status::{Category, Phase, without_value};
 
@@ -20,38 +21,38 @@ pub struct PlanAnswer {
     pub reply_to: Option<String>,
     /// Short hash of the plan, as `only_if_plan` takes it. Empty where `error` is given.
     pub hash: String,
-    /// In the order in which they would be carried out. Empty: the host is as asked.
+    /// In the order of execution. Empty: the host already satisfies the desired state.
     pub steps: Vec<PlanStep>,
-    /// What no step can bring about.
+    /// Parts of the desired state that no step can reach.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub faults: Vec<PlanFault>,
-    /// Why the host could not be looked at: there is no plan then.
+    /// Why the host could not be observed. There is no plan then.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub error: Option<String>,
 }
 
-/// One thing that would be done.
+/// One step that would be executed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlanStep {
     pub app: AppName,
-    /// One word, for machines. A reader should expect more of them in later versions.
+    /// One word, for programs. Later versions may add more words.
     pub action: String,
-    /// For people. Names the keys of a config, never their values.
+    /// For people. Contains keys of a config, never their values.
     pub text: String,
     pub undo: Undo,
 }
 
-/// Whether a step can be taken back, should what follows fail.
+/// Whether a step can be undone if a later step fails.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Undo {
     pub possible: bool,
-    /// How it would be, or why it can't be: for people.
+    /// How the step would be undone, or why it cannot be undone. For people.
     pub how: String,
 }
 
-/// Why an application would not get where it should be.
+/// Why an application cannot reach its desired state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlanFault {
@@ -73,12 +74,12 @@ impl PlanAnswer {
     /// The bytes to publish: `{"opcode": "plan", "data": {...}}`.
     pub fn encode(&self) -> Vec<u8> {
         #[derive(Serialize)]
-        struct Envelope<'a> {
+        struct PlanEnvelope<'a> {
             opcode: &'static str,
             data: &'a PlanAnswer,
         }
-        // No maps, and no foreign Serialize: this cannot fail.
-        serde_json::to_vec(&Envelope {
+        // This cannot fail: there are no maps, and every `Serialize` is derived.
+        serde_json::to_vec(&PlanEnvelope {
             opcode: PLAN,
             data: self,
         })

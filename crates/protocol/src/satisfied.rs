@@ -1,4 +1,4 @@
-//! Does what is observed satisfy what is desired? Pure, and shared by agent and master.
+//! Compares the observed state with the desired state. Pure functions, used by agent and master.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,10 @@ use crate::name::AppName;
 use crate::spec::{AppSpec, Apps, Config};
 use crate::status::AppStatus;
 
-/// The agent's own package: never removed by omission, so never surplus.
+/// The agent's own package. It is not removed when a desired state does not name it.
 const AGENT: &str = "hostagent";
 
-/// Whether a host that runs `observed` is what `desired` asks: the same set of applications, each satisfied.
+/// Whether `observed` satisfies `desired`: the same set of applications, each of them satisfied.
 pub fn apps_satisfied(desired: &Apps, observed: &BTreeMap<AppName, AppStatus>) -> bool {
     desired.iter().all(|(name, spec)| {
         observed
@@ -22,8 +22,8 @@ pub fn apps_satisfied(desired: &Apps, observed: &BTreeMap<AppName, AppStatus>) -
         .all(|name| desired.contains_key(name) || name.as_str() == AGENT)
 }
 
-/// Whether an installed application is what `desired` asks. Its `health` is another matter: an application
-/// as desired may fail, and one that is not may be healthy.
+/// Whether an installed application satisfies `desired`. `health` does not count: a satisfied
+/// application may be unhealthy, and an unsatisfied one may be healthy.
 pub fn app_satisfied(desired: &AppSpec, observed: &AppStatus) -> bool {
     version_satisfied(&desired.version, observed.exact_version())
         && desired
@@ -34,7 +34,8 @@ pub fn app_satisfied(desired: &AppSpec, observed: &AppStatus) -> bool {
         && config_satisfied(&desired.config, &observed.config)
 }
 
-/// Every service runs or not as desired; one that is named in `service_states` has to be there.
+/// Whether every service runs or is stopped as desired. A service named in `service_states` must
+/// exist.
 fn services_satisfied(desired: &AppSpec, observed: &AppStatus) -> bool {
     let as_desired = observed
         .services
@@ -47,11 +48,13 @@ fn services_satisfied(desired: &AppSpec, observed: &AppStatus) -> bool {
         }
 }
 
-/// Whether a package of full version `installed` (`[epoch:]upstream[-release]`) is what `desired` asks.
+/// Whether a package of full version `installed` (`[epoch:]upstream[-release]`) satisfies
+/// `desired`.
 ///
-/// So it is if both are the same full version (an epoch of 0 may be left out), or if `desired` has no
-/// release part and names the installed upstream version. A pattern, which ends with `*`, is satisfied by what begins
-/// as it does: `*` by any version, `1.22.*` by `1.22.9-1`, with any epoch if the pattern has none.
+/// It does if both are the same full version (an epoch of 0 may be omitted), or if `desired` has no
+/// release part and equals the installed upstream version. A pattern, which ends with `*`, is
+/// satisfied by every version that begins as it does: `*` by any, `1.22.*` by `1.22.9-1`, with any
+/// epoch if the pattern has none.
 pub fn version_satisfied(desired: &str, installed: &str) -> bool {
     let (d_epoch, d_rest) = split_epoch(desired);
     let (i_epoch, i_rest) = split_epoch(installed);
@@ -95,8 +98,9 @@ pub fn config_satisfied(desired: &Config, current: &Config) -> bool {
     })
 }
 
-/// Equal values; a scalar equals the string that spells it, since INI and environment files know
-/// strings only (`8080` is `"8080"`, `true` is `"true"`), and 1 equals 1.0.
+/// Whether two config values are equal. A number or boolean equals its text, because INI and
+/// environment files have only strings (`8080` equals `"8080"`, `true` equals `"true"`); 1 equals
+/// 1.0.
 pub fn same_value(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::String(s), other) | (other, Value::String(s)) => match other {
@@ -120,7 +124,7 @@ pub fn same_value(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// Two integers are compared as such: as doubles, neighbours beyond 2^53 would be equal.
+/// Two integers are compared as integers: as doubles, different integers above 2^53 could be equal.
 fn same_number(x: &Number, y: &Number) -> bool {
     x == y || ((x.is_f64() || y.is_f64()) && x.as_f64() == y.as_f64())
 }

@@ -1,7 +1,7 @@
 //! JSON Schemas of the wire messages, generated from the types that decode and encode them.
 //!
-//! They say what is guaranteed to be taken, and what a reader must expect; the rules that a schema cannot
-//! express (duplicate keys, depth, size) stand in docs/protocol.md.
+//! They describe what is guaranteed to be accepted, and what a reader must expect. docs/protocol.md
+//! has the rules that a schema cannot express (duplicate keys, depth, size).
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use crate::plan::PlanAnswer;
 use crate::spec::{Apps, Rank};
 use crate::status::Status;
 
-/// File name (in docs/schemas) and schema of every message.
+/// The file name (in docs/schemas) and schema of every message.
 pub fn messages() -> [(&'static str, Schema); 5] {
     [
         ("set_config.json", read::<SetConfigMessage>()),
@@ -24,7 +24,7 @@ pub fn messages() -> [(&'static str, Schema); 5] {
     ]
 }
 
-/// What an agent takes.
+/// The schema of a message that an agent accepts.
 fn read<T: JsonSchema>() -> Schema {
     SchemaSettings::draft2020_12()
         .for_deserialize()
@@ -32,7 +32,7 @@ fn read<T: JsonSchema>() -> Schema {
         .into_root_schema_for::<T>()
 }
 
-/// What an agent sends: a field that it always writes is required.
+/// The schema of a message that an agent sends. A field that it always writes is required.
 fn written<T: JsonSchema>() -> Schema {
     SchemaSettings::draft2020_12()
         .for_serialize()
@@ -40,7 +40,7 @@ fn written<T: JsonSchema>() -> Schema {
         .into_root_schema_for::<T>()
 }
 
-/// Sets a host's whole desired state: applications that are not named are removed.
+/// Sets a host's whole desired state. Applications that are not named are removed.
 #[derive(JsonSchema)]
 #[schemars(rename = "set_config")]
 #[expect(dead_code, reason = "only its schema is used")]
@@ -50,12 +50,12 @@ struct SetConfigMessage {
     /// Echoed as `reply_to` in the status that answers.
     #[schemars(regex(pattern = "^[ -~]{0,256}$"))]
     id: Option<String>,
-    /// One lower than the stored one is refused as stale.
+    /// A generation below the stored one is refused as stale.
     generation: Option<u64>,
-    /// Refused unless the plan still has this hash.
+    /// The message is refused unless the plan still has this hash.
     #[schemars(regex(pattern = "^[0-9a-f]{6,64}$"))]
     only_if_plan: Option<String>,
-    /// Tries again what failed and is held, though nothing else is desired than before. Absent: false.
+    /// Retries held applications, even if the desired state has not changed. Absent: false.
     retry: Option<bool>,
 }
 
@@ -82,7 +82,7 @@ struct PingMessage {
     id: Option<String>,
 }
 
-/// What a host says of itself.
+/// A host's report of its state.
 #[derive(JsonSchema)]
 #[schemars(rename = "status")]
 #[expect(dead_code, reason = "only its schema is used")]
@@ -127,14 +127,14 @@ impl JsonSchema for AppName {
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "description": "An application's name, also its topic.",
+            "description": "An application's name, which is also its topic.",
             "type": "string",
             "pattern": "^(?!(slaves|master)$)[A-Za-z0-9][A-Za-z0-9+._-]{0,127}$",
         })
     }
 }
 
-/// Key of `service_states`; the decoder checks it without a type of its own.
+/// A key of `service_states`. Only the schema needs a type for it.
 pub(crate) struct ServiceName;
 
 impl JsonSchema for ServiceName {
@@ -155,7 +155,7 @@ impl JsonSchema for HostId {
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "description": "What a host is called: a MAC address as a rule.",
+            "description": "A host's identifier, usually a MAC address.",
             "type": "string",
             "pattern": "^(?!(slaves|master)$)[!\"$-)+-.0-~]{1,127}$",
         })
@@ -171,7 +171,7 @@ impl JsonSchema for Rank {
             return json_schema!({ "type": "number" });
         }
         json_schema!({
-            "description": "A finite number, or a string that spells one.",
+            "description": "A finite number or a numeric string.",
             "type": ["number", "string"],
             "pattern": "^-?[0-9]{1,15}(\\.[0-9]{1,15})?$",
         })

@@ -1,4 +1,4 @@
-//! What an application should be: one entry of a `set_config`.
+//! The desired state of an application: one entry of a `set_config`.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -9,36 +9,36 @@ use serde_json::Value;
 
 use crate::name::AppName;
 
-/// Section -> key -> value, as a `set_config` carries it and a hook prints it.
+/// Section -> key -> value, as in a `set_config` and in the output of a hook.
 pub type Config = BTreeMap<String, BTreeMap<String, Value>>;
 
 /// A host's whole desired state.
 pub type Apps = BTreeMap<AppName, AppSpec>;
 
 /// The desired state of one application. Fields: docs/protocol.md.
-// Its `Deserialize` is for what has been validated once (the ledger, a status); what comes from outside
-// goes through `crate::decode`.
+// `Deserialize` is for data that was validated before (the ledger, a status). Input from outside is
+// decoded by `crate::decode`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AppSpec {
-    /// Full version, or an upstream version that any release satisfies.
+    /// A full version, or an upstream version that any release satisfies.
     #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^(?!-)[!-.0-~]{1,256}$")))]
     pub version: String,
-    /// http, https or file URL of an .rpm or .deb; absent: the host's own repositories.
+    /// An http, https or file URL of an .rpm or .deb. Absent: the host's own repositories.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(
         feature = "schema",
         schemars(regex(pattern = r"^([Hh][Tt][Tt][Pp][Ss]?|[Ff][Ii][Ll][Ee]):[ -~]{0,4000}$"))
     )]
     pub url: Option<String>,
-    /// The package's name, where it is not to be read from the package file.
+    /// The package's name. Absent: it is read from the package file.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(
         feature = "schema",
         schemars(regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9+._-]{0,127}$"))
     )]
     pub package: Option<String>,
-    /// SHA-256 of the package file in hex; lower case once decoded.
+    /// SHA-256 of the package file, hexadecimal. Decoding makes it lower case.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^[0-9A-Fa-f]{64}$")))]
     pub sha256: Option<String>,
@@ -47,24 +47,25 @@ pub struct AppSpec {
     pub running: bool,
     #[serde(default)]
     pub config: Config,
-    /// Per service, instead of `running`.
+    /// Service -> whether it runs; overrides `running` for that service.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(
         feature = "schema",
         schemars(with = "Option<BTreeMap<crate::schema::ServiceName, bool>>")
     )]
     pub service_states: Option<BTreeMap<String, bool>>,
-    /// Lower first; removals in reverse; those without a rank last.
+    /// Order of work: lower first, removals in reverse, applications without a rank last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rank: Option<Rank>,
-    /// Other applications of the same desired state: where one of them fails and is rolled back, so is this.
+    /// Other applications of the same desired state. If one of them fails and is rolled back, so is
+    /// this one.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     #[cfg_attr(feature = "schema", schemars(extend("uniqueItems" = true)))]
     pub requires: Vec<AppName>,
 }
 
-/// What an application may have. Hosts pass over other fields, which may be of a later protocol; for an operator who
-/// writes one they are mistakes.
+/// The fields of an application. Hosts ignore other fields, which may belong to a later protocol.
+/// In an operator's file, another field is a mistake.
 pub const FIELDS: [&str; 9] = [
     "version",
     "url",
@@ -81,13 +82,13 @@ fn yes() -> bool {
     true
 }
 
-/// Order of work among applications: a finite number. Read from a number or a string that spells one, as
-/// older masters send it; written as a number.
+/// Order of work among applications: a finite number. It is read from a number or, as older masters
+/// send it, from a numeric string. It is written as a number.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Rank(pub f64);
 
 impl Rank {
-    /// `None` for NaN and the infinities, which have no place in an order (nor in JSON).
+    /// `None` for NaN and infinities, which have no order and are not valid JSON.
     pub fn new(number: f64) -> Option<Self> {
         number.is_finite().then_some(Self(number))
     }
@@ -107,11 +108,11 @@ impl<'de> Deserialize<'de> for Rank {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(deserializer)?;
         Self::from_json(&value)
-            .ok_or_else(|| D::Error::custom("a rank is a finite number, or a string that spells one"))
+            .ok_or_else(|| D::Error::custom("a rank must be a finite number or a numeric string"))
     }
 }
 
-/// Lower first; what has no rank comes after all that have one.
+/// Lower ranks first. An application without a rank comes after all that have one.
 pub fn cmp_rank(a: Option<Rank>, b: Option<Rank>) -> Ordering {
     match (a, b) {
         (Some(a), Some(b)) => a.0.total_cmp(&b.0),
@@ -122,7 +123,7 @@ pub fn cmp_rank(a: Option<Rank>, b: Option<Rank>) -> Ordering {
 }
 
 impl AppSpec {
-    /// Whether `service` is to run: as `service_states` says, or `running` for one it does not name.
+    /// Whether `service` should run: its entry in `service_states`, else `running`.
     pub fn wants_service(&self, service: &str) -> bool {
         match &self.service_states {
             Some(states) => states.get(service).copied().unwrap_or(self.running),
@@ -136,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_are_those_that_are_written() {
+    fn the_list_of_fields_has_every_serialized_field() {
         let spec = AppSpec {
             version: "1".into(),
             url: Some(String::new()),

@@ -1,4 +1,4 @@
-//! What a host says of itself: the `status` message.
+//! The `status` message, in which a host reports its state.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -7,15 +7,17 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::decode_spec::{object, string};
 use crate::fault::{Fault, clip};
-use crate::inbound::{DecodeError, Limits};
+use crate::fields::{object, string};
+use crate::inbound::DecodeError;
 use crate::json;
+use crate::limits::Limits;
 use crate::name::{AppName, HostId};
 use crate::spec::{Apps, Config};
 
 /// The `data` of a `status` message. Fields: docs/protocol.md.
-// What the agents before Backbone did not send has a default, so that a master reads theirs too.
+// A field that agents before Backbone did not send has a default, so that a master can read their
+// statuses.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Status {
@@ -34,21 +36,21 @@ pub struct Status {
     pub desired_apps: Option<Apps>,
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub errors: Vec<ErrorReport>,
-    /// The newest message that was refused, kept after later heartbeats report the true state again.
+    /// The last message that was refused. Later heartbeats still contain it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last_rejected: Option<Rejected>,
     #[serde(default)]
     pub host_agent: AgentInfo,
-    /// Generation of the desired state, where its sender gave one.
+    /// Generation of the desired state, if its sender gave one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub generation: Option<u64>,
     /// `id` of the message that this status answers.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub reply_to: Option<String>,
-    /// Counts up from 1 in each run of the agent: a gap is a lost status.
+    /// Counts up from 1 in each run of the agent. A gap means that a status was lost.
     #[serde(default)]
     pub seq: u64,
-    /// Changes with each start of the agent; `seq` is ordered within one `boot_id`.
+    /// Changes with each start of the agent. `seq` is ordered within one `boot_id`.
     #[serde(default)]
     pub boot_id: String,
     /// RFC 3339, UTC, microseconds.
@@ -56,12 +58,12 @@ pub struct Status {
     pub timestamp: String,
 }
 
-/// A host's state; there is no other value.
+/// A host's state. There are no other values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// Observed satisfies desired, or nothing was ever desired.
+    /// The observed state satisfies the desired state, or there was never a desired state.
     Ok,
     /// Applying, or about to.
     Converging,
@@ -73,7 +75,7 @@ pub enum State {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AppStatus {
-    /// As desired, where satisfied; else the package's own.
+    /// The desired version, if it is satisfied; else the package's version.
     pub version: String,
     /// The exact version in the package database.
     #[serde(default)]
@@ -110,7 +112,7 @@ pub enum Health {
     Ok,
     /// A service that should run does not, a check fails, or the package is half-installed.
     Failing,
-    /// Nothing to check: the application has no service that is to run, and no check.
+    /// The application has no service that should run and no check.
     #[default]
     Unknown,
 }
@@ -119,22 +121,22 @@ pub enum Health {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ErrorReport {
-    /// Absent where the whole message or host is meant.
+    /// Absent if the error is about the whole message or host.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub app: Option<AppName>,
     pub phase: Phase,
     pub category: Category,
-    /// What failed, on what, why, and what to do: for the operator.
+    /// What failed, on what, why, and what to do. For the operator.
     pub message: String,
     /// Attempts made so far.
     pub attempt: u32,
-    /// RFC 3339; absent: held until the desired state changes.
+    /// RFC 3339. Absent: held until the desired state changes.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub next_retry: Option<String>,
     pub rolled_back: bool,
 }
 
-/// Where in its way to the host something failed.
+/// In which phase something failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
@@ -167,39 +169,39 @@ impl fmt::Display for Category {
     }
 }
 
-/// What kind of failure: says who can help, and whether retrying may.
+/// The kind of a failure. It says who can fix it, and whether a retry can succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Category {
-    /// The message or the desired state itself is not valid. Permanent.
+    /// The message or the desired state is not valid. Permanent.
     Invalid,
     /// Another host uses this host's id.
     Conflict,
-    /// Unreachable, refused, timed out. Transient.
+    /// A peer is unreachable, refuses, or does not answer in time. Transient.
     Network,
-    /// Someone else holds the package manager's lock. Transient.
+    /// Another process has the package manager's lock. Transient.
     Locked,
-    /// No space left. Transient.
+    /// No disk space is left. Transient.
     DiskSpace,
-    /// Digest, name, version or architecture is other than asked. Permanent.
+    /// The digest, name, version or architecture is not the requested one. Permanent.
     Verification,
-    /// Not found: the package, its URL, or a service it should have. Permanent.
+    /// The package, its URL, or a service that it should have does not exist. Permanent.
     NotFound,
-    /// Dependencies or file conflicts. Permanent.
+    /// Unmet dependencies, or conflicts between files. Permanent.
     Dependency,
     /// A maintainer script, hook or service command failed. Permanent.
     Script,
-    /// A deadline ran out and the process group was ended. Permanent.
+    /// A deadline passed and the process group was killed. Permanent.
     Timeout,
-    /// Services do not stay up, or a check fails. Permanent.
+    /// Services do not keep running, or a check fails. Permanent.
     Unhealthy,
-    /// Anything else on the host: I/O errors, a facility that does not answer. Transient.
+    /// Another error on the host: I/O, or a facility that does not answer. Transient.
     Host,
 }
 
 impl Category {
-    /// Whether trying again without any change may succeed.
+    /// Whether a retry without any change can succeed.
     pub fn is_transient(self) -> bool {
         match self {
             Self::Network | Self::Locked | Self::DiskSpace | Self::Host | Self::Conflict => true,
@@ -236,7 +238,7 @@ pub struct AgentInfo {
 }
 
 impl AppStatus {
-    /// The version in the package database; `version` where an older agent sends only that.
+    /// The version in the package database, or `version` if an older agent sends only that.
     pub fn exact_version(&self) -> &str {
         if self.package_version.is_empty() {
             &self.version
@@ -249,17 +251,18 @@ impl AppStatus {
 const STATUS: &str = "status";
 
 impl Status {
-    /// Decodes a `status` message. Unlike an agent, a master takes duplicate keys (the last one counts):
-    /// a status is typed in one pass, and only one that is refused is read again for the place.
+    /// Decodes a `status` message. Unlike an agent, a master accepts duplicate keys (the last one
+    /// counts): a status is decoded in one pass, and only a refused one is parsed again to find the
+    /// place of the error.
     pub fn decode(body: &[u8], limits: Limits) -> Result<Self, DecodeError> {
         #[derive(Deserialize)]
-        struct Envelope<'a> {
+        struct StatusEnvelope<'a> {
             #[serde(borrow)]
             opcode: Cow<'a, str>,
             data: Status,
         }
         if body.len() <= limits.max_size
-            && let Ok(envelope) = serde_json::from_slice::<Envelope>(body)
+            && let Ok(envelope) = serde_json::from_slice::<StatusEnvelope>(body)
             && envelope.opcode == STATUS
         {
             return Ok(envelope.data);
@@ -272,9 +275,10 @@ impl Status {
         self.encode_with(|bytes| write_json(bytes, &self.apps))
     }
 
-    /// The same, with what `write_apps` writes, a JSON object, in place of [`Self::apps`]: for who has it in bytes.
+    /// As [`Self::encode`], but `write_apps` writes the JSON object of the applications in place of
+    /// [`Self::apps`]. For callers that have that object as bytes.
     pub fn encode_with(&self, write_apps: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-        // All of them, by name: what is added must be written, too.
+        // Every field is named, so that a new field cannot be forgotten here.
         let Self {
             host_id,
             status,
@@ -311,7 +315,7 @@ impl Status {
         let mut bytes = Vec::with_capacity(2048);
         bytes.extend_from_slice(br#"{"opcode":"status","data":"#);
         write_json(&mut bytes, &before);
-        // Both are objects that always have members; the one goes on where the other ends.
+        // Both are objects with at least one member. Here they are joined into one object.
         bytes.pop();
         bytes.extend_from_slice(br#","apps":"#);
         write_apps(&mut bytes);
@@ -325,7 +329,7 @@ impl Status {
     }
 }
 
-/// What of a [`Status`] comes before `apps`.
+/// The fields of a [`Status`] that are written before `apps`.
 #[derive(Serialize)]
 struct BeforeApps<'a> {
     host_id: &'a HostId,
@@ -335,7 +339,7 @@ struct BeforeApps<'a> {
     info: &'a BTreeMap<String, Value>,
 }
 
-/// What of a [`Status`] comes after `apps`.
+/// The fields of a [`Status`] that are written after `apps`.
 #[derive(Serialize)]
 struct AfterApps<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -355,15 +359,16 @@ struct AfterApps<'a> {
 }
 
 fn write_json(bytes: &mut Vec<u8>, value: &impl Serialize) {
-    // Maps with string keys and no foreign Serialize, into memory: this cannot fail.
+    // This cannot fail: it writes to memory, maps have string keys, and every `Serialize` is ours.
     let _ = serde_json::to_writer(bytes, value);
 }
 
-/// What is wrong with a body that is no `status`: found field by field, since serde does not say where.
+/// What is wrong with a body that is not a `status`. Each field is tried alone, because serde does
+/// not report where an error is.
 fn why_no_status(body: &[u8], limits: Limits) -> Fault {
     locate(body, limits)
         .err()
-        .unwrap_or_else(|| Fault::new("is no status message"))
+        .unwrap_or_else(|| Fault::new("is not a status message"))
 }
 
 fn locate(body: &[u8], limits: Limits) -> Result<(), Fault> {
@@ -391,7 +396,7 @@ fn locate(body: &[u8], limits: Limits) -> Result<(), Fault> {
         .map_err(|error| in_data(without_value(&error)))
 }
 
-/// serde's message, less the value it quotes between `invalid type:` and `, expected`: it may be a secret.
+/// serde's message without the value that it quotes, which may be a secret.
 pub(crate) fn without_value(error: &serde_json::Error) -> Fault {
     let message = error.to_string();
     Fault::new(

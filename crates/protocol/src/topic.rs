@@ -1,15 +1,12 @@
-//! Exchange, routing keys and queue names.
+//! The exchange, routing keys and queue names of the protocol.
 
 use crate::name::HostId;
+pub use crate::name::{MASTER, SLAVES};
 
 /// The one exchange of the protocol.
 pub const EXCHANGE: &str = "pf9-bbone";
-/// Routing key that reaches every agent.
-pub const SLAVES: &str = "slaves";
-/// Routing key that reaches the master.
-pub const MASTER: &str = "master";
 
-/// The queue an agent consumes, unless `[amqp] queue_name` says otherwise.
+/// The queue that an agent consumes, unless `[amqp] queue_name` names another.
 pub fn agent_queue(host: &HostId) -> String {
     format!("bbslave-q-{host}")
 }

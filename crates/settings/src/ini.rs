@@ -1,37 +1,38 @@
-//! One INI file as lines that mean something.
+//! Parses one INI file into its lines that have a meaning.
 
 use ini_core::{Item, Parser};
 
-/// What one line says. Lines count from 1.
+/// One line of the file. Lines count from 1.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Line {
     Section {
         line: u32,
         name: String,
     },
-    /// The key in lower case: keys have none, as with Python's parser.
+    /// The key is in lower case. The case of keys does not matter, as in Python's parser.
     Pair {
         line: u32,
         key: String,
         value: String,
     },
-    /// An indented line without `=`: to Python's parser a further line of the value before it.
+    /// An indented line without `=`. Python's parser takes it as a further line of the previous
+    /// value.
     Continuation {
         line: u32,
     },
-    Nonsense {
+    Invalid {
         line: u32,
         text: String,
     },
 }
 
-/// Reads `text`. Never fails: what is no INI is [`Line::Nonsense`].
+/// Parses `text`. Never fails: a line that is not INI becomes [`Line::Invalid`].
 pub fn read(text: &str) -> Vec<Line> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut parser = Parser::new(text).comment_char(b'#');
     let mut lines = Vec::new();
     loop {
-        // Before the item: the parser counts line ends, and the last line may have none.
+        // Taken before the item: the parser counts line ends, and the last line may have none.
         let line = parser.line() + 1;
         let Some(item) = parser.next() else {
             return lines;
@@ -39,7 +40,7 @@ pub fn read(text: &str) -> Vec<Line> {
         match item {
             Item::Comment(_) | Item::Blank | Item::SectionEnd => {}
             Item::Section(name) => lines.push(section(line, name)),
-            // `[name] `, with a blank at its end.
+            // `[name] `, with a space at its end.
             Item::Error(text) => lines.push(bracketed(line, text)),
             Item::Property(key, value) => lines.extend(property(line, key, value)),
         }
@@ -60,7 +61,7 @@ fn bracketed(line: u32, text: &str) -> Line {
         .and_then(|text| text.strip_suffix(']'));
     match name {
         Some(name) => section(line, name),
-        None => nonsense(line, text),
+        None => invalid(line, text),
     }
 }
 
@@ -69,7 +70,7 @@ fn property(line: u32, key: &str, value: Option<&str>) -> Option<Line> {
     if trimmed.starts_with(['#', ';']) {
         return None;
     }
-    // `key: value` is Python's other way to write it; no key of ours holds a colon.
+    // `key: value` is Python's other notation. No key of ours contains a colon.
     let (key, value) = match (trimmed.split_once(':'), value) {
         (None, Some(value)) => (trimmed, value.trim().to_owned()),
         (Some((key, start)), None) => (key, start.trim().to_owned()),
@@ -77,7 +78,7 @@ fn property(line: u32, key: &str, value: Option<&str>) -> Option<Line> {
         (None, None) if trimmed.is_empty() => return None,
         (None, None) if trimmed.starts_with('[') => return Some(bracketed(line, trimmed)),
         (None, None) if key.starts_with([' ', '\t']) => return Some(Line::Continuation { line }),
-        (None, None) => return Some(nonsense(line, trimmed)),
+        (None, None) => return Some(invalid(line, trimmed)),
     };
     Some(Line::Pair {
         line,
@@ -86,8 +87,8 @@ fn property(line: u32, key: &str, value: Option<&str>) -> Option<Line> {
     })
 }
 
-fn nonsense(line: u32, text: &str) -> Line {
-    Line::Nonsense {
+fn invalid(line: u32, text: &str) -> Line {
+    Line::Invalid {
         line,
         text: text.to_owned(),
     }
@@ -104,13 +105,13 @@ mod tests {
                 Line::Section { line, name } => format!("{line} [{name}]"),
                 Line::Pair { line, key, value } => format!("{line} {key}={value}"),
                 Line::Continuation { line } => format!("{line} ..."),
-                Line::Nonsense { line, text } => format!("{line} ?{text}"),
+                Line::Invalid { line, text } => format!("{line} ?{text}"),
             })
             .collect()
     }
 
     #[test]
-    fn what_pythons_parser_takes_is_taken() {
+    fn accepts_what_pythons_parser_accepts() {
         let text = "\u{feff}# comment\r\n; comment\r\n[ amqp ] \r\n\r\nHost = a=b\r\n  # indented comment\r\n\
                     port: 1\r\nurl: http://h?a=b\r\n  [ssl]\n  more\nlost\n[broken";
         assert_eq!(
@@ -130,7 +131,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_text_makes_it_panic(text in "[\\[\\]=:;# a\\r\\n\\t\u{e9}\u{0}]{0,64}") {
+        fn never_panics(text in "[\\[\\]=:;# a\\r\\n\\t\u{e9}\u{0}]{0,64}") {
             read(&text);
         }
     }

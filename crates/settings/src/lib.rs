@@ -1,17 +1,27 @@
-//! Settings: INI file, drop-ins, environment, command line, each over the one before.
+//! Settings of a program from INI file, drop-ins, environment and command line. Each overrides the
+//! one before.
 //!
-//! A program lists every key once, with [`sections!`]; the typed settings, what `check-config` prints and the
-//! commented default file all come from it. The way of a value: [`source`] (text with its origin, from four
-//! places) -> [`value`] (one key's text, parsed and range-checked) -> [`check`] (what only several keys
-//! together can tell) -> [`Gathered::finish`].
+//! A program lists every key once, with [`sections!`]. The typed settings, the output of
+//! `check-config` and the commented default file are made from that list. A value passes through
+//! these modules, in this order:
+//!
+//! | module | job |
+//! |---|---|
+//! | `table` | the list of sections and keys |
+//! | `ini` | file -> lines |
+//! | `source` | text of each key with its origin, from the four sources |
+//! | `value` | one key's text -> typed value, range-checked |
+//! | `secret` | values that are never printed |
+//! | `check` | checks that need several keys or the file system |
+//! | [`show`] | the settings as text |
 
-mod check;
-mod ini;
-mod secret;
-pub mod show;
-mod source;
 mod table;
+mod ini;
+mod source;
 mod value;
+mod secret;
+mod check;
+pub mod show;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,34 +33,34 @@ pub use source::{Origin, Sources};
 pub use table::{Key, Program, Section};
 pub use value::{Kind, LogLevel, Parse, take};
 
-/// Settings that hold, where each came from, and what to tell the operator about them.
+/// Valid settings, the origin of each, and warnings for the operator.
 #[derive(Debug, Clone)]
 pub struct Loaded<S> {
     pub settings: S,
-    /// Whole sentences with their place; never holding a secret.
+    /// One line each, with its place. They never contain a secret.
     pub warnings: Vec<String>,
-    /// What was set, by section and key; a key that is not in here has its default.
+    /// What was set, by section and key. A key that is not in this map has its default.
     origins: BTreeMap<(&'static str, &'static str), Setting>,
 }
 
-/// One value as it was found.
+/// One value as text, with its origin.
 #[derive(Clone)]
 struct Setting {
     raw: String,
     origin: Origin,
 }
 
-/// It may be a secret: only [`show`] knows whether it may be printed.
+/// The value may be a secret. Only [`show`] decides whether it may be printed.
 impl fmt::Debug for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "set by {}", self.origin)
     }
 }
 
-/// Every reason why the program can't start with these settings, not only the first.
+/// All reasons why the program cannot start with these settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SettingsError {
-    /// One whole line each: file, line, key, what was found, what is allowed.
+    /// One line each: file, line, key, what was found, what is allowed.
     pub problems: Vec<String>,
     pub warnings: Vec<String>,
 }
@@ -67,7 +77,7 @@ impl fmt::Display for SettingsError {
 
 impl std::error::Error for SettingsError {}
 
-/// What is gathered on the way: values, and what to say about them.
+/// Values gathered from the sources, with problems and warnings.
 #[derive(Default)]
 pub struct Gathered {
     values: BTreeMap<(&'static str, &'static str), Setting>,
@@ -76,7 +86,7 @@ pub struct Gathered {
 }
 
 impl Gathered {
-    /// `settings`, if they could be parsed and nothing was wrong; else everything that is wrong.
+    /// Returns `settings` if they could be parsed and there are no problems; else all problems.
     pub fn finish<S>(mut self, settings: Option<S>) -> Result<Loaded<S>, SettingsError> {
         for message in self.problems.iter_mut().chain(&mut self.warnings) {
             *message = on_one_line(message);
@@ -95,7 +105,8 @@ impl Gathered {
     }
 }
 
-/// Names in a file or of a variable may hold anything; what is said of them stands in a log.
+/// Escapes control characters. Names in a file or of a variable may contain any character, and
+/// messages about them are logged.
 fn on_one_line(message: &str) -> String {
     let mut line = String::with_capacity(message.len());
     for c in message.chars() {

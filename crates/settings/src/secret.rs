@@ -1,4 +1,4 @@
-//! Values that must not be seen in a log, an error or a support bundle.
+//! Values that must not appear in a log, an error or a support bundle.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ impl Secret {
         Self(value.into())
     }
 
-    /// The value itself, for whoever sends it to its peer.
+    /// The value itself, for code that sends it to the peer.
     pub fn expose(&self) -> &str {
         &self.0
     }

@@ -1,10 +1,10 @@
-//! The settings as text: what holds now, and the commented default file.
+//! The settings as text: the effective values, and the commented default file.
 
 use std::fmt::Write;
 
 use crate::{Loaded, Program};
 
-/// All settings with where each came from, as an INI file would have them. Secrets are hidden.
+/// All settings with their origins, in the form of an INI file. Secrets are hidden.
 pub fn effective<S>(program: &Program, loaded: &Loaded<S>) -> String {
     let mut text = String::new();
     for (index, section) in program.sections.iter().enumerate() {
@@ -30,18 +30,19 @@ pub fn effective<S>(program: &Program, loaded: &Loaded<S>) -> String {
     text
 }
 
-/// The file to ship: every key with its help, its default and what is allowed, all commented out.
+/// The default file: every key with its help, its default and the allowed values, commented out.
 pub fn default_file(program: &Program) -> String {
     let Program { name, main_file, .. } = program;
     let [(section_a, key_a), (section_b, key_b)] = program.examples;
     let mut text = format!(
         "# {main_file}: {}.\n\
          #\n\
-         # Every key has the default that stands here. Change settings in {main_file}.d/NAME.conf, which\n\
-         # upgrades leave alone: files there are read after this one, in the order of their names. The\n\
-         # environment comes next ({} for [{section_a}] {key_a}, {} for [{section_b}]\n\
-         # {key_b}), then `--set section.key=value`. An empty value means the default. A comment needs a line\n\
-         # of its own. `{name} check-config` shows what holds, and from where.\n",
+         # This file shows the default of every key. Do not change it. Put your settings in\n\
+         # {main_file}.d/NAME.conf: upgrades do not touch files there. These files are read after\n\
+         # this one, in the order of their names. Environment variables override them ({} for [{section_a}]\n\
+         # {key_a}, {} for [{section_b}] {key_b}), and `--set section.key=value` overrides\n\
+         # those. An empty value means the default. A comment must be on a separate line.\n\
+         # `{name} check-config` prints the effective settings and where each comes from.\n",
         program.about,
         program.variable_name(section_a, key_a),
         program.variable_name(section_b, key_b),

@@ -1,4 +1,4 @@
-//! Where values come from: main file, drop-ins, environment, command line.
+//! The sources of values: main file, drop-ins, environment, command line.
 
 use std::fmt;
 use std::io;
@@ -8,15 +8,15 @@ use crate::ini::{self, Line};
 use crate::table::{Key, Program};
 use crate::{Gathered, Setting};
 
-/// Where to look. Later ones win: file, drop-ins, environment, `--set`.
+/// The sources. Each overrides the ones before: file, drop-ins, environment, `--set`.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
-    /// Its drop-ins are `FILE.d/*.conf`, whether it is the usual file or one named by `--config`.
-    /// `None`: no files at all.
+    /// The main file or the one named by `--config`. Its drop-ins are `FILE.d/*.conf`. `None`: read
+    /// no files.
     pub file: Option<PathBuf>,
-    /// Whether the file has to be there: it was asked for by name.
+    /// Whether the file must exist, because it was named by `--config`.
     pub file_required: bool,
-    /// `PROGRAM_KEY` for `[program]`, `PROGRAM_SECTION_KEY` for the others; all else is ignored.
+    /// `PROGRAM_KEY` for `[program]`, `PROGRAM_SECTION_KEY` for other sections. Others are ignored.
     pub environment: Vec<(String, String)>,
     /// `section.key=value`.
     pub overrides: Vec<String>,
@@ -43,7 +43,7 @@ impl fmt::Display for Origin {
 }
 
 impl Sources {
-    /// Those of a process: `--config` and `--set` as given, and its environment.
+    /// The sources of this process: its `--config` and `--set` options and its environment.
     pub fn of_process(program: &Program, config: Option<PathBuf>, overrides: Vec<String>) -> Self {
         let prefix = program.variable_prefix();
         let environment = std::env::vars_os()
@@ -63,7 +63,7 @@ impl Sources {
         }
     }
 
-    /// Reads them all.
+    /// Reads all sources.
     pub fn gather(&self, program: &Program) -> Gathered {
         let mut gathered = Gathered::default();
         if let Some(file) = &self.file {
@@ -76,7 +76,7 @@ impl Sources {
         gathered
     }
 
-    /// The environment and the command line, over what the files say.
+    /// Adds the environment and the command line, which override the files.
     pub fn gather_over_files(&self, program: &Program, gathered: &mut Gathered) {
         for (name, value) in &self.environment {
             gather_variable(program, name, value, gathered);
@@ -124,7 +124,7 @@ fn gather_file(program: &Program, path: &Path, required: bool, gathered: &mut Ga
 }
 
 impl Gathered {
-    /// Takes in the contents of the settings file `path`.
+    /// Adds the contents of the settings file `path`.
     pub fn take_file(&mut self, program: &Program, path: &Path, contents: &[u8]) {
         match std::str::from_utf8(contents) {
             Ok(text) => FileReader::new(program, path, self).take(text),
@@ -138,13 +138,13 @@ impl Gathered {
     }
 }
 
-/// Takes one file's lines in; knows which section and key it is in.
+/// Adds the lines of one file. Keeps the current section and key.
 struct FileReader<'a> {
     program: &'a Program,
     path: &'a Path,
     gathered: &'a mut Gathered,
     section: SectionState,
-    /// Whether the last pair was of a known key: only then do further lines of its value matter.
+    /// Whether the last pair had a known key. Only then is a further line of its value a problem.
     after_known_key: bool,
     secrets_exposed: bool,
 }
@@ -152,7 +152,7 @@ struct FileReader<'a> {
 enum SectionState {
     None,
     Known(&'static str),
-    /// Reported once; its keys belong to someone else.
+    /// Was reported once. Its keys are ignored.
     Unknown,
 }
 
@@ -179,14 +179,12 @@ impl<'a> FileReader<'a> {
                     self.problem(line, problem);
                 }
                 Line::Continuation { .. } => {}
-                Line::Nonsense { line, text } => {
-                    // What stands here may be half of a password: only its beginning is shown.
+                Line::Invalid { line, text } => {
+                    // The text may be part of a password, so only its beginning is shown.
                     let beginning: String = text.chars().take(8).collect();
                     self.problem(
                         line,
-                        &format!(
-                            "found {beginning:?}..., allowed: [section], key = value, or # and a comment"
-                        ),
+                        &format!("found {beginning:?}..., allowed: [section], key = value, or # comment"),
                     );
                 }
             }
@@ -206,7 +204,7 @@ impl<'a> FileReader<'a> {
                 );
                 self.warning(
                     line,
-                    &format!("unknown section [{name}], its keys are ignored{hint}"),
+                    &format!("unknown section [{name}]; its keys are ignored{hint}"),
                 );
                 SectionState::Unknown
             }
@@ -219,7 +217,10 @@ impl<'a> FileReader<'a> {
             SectionState::Known(section) => section,
             SectionState::Unknown => return,
             SectionState::None => {
-                return self.warning(line, &format!("{key} stands before any [section] and is ignored"));
+                return self.warning(
+                    line,
+                    &format!("{key} is before the first [section] and is ignored"),
+                );
             }
         };
         let Some((section, key)) = self.program.find(section, key) else {
@@ -235,7 +236,10 @@ impl<'a> FileReader<'a> {
             let name = key.name;
             self.warning(
                 line,
-                &format!("[{section}] {name} is a secret in a file that everybody can read: chmod o-r, or use password_file"),
+                &format!(
+                    "[{section}] {name} is a secret, and any user can read this file; run chmod o-r on \
+                     the file, or use password_file"
+                ),
             );
         }
         self.store(section, key, value, origin);
@@ -256,7 +260,7 @@ impl<'a> FileReader<'a> {
             let name = key.name;
             self.warning(
                 line,
-                &format!("[{section}] {name} is set again: line {earlier} has no effect"),
+                &format!("[{section}] {name} is set again, so line {earlier} has no effect"),
             );
         }
     }
@@ -302,7 +306,7 @@ fn gather_variable(program: &Program, name: &str, value: &str, gathered: &mut Ga
     }
 }
 
-/// Unlike in a file, an unknown key is an error here: it was typed just now, and for this program.
+/// Unlike in a file, an unknown key is an error here: it was given for this run of this program.
 fn gather_override(program: &Program, text: &str, gathered: &mut Gathered) {
     let parts = text
         .split_once('=')
@@ -329,7 +333,7 @@ fn gather_override(program: &Program, text: &str, gathered: &mut Gathered) {
     }
 }
 
-/// "; did you mean ..." for a key: the same key of another section, else one that looks like it.
+/// "; did you mean ..." for a key: the same key of another section, else a similar key.
 fn suggest_key(program: &Program, section: &str, key: &str) -> String {
     if let Some((other, _)) = program.all_keys().find(|(_, candidate)| candidate.name == key) {
         return format!("; did you mean [{other}] {key}?");

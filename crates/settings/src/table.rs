@@ -1,18 +1,18 @@
-//! What a table of keys is made of, and what makes types of it.
+//! The table of a program's keys, and the macro that makes it and the typed settings.
 
 use crate::Kind;
 
 /// A program that has settings.
 #[derive(Debug)]
 pub struct Program {
-    /// Also its main section, and, in capitals, what its environment variables begin with.
+    /// Also the name of its main section and, in capitals, the prefix of its environment variables.
     pub name: &'static str,
     /// One line, for the default file.
     pub about: &'static str,
     /// Read unless `--config` names another.
     pub main_file: &'static str,
     pub sections: &'static [Section],
-    /// A key of the main section, and one of another, to show how variables are named.
+    /// A key of the main section and a key of another one, as examples of variable names.
     pub examples: [(&'static str, &'static str); 2],
 }
 
@@ -24,17 +24,17 @@ pub struct Section {
     pub keys: &'static [Key],
 }
 
-/// A key as it stands in the file.
+/// A key of a section.
 #[derive(Debug)]
 pub struct Key {
     pub name: &'static str,
-    /// As it would be written in the file; empty: not set.
+    /// As written in the file; empty: not set.
     pub default: &'static str,
     pub kind: Kind,
     pub help: &'static str,
 }
 
-/// Makes the typed structs, the table and the step from text to types out of one list.
+/// Makes the typed structs, the table and the parser from one list.
 #[macro_export]
 macro_rules! sections {
     ($(
@@ -66,7 +66,7 @@ macro_rules! sections {
         }, )+ ];
 
         impl Settings {
-            /// Parses every key, so that every bad value is reported; `None` if any is bad.
+            /// Parses every key, so that every bad value is reported. `None` if a value is bad.
             pub(super) fn parse(gathered: &mut $crate::Gathered) -> Option<Self> {
                 $(
                     let $section = {
@@ -96,7 +96,7 @@ impl Program {
             .flat_map(|section| section.keys.iter().map(|key| (section.name, key)))
     }
 
-    /// What the names of its environment variables begin with.
+    /// The prefix of its environment variables.
     pub(crate) fn variable_prefix(&self) -> String {
         format!("{}_", self.name.to_ascii_uppercase())
     }

@@ -1,4 +1,4 @@
-//! From a key's text to its type.
+//! Parses the text of one key into its type.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,15 +7,15 @@ use protocol::HostId;
 
 use crate::{Gathered, Origin, ProxyUrl, Secret};
 
-/// What may stand behind a key.
+/// The values that a key may have.
 #[derive(Debug)]
 pub enum Kind {
-    /// Whole or decimal seconds, or with a unit.
+    /// Whole or decimal seconds, or a time with a unit.
     Seconds {
         min: u64,
         max: u64,
     },
-    /// Bytes, or with a unit.
+    /// Bytes, or a size with a unit.
     Size {
         min: u64,
         max: u64,
@@ -39,7 +39,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What is allowed, for errors and the default file.
+    /// The allowed values in words, for errors and the default file.
     pub fn allowed(&self) -> String {
         match self {
             Self::Seconds { min, max } => format!("seconds, {min} to {max} (30, 1.5, 5m)"),
@@ -80,7 +80,7 @@ impl Kind {
     }
 }
 
-/// Least important lines to log, by the names that Python gave them.
+/// The lowest level to log, with Python's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogLevel {
     Debug,
@@ -94,13 +94,14 @@ impl LogLevel {
     pub const NAMES: &'static [&'static str] = &["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"];
 }
 
-/// Types that a setting may have. `None`: not allowed; [`Kind::allowed`] says what is.
+/// Types of settings. `parse` returns `None` if the value is not allowed; [`Kind::allowed`] says
+/// what is.
 pub trait Parse: Sized {
     fn parse(raw: &str, kind: &Kind) -> Option<Self>;
 }
 
-/// The value of one key: as found, else its default. An empty value means the default, so that a
-/// drop-in can take back what the main file sets. A bad value is noted as a problem.
+/// The value of one key, or its default. An empty value means the default, so that a drop-in can
+/// cancel a value of the main file. A bad value is added to the problems.
 pub fn take<T: Parse>(
     gathered: &mut Gathered,
     section: &'static str,
@@ -123,7 +124,7 @@ pub fn take<T: Parse>(
             kind.allowed()
         );
         if raw.contains(" #") || raw.contains(" ;") {
-            problem.push_str(". A comment needs a line of its own");
+            problem.push_str(". A comment must be on a separate line");
         }
         gathered.problems.push(problem);
     }
@@ -244,7 +245,7 @@ impl Parse for LogLevel {
     }
 }
 
-/// Powers of 1024, whichever way they are written.
+/// All units are powers of 1024: `k`, `kB` and `KiB` mean the same.
 fn parse_size(raw: &str) -> Option<u64> {
     let (number, unit) = raw.split_at(raw.find(|c: char| !c.is_ascii_digit()).unwrap_or(raw.len()));
     let shift = match unit.trim().to_ascii_lowercase().as_str() {

@@ -1,4 +1,4 @@
-//! Over RabbitMQ, with the agents as processes.
+//! The demo over RabbitMQ, with each agent in a separate process.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,8 +7,8 @@ use harness::rabbitmq::RabbitMq;
 
 use crate::run::Run;
 
-/// The agent's program beside the demo's. Tests of the whole workspace have built it; a test of this crate
-/// alone builds it here.
+/// The agent's program in the folder of the demo's. A test run of the whole workspace builds it; a
+/// test run of this crate alone builds it here.
 fn hostagent() -> PathBuf {
     let program = Path::new(env!("CARGO_BIN_EXE_demo")).with_file_name("hostagent");
     if !program.exists() {
@@ -32,13 +32,13 @@ async fn the_same_day_over_rabbitmq_leaves_the_broker_as_it_was() {
     let vhost = node.add_vhost().await.unwrap();
     let program = hostagent();
     let url = url(&node, &vhost);
-    // Twice: the first has left nothing that would stop the second.
+    // Twice: the first run must leave nothing that would stop the second.
     for _ in 0..2 {
         let (code, text) = Run::start(&["--broker", &url, "--hostagent", program.to_str().unwrap()]).end();
         assert_eq!(code, Some(0), "{text}");
         assert!(text.contains("Bus: RabbitMQ at 127.0.0.1:"), "{text}");
-        assert!(text.contains("Every host ended where it should"), "{text}");
-        for sign in ["NOT SO", "ERROR: Channel", "WARN"] {
+        assert!(text.contains("All hosts are as desired"), "{text}");
+        for sign in ["DIFFERENT", "ERROR: Channel", "WARN"] {
             assert!(!text.contains(sign), "{text}");
         }
         let queues = node.ctl(&["list_queues", "-p", &vhost, "name"]).await.unwrap();

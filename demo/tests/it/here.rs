@@ -1,4 +1,4 @@
-//! All in one process.
+//! The demo in one process.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -13,27 +13,28 @@ fn the_day_ends_with_every_host_as_wanted() {
     let (code, text) = Run::start(&[]).end();
     assert_eq!(code, Some(0), "{text}");
     for part in [
-        "Master: bbmaster, its database in a temporary folder; page and API at http://127.0.0.1:",
-        "you    -> master  ping        tokyo has answered after",
+        "Master: bbmaster, with its database in a temporary folder; web page and API at http://127.0.0.1:",
+        "you    -> master  ping        tokyo answered after",
         "you    -> master  PUT         /v1/hosts/lima/apps: cache 1.0, shop 1.0",
         "master -> lima    set_config  [desired-1] cache 1.0, shop 1.0",
         "paris  -> master  ok          [desired-2] cache 1.0-1 running, shop 1.0-1 running (bonjour)",
         "master -> tokyo   plan        cache 1.1, shop 1.0",
         "] cache: upgrade from 1.0-1 to 1.1",
-        "you    -> master  PUT         /v1/hosts/tokyo/apps: cache 1.1, shop 1.0, if the plan is still ",
+        "you    -> master  PUT         /v1/hosts/tokyo/apps: cache 1.1, shop 1.0, only if the plan",
         "master -> tokyo   set_config  [desired-2] cache 1.1, shop 1.0",
         "tokyo  -> master  ok          [desired-3] cache 1.1-1 stopped, shop 1.0-1 running",
         "lima   -> master  errors      [desired-3] shop (verify)",
-        "lima              as wanted   cache 1.1-1 running, shop 2.0-1 running",
-        "paris             accident",
-        "tokyo             accident",
-        "lima              accident",
+        "lima              unchanged   cache 1.1-1 running, shop 1.0-1 running",
+        "lima              as desired  cache 1.1-1 running, shop 2.0-1 running",
+        "paris             external",
+        "tokyo             external",
+        "lima              external",
         "lima   -> master  ok          [desired-5] no applications",
-        "Every host ended where it should: 12 changes asked for",
+        "All hosts are as desired: 12 changes requested",
     ] {
         assert!(text.contains(part), "{part:?} is not in:\n{text}");
     }
-    assert!(!text.contains("NOT SO"), "{text}");
+    assert!(!text.contains("DIFFERENT"), "{text}");
     assert!(
         !text.contains('\x1b'),
         "colours where there is no terminal:\n{text}"
@@ -52,9 +53,9 @@ fn a_host_that_is_not_as_wanted_is_told_and_fails_the_run() {
     assert_eq!(code, Some(1), "{text}");
     for part in [
         "paris  -> master  errors",
-        "the play stops here",
-        "Not every host ended",
-        "NOT SO",
+        "the demo stops here",
+        "Not all hosts are as desired",
+        "DIFFERENT",
     ] {
         assert!(text.contains(part), "{part:?} is not in:\n{text}");
     }
@@ -62,7 +63,7 @@ fn a_host_that_is_not_as_wanted_is_told_and_fails_the_run() {
 
 #[test]
 fn an_interrupted_run_leaves_nothing_behind() {
-    // While packages are built; while services run.
+    // Interrupted while packages are built, and while services run.
     for (process, signal) in [("", Signal::INT), ("/bin/shop", Signal::TERM)] {
         let mut run = Run::start(&[]);
         run.wait_for_process(process);
@@ -77,7 +78,7 @@ fn an_interrupted_run_leaves_nothing_behind() {
 fn kept_up_it_answers_until_it_is_told_to_end() {
     let mut run = Run::start(&["--keep"]);
     let text = run.wait_for_text("Ctrl-C stops");
-    let (_, url) = text.split_once("Its page: ").unwrap();
+    let (_, url) = text.split_once("Web page: ").unwrap();
     let address = url.split('/').nth(2).unwrap();
     let answer = ask(address, "GET /v1/hosts/ids/", "");
     assert!(answer.contains(r#"["lima","paris","tokyo"]"#), "{answer}");
@@ -86,7 +87,7 @@ fn kept_up_it_answers_until_it_is_told_to_end() {
         "{text}"
     );
 
-    // And it is a fleet to try things on: the packages are there as well.
+    // The packages are still served, so that one can try other changes.
     let (_, packages) = text.split_once("Packages are served at ").unwrap();
     let packages = packages.split_whitespace().next().unwrap();
     let desired = format!(r#"{{"shop": {{"version": "2.0", "url": "{packages}shop_2.0-1.rpm"}}}}"#);
@@ -100,7 +101,7 @@ fn kept_up_it_answers_until_it_is_told_to_end() {
     assert_eq!(code, Some(0), "{text}");
 }
 
-/// The whole answer of the API to `request`, a method and a path.
+/// The whole answer of the API to `request` (a method and a path).
 fn ask(address: &str, request: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     let request = format!(

@@ -1,6 +1,6 @@
-//! The demo as a program: what it prints, how it ends, and that it leaves nothing behind.
+//! Runs the demo as a program: checks its output, its exit code, and that it leaves nothing behind.
 
-// So that clippy takes the helpers of tests for tests.
+// With this attribute clippy treats the helper functions as tests.
 #![cfg(test)]
 
 mod broker;

@@ -1,4 +1,4 @@
-//! Runs the program in a temporary folder of its own, so that whatever it leaves is seen.
+//! Runs the program with a separate temporary folder, so that everything it leaves behind is found.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 pub struct Run {
     child: Option<Child>,
     temporary: tempfile::TempDir,
-    /// Of both streams.
+    /// Standard output and standard error.
     output: tempfile::NamedTempFile,
 }
 
@@ -38,7 +38,7 @@ impl Run {
         self.child.as_ref().unwrap().id().try_into().unwrap()
     }
 
-    /// Until it has printed `part`; all that it has printed.
+    /// Waits until it has printed `part`. Returns all output.
     pub fn wait_for_text(&mut self, part: &str) -> String {
         let until = Instant::now() + Duration::from_secs(60);
         loop {
@@ -55,7 +55,7 @@ impl Run {
         std::fs::read_to_string(self.output.path()).unwrap()
     }
 
-    /// Until `path` is there on the host of that name; its real path.
+    /// Waits until `path` exists on this host. Returns its real path.
     pub fn wait_for_file(&mut self, host: &str, path: &str) -> PathBuf {
         let until = Instant::now() + Duration::from_secs(60);
         loop {
@@ -69,7 +69,7 @@ impl Run {
         }
     }
 
-    /// Until a process with `part` in its command line works in its folder.
+    /// Waits until a process with `part` in its command line runs in its folder.
     pub fn wait_for_process(&mut self, part: &str) {
         let until = Instant::now() + Duration::from_secs(60);
         while !processes_of(self.temporary.path())
@@ -83,7 +83,8 @@ impl Run {
         }
     }
 
-    /// Its exit code and what it printed; asserts that no file and no process is left.
+    /// Waits until it ends. Returns exit code and output. Checks that no file and no process is
+    /// left.
     pub fn end(mut self) -> (Option<i32>, String) {
         let status = self.child.take().unwrap().wait().unwrap();
         let text = self.text();
@@ -107,8 +108,8 @@ impl Drop for Run {
     }
 }
 
-/// Command lines of the processes whose environment or arguments name something below `folder`, but for
-/// the demo's own, which only has it as TMPDIR.
+/// Command lines of the processes whose environment or arguments name something below `folder`. The
+/// demo itself has only `folder` as TMPDIR, so it is not included.
 fn processes_of(folder: &Path) -> Vec<String> {
     let below = format!("{}/", folder.display());
     let read = |path: String| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();

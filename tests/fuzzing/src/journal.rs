@@ -1,6 +1,6 @@
 //! The agent's state folder: what it desires, what it has installed, what failed, and what undo needs.
 
-use hostagent::journal::Journal;
+use hostagent::engine::journal::Journal;
 use hostagent::ledger::{Desired, Outcome, Records};
 use hostagent::state_file::{parse, render, with_digest};
 use serde::Serialize;

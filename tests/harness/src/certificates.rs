@@ -1,4 +1,4 @@
-//! Certificates for tests: an authority, and what it signs.
+//! Certificates for tests: a certificate authority, and certificates signed by it.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
-/// A certificate and its key, PEM.
+/// A certificate and its key, in PEM format.
 pub struct Certificate {
     pub certificate: String,
     pub key: String,
@@ -37,12 +37,12 @@ impl Authority {
         Ok(std::fs::write(path, self.certificate())?)
     }
 
-    /// For a server of these names.
+    /// A certificate for a server with these names.
     pub fn server(&self, names: &[&str]) -> Result<Certificate> {
         self.sign(server_params(names)?)
     }
 
-    /// For a server, valid until the year 2001.
+    /// A certificate for a server, valid until the year 2001.
     pub fn expired_server(&self, names: &[&str]) -> Result<Certificate> {
         let mut params = server_params(names)?;
         params.not_before = date_time_ymd(2000, 1, 1);
@@ -50,7 +50,7 @@ impl Authority {
         self.sign(params)
     }
 
-    /// For a client of this common name.
+    /// A certificate for a client with this common name.
     pub fn client(&self, name: &str) -> Result<Certificate> {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);

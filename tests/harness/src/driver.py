@@ -1,14 +1,14 @@
-"""A master that is not Backbone's code: the stock client pika, and nothing else.
+"""A master that does not use Backbone's code, only the client library pika.
 
-Reads one JSON command a line on stdin, writes one JSON event a line on stdout:
+Reads one JSON command per line on stdin, writes one JSON event per line on stdout:
 
   < {"publish": 7, "key": "slaves", "hex": "7b7d", "repeat": 1}
   > {"event": "published", "number": 7, "routed": true, "at": 12.5}
   > {"event": "status", "at": 12.6, "key": "master", "user": "guest", "text": "{...}"}
   > {"event": "ready"}                                 at each (re)connection
 
-`at` is a monotonic clock, in seconds, the same for all events. A body is "hex", "repeat" times over.
-Ends with stdin.
+`at` is the time of a monotonic clock, in seconds. A body is "hex", repeated "repeat" times.
+Ends when stdin ends.
 """
 
 import json
@@ -24,7 +24,7 @@ import pika.exceptions as errors
 EXCHANGE = "pf9-bbone"
 QUEUE = "driver-master"
 commands = queue.Queue()
-# The connection to wake when there is a command.
+# The connection to wake up when there is a command.
 current = None
 
 
@@ -38,7 +38,7 @@ def read_commands():
         try:
             current.add_callback_threadsafe(lambda: None)
         except (AttributeError, errors.AMQPError):
-            pass  # Not connected: it is published once we are.
+            pass  # Not connected: the command is executed after the next connect.
     os._exit(0)
 
 
@@ -48,7 +48,7 @@ def open_channel(connection):
     channel.queue_declare(QUEUE, durable=True)
     channel.queue_bind(QUEUE, EXCHANGE, "master")
     channel.basic_consume(QUEUE, on_status)
-    # basic_publish then waits for the broker's word, and raises if nobody's queue got the message.
+    # With this, basic_publish waits for the broker's confirm, and raises if the message was not routed.
     channel.confirm_delivery()
     return channel
 
@@ -75,7 +75,7 @@ def serve(connection):
     emit("ready")
     while True:
         while not commands.empty():
-            # Left in the queue until it is done, for the next connection.
+            # Kept in the queue until it is done, so that the next connection can repeat it.
             publish(channel, commands.queue[0])
             commands.get()
         connection.process_data_events(time_limit=1)

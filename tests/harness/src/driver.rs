@@ -1,5 +1,5 @@
-//! A master that is not our code: Python with pika as a child process. What it sends and receives is judged
-//! as plain JSON, so that no defect of our own encoder or decoder can hide behind itself.
+//! A master that does not use our code: Python with pika, as a child process. It sends and receives
+//! plain JSON, so that an error that is both in our encoder and in our decoder is detected.
 
 use std::collections::HashMap;
 use std::process::Stdio;
@@ -11,13 +11,13 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{Instant, timeout_at};
 
-/// The distribution's own: pika comes as a package of it.
+/// The distribution's Python, for which pika is a package.
 const PYTHON: &str = "/usr/bin/python3";
 const PROGRAM: &str = include_str!("driver.py");
-/// For the broker to take a message, or the driver to connect.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Time limit for the broker to accept a message, and for the driver to connect.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
-/// A master on RabbitMQ; ends when dropped.
+/// A master on RabbitMQ. It ends when dropped.
 pub struct Driver {
     _process: Child,
     commands: ChildStdin,
@@ -25,37 +25,37 @@ pub struct Driver {
     published: HashMap<u64, Published>,
     next_number: u64,
     statuses: Vec<Received>,
-    /// How many of `statuses` were handed out by [`Self::next_status`].
+    /// Number of `statuses` that [`Self::next_status`] has returned.
     taken: usize,
 }
 
-/// A message that the broker has taken.
+/// A message that the broker has accepted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Published {
-    /// Whether any queue got it.
+    /// Whether it was routed to a queue.
     pub routed: bool,
-    /// When it was sent, by the driver's clock, in seconds.
+    /// When it was sent, in seconds, by the driver's clock.
     pub at: f64,
 }
 
-/// A message that came on `master`.
+/// A message received on `master`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Received {
     pub routing_key: String,
     pub user_id: Option<String>,
-    /// When it came, by the driver's clock, in seconds.
+    /// When it was received, in seconds, by the driver's clock.
     pub at: f64,
     /// The whole message; `null` if it is not JSON.
     pub message: Value,
 }
 
 impl Received {
-    /// A field of `data`; `null` if it is not there.
+    /// A field of `data`; `null` if it is missing.
     pub fn data(&self, field: &str) -> &Value {
         &self.message["data"][field]
     }
 
-    /// The state it tells.
+    /// The reported state.
     pub fn state(&self) -> &str {
         self.data("status").as_str().unwrap_or_default()
     }
@@ -67,8 +67,8 @@ impl Received {
 }
 
 impl Driver {
-    /// Connects to `url` (`amqp://USER:PASSWORD@HOST:PORT/VHOST`), declares the exchange if need be, and
-    /// binds a queue of its own to `master`.
+    /// Connects to `url` (`amqp://USER:PASSWORD@HOST:PORT/VHOST`), declares the exchange if it does
+    /// not exist, and binds its queue to `master`.
     pub async fn connect(url: &str) -> Result<Self> {
         let mut process = Command::new(PYTHON)
             .args(["-c", PROGRAM, url])
@@ -88,13 +88,13 @@ impl Driver {
             statuses: Vec::new(),
             taken: 0,
         };
-        let until = Instant::now() + PATIENCE;
-        while driver.take_event(until).await? != Event::Ready {}
+        let until = Instant::now() + ANSWER_LIMIT;
+        while driver.take_event(until).await? != DriverEvent::Ready {}
         Ok(driver)
     }
 
-    /// Sends `message` on `routing_key`; returns once the broker has taken it, which it may do before or
-    /// after an answer to it has come.
+    /// Sends `message` with `routing_key`. Returns when the broker has accepted it. The answer to
+    /// the message may come before or after that.
     pub async fn publish(&mut self, routing_key: &str, message: &Value) -> Result<Published> {
         self.publish_bytes(routing_key, message.to_string().as_bytes())
             .await
@@ -105,7 +105,8 @@ impl Driver {
         self.publish_repeated(routing_key, body, 1).await
     }
 
-    /// Sends `piece`, `times` over, as one message: for those too large to be passed on as they are.
+    /// Sends `piece`, repeated `times` times, as one message. For messages that are too large for
+    /// the driver's standard input.
     pub async fn publish_repeated(
         &mut self,
         routing_key: &str,
@@ -118,7 +119,7 @@ impl Driver {
         let command = json!({"publish": number, "key": routing_key, "hex": hex, "repeat": times});
         self.commands.write_all(format!("{command}\n").as_bytes()).await?;
         self.commands.flush().await?;
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + ANSWER_LIMIT;
         loop {
             if let Some(published) = self.published.remove(&number) {
                 return Ok(published);
@@ -127,7 +128,7 @@ impl Driver {
         }
     }
 
-    /// The next status that was not handed out yet; waits for it `limit` long.
+    /// The next status that was not returned yet. Waits for it for up to `limit`.
     pub async fn next_status(&mut self, limit: Duration) -> Result<Received> {
         let until = Instant::now() + limit;
         while self.taken == self.statuses.len() {
@@ -137,8 +138,9 @@ impl Driver {
         Ok(self.statuses[self.taken - 1].clone())
     }
 
-    /// The next status that fulfils `predicate`, those before it included in what [`Self::statuses`]
-    /// tells. Waits `limit` long for it; the error tells what came instead.
+    /// The next status that satisfies `predicate`. Earlier statuses are skipped, but are in
+    /// [`Self::statuses`]. Waits for up to `limit`. The error contains the statuses that came
+    /// instead.
     pub async fn wait_for(
         &mut self,
         what: &str,
@@ -153,53 +155,53 @@ impl Driver {
                 Ok(status) if predicate(&status) => return Ok(status),
                 Ok(_) => {}
                 Err(error) => {
-                    let came: Vec<String> = self.statuses[first..]
+                    let received: Vec<String> = self.statuses[first..]
                         .iter()
                         .map(|s| s.message.to_string())
                         .collect();
-                    let came = came.join("\n");
-                    return Err(error.context(format!("awaited in vain: {what}. What came:\n{came}")));
+                    let received = received.join("\n");
+                    return Err(error.context(format!("no status: {what}. Received instead:\n{received}")));
                 }
             }
         }
     }
 
-    /// All statuses so far, in the order in which they came.
+    /// All statuses so far, in the order in which they were received.
     pub fn statuses(&self) -> &[Received] {
         &self.statuses
     }
 
-    /// All that comes within `span`, beside what was not handed out yet.
+    /// All statuses that come within `span`, and earlier ones that were not returned yet.
     pub async fn listen(&mut self, span: Duration) -> Result<Vec<Received>> {
         let until = Instant::now() + span;
-        let mut came = Vec::new();
+        let mut received = Vec::new();
         loop {
             match self
                 .next_status(until.saturating_duration_since(Instant::now()))
                 .await
             {
-                Ok(status) => came.push(status),
-                Err(_) if Instant::now() >= until => return Ok(came),
+                Ok(status) => received.push(status),
+                Err(_) if Instant::now() >= until => return Ok(received),
                 Err(error) => return Err(error),
             }
         }
     }
 
-    async fn take_event(&mut self, until: Instant) -> Result<Event> {
+    async fn take_event(&mut self, until: Instant) -> Result<DriverEvent> {
         let line = timeout_at(until, self.events.next_line())
             .await
-            .context("nothing came from the driver in time")??
-            .context("the driver has ended; its last words are above")?;
-        let event: Value = serde_json::from_str(&line).context("an event of the driver")?;
+            .context("no event from the driver in time")??
+            .context("the driver has ended; its last output is above")?;
+        let event: Value = serde_json::from_str(&line).context("the driver's output is not JSON")?;
         let at = event["at"].as_f64().unwrap_or_default();
         let text = |name: &str| event[name].as_str().map(str::to_owned);
         match event["event"].as_str() {
-            Some("ready") => Ok(Event::Ready),
+            Some("ready") => Ok(DriverEvent::Ready),
             Some("published") => {
-                let number = event["number"].as_u64().context("a number")?;
+                let number = event["number"].as_u64().context("the event has no number")?;
                 let routed = event["routed"] == true;
                 self.published.insert(number, Published { routed, at });
-                Ok(Event::Published)
+                Ok(DriverEvent::Published)
             }
             Some("status") => {
                 let body = text("text").unwrap_or_default();
@@ -209,15 +211,15 @@ impl Driver {
                     at,
                     message: serde_json::from_str(&body).unwrap_or(Value::Null),
                 });
-                Ok(Event::Status)
+                Ok(DriverEvent::Status)
             }
-            _ => bail!("no event of the driver: {line}"),
+            _ => bail!("unknown event of the driver: {line}"),
         }
     }
 }
 
 #[derive(Debug, PartialEq)]
-enum Event {
+enum DriverEvent {
     Ready,
     Published,
     Status,

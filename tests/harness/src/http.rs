@@ -1,7 +1,7 @@
-//! A small HTTP/1.1 file server that misbehaves on request.
+//! A small HTTP/1.1 file server with faults.
 //!
-//! Serves byte strings from memory, over plain TCP or TLS, one request per connection. Every fault is a
-//! [`Page`] that the test puts under a path; [`HttpServer::requests`] tells what was asked for.
+//! It serves byte strings from memory, over plain TCP or TLS. Every fault is a [`Page`] that the
+//! test stores under a path. [`HttpServer::requests`] returns the requests so far.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,35 +14,35 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls;
 
-/// A running server; stops when dropped.
+/// A running server. It stops when dropped.
 pub struct HttpServer {
     address: SocketAddr,
-    /// What URLs name it by: a TLS certificate is checked against that.
+    /// Host and port in URLs. A TLS certificate is checked against this host.
     authority: String,
     scheme: &'static str,
-    shared: Arc<Mutex<Shared>>,
+    shared: Arc<Mutex<ServerData>>,
     accepting: JoinHandle<()>,
 }
 
 #[derive(Default)]
-struct Shared {
+struct ServerData {
     pages: BTreeMap<String, Page>,
     requests: Vec<Request>,
     connections: usize,
 }
 
-/// One request as it came in.
+/// One received request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// As it was asked for: a proxy is asked for whole URLs.
+    /// The request target. For a proxy it is a whole URL.
     pub target: String,
-    /// With the query.
+    /// The path with the query.
     pub path: String,
-    /// Names in lower case.
+    /// The headers, with names in lower case.
     pub headers: BTreeMap<String, String>,
 }
 
-/// What stands under a path.
+/// What the server answers for a path.
 #[derive(Debug, Clone)]
 pub enum Page {
     File(File),
@@ -59,31 +59,31 @@ pub enum Page {
     Redirect(String),
     /// A body that never ends.
     Endless,
-    /// Takes the request and never answers.
+    /// Reads the request and never answers.
     Mute,
 }
 
-/// A file, and how badly it is served.
+/// A file and the faults with which it is served.
 #[derive(Debug, Clone)]
 pub struct File {
     pub body: Arc<[u8]>,
     pub etag: Option<String>,
-    /// Whether `Range` is understood; else it is ignored, as RFC 9110 allows.
+    /// Whether `Range` is supported. If not, it is ignored, as RFC 9110 allows.
     pub ranges: bool,
     pub length: Length,
-    /// The connection ends after so many bytes of each answer's body.
+    /// The connection ends after this many bytes of each answer's body.
     pub cut_after: Option<usize>,
-    /// Bytes a second, and the size of one piece.
+    /// The speed of the answer.
     pub pace: Option<Pace>,
 }
 
-/// What the answer says of the body's length.
+/// The `Content-Length` of the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Length {
     True,
-    /// Nothing: the body ends where the connection does.
+    /// No `Content-Length`: the body ends with the connection.
     Unsaid,
-    /// Something else.
+    /// A wrong length.
     Claimed(u64),
 }
 
@@ -95,7 +95,7 @@ pub struct Pace {
 }
 
 impl File {
-    /// Served well: with length, ranges and an ETag of its content.
+    /// A file without faults: with length, ranges, and an ETag of its content.
     pub fn new(body: impl Into<Vec<u8>>) -> Self {
         let body: Vec<u8> = body.into();
         let sum = body.iter().fold(body.len() as u64, |sum, byte| {
@@ -121,7 +121,7 @@ impl File {
         self
     }
 
-    /// Says that the body has `length` bytes, whatever it has.
+    /// Sends this `Content-Length`, which may be wrong.
     pub fn claiming_length(mut self, length: u64) -> Self {
         self.length = Length::Claimed(length);
         self
@@ -150,12 +150,13 @@ impl From<File> for Page {
 }
 
 impl HttpServer {
-    /// On a free port of 127.0.0.1.
+    /// Starts a server on a free port of 127.0.0.1.
     pub async fn start() -> std::io::Result<Self> {
         Self::listen("http", "127.0.0.1", None).await
     }
 
-    /// With TLS; URLs name it `localhost`, which its certificate must be for.
+    /// Starts a server with TLS. Its URLs have the host `localhost`, which must be in its
+    /// certificate.
     pub async fn start_tls(config: Arc<rustls::ServerConfig>) -> std::io::Result<Self> {
         Self::listen("https", "localhost", Some(TlsAcceptor::from(config))).await
     }
@@ -163,7 +164,7 @@ impl HttpServer {
     async fn listen(scheme: &'static str, host: &str, tls: Option<TlsAcceptor>) -> std::io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Mutex::new(Shared::default()));
+        let shared = Arc::new(Mutex::new(ServerData::default()));
         let accepting = tokio::spawn(accept(listener, tls, Arc::clone(&shared)));
         Ok(Self {
             address,
@@ -183,12 +184,12 @@ impl HttpServer {
         format!("{}://{}{path}", self.scheme, self.authority)
     }
 
-    /// Puts `page` under `path`, in the place of what was there. The query of a request does not count.
+    /// Stores `page` under `path`, replacing an earlier one. The query of a request is ignored.
     pub fn put(&self, path: &str, page: impl Into<Page>) {
         lock(&self.shared).pages.insert(path.to_owned(), page.into());
     }
 
-    /// Serves `body` well under `path`, and returns the URL.
+    /// Serves `body` without faults under `path`, and returns the URL.
     pub fn put_file(&self, path: &str, body: impl Into<Vec<u8>>) -> String {
         self.put(path, File::new(body));
         self.url(path)
@@ -201,12 +202,12 @@ impl HttpServer {
         shared.requests.iter().filter(is_for).cloned().collect()
     }
 
-    /// How many requests there were for `path`.
+    /// Number of requests for `path` so far.
     pub fn count(&self, path: &str) -> usize {
         self.requests(path).len()
     }
 
-    /// How many connections have been made so far (over TLS: and are encrypted by now).
+    /// Number of connections so far (with TLS: of completed handshakes).
     pub fn connections(&self) -> usize {
         lock(&self.shared).connections
     }
@@ -218,7 +219,7 @@ impl Drop for HttpServer {
     }
 }
 
-async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Mutex<Shared>>) {
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Mutex<ServerData>>) {
     // Connections end with the server: the set aborts them when it is dropped.
     let mut connections = tokio::task::JoinSet::new();
     loop {
@@ -228,14 +229,18 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Mut
         while connections.try_join_next().is_some() {}
         let tls = tls.clone();
         let shared = Arc::clone(&shared);
-        // An error is the client's going away, which is its good right.
+        // An error means that the client has closed the connection, which it may do.
         connections.spawn(async move {
             let _ = serve(socket, tls, &shared).await;
         });
     }
 }
 
-async fn serve(socket: TcpStream, tls: Option<TlsAcceptor>, shared: &Mutex<Shared>) -> std::io::Result<()> {
+async fn serve(
+    socket: TcpStream,
+    tls: Option<TlsAcceptor>,
+    shared: &Mutex<ServerData>,
+) -> std::io::Result<()> {
     socket.set_nodelay(true)?;
     match tls {
         Some(tls) => answer(tls.accept(socket).await?, shared).await,
@@ -243,7 +248,10 @@ async fn serve(socket: TcpStream, tls: Option<TlsAcceptor>, shared: &Mutex<Share
     }
 }
 
-async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, shared: &Mutex<Shared>) -> std::io::Result<()> {
+async fn answer(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    shared: &Mutex<ServerData>,
+) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     lock(shared).connections += 1;
     while let Some(request) = read_request(&mut stream).await? {
@@ -254,10 +262,10 @@ async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, shared: &Mutex<Shar
     stream.get_mut().shutdown().await
 }
 
-/// What becomes of a connection.
+/// What happens to a connection after an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum After {
-    /// The next request may come.
+    /// It stays open for the next request.
     Keep,
     Close,
 }
@@ -265,7 +273,7 @@ enum After {
 async fn answer_one(
     stream: &mut (impl AsyncWrite + Unpin),
     request: &Request,
-    shared: &Mutex<Shared>,
+    shared: &Mutex<ServerData>,
 ) -> std::io::Result<After> {
     let page = {
         let mut shared = lock(shared);
@@ -391,7 +399,7 @@ async fn send_file(
     Ok(after)
 }
 
-/// Where to start, if the request asks for the rest of the very file that is here.
+/// The first byte to send, if the request is for the rest of this same file.
 fn wanted_start(request: &Request, file: &File) -> Option<usize> {
     if !file.ranges {
         return None;
@@ -437,6 +445,6 @@ fn without_query(path: &str) -> &str {
     path.split('?').next().unwrap_or(path)
 }
 
-fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+fn lock(shared: &Mutex<ServerData>) -> MutexGuard<'_, ServerData> {
     shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -1,4 +1,5 @@
-//! A private PostgreSQL cluster: its own folder and port. It ends with the thread that holds it.
+//! A private PostgreSQL cluster with its own folder and port. It ends with the thread that has
+//! started it.
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt, chown};
@@ -24,12 +25,12 @@ impl Drop for Postgres {
 }
 
 impl Postgres {
-    /// A new cluster; `None`, with a word on standard error, where PostgreSQL is not installed.
+    /// A new cluster. `None`, with a message on standard error, if PostgreSQL is not installed.
     pub fn start() -> Result<Option<Self>> {
         let Some(programs) = programs() else {
             crate::skip::skipped(
                 "tests on PostgreSQL",
-                "no PostgreSQL server here (package postgresql)",
+                "no PostgreSQL server is installed (package postgresql)",
             );
             return Ok(None);
         };
@@ -52,9 +53,9 @@ impl Postgres {
             .current_dir(folder.path())
             .stdout(Stdio::null())
             .output()
-            .context("initdb")?;
+            .context("cannot start initdb")?;
         if !made.status.success() {
-            bail!("initdb: {}", String::from_utf8_lossy(&made.stderr));
+            bail!("initdb failed: {}", String::from_utf8_lossy(&made.stderr));
         }
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let server = command(&programs, "postgres", owner)
@@ -74,7 +75,7 @@ impl Postgres {
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(folder.path().join("log"))?)
             .spawn()
-            .context("postgres")?;
+            .context("cannot start postgres")?;
         let mut cluster = Self {
             server,
             port,
@@ -84,17 +85,17 @@ impl Postgres {
         Ok(Some(cluster))
     }
 
-    /// Of the database that every cluster has.
+    /// The URL of the database `postgres`.
     pub fn url(&self) -> String {
         format!("postgres://backbone@127.0.0.1:{}/postgres", self.port)
     }
 
-    /// It listens before it serves, but then lets clients wait.
+    /// Waits until it listens. If it is not ready then, clients wait.
     fn wait_until_ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + START_LIMIT;
         while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_err() {
             if let Some(status) = self.server.try_wait()? {
-                bail!("postgres ended at its start: {status}");
+                bail!("postgres failed to start: {status}");
             }
             if Instant::now() > deadline {
                 bail!("postgres does not listen after {START_LIMIT:?}");
@@ -105,7 +106,7 @@ impl Postgres {
     }
 }
 
-/// The folder of the newest version's programs: distributions keep them out of PATH.
+/// The folder with the programs of the newest version. Distributions do not put it into PATH.
 fn programs() -> Option<PathBuf> {
     let mut versions: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
@@ -124,7 +125,8 @@ fn programs() -> Option<PathBuf> {
         .filter(|folder| folder.join("initdb").exists())
 }
 
-/// It refuses to run as root: then it runs as the user that its package made, or as nobody.
+/// The user to run PostgreSQL as, if this process runs as root: `postgres`, else `nobody`.
+/// PostgreSQL does not run as root.
 fn server_user() -> Result<Option<(u32, u32)>> {
     if std::fs::metadata("/proc/self")?.uid() != 0 {
         return Ok(None);
@@ -141,7 +143,7 @@ fn server_user() -> Result<Option<(u32, u32)>> {
             Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
         })
         .map(Some)
-        .context("there is no user postgres or nobody to run PostgreSQL as")
+        .context("cannot run PostgreSQL: there is no user postgres or nobody")
 }
 
 fn command(programs: &Path, program: &str, owner: Option<(u32, u32)>) -> Command {

@@ -1,12 +1,12 @@
-//! Tests that can't be run here say so, and are counted: `make test` ends with the list.
+//! Reports tests that cannot run here. `make test` prints the list at its end.
 
 use std::fs::OpenOptions;
 use std::io::Write;
 
-/// Where the list is kept; unset: on standard error only.
+/// The file with the list. If unset, skipped tests are reported only on standard error.
 const LIST: &str = "BACKBONE_SKIPS";
 
-/// Says that the test `name` is skipped, and why.
+/// Reports that the test `name` is skipped, and why.
 pub fn skipped(name: &str, reason: &str) {
     let line = format!("SKIP {name}: {reason}");
     eprintln!("{line}");

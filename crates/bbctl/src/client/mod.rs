@@ -1,4 +1,4 @@
-//! The master's REST API, typed.
+//! The client of the master's REST API.
 
 mod error;
 mod sse;
@@ -22,40 +22,47 @@ use url::Url;
 
 use crate::settings::{Settings, is_this_machine};
 
-pub use error::{ClientError, Whence};
-pub use sse::Stream;
+pub use error::{ClientError, SettingOrigins};
+pub use sse::EventStream;
 
-/// Asks one master. Cheap to clone.
+/// The client of one master. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
     base: Url,
     token: Option<String>,
     agent: Agent,
-    whence: Whence,
+    origins: SettingOrigins,
 }
 
-const CONNECT: Duration = Duration::from_secs(10);
-/// Longer than a master waits for a host's plan.
-const PATIENCE: Duration = Duration::from_secs(75);
-/// For a desired state that a hundred thousand hosts get.
-const PATIENCE_FOR_MANY: Duration = Duration::from_secs(600);
-/// A master says something on a stream every 15 s.
-const SILENCE: Duration = Duration::from_secs(45);
-/// Bytes of an answer; a page of 1000 hosts has about 1 MB.
-const LARGEST: u64 = 64 << 20;
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// Time limit of a request. Longer than a master waits for a host's plan.
+const REQUEST_LIMIT: Duration = Duration::from_secs(75);
+/// Time limit of a request that sets the desired state of up to 100,000 hosts.
+const FLEET_REQUEST_LIMIT: Duration = Duration::from_secs(600);
+/// Longest silence on an event stream. A master sends something every 15 s.
+const STREAM_SILENCE: Duration = Duration::from_secs(45);
+/// Largest answer in bytes. A page of 1000 hosts has about 1 MB.
+const LARGEST_ANSWER: u64 = 64 << 20;
 
-/// A request in the making.
-struct Call<'a> {
+/// A request to the master's API.
+struct ApiRequest<'a> {
     method: Method,
-    /// Below the base, each escaped as needed.
+    /// Segments of the path below the base URL, not yet escaped.
     path: &'a [&'a str],
     query: Value,
     headers: Vec<(&'static str, String)>,
     body: Option<Vec<u8>>,
-    patience: Duration,
+    limit: TimeLimit,
 }
 
-impl<'a> Call<'a> {
+enum TimeLimit {
+    /// For the whole answer.
+    Whole(Duration),
+    /// The answer is a stream: no limit in total, but [`STREAM_SILENCE`] between two reads.
+    Stream,
+}
+
+impl<'a> ApiRequest<'a> {
     fn new(method: Method, path: &'a [&'a str]) -> Self {
         Self {
             method,
@@ -63,7 +70,7 @@ impl<'a> Call<'a> {
             query: Value::Null,
             headers: Vec::new(),
             body: None,
-            patience: PATIENCE,
+            limit: TimeLimit::Whole(REQUEST_LIMIT),
         }
     }
 
@@ -72,7 +79,7 @@ impl<'a> Call<'a> {
     }
 
     fn query(mut self, query: &impl Serialize) -> Self {
-        // Our own types, with string keys: this cannot fail.
+        // This cannot fail: the types are ours and have string keys.
         self.query = serde_json::to_value(query).unwrap_or_default();
         self
     }
@@ -93,10 +100,10 @@ impl Client {
     pub fn new(settings: &Settings) -> Result<Self, ClientError> {
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
-            // A redirect would take the token elsewhere.
+            // A redirect would send the token to another server.
             .max_redirects(0)
             .max_redirects_will_error(false)
-            .timeout_connect(Some(CONNECT))
+            .timeout_connect(Some(CONNECT_LIMIT))
             .user_agent(concat!("bbctl/", env!("CARGO_PKG_VERSION")));
         if is_this_machine(&settings.url) {
             config = config.proxy(None);
@@ -108,7 +115,7 @@ impl Client {
             base: settings.url.clone(),
             token: settings.token.as_ref().map(|(token, _)| token.clone()),
             agent: config.build().new_agent(),
-            whence: Whence {
+            origins: SettingOrigins {
                 url: settings.url_origin.clone(),
                 token: settings.token.as_ref().map(|(_, origin)| origin.clone()),
                 token_kept_back: settings.token_kept_back,
@@ -116,9 +123,9 @@ impl Client {
         })
     }
 
-    fn url(&self, call: &Call) -> Url {
+    fn url(&self, call: &ApiRequest) -> Url {
         let mut url = self.base.clone();
-        // It has a host, so it has segments.
+        // The URL has a host, so it has segments.
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(call.path);
         }
@@ -136,23 +143,23 @@ impl Client {
         url
     }
 
-    /// The answer's head, if it is a success.
-    fn send(&self, call: Call) -> Result<(Url, Response<Body>), ClientError> {
+    /// Sends a request. An answer that is not a success is an error.
+    fn send(&self, call: ApiRequest) -> Result<(Url, Response<Body>), ClientError> {
         let (url, mut response) = self.answer(call)?;
         match response.status().as_u16() {
             200..=299 => Ok((url, response)),
             _ => {
                 let body = read(&mut response)
-                    .map_err(|error| ClientError::unreachable(&url, error, &self.whence))?;
-                Err(ClientError::refused(&url, &response, &body, &self.whence))
+                    .map_err(|error| ClientError::unreachable(&url, error, &self.origins))?;
+                Err(ClientError::refused(&url, &response, &body, &self.origins))
             }
         }
     }
 
-    /// The answer's head, whatever it says.
-    fn answer(&self, call: Call) -> Result<(Url, Response<Body>), ClientError> {
+    /// Sends a request and returns the answer with any status.
+    fn answer(&self, call: ApiRequest) -> Result<(Url, Response<Body>), ClientError> {
         let url = self.url(&call);
-        let patience = call.patience;
+        let limit = call.limit;
         let mut request = Request::builder().method(call.method).uri(url.as_str());
         for (name, value) in &call.headers {
             request = request.header(*name, value);
@@ -160,10 +167,10 @@ impl Client {
         if let Some(token) = &self.token {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
-        let failed = |source: ureq::Error| ClientError::unreachable(&url, source, &self.whence);
+        let failed = |source: ureq::Error| ClientError::unreachable(&url, source, &self.origins);
         let sent = match call.body {
-            Some(body) => self.run(request.body(body), patience),
-            None => self.run(request.body(()), patience),
+            Some(body) => self.run(request.body(body), limit),
+            None => self.run(request.body(()), limit),
         };
         let response = sent.map_err(failed)?;
         Ok((url, response))
@@ -172,33 +179,33 @@ impl Client {
     fn run(
         &self,
         request: http::Result<Request<impl ureq::AsSendBody>>,
-        patience: Duration,
+        limit: TimeLimit,
     ) -> Result<Response<Body>, ureq::Error> {
         let request = self.agent.configure_request(request.map_err(ureq::Error::Http)?);
-        let request = match patience {
-            // A stream: it may last, but not be silent.
-            Duration::ZERO => request
-                .timeout_recv_response(Some(PATIENCE))
-                .timeout_per_read(Some(SILENCE)),
-            patience => request.timeout_global(Some(patience)),
+        let request = match limit {
+            TimeLimit::Stream => request
+                .timeout_recv_response(Some(REQUEST_LIMIT))
+                .timeout_per_read(Some(STREAM_SILENCE)),
+            TimeLimit::Whole(limit) => request.timeout_global(Some(limit)),
         };
         self.agent.run(request.build())
     }
 
-    fn ask<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
+    fn ask<T: DeserializeOwned>(&self, call: ApiRequest) -> Result<T, ClientError> {
         let (url, mut response) = self.send(call)?;
         let body =
-            read(&mut response).map_err(|error| ClientError::unreachable(&url, error, &self.whence))?;
+            read(&mut response).map_err(|error| ClientError::unreachable(&url, error, &self.origins))?;
         serde_json::from_slice(&body).map_err(|error| ClientError::NotAMaster {
             url: url.to_string(),
-            origin: self.whence.url.clone(),
+            origin: self.origins.url.clone(),
             reason: error.to_string(),
         })
     }
 
-    /// What the master itself lacks, its broker for one. Where it does not say, nothing is known to be wrong.
+    /// Problems of the master itself, for example a lost connection to its broker. Empty if it
+    /// cannot be asked.
     pub fn problems(&self) -> Vec<String> {
-        let Ok((_, mut response)) = self.answer(Call::get(&["readyz"])) else {
+        let Ok((_, mut response)) = self.answer(ApiRequest::get(&["readyz"])) else {
             return Vec::new();
         };
         let health = read(&mut response)
@@ -209,12 +216,12 @@ impl Client {
 
     /// One page.
     pub fn hosts(&self, query: &HostQuery) -> Result<HostList, ClientError> {
-        self.ask(Call::get(&["v1", "hosts", ""]).query(query))
+        self.ask(ApiRequest::get(&["v1", "hosts", ""]).query(query))
     }
 
     /// One page.
     pub fn host_ids(&self, query: &HostQuery) -> Result<HostIds, ClientError> {
-        self.ask(Call::get(&["v1", "hosts", "ids", ""]).query(query))
+        self.ask(ApiRequest::get(&["v1", "hosts", "ids", ""]).query(query))
     }
 
     /// All pages.
@@ -231,24 +238,24 @@ impl Client {
     }
 
     pub fn host(&self, id: &HostId) -> Result<Host, ClientError> {
-        self.ask(Call::get(&["v1", "hosts", id.as_str()]))
+        self.ask(ApiRequest::get(&["v1", "hosts", id.as_str()]))
     }
 
     pub fn forget(&self, id: &HostId) -> Result<(), ClientError> {
-        self.send(Call::new(Method::DELETE, &["v1", "hosts", id.as_str()]))
+        self.send(ApiRequest::new(Method::DELETE, &["v1", "hosts", id.as_str()]))
             .map(drop)
     }
 
     /// `None`: there is no such host.
     pub fn desired(&self, id: &HostId) -> Result<Option<DesiredApps>, ClientError> {
-        match self.ask(Call::get(&["v1", "hosts", id.as_str(), "apps"])) {
+        match self.ask(ApiRequest::get(&["v1", "hosts", id.as_str(), "apps"])) {
             Ok(desired) => Ok(Some(desired)),
             Err(ClientError::Refused { problem, .. }) if problem.status == 404 => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// `if_generation`: only if that is still the current one.
+    /// With `if_generation`: only if the current generation is still this one.
     pub fn set(
         &self,
         id: &HostId,
@@ -264,10 +271,12 @@ impl Client {
         ))
     }
 
-    /// One desired state for all that match; with `dry_run`, how many that would be.
+    /// Sets one desired state for all hosts that match. With `dry_run` it only counts them.
     pub fn set_many(&self, query: &FleetQuery, apps: &Apps) -> Result<FleetSet, ClientError> {
-        let mut call = Call::new(Method::PUT, &["v1", "apps"]).query(query).json(apps);
-        call.patience = PATIENCE_FOR_MANY;
+        let mut call = ApiRequest::new(Method::PUT, &["v1", "apps"])
+            .query(query)
+            .json(apps);
+        call.limit = TimeLimit::Whole(FLEET_REQUEST_LIMIT);
         self.ask(call)
     }
 
@@ -287,7 +296,7 @@ impl Client {
 
     /// `None`: there is no such host.
     pub fn labels(&self, id: &HostId) -> Result<Option<Labels>, ClientError> {
-        match self.ask(Call::get(&["v1", "hosts", id.as_str(), "labels"])) {
+        match self.ask(ApiRequest::get(&["v1", "hosts", id.as_str(), "labels"])) {
             Ok(labels) => Ok(Some(labels)),
             Err(ClientError::Refused { problem, .. }) if problem.status == 404 => Ok(None),
             Err(error) => Err(error),
@@ -295,77 +304,84 @@ impl Client {
     }
 
     pub fn set_labels(&self, id: &HostId, labels: &Labels) -> Result<Labels, ClientError> {
-        self.ask(Call::new(Method::PUT, &["v1", "hosts", id.as_str(), "labels"]).json(labels))
+        self.ask(ApiRequest::new(Method::PUT, &["v1", "hosts", id.as_str(), "labels"]).json(labels))
     }
 
     /// `wait` in seconds; 0 does not wait.
     pub fn ping(&self, id: &HostId, wait: f64) -> Result<PingAnswer, ClientError> {
         let query = PingQuery { wait: Some(wait) };
-        self.ask(Call::new(Method::POST, &["v1", "hosts", id.as_str(), "ping"]).query(&query))
+        self.ask(ApiRequest::new(Method::POST, &["v1", "hosts", id.as_str(), "ping"]).query(&query))
     }
 
-    /// Has a host try again what failed.
+    /// Asks a host to retry what failed.
     pub fn retry(&self, id: &HostId) -> Result<RetryAnswer, ClientError> {
-        self.ask(Call::new(Method::POST, &["v1", "hosts", id.as_str(), "retry"]))
+        self.ask(ApiRequest::new(
+            Method::POST,
+            &["v1", "hosts", id.as_str(), "retry"],
+        ))
     }
 
-    /// All hosts, without waiting for any.
+    /// Pings all hosts and does not wait for their answers.
     pub fn ping_all(&self) -> Result<PingAnswer, ClientError> {
-        self.ask(Call::new(Method::POST, &["v1", "ping"]))
+        self.ask(ApiRequest::new(Method::POST, &["v1", "ping"]))
     }
 
     pub fn apps(&self) -> Result<AppList, ClientError> {
-        self.ask(Call::get(&["v1", "apps", ""]))
+        self.ask(ApiRequest::get(&["v1", "apps", ""]))
     }
 
     /// One page.
     pub fn events(&self, query: &EventQuery) -> Result<EventList, ClientError> {
-        self.ask(Call::get(&["v1", "events"]).query(query))
+        self.ask(ApiRequest::get(&["v1", "events"]).query(query))
     }
 
-    /// Events after `after`, as they happen.
-    pub fn follow(&self, query: &EventQuery, after: u64) -> Result<Stream<impl Read + use<>>, ClientError> {
-        let mut call = Call::get(&["v1", "events"])
+    /// Events after `after`, then new events as they happen.
+    pub fn follow(
+        &self,
+        query: &EventQuery,
+        after: u64,
+    ) -> Result<EventStream<impl Read + use<>>, ClientError> {
+        let mut call = ApiRequest::get(&["v1", "events"])
             .query(query)
             .header("Accept", "text/event-stream".to_owned())
             .header("Last-Event-ID", after.to_string());
-        call.patience = Duration::ZERO;
+        call.limit = TimeLimit::Stream;
         let (_, response) = self.send(call)?;
         let reader = response.into_body().into_with_config().limit(u64::MAX).reader();
-        Ok(Stream::new(BufReader::new(reader)))
+        Ok(EventStream::new(BufReader::new(reader)))
     }
 
     pub fn tokens(&self) -> Result<TokenList, ClientError> {
-        self.ask(Call::get(&["v1", "tokens", ""]))
+        self.ask(ApiRequest::get(&["v1", "tokens", ""]))
     }
 
     pub fn create_token(&self, new: &NewToken) -> Result<CreatedToken, ClientError> {
-        self.ask(Call::new(Method::POST, &["v1", "tokens", ""]).json(new))
+        self.ask(ApiRequest::new(Method::POST, &["v1", "tokens", ""]).json(new))
     }
 
     pub fn revoke_token(&self, name: &str) -> Result<(), ClientError> {
-        self.send(Call::new(Method::DELETE, &["v1", "tokens", name]))
+        self.send(ApiRequest::new(Method::DELETE, &["v1", "tokens", name]))
             .map(drop)
     }
 
     pub fn enroll_tokens(&self) -> Result<EnrollTokenList, ClientError> {
-        self.ask(Call::get(&["v1", "enroll-tokens", ""]))
+        self.ask(ApiRequest::get(&["v1", "enroll-tokens", ""]))
     }
 
     pub fn create_enroll_token(&self, new: &NewEnrollToken) -> Result<CreatedEnrollToken, ClientError> {
-        self.ask(Call::new(Method::POST, &["v1", "enroll-tokens", ""]).json(new))
+        self.ask(ApiRequest::new(Method::POST, &["v1", "enroll-tokens", ""]).json(new))
     }
 
     pub fn revoke_enroll_token(&self, name: &str) -> Result<(), ClientError> {
-        self.send(Call::new(Method::DELETE, &["v1", "enroll-tokens", name]))
+        self.send(ApiRequest::new(Method::DELETE, &["v1", "enroll-tokens", name]))
             .map(drop)
     }
 
     pub fn whoami(&self) -> Result<WhoAmI, ClientError> {
-        self.ask(Call::get(&["v1", "whoami"]))
+        self.ask(ApiRequest::get(&["v1", "whoami"]))
     }
 
-    /// Events of all pages that match, newest first, at most `count`.
+    /// The newest events that match, newest first, at most `count`.
     pub fn newest_events(&self, query: &EventQuery, count: usize) -> Result<Vec<Event>, ClientError> {
         let mut events = Vec::new();
         let mut query = query.clone();
@@ -383,8 +399,13 @@ impl Client {
     }
 }
 
-fn put_apps<'a>(path: &'a [&'a str], apps: &Apps, query: &PutQuery, if_generation: Option<u64>) -> Call<'a> {
-    let call = Call::new(Method::PUT, path).query(query).json(apps);
+fn put_apps<'a>(
+    path: &'a [&'a str],
+    apps: &Apps,
+    query: &PutQuery,
+    if_generation: Option<u64>,
+) -> ApiRequest<'a> {
+    let call = ApiRequest::new(Method::PUT, path).query(query).json(apps);
     match if_generation {
         Some(generation) => call.header("If-Match", format!("\"{generation}\"")),
         None => call,
@@ -392,5 +413,9 @@ fn put_apps<'a>(path: &'a [&'a str], apps: &Apps, query: &PutQuery, if_generatio
 }
 
 fn read(response: &mut Response<Body>) -> Result<Vec<u8>, ureq::Error> {
-    response.body_mut().with_config().limit(LARGEST).read_to_vec()
+    response
+        .body_mut()
+        .with_config()
+        .limit(LARGEST_ANSWER)
+        .read_to_vec()
 }

@@ -1,19 +1,19 @@
-//! Server-sent events (WHATWG HTML, section 9.2), read as they come.
+//! Reads server-sent events (WHATWG HTML, section 9.2).
 
 use std::io::{self, BufRead, BufReader, Read};
 
 use protocol::rest::Event;
 
-/// Events of a master.
-pub struct Stream<R> {
+/// A stream of a master's events.
+pub struct EventStream<R> {
     reader: BufReader<R>,
     data: String,
 }
 
-/// Longest line that is taken, in bytes: an event is a few kilobytes.
+/// Longest line in bytes. An event has a few kilobytes.
 const LONGEST: u64 = 8 << 20;
 
-impl<R: Read> Stream<R> {
+impl<R: Read> EventStream<R> {
     pub fn new(reader: BufReader<R>) -> Self {
         Self {
             reader,
@@ -21,8 +21,8 @@ impl<R: Read> Stream<R> {
         }
     }
 
-    /// The next event; `None` at the end of the stream. What is no event of ours (a comment, a kind that a later
-    /// master may have) is passed over.
+    /// The next event; `None` at the end of the stream. Comments, and kinds of events that only a
+    /// later master has, are skipped.
     fn read(&mut self) -> io::Result<Option<Event>> {
         loop {
             let mut line = Vec::new();
@@ -38,7 +38,8 @@ impl<R: Read> Stream<R> {
                 }
                 self.data.push_str(data.strip_prefix(' ').unwrap_or(data));
             } else if line.is_empty() {
-                // An event that the connection ended in the middle of never gets here: it is sent again.
+                // An event that was cut off by the end of the connection does not get here. The
+                // master sends it again.
                 let data = std::mem::take(&mut self.data);
                 if let Ok(event) = serde_json::from_str(&data) {
                     return Ok(Some(event));
@@ -48,7 +49,7 @@ impl<R: Read> Stream<R> {
     }
 }
 
-impl<R: Read> Iterator for Stream<R> {
+impl<R: Read> Iterator for EventStream<R> {
     type Item = io::Result<Event>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -65,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_told_from_all_else_and_a_torn_one_is_none() {
+    fn comments_unknown_kinds_and_incomplete_events_are_skipped() {
         let text = format!(
             ": keep-alive\n\nid: 1\nevent: host_deleted\ndata: {}\n\ndata: {{\"id\": 2,\"kind\": \"of_tomorrow\"}}\n\n\
              id: 3\r\ndata:{}\r\n\r\nid: 4\ndata: {}\n",
@@ -73,7 +74,7 @@ mod tests {
             event(3),
             event(4)
         );
-        let stream = Stream::new(BufReader::new(text.as_bytes()));
+        let stream = EventStream::new(BufReader::new(text.as_bytes()));
         let ids: Vec<u64> = stream.map(|event| event.unwrap().id).collect();
         assert_eq!(ids, [1, 3]);
     }

@@ -1,4 +1,4 @@
-//! Whom a master's certificate may be from.
+//! The certificate authorities that are trusted for the master.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 
 use super::ClientError;
 
-/// `authorities`: PEM file of those that may vouch; else the system's own do.
+/// `authorities`: PEM file of the trusted certificate authorities. `None`: the system's.
 pub fn config(authorities: Option<&Path>) -> Result<TlsConfig, ClientError> {
     let roots = match authorities {
         Some(file) => of_file(file)?,
@@ -37,7 +37,7 @@ fn of_file(file: &Path) -> Result<Vec<Certificate<'static>>, ClientError> {
         })
         .collect::<Result<_, _>>()?;
     match certificates.is_empty() {
-        true => Err(failed("it holds no certificate in PEM".to_owned())),
+        true => Err(failed("it contains no certificate in PEM format".to_owned())),
         false => Ok(certificates),
     }
 }

@@ -8,13 +8,13 @@ use super::{Context, Exit};
 use crate::output::{Cell, Format, Style, Table, for_programs, note, print};
 
 #[derive(Debug, Args)]
-pub struct Apps {
+pub struct AppsCommand {
     /// Format of the output.
     #[arg(short, long, value_enum, default_value = "table")]
     output: Format,
 }
 
-impl Apps {
+impl AppsCommand {
     pub(super) fn execute(&self, context: &Context) -> anyhow::Result<Exit> {
         let list = context.client.apps()?;
         if let Some(text) = for_programs(self.output, &list)? {
@@ -22,7 +22,7 @@ impl Apps {
             return Ok(Exit::Ok);
         }
         if list.apps.is_empty() {
-            note("No host runs an application, and none is desired.");
+            note("No host has an application, and none is desired.");
             return Ok(Exit::Ok);
         }
         let mut table = Table::new(&["APPLICATION", "INSTALLED", "DESIRED", "RUNNING", "FAILING"]);

@@ -7,12 +7,12 @@ use super::{Exit, definition};
 use crate::output::print;
 
 #[derive(Debug, Args)]
-pub struct Completions {
+pub struct CompletionsCommand {
     #[arg(value_enum)]
     shell: Shell,
 }
 
-impl Completions {
+impl CompletionsCommand {
     pub(super) fn execute(&self) -> anyhow::Result<Exit> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut definition(), "bbctl", &mut script);

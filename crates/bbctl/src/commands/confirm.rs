@@ -1,4 +1,4 @@
-//! What takes something away asks first.
+//! Asks for confirmation before a command that removes something.
 
 use std::io::{self, BufRead, Write};
 
@@ -7,16 +7,17 @@ use protocol::Apps;
 use super::UsageError;
 use crate::output::{Terminal, clean};
 
-/// Goes on if `yes` was given on the command line, or is typed; an error if there is nobody to ask, or they say no.
+/// Succeeds if `yes` was given on the command line or the user answers yes. An error if the user
+/// cannot be asked, or answers no.
 pub fn confirm(what: &str, yes: bool, terminal: Terminal) -> anyhow::Result<()> {
     if yes {
         return Ok(());
     }
     if !terminal.can_ask {
-        return Err(UsageError(format!("{what} If that is meant, say so: --yes")).into());
+        return Err(UsageError(format!("{what} To confirm, add --yes")).into());
     }
     let mut stderr = io::stderr();
-    write!(stderr, "{what} Go on? [y/N] ")?;
+    write!(stderr, "{what} Continue? [y/N] ")?;
     stderr.flush()?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer)?;
@@ -26,7 +27,7 @@ pub fn confirm(what: &str, yes: bool, terminal: Terminal) -> anyhow::Result<()> 
     }
 }
 
-/// Asks where a new desired state would leave a host without any application.
+/// Asks if the new desired state has no applications.
 pub fn confirm_emptying(
     id: &protocol::HostId,
     before: Option<&Apps>,

@@ -12,15 +12,15 @@ use crate::desired::{self, to_yaml};
 use crate::output::{Paint, Style, print};
 
 #[derive(Debug, Args)]
-pub struct Diff {
+pub struct DiffCommand {
     #[arg(value_name = "HOST", value_parser = host_id)]
     id: HostId,
-    /// JSON or YAML: applications, or a whole set_config; - is standard input.
+    /// JSON or YAML file with applications or a whole set_config; - is standard input.
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
 }
 
-impl Diff {
+impl DiffCommand {
     pub(super) fn execute(&self, context: &Context) -> anyhow::Result<Exit> {
         let wanted = desired::read(&self.file)?;
         let (now, name) = match context.client.desired(&self.id)? {
@@ -28,7 +28,7 @@ impl Diff {
                 let name = provenance(&self.id, &desired);
                 (desired.apps, name)
             }
-            // `set` would make it.
+            // `set` would create it.
             None => (Apps::new(), format!("{}: no such host yet", self.id)),
         };
         if now == wanted.apps {
@@ -42,12 +42,13 @@ impl Diff {
             context.terminal.paint,
         )?;
         print(&text)?;
-        // As diff(1) has it; not a failure.
+        // As diff(1): 1 means different, not failed.
         Ok(Exit::Failed)
     }
 }
 
-/// Both in the same spelling, so that only what matters differs.
+/// The unified diff. Both sides are converted to the same YAML, so that only real differences
+/// remain.
 fn unified(
     old: &Apps,
     old_name: &str,

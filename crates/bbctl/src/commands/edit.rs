@@ -19,24 +19,24 @@ use crate::desired::{self, Source, to_yaml};
 use crate::output::{note, print};
 
 #[derive(Debug, Args)]
-pub struct Edit {
+pub struct EditCommand {
     #[arg(value_name = "HOST", value_parser = host_id)]
     id: HostId,
     #[command(flatten)]
     wait: WaitArgs,
-    /// Do not ask, not even where it removes everything.
+    /// Do not ask for confirmation, even if all applications are removed.
     #[arg(short, long)]
     yes: bool,
 }
 
-/// A file in the operator's hands. Kept once it holds work that could not be set.
+/// The temporary file for the editor. It is kept if its contents could not be set.
 struct Draft {
     file: NamedTempFile,
 }
 
 impl Draft {
     fn new(id: &HostId, text: &str) -> anyhow::Result<Self> {
-        // A host id may hold what no file name should.
+        // A host id may contain characters that are not suitable for a file name.
         let name: String = id
             .as_str()
             .chars()
@@ -48,12 +48,12 @@ impl Draft {
                 }
             })
             .collect();
-        // For the owner's eyes: configs hold secrets.
+        // Only the owner can read it, because configs may contain secrets.
         let mut file = tempfile::Builder::new()
             .prefix(&format!("bbctl-{name}-"))
             .suffix(".yaml")
             .tempfile()
-            .context("cannot make a temporary file to edit")?;
+            .context("cannot create a temporary file for the editor")?;
         file.write_all(text.as_bytes())
             .with_context(|| format!("cannot write {}", file.path().display()))?;
         Ok(Self { file })
@@ -63,26 +63,25 @@ impl Draft {
         self.file.path()
     }
 
-    /// By its name: editors write a new file and rename it.
+    /// Opens the file by its name, because editors write a new file and rename it.
     fn text(&self) -> anyhow::Result<String> {
-        std::fs::read_to_string(self.path())
-            .with_context(|| format!("cannot read {} back", self.path().display()))
+        std::fs::read_to_string(self.path()).with_context(|| format!("cannot read {}", self.path().display()))
     }
 
     fn replace(&self, text: &str) -> anyhow::Result<()> {
         std::fs::write(self.path(), text).with_context(|| format!("cannot write {}", self.path().display()))
     }
 
-    /// Leaves it where it is, and says where.
+    /// Keeps the file and returns a text that says where it is.
     fn keep(self) -> String {
         match self.file.keep() {
             Ok((_, path)) => format!("your edit is in {}", path.display()),
-            Err(error) => format!("your edit could not be kept: {error}"),
+            Err(error) => format!("cannot keep your edit: {error}"),
         }
     }
 }
 
-impl Edit {
+impl EditCommand {
     pub(super) fn execute(&self, context: &Context) -> anyhow::Result<Exit> {
         let before = context.client.desired(&self.id)?;
         let before = before.ok_or_else(|| no_such_host(&self.id))?;
@@ -104,12 +103,12 @@ impl Edit {
             };
             match desired::parse(source) {
                 Ok(desired) => break (desired.apps, desired.source),
-                // Closed without a change: they have given up.
+                // The editor was closed without a change: the user has given up.
                 Err(error) if text == shown => {
                     bail!("{error}\nNothing was changed; {}", draft.keep());
                 }
                 Err(_) => {
-                    shown = with_complaint(&text, |text| {
+                    shown = with_error_on_top(&text, |text| {
                         let name = draft.path().display().to_string();
                         let source = Source {
                             name,
@@ -152,8 +151,9 @@ impl Edit {
             .set(&self.id, apps, &PutQuery::default(), generation)
         {
             Err(error) if error.kind() == Some(problem::GENERATION) => bail!(
-                "somebody else has changed what {0} should run while you edited it. See how it differs from your edit \
-                 by `bbctl diff {0} -f FILE`, then `bbctl set {0} -f FILE`, or edit again",
+                "the desired state of {0} was changed externally while you edited it. `bbctl diff {0} -f \
+                 FILE` shows how it differs from your edit. Then use `bbctl set {0} -f FILE`, or edit \
+                 again",
                 self.id
             ),
             Err(ClientError::Refused { problem, .. }) if problem.path.is_some() => {
@@ -168,33 +168,33 @@ impl Edit {
 
 fn header(id: &HostId, before: &DesiredApps) -> String {
     format!(
-        "# What this host should run: {}.\n\
-         # Applications that you take out are removed from it. Lines like this one are not kept.\n\
-         # Without a change, or emptied altogether, all stays as it is; {{}} removes every application.\n\
-         # docs/protocol.md has all fields.\n",
+        "# The desired applications of host {}.\n\
+         # An application that you delete here is removed from the host. Comment lines like this one are not kept.\n\
+         # If you change nothing or delete everything, nothing is set; {{}} removes every application.\n\
+         # docs/protocol.md describes all fields.\n",
         provenance(id, before)
     )
 }
 
-/// Marks the lines of what was wrong, so that they go again when it is mended.
-const COMPLAINT: &str = "#! ";
+/// Marks lines with an error, so that they are removed when the error is fixed.
+const ERROR_MARK: &str = "#! ";
 
-/// `text` with what is wrong above it. The lines that this adds move what it names: `complain` is asked again for the
-/// text as it will be.
-fn with_complaint(text: &str, complain: impl Fn(&str) -> Option<String>) -> String {
+/// `text` with its error in lines above it. These lines change the line numbers that the error
+/// names, so `check` is called again for the new text.
+fn with_error_on_top(text: &str, check: impl Fn(&str) -> Option<String>) -> String {
     let bare: String = text
         .split_inclusive('\n')
-        .filter(|line| !line.starts_with(COMPLAINT))
+        .filter(|line| !line.starts_with(ERROR_MARK))
         .collect();
-    let build = |complaint: &str| {
-        let lines: String = complaint
+    let build = |error: &str| {
+        let lines: String = error
             .lines()
-            .map(|line| format!("{COMPLAINT}{line}\n"))
+            .map(|line| format!("{ERROR_MARK}{line}\n"))
             .collect();
         format!("{lines}{bare}")
     };
-    let first = build(&complain(&bare).unwrap_or_default());
-    build(&complain(&first).unwrap_or_default())
+    let first = build(&check(&bare).unwrap_or_default());
+    build(&check(&first).unwrap_or_default())
 }
 
 fn without_comments(text: &str) -> String {
@@ -208,7 +208,8 @@ fn is_empty(text: &str) -> bool {
     without_comments(text).trim().is_empty()
 }
 
-/// $VISUAL, else $EDITOR, else vi. Both may hold arguments, so a shell takes them apart, as git and kubectl do.
+/// Runs $VISUAL, else $EDITOR, else vi. The variables may contain arguments, so a shell splits
+/// them, as for git and kubectl.
 fn open_editor(file: &Path) -> anyhow::Result<()> {
     let set = |name| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
     let (editor, origin) = match (set("VISUAL"), set("EDITOR")) {
@@ -225,7 +226,7 @@ fn open_editor(file: &Path) -> anyhow::Result<()> {
         true => Ok(()),
         false => {
             note("");
-            bail!("the editor {editor:?} ({origin}) ended with {status}")
+            bail!("the editor {editor:?} ({origin}) failed: {status}")
         }
     }
 }
@@ -235,16 +236,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_complaint_names_the_place_in_the_text_that_is_shown_and_goes_when_it_is_mended() {
-        let complain = |text: &str| {
+    fn an_error_names_the_place_in_the_shown_text_and_is_removed_when_it_is_fixed() {
+        let check = |text: &str| {
             let line = text.lines().position(|line| line == "bad")?;
             Some(format!("line {}", line + 1))
         };
-        let once = with_complaint("# head\nbad\n", complain);
+        let once = with_error_on_top("# head\nbad\n", check);
         assert_eq!(once, "#! line 3\n# head\nbad\n");
-        assert_eq!(with_complaint(&once, complain), once);
+        assert_eq!(with_error_on_top(&once, check), once);
         assert_eq!(
-            with_complaint("#! line 3\n# head\ngood\n", complain),
+            with_error_on_top("#! line 3\n# head\ngood\n", check),
             "# head\ngood\n"
         );
     }

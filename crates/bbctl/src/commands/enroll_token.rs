@@ -1,4 +1,4 @@
-//! `bbctl enroll-token`: what lets new hosts in.
+//! `bbctl enroll-token`: tokens with which new hosts enrol.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,21 +11,21 @@ use super::{Context, Exit, host_id};
 use crate::output::{Cell, Format, Table, ago, for_programs, note, print};
 
 #[derive(Debug, Subcommand)]
-pub enum EnrollToken {
-    /// Makes a token and prints its secret: the one time that it is shown.
+pub enum EnrollTokenCommand {
+    /// Creates a token and prints its secret. The secret is shown only once.
     Create {
-        /// What it is for.
+        /// Name of the token: what it is for.
         name: String,
-        /// How many hosts it lets in.
+        /// Number of hosts that can enrol with it.
         #[arg(long, value_name = "COUNT", default_value_t = 1)]
         uses: u64,
-        /// How long it is good for (30m, 7d).
+        /// Time until it expires (30m, 7d).
         #[arg(long, value_name = "TIME", default_value = "1d", value_parser = super::time)]
         expires_in: Duration,
-        /// For this host alone, which may be a known one: it gets a new password.
+        /// Only for this host. It may be known already; then it gets a new password.
         #[arg(long, value_name = "HOST", value_parser = host_id)]
         host: Option<HostId>,
-        /// Format of the output; as table, the secret alone.
+        /// Format of the output; with table, only the secret.
         #[arg(short, long, value_enum, default_value = "table")]
         output: Format,
     },
@@ -35,11 +35,11 @@ pub enum EnrollToken {
         #[arg(short, long, value_enum, default_value = "table")]
         output: Format,
     },
-    /// Makes a token worthless. Hosts that it has let in stay.
+    /// Revokes a token. Hosts that have enrolled with it stay enrolled.
     Revoke { name: String },
 }
 
-impl EnrollToken {
+impl EnrollTokenCommand {
     pub(super) fn execute(&self, context: &Context) -> anyhow::Result<Exit> {
         match self {
             Self::Create {
@@ -58,8 +58,8 @@ impl EnrollToken {
                 let text = for_programs(*output, &made)?;
                 if text.is_none() {
                     note(
-                        "On the host: BACKBONE_ENROLL_TOKEN=... hostagent enroll --master URL; the secret is shown \
-                         this once:",
+                        "On the host, run: BACKBONE_ENROLL_TOKEN=... hostagent enroll --master URL\nThe \
+                         secret is shown only once:",
                     );
                 }
                 print(&text.unwrap_or_else(|| format!("{}\n", made.secret)))?;
@@ -85,7 +85,7 @@ impl EnrollToken {
             }
             Self::Revoke { name } => {
                 context.client.revoke_enroll_token(name)?;
-                print(&format!("enrolment token {name} is revoked\n"))?;
+                print(&format!("enrolment token {name} revoked\n"))?;
             }
         }
         Ok(Exit::Ok)

@@ -8,10 +8,10 @@ use super::{Context, Exit, host_id};
 use crate::output::{Cell, Format, Paint, Style, Table, clean, clock, for_programs, note, print};
 
 #[derive(Debug, Args)]
-pub struct Events {
+pub struct EventsCommand {
     #[command(flatten)]
     filter: EventFilter,
-    /// How many, the newest.
+    /// Number of events to show, newest last.
     #[arg(short = 'n', long, value_name = "N", default_value = "50")]
     count: usize,
     /// Format of the output.
@@ -19,16 +19,16 @@ pub struct Events {
     output: Format,
 }
 
-/// Which events. All that are given must hold.
+/// Which events. An event must match all filters.
 #[derive(Debug, Clone, Args)]
 pub struct EventFilter {
-    /// Of this host.
+    /// Only events of this host.
     #[arg(long, value_name = "HOST", value_parser = host_id)]
     host: Option<HostId>,
-    /// Of this kind.
+    /// Only events of this kind.
     #[arg(short, long, value_enum)]
     kind: Option<KindArg>,
-    /// Done by the holder of this token.
+    /// Only changes made with this token.
     #[arg(long, value_name = "TOKEN")]
     author: Option<String>,
 }
@@ -81,10 +81,10 @@ impl EventFilter {
     }
 }
 
-impl Events {
+impl EventsCommand {
     pub(super) fn execute(&self, context: &Context) -> anyhow::Result<Exit> {
         let mut events = context.client.newest_events(&self.filter.query(), self.count)?;
-        // The newest at the bottom, where the eye is.
+        // The newest comes last, next to the prompt.
         events.reverse();
         let list = EventList { events, next: None };
         if let Some(text) = for_programs(self.output, &list)? {

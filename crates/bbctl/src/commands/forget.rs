@@ -8,22 +8,23 @@ use super::{Context, Exit, host_id};
 use crate::output::print;
 
 #[derive(Debug, Args)]
-pub struct Forget {
+pub struct ForgetCommand {
     #[arg(value_name = "HOST", value_parser = host_id)]
     id: HostId,
-    /// Do not ask.
+    /// Do not ask for confirmation.
     #[arg(short, long)]
     yes: bool,
 }
 
-impl Forget {
+impl ForgetCommand {
     pub(super) fn execute(&self, context: &Context) -> anyhow::Result<Exit> {
         let id = &self.id;
-        let what =
-            format!("{id} and what is desired of it will be forgotten; the host itself stays as it is.");
+        let what = format!(
+            "This deletes host {id} and its desired state from the master. The host itself does not change."
+        );
         confirm(&what, self.yes, context.terminal)?;
         context.client.forget(id)?;
-        print(&format!("{id} is forgotten\n"))?;
+        print(&format!("{id}: forgotten\n"))?;
         Ok(Exit::Ok)
     }
 }

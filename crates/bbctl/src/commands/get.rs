@@ -9,7 +9,7 @@ use crate::desired::to_yaml;
 use crate::output::{Cell, Format, Table, clock, for_programs, print};
 
 #[derive(Debug, Args)]
-pub struct Get {
+pub struct GetCommand {
     #[arg(value_name = "HOST", value_parser = host_id)]
     id: HostId,
     /// Format of the output.
@@ -17,12 +17,12 @@ pub struct Get {
     output: Format,
 }
 
-impl Get {
+impl GetCommand {
     pub(super) fn execute(&self, context: &Context) -> anyhow::Result<Exit> {
         let desired = context.client.desired(&self.id)?;
         let desired = desired.ok_or_else(|| no_such_host(&self.id))?;
         let text = match self.output {
-            // Comments are allowed there.
+            // YAML has comments.
             Format::Yaml => {
                 let apps = serde_json::to_value(&desired.apps)?;
                 format!("# {}\n{}", provenance(&self.id, &desired), to_yaml(&apps))
@@ -53,7 +53,7 @@ impl Get {
 /// `web-01, generation 4, set by alice at 2026-01-01 00:00:00Z`.
 pub fn provenance(id: &HostId, desired: &DesiredApps) -> String {
     let mut text = match desired.generation {
-        0 => return format!("{id}: nothing was ever desired of it"),
+        0 => return format!("{id}: no desired state was ever set"),
         generation => format!("{id}, generation {generation}"),
     };
     if let Some(author) = &desired.author {

@@ -18,7 +18,7 @@ use crate::output::{
 };
 
 #[derive(Debug, Args)]
-pub struct Host {
+pub struct HostCommand {
     #[arg(value_name = "HOST", value_parser = host_id)]
     id: HostId,
     /// Format of the output.
@@ -26,7 +26,7 @@ pub struct Host {
     output: Format,
 }
 
-impl Host {
+impl HostCommand {
     pub(super) fn execute(&self, context: &Context) -> anyhow::Result<Exit> {
         let host = context.client.host(&self.id)?;
         let text = for_programs(self.output, &host)?;
@@ -51,7 +51,7 @@ fn page(host: &rest::Host, now: SystemTime, terminal: Terminal) -> String {
     let apps = applications(host);
     let _ = match apps {
         Some(table) => write!(text, "\n{}", table.render(terminal.width, paint)),
-        None => writeln!(text, "\nNo applications, and none desired."),
+        None => writeln!(text, "\nNo applications are installed or desired."),
     };
     for error in &host.errors {
         let _ = write!(text, "\n{}", failure(error, now, paint));
@@ -60,7 +60,7 @@ fn page(host: &rest::Host, now: SystemTime, terminal: Terminal) -> String {
         let _ = writeln!(
             text,
             "\n{} {}\n    {}",
-            paint.paint(Style::Bad, "It refused a message"),
+            paint.paint(Style::Bad, "The host refused a message"),
             ago(&rejected.timestamp, now),
             clean_lines(&rejected.reason, "    ")
         );
@@ -108,18 +108,15 @@ fn facts(host: &rest::Host, now: SystemTime, paint: Paint) -> Vec<(&'static str,
         },
     );
     if host.lost_statuses > 0 {
-        add(
-            "Lost",
-            format!("{} of its statuses never arrived", host.lost_statuses),
-        );
+        add("Lost", format!("{} statuses were lost", host.lost_statuses));
     }
     add("Labels", clean(&labels(&host.labels)));
     add(
         "Desired",
         match (host.generation, host.reported_generation) {
-            (0, _) => "nothing was ever desired of it".to_owned(),
+            (0, _) => "no desired state was ever set".to_owned(),
             (generation, Some(reported)) if reported != generation => {
-                format!("generation {generation}; the host has {reported}")
+                format!("generation {generation}; the host has generation {reported}")
             }
             (generation, _) => format!("generation {generation}"),
         },
@@ -187,7 +184,7 @@ fn applications(host: &rest::Host) -> Option<Table> {
     Some(table)
 }
 
-/// What failed, in the host's own words, and what comes next.
+/// An error in the host's own words, and when it is retried.
 pub fn failure(error: &ErrorReport, now: SystemTime, paint: Paint) -> String {
     let what = match &error.app {
         Some(app) => format!("{app} failed"),
@@ -195,8 +192,8 @@ pub fn failure(error: &ErrorReport, now: SystemTime, paint: Paint) -> String {
     };
     let phase = word(&error.phase);
     let next = match &error.next_retry {
-        Some(time) => format!("tried again {}", until(time, now)),
-        None => "not tried again until something else is desired, or `bbctl retry`".to_owned(),
+        Some(time) => format!("next retry {}", until(time, now)),
+        None => "held: no retry until the desired state changes, or `bbctl retry`".to_owned(),
     };
     let undone = if error.rolled_back { "rolled back; " } else { "" };
     format!(
@@ -208,7 +205,7 @@ pub fn failure(error: &ErrorReport, now: SystemTime, paint: Paint) -> String {
     )
 }
 
-/// As in JSON, in words.
+/// A word of the protocol, with spaces.
 fn word(value: &impl serde::Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(Value::String(word)) => word.replace('_', " "),

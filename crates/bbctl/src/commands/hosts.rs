@@ -11,36 +11,36 @@ use crate::client::{Client, ClientError};
 use crate::output::{Cell, Format, Style, Table, ago, for_programs, note, print};
 
 #[derive(Debug, Args)]
-pub struct Hosts {
+pub struct HostsCommand {
     #[command(flatten)]
-    pub filter: Filter,
+    pub filter: HostFilter,
     /// Format of the output.
     #[arg(short, long, value_enum, default_value = "table")]
     output: Format,
 }
 
-/// Which hosts. All that are given must hold.
+/// Which hosts. A host must match all filters.
 #[derive(Debug, Clone, Default, Args)]
-pub struct Filter {
-    /// In this state.
+pub struct HostFilter {
+    /// Hosts in this state.
     #[arg(short, long, value_enum)]
     status: Option<StateArg>,
-    /// Has this application installed.
+    /// Hosts that have this application installed.
     #[arg(short, long, value_name = "NAME")]
     application: Option<String>,
-    /// Has the application (or any) in exactly this version.
+    /// Hosts that have the application (or any) in exactly this version.
     #[arg(short = 'V', long = "version", id = "app_version", value_name = "VERSION")]
     version: Option<String>,
-    /// Has this label; several separated by commas, or given several times.
+    /// Hosts with this label; separate several with commas, or repeat the option.
     #[arg(short, long = "label", value_name = "NAME[=VALUE]")]
     labels: Vec<String>,
-    /// Part of the host id, hostname or OS, in any case.
+    /// Hosts with this text in host id, hostname or OS; upper and lower case are the same.
     #[arg(short, long)]
     text: Option<String>,
-    /// Has not reported lately.
+    /// Hosts that have not reported recently.
     #[arg(long)]
     silent: bool,
-    /// Does not run what is desired of it.
+    /// Hosts that do not satisfy their desired state.
     #[arg(long)]
     not_as_desired: bool,
 }
@@ -50,7 +50,7 @@ enum StateArg {
     Ok,
     Converging,
     Errors,
-    /// Something is desired of it, but it has never reported.
+    /// It has a desired state, but has never reported.
     Missing,
 }
 
@@ -65,9 +65,9 @@ impl From<StateArg> for HostState {
     }
 }
 
-impl Filter {
-    /// What to say where no host is found.
-    pub fn nobody(&self) -> &'static str {
+impl HostFilter {
+    /// The message if no host is found.
+    pub fn no_host_message(&self) -> &'static str {
         match self.is_empty() {
             true => "No host has reported yet.",
             false => "No host matches.",
@@ -82,8 +82,8 @@ impl Filter {
         filters == HostQuery::default()
     }
 
-    /// Whether it means the same hosts whatever becomes of them.
-    pub fn stays(&self) -> bool {
+    /// Whether it matches the same hosts when their states change.
+    pub fn is_stable(&self) -> bool {
         let lasting = Self {
             labels: self.labels.clone(),
             text: self.text.clone(),
@@ -120,7 +120,7 @@ fn all(client: &Client, mut query: HostQuery) -> Result<HostList, ClientError> {
     Ok(list)
 }
 
-impl Hosts {
+impl HostsCommand {
     pub(super) fn execute(&self, context: &Context) -> anyhow::Result<Exit> {
         let list = all(&context.client, self.filter.query())?;
         if let Some(text) = for_programs(self.output, &list)? {
@@ -128,7 +128,7 @@ impl Hosts {
             return Ok(Exit::Ok);
         }
         if list.hosts.is_empty() {
-            note(self.filter.nobody());
+            note(self.filter.no_host_message());
             return Ok(Exit::Ok);
         }
         let now = SystemTime::now();

@@ -10,10 +10,10 @@ use super::{Context, Exit, UsageError, host_id, no_such_host};
 use crate::output::{Format, for_programs, print};
 
 #[derive(Debug, Args)]
-pub struct Label {
+pub struct LabelCommand {
     #[arg(value_name = "HOST", value_parser = host_id)]
     id: HostId,
-    /// NAME=VALUE sets a label, NAME- takes it off; none: shows them.
+    /// NAME=VALUE sets a label, NAME- removes it. Without changes: shows the labels.
     #[arg(value_name = "CHANGE")]
     changes: Vec<String>,
     /// Format of the output.
@@ -21,7 +21,7 @@ pub struct Label {
     output: Format,
 }
 
-impl Label {
+impl LabelCommand {
     pub(super) fn execute(&self, context: &Context) -> anyhow::Result<Exit> {
         let changes = self
             .changes
@@ -55,7 +55,8 @@ fn parse(text: &str) -> Result<Change<'_>, UsageError> {
         (Some((name, value)), _) if !name.is_empty() => Ok(Change::Set(name, value)),
         (None, Some(name)) if !name.is_empty() => Ok(Change::Remove(name)),
         _ => Err(UsageError(format!(
-            "{text:?} is no change of a label: site=berlin sets one, site= sets it to nothing, site- takes it off"
+            "{text:?} is not a change of a label: site=berlin sets a label, site= sets it to an empty \
+             value, site- removes it"
         ))),
     }
 }
@@ -66,7 +67,7 @@ fn changed(mut labels: Labels, changes: &[Change]) -> anyhow::Result<Labels> {
             Change::Set(name, value) => drop(labels.insert((*name).to_owned(), (*value).to_owned())),
             Change::Remove(name) => {
                 if labels.remove(*name).is_none() {
-                    bail!("there is no label {name:?} to take off");
+                    bail!("cannot remove label {name:?}: the host does not have it");
                 }
             }
         }

@@ -10,41 +10,42 @@ use super::{Exit, UsageError};
 use crate::client::Client;
 use crate::output::{Terminal, note, print};
 use crate::settings::{
-    Flags, Origin, Settings, SettingsError, SettingsFile, Stored, check_token, is_this_machine,
+    Origin, Settings, SettingsError, SettingsFile, SettingsFlags, StoredSettings, check_token,
+    is_this_machine,
 };
 
 #[derive(Debug, Args)]
-pub struct Login {
-    /// The master's URL; not given: the one that holds already.
+pub struct LoginCommand {
+    /// The master's URL. Default: the URL from the settings.
     #[arg(value_name = "URL")]
     master: Option<String>,
     /// Read the token from standard input instead of asking for it.
     #[arg(long)]
     token_stdin: bool,
-    /// Log in without a token, to a master that asks for none.
+    /// Log in without a token, if the master does not require one.
     #[arg(long, conflicts_with = "token_stdin")]
     no_token: bool,
 }
 
-impl Login {
+impl LoginCommand {
     pub(super) fn execute(
         &self,
-        flags: &Flags,
+        flags: &SettingsFlags,
         file: &SettingsFile,
         terminal: Terminal,
     ) -> anyhow::Result<Exit> {
-        // A file that is named need not exist yet.
+        // Even a file named by --config need not exist yet.
         let stored = match file.path().exists() {
             true => file.read().map_err(SettingsError::from)?,
-            false => Stored::default(),
+            false => StoredSettings::default(),
         };
-        let flags = Flags {
+        let flags = SettingsFlags {
             url: self.master.clone().or_else(|| flags.url.clone()),
             token_file: None,
             ..flags.clone()
         };
-        // Neither the old token nor one in the environment: the new one alone is tried.
-        let known = Stored {
+        // Only the new token is tried, not the old one or the one in the environment.
+        let known = StoredSettings {
             token: None,
             ..stored
         };
@@ -63,13 +64,14 @@ impl Login {
         let ca = match &settings.ca {
             Some(ca) => Some(
                 std::path::absolute(ca)
-                    .with_context(|| format!("cannot tell where {} is", ca.display()))?
+                    .with_context(|| format!("cannot make the path {} absolute", ca.display()))?
                     .display()
                     .to_string(),
             ),
             None => None,
         };
-        // It was allowed, or we would not have got here; and it is, for this master alone.
+        // Plain http was allowed, or `resolve` would have failed. It stays allowed for this master
+        // only.
         let plain = settings.url.scheme() == "http" && !is_this_machine(&settings.url);
         file.change(&[
             ("url", Some(settings.url.as_str().into())),
@@ -101,13 +103,13 @@ impl Login {
         }
         if !terminal.can_ask {
             return Err(UsageError(
-                "there is no terminal to ask for the token on: give it by --token-stdin, or say --no-token"
-                    .to_owned(),
+                "cannot ask for the token without a terminal: use --token-stdin or --no-token".to_owned(),
             )
             .into());
         }
         note(&format!(
-            "Token for {} (an admin makes one: bbctl token create NAME; on the master: bbmaster token create NAME)",
+            "Enter the token for {}. (An admin creates tokens: bbctl token create NAME; on the master: \
+             bbmaster token create NAME)",
             settings.url
         ));
         let token = rpassword::prompt_password("Token: ").context("cannot ask for the token")?;
@@ -118,7 +120,7 @@ impl Login {
 pub fn log_out(file: &SettingsFile) -> anyhow::Result<Exit> {
     let stored = match file.path().exists() {
         true => file.read().map_err(SettingsError::from)?,
-        false => Stored::default(),
+        false => StoredSettings::default(),
     };
     if stored.token.is_none() {
         print(&format!("there is no token in {}\n", file.path().display()))?;
@@ -126,7 +128,7 @@ pub fn log_out(file: &SettingsFile) -> anyhow::Result<Exit> {
     }
     file.change(&[("token", None)])?;
     print(&format!(
-        "the token is deleted from {}; it is good still: `bbctl token revoke NAME` makes it worthless\n",
+        "the token is deleted from {}; it is still valid: `bbctl token revoke NAME` revokes it\n",
         file.path().display()
     ))?;
     Ok(Exit::Ok)

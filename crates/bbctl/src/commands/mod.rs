@@ -1,4 +1,4 @@
-//! The command line: which command, for which master, with which exit code.
+//! The command line: parses it, runs one command, and returns the exit code.
 
 mod apps;
 mod completions;
@@ -34,23 +34,23 @@ use protocol::HostId;
 
 use crate::client::Client;
 use crate::output::{Color, Terminal, clean, note};
-use crate::settings::{Flags, Settings, SettingsError, SettingsFile};
+use crate::settings::{Settings, SettingsError, SettingsFile, SettingsFlags};
 
 const EXAMPLES: &str = "\
 Examples:
-  bbctl hosts --status errors                        whom to look after
-  bbctl host 02:FC:00:00:00:01                       all that is known of one
-  bbctl set web-01 -f apps.yaml --dry-run            what would it do?
-  bbctl set web-01 -f apps.yaml --wait               do it, and see it done
+  bbctl hosts --status errors                        list hosts with errors
+  bbctl host 02:FC:00:00:00:01                       show one host
+  bbctl set web-01 -f apps.yaml --dry-run            show what the host would do
+  bbctl set web-01 -f apps.yaml --wait               set it, and wait until it is done
   bbctl edit web-01                                  change it in your editor
-  bbctl watch                                        what happens, as it happens
-  bbctl login https://backbone.example.net           where the master is, and who you are
+  bbctl watch                                        show events as they happen
+  bbctl login https://backbone.example.net           store the master's URL and your token
 
-Settings: the command line, else BBCTL_URL, BBCTL_TOKEN, BBCTL_CA and BBCTL_ALLOW_PLAIN_HTTP, else bbctl.toml in
-$XDG_CONFIG_HOME or ~/.config.
-Exit codes: 0 ok, 1 failed, 2 usage or settings, 3 not converged (diff: 0 same, 1 different, 2 trouble)";
+Settings come from the command line, else from BBCTL_URL, BBCTL_TOKEN, BBCTL_CA and BBCTL_ALLOW_PLAIN_HTTP, else from
+bbctl.toml in $XDG_CONFIG_HOME or ~/.config.
+Exit codes: 0 ok, 1 failed, 2 usage or settings, 3 not converged (diff: 0 same, 1 different, 2 failed)";
 
-/// Sees and says what the hosts of a backbone master run.
+/// Shows and sets what the hosts of a Backbone master run.
 #[derive(Debug, Parser)]
 #[command(name = "bbctl", version, after_help = EXAMPLES)]
 pub struct Cli {
@@ -70,7 +70,7 @@ struct GlobalArgs {
         help_heading = "Options for all commands"
     )]
     url: Option<String>,
-    /// File that holds the token, instead of the one that `login` has stored.
+    /// File with the token, instead of the token stored by `login`.
     #[arg(
         long,
         value_name = "FILE",
@@ -78,7 +78,8 @@ struct GlobalArgs {
         help_heading = "Options for all commands"
     )]
     token_file: Option<PathBuf>,
-    /// PEM file of the authorities that may vouch for the master, instead of the system's.
+    /// PEM file of the certificate authorities that are trusted for the master, instead of the
+    /// system's.
     #[arg(
         long,
         value_name = "FILE",
@@ -86,10 +87,10 @@ struct GlobalArgs {
         help_heading = "Options for all commands"
     )]
     ca: Option<PathBuf>,
-    /// Speak plain http with another machine.
+    /// Allow unencrypted http to another machine.
     #[arg(long, global = true, help_heading = "Options for all commands")]
     allow_plain_http: bool,
-    /// Settings file in the place of ~/.config/bbctl.toml.
+    /// Settings file, instead of ~/.config/bbctl.toml.
     #[arg(
         long,
         value_name = "FILE",
@@ -97,7 +98,7 @@ struct GlobalArgs {
         help_heading = "Options for all commands"
     )]
     config: Option<PathBuf>,
-    /// When to colour.
+    /// When to use colours.
     #[arg(
         long,
         value_enum,
@@ -112,43 +113,47 @@ struct GlobalArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Lists hosts.
-    Hosts(hosts::Hosts),
-    /// Shows one host: what it is, what it runs, what it should run, and what is wrong.
-    Host(host::Host),
-    /// Prints what a host should run, as `set` takes it.
-    Get(get::Get),
-    /// Sets what a host should run, or many hosts. Applications that are not named are removed.
-    Set(set::Set),
-    /// Opens what a host should run in your editor, and sets what you make of it.
-    Edit(edit::Edit),
-    /// Shows how a file differs from what a host should run. Exit code as diff(1): 0 same, 1 different, 2 trouble.
-    Diff(diff::Diff),
-    /// Asks a host (or all) for its status, and says how long it took.
-    Ping(ping::Ping),
-    /// Has hosts try again what failed and is held, though nothing else is desired of them.
-    Retry(retry::Retry),
-    /// Shows what happens, as it happens, until interrupted.
-    Watch(watch::Watch),
-    /// Shows what happened.
-    Events(events::Events),
+    Hosts(hosts::HostsCommand),
+    /// Shows one host: facts, installed and desired applications, errors.
+    Host(host::HostCommand),
+    /// Prints the desired applications of a host, in the format that `set` reads.
+    Get(get::GetCommand),
+    /// Sets the desired applications of one host or of many. Applications that are not named are
+    /// removed.
+    Set(set::SetCommand),
+    /// Opens the desired applications of a host in your editor, and sets the result.
+    Edit(edit::EditCommand),
+    /// Shows how a file differs from the desired applications of a host. Exit code as diff(1): 0
+    /// same, 1 different, 2 failed.
+    Diff(diff::DiffCommand),
+    /// Asks a host (or all) for its status, and shows how long the answer takes.
+    Ping(ping::PingCommand),
+    /// Retries failed applications that are held, without a change of the desired state.
+    Retry(retry::RetryCommand),
+    /// Shows events as they happen, until interrupted.
+    Watch(watch::WatchCommand),
+    /// Shows past events.
+    Events(events::EventsCommand),
     /// Shows or changes a host's labels.
-    Label(label::Label),
+    Label(label::LabelCommand),
     /// Lists the applications of the fleet, with the number of hosts.
-    Apps(apps::Apps),
-    /// Forgets a host and what is desired of it. It comes back if it reports.
-    Forget(forget::Forget),
-    /// Makes, lists and revokes API tokens. Needs the role admin.
+    Apps(apps::AppsCommand),
+    /// Deletes a host and its desired state from the master. If the host reports again, it is
+    /// listed again.
+    Forget(forget::ForgetCommand),
+    /// Creates, lists and revokes API tokens. Needs the role admin.
     #[command(subcommand)]
-    Token(token::Token),
-    /// Makes, lists and revokes the tokens by which new hosts come in (`hostagent enroll`). Needs the role operator.
+    Token(token::TokenCommand),
+    /// Creates, lists and revokes the tokens with which new hosts enrol (`hostagent enroll`). Needs
+    /// the role operator.
     #[command(subcommand)]
-    EnrollToken(enroll_token::EnrollToken),
+    EnrollToken(enroll_token::EnrollTokenCommand),
     /// Stores the master's URL and your token.
-    Login(login::Login),
+    Login(login::LoginCommand),
     /// Deletes the stored token.
     Logout,
     /// Prints a completion script for a shell.
-    Completions(completions::Completions),
+    Completions(completions::CompletionsCommand),
 }
 
 /// How a command ended.
@@ -156,9 +161,9 @@ enum Command {
 pub enum Exit {
     Ok,
     Failed,
-    /// Wrong use, or settings that are not valid.
+    /// The command line or the settings are not valid.
     Usage,
-    /// All went as it should, but the host is not what is desired.
+    /// The command worked, but the host does not satisfy its desired state.
     NotConverged,
 }
 
@@ -173,12 +178,12 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Wrong use that the parser of the command line cannot see.
+/// A wrong command line that clap cannot detect.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct UsageError(String);
 
-/// What commands work with.
+/// What every command needs.
 struct Context {
     client: Client,
     terminal: Terminal,
@@ -192,8 +197,8 @@ pub fn definition() -> clap::Command {
 /// The whole program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let trouble = match cli.command {
-        // As diff(1): 1 is taken for "different".
+    let failed = match cli.command {
+        // As diff(1): 1 means "different".
         Command::Diff(_) => Exit::Usage,
         _ => Exit::Failed,
     };
@@ -204,14 +209,14 @@ pub fn main() -> ExitCode {
             note(&format!("bbctl: {error:#}"));
             match error.is::<UsageError>() || error.is::<SettingsError>() {
                 true => Exit::Usage,
-                false => trouble,
+                false => failed,
             }
         }
     }
     .into()
 }
 
-/// Whoever closes our output early (`| head`) has read enough.
+/// Whether the reader of our output has closed it early (`| head`). This is not an error.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io: Option<&io::Error> = error.downcast_ref();
     io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
@@ -226,7 +231,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
         config,
         color,
     } = cli.global;
-    let flags = Flags {
+    let flags = SettingsFlags {
         url,
         token_file,
         ca,
@@ -265,24 +270,28 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
     }
 }
 
-/// A variable; one that is not Unicode is as good as none.
+/// The value of a variable. A value that is not Unicode is ignored.
 fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-fn settings(flags: &Flags, file: Result<SettingsFile, SettingsError>) -> Result<Settings, SettingsError> {
+fn settings(
+    flags: &SettingsFlags,
+    file: Result<SettingsFile, SettingsError>,
+) -> Result<Settings, SettingsError> {
     let (stored, path) = match file {
         Ok(file) => {
             let stored = file.read()?;
             if stored.token.is_some() && file.is_open_to_others() {
                 note(&format!(
-                    "bbctl: others may read the token in {}: chmod 600 {0}",
+                    "bbctl: other users can read the token in {}; run: chmod 600 {0}",
                     file.path().display()
                 ));
             }
             (stored, file.path().to_owned())
         }
-        // Without a home there is no file, which is no fault where the environment says all.
+        // Without HOME there is no file. This is not an error: the environment may have all
+        // settings.
         Err(_) => Default::default(),
     };
     Settings::resolve(flags, environment, &stored, &path)
@@ -290,14 +299,14 @@ fn settings(flags: &Flags, file: Result<SettingsFile, SettingsError>) -> Result<
 
 /// A host id on the command line.
 fn host_id(text: &str) -> Result<HostId, String> {
-    // As parts of a URL these have a meaning of their own.
+    // In the path of a URL these have a special meaning.
     if matches!(text, "." | "..") {
-        return Err("is no host id".to_owned());
+        return Err("is not a host id".to_owned());
     }
-    HostId::new(text).map_err(|error| format!("is no host id: it {error}"))
+    HostId::new(text).map_err(|error| format!("is not a host id: it {error}"))
 }
 
-/// A time on the command line: seconds, or with units, as the settings take both.
+/// A time on the command line: seconds, or a time with units, as in the settings.
 fn time(text: &str) -> Result<Duration, String> {
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     let parsed = match is_number {
@@ -307,23 +316,25 @@ fn time(text: &str) -> Result<Duration, String> {
             .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
         false => humantime::parse_duration(text).ok(),
     };
-    parsed.ok_or_else(|| "is no time: seconds are needed, or a time with units (90, 90s, 10m, 7d)".to_owned())
+    parsed.ok_or_else(|| "is not a time: use seconds or a time with units (90, 90s, 10m, 7d)".to_owned())
 }
 
-/// Where the master is cut off from its hosts, what it says of them is of before, and what it is told reaches them later.
+/// Warns if the master cannot reach its hosts: then what it shows may be old, and changes reach
+/// hosts later.
 fn note_problems(client: &Client) {
     for problem in client.problems() {
         note(&format!(
-            "bbctl: the master is not well: {}. What it knows of hosts may be old; what is set is sent when it is well again",
+            "bbctl: the master has a problem: {}. Its data about hosts may be old; changes are sent when \
+             the problem is solved",
             clean(&problem)
         ));
     }
 }
 
-/// All there is to say of something that is not there.
+/// The error for an unknown host.
 fn no_such_host(id: &HostId) -> anyhow::Error {
     anyhow!(
-        "there is no host {id}: none has reported under this id, and nothing is desired of it. `bbctl hosts` lists all"
+        "host {id} is unknown: it has never reported, and has no desired state. `bbctl hosts` lists all hosts"
     )
 }
 

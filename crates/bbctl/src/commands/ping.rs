@@ -12,33 +12,33 @@ use protocol::rest::{PingAnswer, problem};
 use signal_hook::consts::SIGINT;
 use signal_hook::iterator::Signals;
 
-use super::hosts::Filter;
+use super::hosts::HostFilter;
 use super::{Context, Exit, host_id, time};
 use crate::client::ClientError;
 use crate::output::{Paint, Style, note, print};
 
 #[derive(Debug, Args)]
-pub struct Ping {
-    /// One host, until interrupted. Not given: each host once.
+pub struct PingCommand {
+    /// Pings one host, until interrupted. Without HOST: pings each host once.
     #[arg(value_name = "HOST", value_parser = host_id)]
     id: Option<HostId>,
-    /// How many times.
+    /// Number of pings.
     #[arg(short, long, value_name = "N", requires = "id", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Seconds between two.
+    /// Seconds between two pings.
     #[arg(short, long, value_name = "SECONDS", default_value = "1", requires = "id", value_parser = seconds)]
     interval: f64,
     /// Longest wait for an answer, in seconds.
     #[arg(short = 'W', long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     timeout: f64,
-    /// Have the master ask all hosts, at its own pace, and do not wait for their answers.
+    /// The master pings all hosts at a limited rate; do not wait for their answers.
     #[arg(long, conflicts_with_all = ["id", "timeout"])]
     no_wait: bool,
     #[command(flatten)]
-    filter: Filter,
+    filter: HostFilter,
 }
 
-/// 0.01 to 60.
+/// 0.01 to 60 seconds.
 fn seconds(text: &str) -> Result<f64, String> {
     match time(text).map(|time| time.as_secs_f64()) {
         Ok(seconds) if (0.01..=60.0).contains(&seconds) => Ok(seconds),
@@ -46,25 +46,25 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Requests under way at the same time, where all hosts are asked.
-const AT_ONCE: usize = 32;
+/// Number of concurrent requests when all hosts are pinged.
+const CONCURRENT_PINGS: usize = 32;
 
-/// Round trips so far.
+/// The round trips so far.
 #[derive(Debug, Default, PartialEq)]
-struct Summary {
+struct PingSummary {
     sent: u64,
     /// Milliseconds.
     times: Vec<f64>,
 }
 
-impl Summary {
+impl PingSummary {
     fn add(&mut self, outcome: &Result<PingAnswer, ClientError>) {
         self.sent += 1;
         self.times
             .extend(outcome.as_ref().ok().and_then(|answer| answer.round_trip_ms));
     }
 
-    /// As ping(8) ends.
+    /// The summary, as ping(8) prints it.
     fn text(&self, what: &str) -> String {
         let answered = self.times.len() as u64;
         let lost = match self.sent {
@@ -86,7 +86,7 @@ impl Summary {
         text
     }
 
-    /// As ping(8): 1 where nobody answered.
+    /// As ping(8): 1 if no host answered.
     fn exit(&self) -> Exit {
         match self.times.is_empty() {
             true => Exit::Failed,
@@ -95,7 +95,7 @@ impl Summary {
     }
 }
 
-/// One answer, or why there is none, on a line.
+/// One line for an answer, or for the reason why there is none.
 fn describe(outcome: &Result<PingAnswer, ClientError>, paint: Paint) -> String {
     match outcome {
         Ok(answer) => {
@@ -109,7 +109,7 @@ fn describe(outcome: &Result<PingAnswer, ClientError>, paint: Paint) -> String {
         }
         Err(error) => {
             let text = match error.kind() {
-                Some(problem::AWAY) => "away: it has no queue".to_owned(),
+                Some(problem::AWAY) => "not connected: it has no queue".to_owned(),
                 Some(problem::NO_ANSWER) => "no answer in time".to_owned(),
                 _ => error.to_string(),
             };
@@ -118,19 +118,20 @@ fn describe(outcome: &Result<PingAnswer, ClientError>, paint: Paint) -> String {
     }
 }
 
-/// Whether the next one may go better.
+/// Whether further pings would fail in the same way.
 fn is_final(error: &ClientError) -> bool {
     !error.may_pass() && !matches!(error.kind(), Some(problem::AWAY | problem::NO_ANSWER))
 }
 
-impl Ping {
+impl PingCommand {
     pub(super) fn execute(&self, context: &Context) -> anyhow::Result<Exit> {
         match &self.id {
             Some(id) => self.one(context, id),
             None if self.no_wait => {
                 context.client.ping_all()?;
                 print(
-                    "The master asks all hosts; `bbctl hosts --silent` shows who has not reported lately\n",
+                    "The master pings all hosts; `bbctl hosts --silent` lists hosts that have not reported \
+                     recently\n",
                 )?;
                 Ok(Exit::Ok)
             }
@@ -138,12 +139,12 @@ impl Ping {
         }
     }
 
-    /// Again and again; Ctrl-C ends it with the summary.
+    /// Pings one host repeatedly. Ctrl-C ends it with the summary.
     fn one(&self, context: &Context, id: &HostId) -> anyhow::Result<Exit> {
         let (sender, events) = mpsc::channel();
         let interrupted = sender.clone();
-        let mut signals = Signals::new([SIGINT]).context("cannot take signals")?;
-        // Both threads end with the process: one waits for a signal, the other for an answer.
+        let mut signals = Signals::new([SIGINT]).context("cannot handle SIGINT")?;
+        // Both threads end with the process. One waits for a signal, the other for answers.
         thread::spawn(move || {
             if signals.forever().next().is_some() {
                 let _ = interrupted.send(None);
@@ -159,7 +160,7 @@ impl Ping {
             }
         });
         let interval = Duration::from_secs_f64(self.interval);
-        let mut summary = Summary::default();
+        let mut summary = PingSummary::default();
         'pings: while self.count.is_none_or(|count| summary.sent < count) {
             let begun = Instant::now();
             let _ = ask.send(());
@@ -189,19 +190,19 @@ impl Ping {
         Ok(summary.exit())
     }
 
-    /// Each host once, several at the same time; lines in the order of the answers.
+    /// Pings each host once, several at the same time. Prints lines in the order of the answers.
     fn all(&self, context: &Context) -> anyhow::Result<Exit> {
         let ids = context.client.all_host_ids(self.filter.query())?;
         if ids.is_empty() {
-            note(self.filter.nobody());
+            note(self.filter.no_host_message());
             return Ok(Exit::Ok);
         }
         let width = ids.iter().map(|id| id.as_str().len()).max().unwrap_or(0);
         let next = AtomicUsize::new(0);
-        let mut summary = Summary::default();
+        let mut summary = PingSummary::default();
         thread::scope(|scope| {
             let (sender, outcomes) = mpsc::channel();
-            for _ in 0..AT_ONCE.min(ids.len()) {
+            for _ in 0..CONCURRENT_PINGS.min(ids.len()) {
                 let (sender, client) = (sender.clone(), &context.client);
                 let (ids, next) = (&ids, &next);
                 scope.spawn(move || {
@@ -242,23 +243,24 @@ mod tests {
 
     #[test]
     fn a_summary_as_ping_prints_it() {
-        let summary = Summary {
+        let summary = PingSummary {
             sent: 4,
             times: vec![1.0, 2.0, 6.0],
         };
         assert_eq!(
             summary.text("h ping statistics"),
-            "\n--- h ping statistics ---\n4 asked, 3 answered, 25% lost\nround trip min/avg/max = 1.0/3.0/6.0 ms\n"
+            "\n--- h ping statistics ---\n4 asked, 3 answered, 25% lost\nround trip min/avg/max = \
+             1.0/3.0/6.0 ms\n"
         );
         assert_eq!(summary.exit(), Exit::Ok);
-        let nobody = Summary {
+        let nobody = PingSummary {
             sent: 2,
             times: Vec::new(),
         };
         assert_eq!(nobody.text("x"), "\n--- x ---\n2 asked, 0 answered, 100% lost\n");
         assert_eq!(nobody.exit(), Exit::Failed);
         assert_eq!(
-            Summary::default().text("x"),
+            PingSummary::default().text("x"),
             "\n--- x ---\n0 asked, 0 answered, 0% lost\n"
         );
     }

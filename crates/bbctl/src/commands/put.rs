@@ -1,4 +1,4 @@
-//! Desired states on their way to the master.
+//! Sends desired states to the master.
 
 use anyhow::anyhow;
 use protocol::rest::{DesiredApps, PutQuery};
@@ -7,7 +7,8 @@ use protocol::{Apps, HostId};
 use crate::client::{Client, ClientError};
 use crate::desired::Source;
 
-/// A PUT; what the master finds wrong in the file is said with its place there.
+/// Sets the desired state of a host. An error of the master about the file names the place in the
+/// file.
 pub fn put(
     client: &Client,
     id: &HostId,
@@ -21,7 +22,7 @@ pub fn put(
         .map_err(|error| at_its_place(error, source))
 }
 
-/// Names the place in the file that the master complains of.
+/// Adds the place in the file to an error of the master.
 pub fn at_its_place(error: ClientError, source: &Source) -> anyhow::Error {
     match &error {
         ClientError::Refused { problem, .. } => match (&problem.path, &problem.detail) {

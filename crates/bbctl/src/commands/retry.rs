@@ -4,29 +4,29 @@ use clap::Args;
 use protocol::HostId;
 use protocol::rest::{HostQuery, HostState, problem};
 
-use super::hosts::Filter;
+use super::hosts::HostFilter;
 use super::{Context, Exit, host_id};
 use crate::client::ClientError;
 use crate::output::{Paint, Style, note, print};
 
 #[derive(Debug, Args)]
-pub struct Retry {
-    /// Which hosts. Not given: each that is in errors and fits the filters.
+pub struct RetryCommand {
+    /// Hosts. Without HOST: all hosts in state errors that match the filters.
     #[arg(value_name = "HOST", value_parser = host_id)]
     ids: Vec<HostId>,
     #[command(flatten)]
-    filter: Filter,
+    filter: HostFilter,
 }
 
-impl Retry {
-    /// Goes through all of them; fails where one could not be told.
+impl RetryCommand {
+    /// Asks each host to retry. Fails if a host could not be reached.
     pub(super) fn execute(&self, context: &Context) -> anyhow::Result<Exit> {
         let ids = match self.ids.is_empty() {
             true => context.client.all_host_ids(self.query())?,
             false => self.ids.clone(),
         };
         if ids.is_empty() {
-            note("No host in errors matches.");
+            note("No host in state errors matches.");
             return Ok(Exit::Ok);
         }
         let mut exit = Exit::Ok;
@@ -51,7 +51,7 @@ impl Retry {
     }
 }
 
-/// Whether the next host may go better.
+/// Whether the error is about one host only, so that other hosts may work.
 fn is_of_one_host(error: &ClientError) -> bool {
     let not_there = matches!(error, ClientError::Refused { problem, .. } if problem.status == 404);
     not_there || matches!(error.kind(), Some(problem::AWAY | problem::NOTHING_DESIRED))
@@ -59,11 +59,11 @@ fn is_of_one_host(error: &ClientError) -> bool {
 
 fn describe(outcome: &Result<u64, ClientError>, paint: Paint) -> String {
     match outcome {
-        Ok(generation) => format!("tries generation {generation} again"),
+        Ok(generation) => format!("retries generation {generation}"),
         Err(error) => {
             let text = match error.kind() {
-                Some(problem::AWAY) => "away: it has no queue, and was not told".to_owned(),
-                Some(problem::NOTHING_DESIRED) => "nothing is desired of it".to_owned(),
+                Some(problem::AWAY) => "not connected: it has no queue, so nothing was sent".to_owned(),
+                Some(problem::NOTHING_DESIRED) => "it has no desired state".to_owned(),
                 _ => error.to_string(),
             };
             paint.paint(Style::Bad, &text)

@@ -9,22 +9,23 @@ use protocol::rest::{DesiredApps, PlanAnswer, PutQuery};
 use protocol::{Apps, HostId};
 
 use super::confirm::confirm_emptying;
-use super::hosts::Filter;
+use super::hosts::HostFilter;
 use super::put::{at_its_place, put};
-use super::set_many::Many;
+use super::set_many::SetMany;
 use super::{Context, Exit, UsageError, host_id, note_problems, time, wait};
 use crate::desired::{self, Source};
 use crate::output::{Format, Paint, Style, clean, clean_lines, for_programs, print};
 
 #[derive(Debug, Args)]
-pub struct Set {
-    /// One host; or give options that say which hosts.
+pub struct SetCommand {
+    /// One host. To set many hosts, use filters or --all instead.
     #[arg(value_name = "HOST", value_parser = host_id)]
     id: Option<HostId>,
-    /// JSON or YAML: applications, or a whole set_config; - is standard input.
+    /// JSON or YAML file with applications or a whole set_config; - is standard input.
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
-    /// Only ask the host what it would do; of many hosts, how many would be changed.
+    /// Change nothing. With HOST: ask the host what it would do. With filters: show how many hosts
+    /// would change.
     #[arg(long, conflicts_with_all = ["wait", "if_generation", "only_if_plan"])]
     dry_run: bool,
     /// Format of a dry run's output.
@@ -32,33 +33,41 @@ pub struct Set {
     output: Format,
     #[command(flatten)]
     wait: WaitArgs,
-    /// Only if this is still the generation (as `get` shows it), so that nobody else's change is lost.
+    /// Set only if the generation is still N (`get` shows it), so that no external change is
+    /// overwritten.
     #[arg(long, value_name = "N")]
     if_generation: Option<u64>,
-    /// Only if the host would still do just what a dry run said: the hash of its plan. Else it refuses, and says so.
+    /// The host accepts it only if its plan still has this hash (--dry-run prints it). Otherwise it
+    /// changes nothing and reports an error.
     #[arg(long, value_name = "HASH", value_parser = plan_hash)]
     only_if_plan: Option<String>,
-    /// Do not ask, not even where it removes everything, or for many hosts.
+    /// Do not ask for confirmation, even if all applications are removed or many hosts change.
     #[arg(short, long)]
     yes: bool,
-    /// Every host that is known.
-    #[arg(long, help_heading = "Instead of HOST, those that all of these fit")]
+    /// All known hosts.
+    #[arg(
+        long,
+        help_heading = "Filters, instead of HOST (a host must match all of them)"
+    )]
     all: bool,
-    #[command(flatten, next_help_heading = "Instead of HOST, those that all of these fit")]
-    filter: Filter,
+    #[command(
+        flatten,
+        next_help_heading = "Filters, instead of HOST (a host must match all of them)"
+    )]
+    filter: HostFilter,
 }
 
 fn plan_hash(text: &str) -> Result<String, String> {
     match protocol::is_plan_hash(text) {
         true => Ok(text.to_owned()),
-        false => Err("6 to 64 digits of 0-9 and a-f are needed, as a dry run prints them".to_owned()),
+        false => Err("6 to 64 characters 0-9 and a-f are needed, as printed by --dry-run".to_owned()),
     }
 }
 
-/// Whether to see the host through.
+/// Whether and how long to wait.
 #[derive(Debug, Clone, Args)]
 pub struct WaitArgs {
-    /// Wait until the host is as desired; exit code 3 where it does not get there.
+    /// Wait until the host is as desired; exit code 3 if it fails or the time is over.
     #[arg(short, long)]
     wait: bool,
     /// Longest wait (10m, 90s, 90).
@@ -67,7 +76,7 @@ pub struct WaitArgs {
 }
 
 impl WaitArgs {
-    /// Sees the host through, if that was asked.
+    /// Waits for the host, if --wait was given.
     pub fn after(&self, context: &Context, id: &HostId, set: &DesiredApps) -> anyhow::Result<Exit> {
         match self.wait {
             true => wait::until_converged(context, id, set, self.timeout),
@@ -76,49 +85,54 @@ impl WaitArgs {
     }
 }
 
-impl Set {
+impl SetCommand {
     pub(super) fn execute(&self, context: &Context) -> anyhow::Result<Exit> {
         let Some(id) = &self.id else {
             return self.many()?.execute(context, &desired::read(&self.file)?);
         };
         if self.all || !self.filter.is_empty() {
             return Err(UsageError(format!(
-                "give {id}, or options that say which hosts, but not both"
+                "use either {id} or filters (--all, --label, ...), not both"
             ))
             .into());
         }
         self.one(context, id)
     }
 
-    /// Those that options speak of.
-    fn many(&self) -> Result<Many<'_>, UsageError> {
+    /// The command for many hosts.
+    fn many(&self) -> Result<SetMany<'_>, UsageError> {
         if self.all != self.filter.is_empty() {
             return Err(UsageError(
                 match self.all {
-                    false => "whom to set it for? Give a host's id, or --label, --application, --text and the like, or --all",
-                    true => "--all means every host, and filters mean some: give one or the other",
+                    false => {
+                        "no hosts are given: name one HOST, use filters (--label, --application, \
+                              --text, ...), or use --all"
+                    }
+                    true => "--all cannot be combined with filters: use one or the other",
                 }
                 .to_owned(),
             ));
         }
         if self.if_generation.is_some() || self.only_if_plan.is_some() {
             return Err(UsageError(
-                "generations and plans are each host's own: --if-generation and --only-if-plan need one HOST"
+                "--if-generation and --only-if-plan need one HOST, because each host has its own \
+                 generation and plan"
                     .to_owned(),
             ));
         }
-        if self.wait.wait && !self.filter.stays() {
+        if self.wait.wait && !self.filter.is_stable() {
             return Err(UsageError(
-                "--wait needs --label, --text or --all alone: what is set may change which hosts the other filters mean"
+                "--wait works only with --label, --text or --all: with other filters, the change itself \
+                 may change which hosts match"
                     .to_owned(),
             ));
         }
-        Ok(Many {
+        Ok(SetMany {
             filter: &self.filter,
             all: self.all,
             dry_run: self.dry_run.then_some(self.output),
             wait: self.wait.wait.then_some(self.wait.timeout),
-            // What we would ask for was read as the file.
+            // Standard input is the file, so no answer can be read from it.
             can_ask: self.file.as_os_str() != "-",
             yes: self.yes,
         })
@@ -134,10 +148,11 @@ impl Set {
         if self.yes || self.file.as_os_str() != "-" {
             confirm_emptying(id, apps_before, &desired.apps, self.yes, context.terminal)?;
         } else if desired.apps.is_empty() {
-            // What we would ask for was read as the file.
-            return Err(
-                UsageError(format!("{{}} removes every managed application from {id}: --yes")).into(),
-            );
+            // Standard input is the file, so no answer can be read from it.
+            return Err(UsageError(format!(
+                "{{}} removes every managed application from {id}. To confirm, add --yes"
+            ))
+            .into());
         }
         let query = PutQuery {
             dry_run: false,
@@ -163,7 +178,7 @@ impl Set {
             .map_err(|error| at_its_place(error, source))?;
         let text = for_programs(self.output, &plan)?;
         if let Some(error) = plan.error.as_deref().filter(|_| text.is_none()) {
-            bail!("{} could not look at itself: {}", id, clean_lines(error, "    "));
+            bail!("{} cannot make a plan: {}", id, clean_lines(error, "    "));
         }
         let command = format!("bbctl set {id} -f {}", self.file.display());
         print(&text.unwrap_or_else(|| plan_in_words(&plan, &command, context.terminal.paint)))?;
@@ -175,15 +190,15 @@ impl Set {
     }
 }
 
-/// What a PUT has changed, in a line for each application.
+/// What was changed, in one line for each application.
 pub fn outcome(id: &HostId, before: Option<&DesiredApps>, set: &DesiredApps) -> String {
     let generation = set.generation;
     if before.is_some_and(|before| before.generation == generation) {
-        return format!("{id}: this is what is desired already; generation {generation} stays\n");
+        return format!("{id}: no change; the desired state is still generation {generation}\n");
     }
     let none = Apps::new();
     let before = before.map_or(&none, |before| &before.apps);
-    let mut text = format!("{id}: desired, generation {generation}\n");
+    let mut text = format!("{id}: desired state set, generation {generation}\n");
     for (name, spec) in &set.apps {
         match before.get(name) {
             None => text.push_str(&format!("  + {name} {}\n", spec.version)),
@@ -213,7 +228,7 @@ fn plan_in_words(plan: &PlanAnswer, command: &str, paint: Paint) -> String {
         text.push_str(&paint.paint(style, &line));
         let undo = match step.undo.possible {
             true => "undo",
-            false => "NO WAY BACK",
+            false => "CANNOT BE UNDONE",
         };
         text.push_str(&format!("\n    {undo}: {}\n", clean(&step.undo.how)));
     }
@@ -229,11 +244,12 @@ fn plan_in_words(plan: &PlanAnswer, command: &str, paint: Paint) -> String {
     match (plan.steps.is_empty(), plan.faults.len()) {
         (true, 0) => text.push_str("Nothing to do: the host is as desired.\n"),
         (_, 0) => text.push_str(&format!(
-            "{steps}; plan {}. To have just this done: {command} --only-if-plan {0}\n",
+            "{steps}; plan {}. To do exactly this: {command} --only-if-plan {0}\n",
             plan.hash
         )),
         (_, faults) => text.push_str(&format!(
-            "{steps}; {faults} that no step can bring about; plan {}.\n",
+            "{steps}; {faults} {} that no step can solve; plan {}.\n",
+            if faults == 1 { "problem" } else { "problems" },
             plan.hash
         )),
     }

@@ -1,4 +1,4 @@
-//! `bbctl set` for many hosts at once.
+//! `bbctl set` for many hosts.
 
 use std::time::Duration;
 
@@ -7,25 +7,25 @@ use protocol::Apps;
 use protocol::rest::{FleetQuery, FleetSet};
 
 use super::confirm::confirm;
-use super::hosts::Filter;
+use super::hosts::HostFilter;
 use super::put::at_its_place;
 use super::{Context, Exit, UsageError, note_problems, wait_many};
 use crate::desired::Desired;
 use crate::output::{Format, clean, for_programs, print};
 
-/// Which hosts, and how.
-pub(super) struct Many<'a> {
-    pub filter: &'a Filter,
+/// Which hosts, and with which options.
+pub(super) struct SetMany<'a> {
+    pub filter: &'a HostFilter,
     pub all: bool,
-    /// Only count, and say so in this format.
+    /// Only count the hosts, and print the result in this format.
     pub dry_run: Option<Format>,
-    /// See them through, for so long.
+    /// Wait for the hosts, for up to this time.
     pub wait: Option<Duration>,
     pub can_ask: bool,
     pub yes: bool,
 }
 
-impl Many<'_> {
+impl SetMany<'_> {
     fn query(&self, dry_run: bool) -> FleetQuery {
         let filter = self.filter.query();
         FleetQuery {
@@ -47,7 +47,7 @@ impl Many<'_> {
             let set = context.client.set_many(&query, &desired.apps);
             set.map_err(|error| at_its_place(error, &desired.source))
         };
-        // What is about to happen, before it does.
+        // Shows what will change before it changes.
         if self.dry_run.is_some() || !self.yes {
             let would = put(true)?;
             if let Some(format) = self.dry_run {
@@ -56,7 +56,7 @@ impl Many<'_> {
                 return Ok(Exit::Ok);
             }
             if would.hosts == 0 {
-                bail!("{} Nothing was changed.", self.filter.nobody());
+                bail!("{} Nothing was changed.", self.filter.no_host_message());
             }
             if would.changed > 0 {
                 self.ask(context, would, &desired.apps)?;
@@ -64,7 +64,7 @@ impl Many<'_> {
         }
         let set = put(false)?;
         if set.hosts == 0 {
-            bail!("{} Nothing was changed.", self.filter.nobody());
+            bail!("{} Nothing was changed.", self.filter.no_host_message());
         }
         print(&outcome(set))?;
         note_problems(&context.client);
@@ -79,7 +79,7 @@ impl Many<'_> {
         if self.can_ask {
             return confirm(what.trim_end(), false, context.terminal);
         }
-        Err(UsageError(format!("{} If that is meant, say so: --yes", what.trim_end())).into())
+        Err(UsageError(format!("{} To confirm, add --yes", what.trim_end())).into())
     }
 }
 
@@ -93,7 +93,7 @@ fn hosts(count: u64) -> String {
 fn would_be(would: FleetSet, apps: &Apps) -> String {
     let FleetSet { hosts: of, changed } = would;
     if changed == 0 {
-        return format!("This is what is desired of all {} already.\n", hosts(of));
+        return format!("No change: {} already have this desired state.\n", hosts(of));
     }
     let names: Vec<String> = apps
         .iter()
@@ -105,7 +105,7 @@ fn would_be(would: FleetSet, apps: &Apps) -> String {
             hosts(of)
         ),
         false => format!(
-            "{changed} of {} would get another desired state: {}, and nothing else.\n",
+            "This changes the desired state of {changed} of {} to: {}, and nothing else.\n",
             hosts(of),
             names.join(", ")
         ),
@@ -118,11 +118,8 @@ fn outcome(set: FleetSet) -> String {
             hosts: of,
             changed: 0,
         } => {
-            format!("{}: this is what is desired of all already\n", hosts(of))
+            format!("{}: no change; all already have this desired state\n", hosts(of))
         }
-        FleetSet { hosts: of, changed } => format!(
-            "{}: desired, of {changed} something else than before\n",
-            hosts(of)
-        ),
+        FleetSet { hosts: of, changed } => format!("{}: desired state set; {changed} changed\n", hosts(of)),
     }
 }

@@ -9,17 +9,18 @@ use super::{Context, Exit};
 use crate::output::{Cell, Format, Style, Table, ago, for_programs, note, print, since};
 
 #[derive(Debug, Subcommand)]
-pub enum Token {
-    /// Makes a token and prints its secret: the one time that it is shown.
+pub enum TokenCommand {
+    /// Creates a token and prints its secret. The secret is shown only once.
     Create {
-        /// Whom or what it is for: the author of what is done with it.
+        /// Name of the token: who or what uses it. It is recorded as author of changes.
         name: String,
+        /// What the token allows.
         #[arg(long, value_enum, default_value = "operator")]
         role: RoleArg,
-        /// How long it is good for (30d, 12h). Not given: for good.
+        /// Time until it expires (30d, 12h). Default: it does not expire.
         #[arg(long, value_name = "TIME", value_parser = super::time)]
         expires_in: Option<Duration>,
-        /// Format of the output; as table, the secret alone.
+        /// Format of the output; with table, only the secret.
         #[arg(short, long, value_enum, default_value = "table")]
         output: Format,
     },
@@ -29,17 +30,17 @@ pub enum Token {
         #[arg(short, long, value_enum, default_value = "table")]
         output: Format,
     },
-    /// Makes a token worthless.
+    /// Revokes a token.
     Revoke { name: String },
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum RoleArg {
-    /// May look.
+    /// Allows reading.
     Viewer,
-    /// May also change desired applications and labels, and ping.
+    /// Also allows changing desired applications and labels, pings, and enrolment tokens.
     Operator,
-    /// May also delete hosts, and make and revoke tokens.
+    /// Also allows deleting hosts, and creating and revoking tokens.
     Admin,
 }
 
@@ -53,7 +54,7 @@ impl From<RoleArg> for Role {
     }
 }
 
-impl Token {
+impl TokenCommand {
     pub(super) fn execute(&self, context: &Context) -> anyhow::Result<Exit> {
         match self {
             Self::Create {
@@ -70,7 +71,7 @@ impl Token {
                 let text = for_programs(*output, &made)?;
                 if text.is_none() {
                     note(&format!(
-                        "Token {name} ({}); its secret is shown this once:",
+                        "Token {name} ({}). The secret is shown only once:",
                         made.token.role.as_str()
                     ));
                 }
@@ -95,14 +96,14 @@ impl Token {
             }
             Self::Revoke { name } => {
                 context.client.revoke_token(name)?;
-                print(&format!("token {name} is revoked\n"))?;
+                print(&format!("token {name} revoked\n"))?;
             }
         }
         Ok(Exit::Ok)
     }
 }
 
-/// In red from a week before.
+/// When a token expires; red in its last week.
 pub(super) fn expiry(time: Option<&str>, now: SystemTime) -> Cell {
     const SOON: Duration = Duration::from_secs(7 * 24 * 60 * 60);
     match time {

@@ -1,4 +1,4 @@
-//! Seeing many hosts through to what is desired of them.
+//! Waits until many hosts are as desired.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
@@ -6,26 +6,26 @@ use std::time::{Duration, Instant, SystemTime};
 use protocol::rest::{HostQuery, HostState, HostSummary};
 
 use super::host::failure;
-use super::wait::{Progress, judge};
+use super::wait::{HostProgress, judge};
 use super::{Context, Exit};
 use crate::client::{Client, ClientError};
 use crate::output::{clean, clean_lines, duration, note, print};
 
-/// Between two looks, each of which asks the master for four counts.
-const PACE: Duration = Duration::from_secs(1);
-/// Named, where they do not get there.
-const NAMED: u32 = 20;
+/// Time between two polls. Each poll asks the master for four counts.
+const POLL_EVERY: Duration = Duration::from_secs(1);
+/// Largest number of hosts that are named in an error.
+const MOST_NAMED: u32 = 20;
 
-/// How many hosts stand how.
+/// Number of hosts in each state.
 #[derive(Debug, PartialEq, Eq)]
-struct Counts {
+struct HostCounts {
     all: u64,
     done: u64,
     converging: u64,
     errors: u64,
 }
 
-impl Counts {
+impl HostCounts {
     fn of(client: &Client, filter: &HostQuery) -> Result<Self, ClientError> {
         let count = |satisfied, status| {
             let query = HostQuery {
@@ -48,8 +48,8 @@ impl Counts {
         let others = self.all.saturating_sub(self.done + self.converging + self.errors);
         let parts = [
             (self.converging, "converging"),
-            (self.errors, "in errors"),
-            (others, "not told yet, or away"),
+            (self.errors, "with errors"),
+            (others, "not reached yet"),
         ];
         let parts = parts.iter().filter(|(count, _)| *count > 0);
         let parts: Vec<String> = parts.map(|(count, how)| format!("{count} {how}")).collect();
@@ -61,14 +61,15 @@ impl Counts {
     }
 }
 
-/// Waits until all that `filter` means are as desired, telling how many are. [`Exit::NotConverged`], and which are not and
-/// why, where some do not get there.
+/// Waits until all hosts that match `filter` are as desired, and prints the counts when they
+/// change. If some fail or the time is over, it prints which and why, and returns
+/// [`Exit::NotConverged`].
 pub fn until_converged(context: &Context, filter: &HostQuery, timeout: Duration) -> anyhow::Result<Exit> {
     let client = &context.client;
     let deadline = Instant::now() + timeout;
-    let mut told = String::new();
+    let mut printed = String::new();
     loop {
-        let line = match Counts::of(client, filter) {
+        let line = match HostCounts::of(client, filter) {
             Ok(counts) => {
                 let line = counts.in_words();
                 if counts.done == counts.all {
@@ -81,38 +82,38 @@ pub fn until_converged(context: &Context, filter: &HostQuery, timeout: Duration)
                 {
                     print(&format!("{line}\n"))?;
                     note(failures.trim_end());
-                    note("bbctl: these did not get there");
+                    note("bbctl: these hosts failed");
                     return Ok(Exit::NotConverged);
                 }
                 line
             }
-            // A master that is restarted; the hosts go on meanwhile.
-            Err(error) if error.may_pass() => "the master is away; waiting for it".to_owned(),
+            // The master may be restarting. The hosts continue meanwhile.
+            Err(error) if error.may_pass() => "the master cannot be reached; waiting for it".to_owned(),
             Err(error) => return Err(error.into()),
         };
-        if line != told {
+        if line != printed {
             print(&format!("{line}\n"))?;
-            told = line;
+            printed = line;
         }
         if Instant::now() >= deadline {
             note(&format!(
-                "bbctl: not all are as desired after {}:",
+                "bbctl: not all hosts are as desired after {}:",
                 duration(timeout)
             ));
             for host in not_as_desired(client, filter)? {
                 note(&format!("  {}", in_a_line(&host)));
             }
-            note("They go on by themselves; see `bbctl hosts --not-as-desired`");
+            note("The hosts continue; see `bbctl hosts --not-as-desired`");
             return Ok(Exit::NotConverged);
         }
-        sleep(PACE);
+        sleep(POLL_EVERY);
     }
 }
 
 fn not_as_desired(client: &Client, filter: &HostQuery) -> Result<Vec<HostSummary>, ClientError> {
     let query = HostQuery {
         satisfied: Some(false),
-        limit: Some(NAMED),
+        limit: Some(MOST_NAMED),
         ..filter.clone()
     };
     Ok(client.hosts(&query)?.hosts)
@@ -123,8 +124,8 @@ fn in_a_line(host: &HostSummary) -> String {
         _ if !host.responding => "does not report",
         HostState::Missing => "has never reported",
         HostState::Ok => "was not reached yet",
-        HostState::Converging => "is still at it",
-        HostState::Errors => "failed, and tries again",
+        HostState::Converging => "is converging",
+        HostState::Errors => "failed; retry pending",
     };
     match &host.error {
         Some(error) => format!("{}: {state}: {}", host.host_id, clean(error)),
@@ -132,7 +133,7 @@ fn in_a_line(host: &HostSummary) -> String {
     }
 }
 
-/// What each says that has failed, if all of them have failed for good.
+/// The errors of all failed hosts. `None` if one of them retries or is not finished.
 fn all_failed(context: &Context, filter: &HostQuery) -> anyhow::Result<Option<String>> {
     let query = HostQuery {
         status: Some(HostState::Errors),
@@ -144,30 +145,32 @@ fn all_failed(context: &Context, filter: &HostQuery) -> anyhow::Result<Option<St
     let mut text = String::new();
     for (number, summary) in page.hosts.iter().enumerate() {
         let host = context.client.host(&summary.host_id)?;
-        let said = match judge(&host, host.generation) {
-            Progress::Failed(errors) => {
+        let error = match judge(&host, host.generation) {
+            HostProgress::Failed(errors) => {
                 let errors = errors
                     .iter()
                     .map(|error| failure(error, now, context.terminal.paint));
                 errors.collect::<String>()
             }
-            Progress::Refused(reason) => format!("refuses it: {}\n", clean_lines(reason, "    ")),
-            Progress::Superseded
-            | Progress::NeverSeen
-            | Progress::Silent
-            | Progress::NotYetTold
-            | Progress::Converging
-            | Progress::Retrying(_)
-            | Progress::Done => return Ok(None),
+            HostProgress::Refused(reason) => {
+                format!("refuses the desired state: {}\n", clean_lines(reason, "    "))
+            }
+            HostProgress::Superseded
+            | HostProgress::NeverSeen
+            | HostProgress::Silent
+            | HostProgress::NotYetReached
+            | HostProgress::Converging
+            | HostProgress::Retrying(_)
+            | HostProgress::Done => return Ok(None),
         };
-        if number < NAMED as usize {
-            text.push_str(&format!("{}:\n{said}", summary.host_id));
+        if number < MOST_NAMED as usize {
+            text.push_str(&format!("{}:\n{error}", summary.host_id));
         }
     }
-    if page.total > u64::from(NAMED) {
+    if page.total > u64::from(MOST_NAMED) {
         text.push_str(&format!(
             "and {} more: bbctl hosts --status errors\n",
-            page.total - u64::from(NAMED)
+            page.total - u64::from(MOST_NAMED)
         ));
     }
     Ok(Some(text))

@@ -11,13 +11,13 @@ use super::{Context, Exit};
 use crate::output::{note, print};
 
 #[derive(Debug, Args)]
-pub struct Watch {
+pub struct WatchCommand {
     #[command(flatten)]
     filter: EventFilter,
-    /// Begin with what came after this event, by its id (as `events -o json` shows it).
+    /// Begin after the event with this id (`events -o json` shows ids).
     #[arg(long, value_name = "ID")]
     after: Option<u64>,
-    /// End after so many.
+    /// End after this number of events.
     #[arg(short = 'n', long, value_name = "N")]
     count: Option<u64>,
     /// Format of the output.
@@ -27,26 +27,27 @@ pub struct Watch {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum WatchFormat {
-    /// For people.
+    /// One line of text per event.
     Lines,
-    /// One JSON document a line.
+    /// One JSON document per line.
     Json,
 }
 
-/// Between attempts to reconnect; doubled up to the longest.
-const SHORTEST: Duration = Duration::from_millis(500);
-const LONGEST: Duration = Duration::from_secs(15);
+/// First pause before a reconnect. It doubles up to [`LONGEST_PAUSE`].
+const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
-impl Watch {
+impl WatchCommand {
     pub(super) fn execute(&self, context: &Context) -> anyhow::Result<Exit> {
         let query = self.filter.query();
-        // Known before the stream begins: if it breaks before the first event, none is missed.
+        // Read before the stream begins, so that no event is missed if the stream ends before its
+        // first event.
         let mut last = match self.after {
             Some(id) => id,
             None => newest(context)?,
         };
         let mut seen = 0;
-        let mut pause = SHORTEST;
+        let mut pause = SHORTEST_PAUSE;
         let mut lost = false;
         if self.count == Some(0) {
             return Ok(Exit::Ok);
@@ -58,9 +59,9 @@ impl Watch {
                         note("bbctl: connected again");
                     }
                     for event in stream {
-                        // Whatever breaks it, it is taken up where it broke.
+                        // After any error the next stream continues after the last event.
                         let Ok(event) = event else { break };
-                        pause = SHORTEST;
+                        pause = SHORTEST_PAUSE;
                         last = event.id;
                         self.show(context, &event)?;
                         seen += 1;
@@ -69,18 +70,20 @@ impl Watch {
                         }
                     }
                     lost = true;
-                    note("bbctl: the connection to the master was lost; connecting again");
+                    note("bbctl: lost the connection to the master; reconnecting");
                 }
                 Err(error) if error.may_pass() => {
                     if !lost {
-                        note(&format!("bbctl: {error}\nbbctl: trying again until it is there"));
+                        note(&format!(
+                            "bbctl: {error}\nbbctl: retrying until the master can be reached"
+                        ));
                         lost = true;
                     }
                 }
                 Err(error) => return Err(error.into()),
             }
             sleep(pause);
-            pause = (pause * 2).min(LONGEST);
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
@@ -93,7 +96,7 @@ impl Watch {
     }
 }
 
-/// The id of the newest event of all.
+/// The id of the newest event.
 fn newest(context: &Context) -> anyhow::Result<u64> {
     let query = EventQuery {
         limit: Some(1),

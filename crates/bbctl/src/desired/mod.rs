@@ -1,5 +1,5 @@
-//! What a host should run, as an operator writes it down: JSON or YAML, checked as the host would, and what is wrong
-//! is said with its place.
+//! Reads desired applications from an operator's JSON or YAML, with the same checks as on the host.
+//! Errors name the place in the file.
 
 mod place;
 mod yaml;
@@ -12,14 +12,14 @@ use protocol::{Apps, DecodeError, Limits, UnknownField, decode_apps, unknown_fie
 
 pub use yaml::to_yaml;
 
-/// Desired applications and the text they come from.
+/// Desired applications and the text that they were read from.
 #[derive(Debug, PartialEq)]
 pub struct Desired {
     pub apps: Apps,
     pub source: Source,
 }
 
-/// A text and what to call it.
+/// A text and its name for error messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
     pub name: String,
@@ -64,7 +64,7 @@ impl Source {
         }
     }
 
-    /// `FILE:LINE:COLUMN` of a JSON path, as near as it can be told.
+    /// `FILE:LINE:COLUMN` of a JSON path, or of the nearest value around it.
     pub fn place(&self, path: &str) -> String {
         match place::find(&self.text, path) {
             Some((line, column)) => format!("{}:{line}:{column}", self.name),
@@ -72,7 +72,7 @@ impl Source {
         }
     }
 
-    /// The same of the name that ends the path, and not of what it has.
+    /// The place of the last name of the path, not of its value.
     fn place_of_name(&self, path: &str) -> String {
         match place::find_name(&self.text, path) {
             Some((line, column)) => format!("{}:{line}:{column}", self.name),
@@ -92,7 +92,7 @@ impl Source {
     }
 }
 
-/// Reads desired applications: those alone, or a whole `set_config`.
+/// Reads desired applications, or a whole `set_config`, from a file.
 pub fn read(file: &Path) -> Result<Desired, DesiredError> {
     parse(Source::read(file)?)
 }
@@ -102,12 +102,12 @@ pub fn parse(source: Source) -> Result<Desired, DesiredError> {
         true => source.text.clone().into_bytes(),
         false => yaml::to_json(&source)?,
     };
-    // First: a misspelled field may be the one that would be told to be missing.
+    // First, because a misspelled field may be the one that decoding would report as missing.
     if let Some(UnknownField { path, name }) = unknown_field(&json, Limits::default()) {
         return Err(DesiredError::UnknownField {
             place: source.place_of_name(&path),
             path,
-            hint: meant(&name),
+            hint: suggestion(&name),
         });
     }
     match decode_apps(&json, Limits::default()) {
@@ -121,8 +121,8 @@ pub fn parse(source: Source) -> Result<Desired, DesiredError> {
     }
 }
 
-/// The field that looks like it, else all that there are.
-fn meant(name: &str) -> String {
+/// The field with a similar name, else all fields.
+fn suggestion(name: &str) -> String {
     let close = FIELDS
         .map(|field| (strsim::jaro_winkler(name, field), field))
         .into_iter()
@@ -130,14 +130,14 @@ fn meant(name: &str) -> String {
         .max_by(|a, b| a.0.total_cmp(&b.0));
     match close {
         Some((_, field)) => format!("did you mean {field}?"),
-        None => format!("an application has {}", FIELDS.join(", ")),
+        None => format!("the fields of an application are {}", FIELDS.join(", ")),
     }
 }
 
-/// What usually is behind it.
+/// The usual cause and its fix.
 fn hint(reason: &str, is_json: bool, text: &str) -> &'static str {
     match reason {
-        "is a number; a string is needed" if !is_json => "; in YAML, put quotes around it: \"1.10\"",
+        "is a number; a string is needed" if !is_json => "; in YAML, write it in quotes: \"1.10\"",
         "is null; an object is needed" if text.trim().is_empty() => "; to remove all applications, write {}",
         _ => "",
     }

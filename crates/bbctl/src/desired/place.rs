@@ -1,4 +1,5 @@
-//! Where in a text a JSON path points. JSON is YAML, so one parser finds both.
+//! Finds the place in a text that a JSON path points to. JSON is a subset of YAML, so one parser
+//! serves both.
 
 use saphyr::{LoadableYamlNode, MarkedYaml, YamlData};
 
@@ -9,18 +10,18 @@ enum Step {
     Index(usize),
 }
 
-/// Line and column, from 1, of what `path` points to; of the nearest thing around it where that is not there. `None`
-/// for a text that cannot be read.
+/// Line and column, from 1, of the value that `path` points to. If there is no such value: of the
+/// nearest value around it. `None` for a text that cannot be parsed.
 pub fn find(text: &str, path: &str) -> Option<(usize, usize)> {
     Some(walk(text, path)?.value)
 }
 
-/// The same of the key that ends the path.
+/// Line and column of the last key of the path.
 pub fn find_name(text: &str, path: &str) -> Option<(usize, usize)> {
     Some(walk(text, path)?.name)
 }
 
-/// Lines and columns.
+/// Lines and columns of a key and its value.
 struct Place {
     name: (usize, usize),
     value: (usize, usize),
@@ -35,7 +36,7 @@ fn walk(text: &str, path: &str) -> Option<Place> {
         match (&node.data, step) {
             (YamlData::Mapping(members), Step::Key(wanted)) => {
                 let Some((key, value)) = members.iter().find(|(key, _)| {
-                    // Long keys are cut in paths.
+                    // Long keys are shortened in paths.
                     let key = super::yaml::key_text(key).unwrap_or_default();
                     match wanted.strip_suffix('…') {
                         Some(start) => key.starts_with(start),
@@ -45,7 +46,7 @@ fn walk(text: &str, path: &str) -> Option<Place> {
                     break;
                 };
                 name = key.span.start;
-                // A collection below its key begins a line later: the key is what people look for.
+                // A collection may begin a line after its key. People look for the key.
                 place = match &value.data {
                     YamlData::Mapping(_) | YamlData::Sequence(_) => key.span.start,
                     YamlData::Representation(..)
@@ -118,7 +119,7 @@ mod tests {
             ("$.web.requires[1]", (4, 18), (3, 22)),
             ("$[\"a-b\"].version", (6, 12), (4, 21)),
             ("$[\"a-…\"].version", (6, 12), (4, 21)),
-            // Not there: what it should be in.
+            // Missing: the place of the value that should contain it.
             ("$.web.url", (2, 1), (2, 2)),
         ] {
             assert_eq!(find(yaml, path), Some(in_yaml), "{path} in YAML");

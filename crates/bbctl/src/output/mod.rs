@@ -1,4 +1,4 @@
-//! What people and programs get to see.
+//! Output for people and programs.
 
 mod style;
 mod table;
@@ -15,20 +15,20 @@ pub use style::{Paint, Style};
 pub use table::{Cell, Table};
 pub use time::{ago, clock, duration, since, until};
 
-/// How an answer is written.
+/// The format of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people; fits the terminal.
+    /// Table that fits the terminal.
     Table,
-    /// For people, with more columns, however wide.
+    /// Table with more columns, of any width.
     Wide,
-    /// As the master's API has it.
+    /// JSON, as from the master's API.
     Json,
-    /// The same as YAML.
+    /// The same data as YAML.
     Yaml,
 }
 
-/// When to colour.
+/// When to use colours.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Color {
     /// On a terminal, unless NO_COLOR is set.
@@ -38,13 +38,13 @@ pub enum Color {
     Never,
 }
 
-/// Where standard output goes.
+/// Properties of standard output.
 #[derive(Debug, Clone, Copy)]
 pub struct Terminal {
     pub paint: Paint,
-    /// Columns; `None`: no terminal, so no bounds.
+    /// Columns of the terminal; `None`: no terminal, no limit.
     pub width: Option<usize>,
-    /// Whether there is someone at the keyboard to be asked.
+    /// Whether the user can be asked: standard input and standard error are a terminal.
     pub can_ask: bool,
 }
 
@@ -72,19 +72,19 @@ impl Terminal {
     }
 }
 
-/// Prints to standard output, at once.
+/// Prints to standard output and flushes it.
 pub fn print(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     stdout.flush()
 }
 
-/// Prints to standard error; there is nobody to tell if that fails.
+/// Prints to standard error. A failure of that is ignored.
 pub fn note(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// `value` as JSON or YAML; `None` for the formats that are for people.
+/// `value` as JSON or YAML; `None` for table formats.
 pub fn for_programs(format: Format, value: &impl Serialize) -> serde_json::Result<Option<String>> {
     match format {
         Format::Table | Format::Wide => Ok(None),
@@ -93,7 +93,7 @@ pub fn for_programs(format: Format, value: &impl Serialize) -> serde_json::Resul
     }
 }
 
-/// A text from elsewhere on one line, without what could steer the terminal.
+/// A text from outside on one line, without characters that control the terminal.
 pub fn clean(text: &str) -> String {
     text.chars()
         .map(|c| match c {
@@ -104,13 +104,13 @@ pub fn clean(text: &str) -> String {
         .collect()
 }
 
-/// The same, its lines kept, those after the first indented.
+/// As [`clean`], but keeps the lines. All lines after the first are indented.
 pub fn clean_lines(text: &str, indent: &str) -> String {
     let lines: Vec<String> = text.trim_end().lines().map(clean).collect();
     lines.join(&format!("\n{indent}"))
 }
 
-/// Control characters, and those that turn the direction of text.
+/// Control characters, and characters that change the direction of text.
 fn is_harmful(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
 }

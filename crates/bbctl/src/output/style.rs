@@ -1,4 +1,4 @@
-//! Colours: few, and never the only sign of anything.
+//! Colours. They only repeat what the text says.
 
 use protocol::rest::HostState;
 
@@ -12,7 +12,7 @@ pub enum Style {
     Strong,
 }
 
-/// Colours, or does not.
+/// Adds colours, if they are on.
 #[derive(Debug, Clone, Copy)]
 pub struct Paint {
     pub colored: bool,

@@ -1,10 +1,10 @@
-//! Columns that fit the terminal.
+//! Tables that fit the terminal.
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::{Paint, Style, clean};
 
-/// One text of a row.
+/// One cell of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cell {
     text: String,
@@ -24,7 +24,7 @@ impl Cell {
     }
 }
 
-/// A header and rows of as many cells.
+/// A header, and rows with the same number of cells.
 #[derive(Debug)]
 pub struct Table {
     header: Vec<&'static str>,
@@ -32,7 +32,7 @@ pub struct Table {
 }
 
 const GAP: usize = 2;
-/// A column is not cut below this.
+/// No column is made narrower than this.
 const NARROWEST: usize = 8;
 
 impl Table {
@@ -48,7 +48,8 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// Lines, each with its line end. `width`: columns of the terminal; what does not fit is cut, with an ellipsis.
+    /// The lines, each with its line end. `width`: columns of the terminal. Text that does not fit
+    /// is shortened with an ellipsis.
     pub fn render(&self, width: Option<usize>, paint: Paint) -> String {
         let natural: Vec<usize> = (0..self.header.len())
             .map(|column| {
@@ -74,7 +75,7 @@ impl Table {
     }
 }
 
-/// Takes from the widest column until all fit.
+/// Makes the widest column narrower until all fit.
 fn fit(mut widths: Vec<usize>, available: usize) -> Vec<usize> {
     let gaps = GAP * widths.len().saturating_sub(1);
     let mut excess = (widths.iter().sum::<usize>() + gaps).saturating_sub(available);
@@ -108,7 +109,7 @@ fn line(text: &mut String, row: &[Cell], widths: &[usize], paint: Paint) {
     text.push('\n');
 }
 
-/// `text`, or as much of it as fits beside an ellipsis.
+/// `text`; if it is too wide, its beginning and an ellipsis.
 fn cut(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();

@@ -1,36 +1,36 @@
-//! Times for people.
+//! Formats times for people.
 
 use std::time::{Duration, SystemTime};
 
-/// How long ago an RFC 3339 time was: `12 s ago`. What is no time is shown as it is.
+/// How long ago an RFC 3339 time was: `12 s ago`. A text that is not a time is returned as it is.
 pub fn ago(time: &str, now: SystemTime) -> String {
     let Ok(then) = humantime::parse_rfc3339_weak(time) else {
         return time.to_owned();
     };
     match now.duration_since(then) {
         Ok(passed) => format!("{} ago", duration(passed)),
-        // Clocks differ a little.
+        // The clocks of master and operator may differ a little.
         Err(error) if error.duration() < Duration::from_secs(5) => "0 s ago".to_owned(),
         Err(error) => format!("in {}", duration(error.duration())),
     }
 }
 
-/// When an RFC 3339 time comes: `in 12 s`. One that has passed, though nothing was heard of it yet, is `about now`.
+/// How long until an RFC 3339 time: `in 12 s`, or `now` if it has passed.
 pub fn until(time: &str, now: SystemTime) -> String {
     match humantime::parse_rfc3339_weak(time).map(|then| then.duration_since(now)) {
         Ok(Ok(left)) => format!("in {}", duration(left)),
-        Ok(Err(_)) => "about now".to_owned(),
+        Ok(Err(_)) => "now".to_owned(),
         Err(_) => time.to_owned(),
     }
 }
 
-/// How far an RFC 3339 time is from `now`, past or future.
+/// The time between an RFC 3339 time and `now`, past or future.
 pub fn since(time: &str, now: SystemTime) -> Option<Duration> {
     let then = humantime::parse_rfc3339_weak(time).ok()?;
     Some(now.duration_since(then).unwrap_or_else(|error| error.duration()))
 }
 
-/// In its largest unit, rounded down; two units while they tell something.
+/// A duration in its largest unit, rounded down; with a second unit where that is useful.
 pub fn duration(time: Duration) -> String {
     const MINUTE: u64 = 60;
     const HOUR: u64 = 60 * MINUTE;
@@ -93,6 +93,6 @@ mod tests {
             assert_eq!(ago(time, now), text);
         }
         assert_eq!(until("2026-01-01T00:02:00Z", now), "in 1 min");
-        assert_eq!(until("2026-01-01T00:00:48Z", now), "about now");
+        assert_eq!(until("2026-01-01T00:00:48Z", now), "now");
     }
 }

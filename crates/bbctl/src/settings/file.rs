@@ -1,4 +1,4 @@
-//! `bbctl.toml`: found, read, changed with its comments kept.
+//! Finds, reads and changes `bbctl.toml`. Changes keep comments.
 
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 use toml_edit::{DocumentMut, Item, Value};
 
-use super::Stored;
+use super::StoredSettings;
 
-/// The file, which need not exist.
+/// The settings file. It need not exist.
 #[derive(Debug, Clone)]
 pub struct SettingsFile {
     path: PathBuf,
-    /// Named by the operator: then it has to exist.
+    /// Whether the operator named it. Then it must exist.
     named: bool,
 }
 
@@ -20,16 +20,16 @@ pub struct SettingsFile {
 pub enum FileError {
     #[error("cannot read {file}")]
     Read { file: PathBuf, source: io::Error },
-    #[error("{file} is not valid; it may hold url, token, ca and allow_plain_http:\n{reason}")]
+    #[error("{file} is not valid; allowed keys are url, token, ca and allow_plain_http:\n{reason}")]
     Invalid { file: PathBuf, reason: String },
     #[error("cannot write {file}")]
     Write { file: PathBuf, source: io::Error },
-    #[error("neither XDG_CONFIG_HOME nor HOME is set: say with --config where bbctl.toml is to be")]
+    #[error("neither XDG_CONFIG_HOME nor HOME is set; name the settings file with --config")]
     NoHome,
 }
 
 impl SettingsFile {
-    /// `named`, else `BBCTL_CONFIG`, else in the user's folder of settings.
+    /// `named`, else `BBCTL_CONFIG`, else `bbctl.toml` in the user's settings folder.
     pub fn find(
         named: Option<&Path>,
         environment: impl Fn(&str) -> Option<String>,
@@ -41,7 +41,7 @@ impl SettingsFile {
         {
             return Ok(Self { path, named: true });
         }
-        // XDG Base Directory Specification: a relative path there counts as none.
+        // XDG Base Directory Specification: a relative path is ignored.
         let folder = environment("XDG_CONFIG_HOME")
             .map(PathBuf::from)
             .filter(|folder| folder.is_absolute())
@@ -68,15 +68,15 @@ impl SettingsFile {
         }
     }
 
-    /// What it holds.
-    pub fn read(&self) -> Result<Stored, FileError> {
+    /// Reads the file.
+    pub fn read(&self) -> Result<StoredSettings, FileError> {
         match self.text()? {
             Some(text) => toml_edit::de::from_str(&text).map_err(|error| self.invalid(error.to_string())),
             None if self.named => Err(FileError::Read {
                 file: self.path.clone(),
                 source: io::ErrorKind::NotFound.into(),
             }),
-            None => Ok(Stored::default()),
+            None => Ok(StoredSettings::default()),
         }
     }
 
@@ -87,12 +87,12 @@ impl SettingsFile {
         }
     }
 
-    /// Whether others may read a token in it.
+    /// Whether other users may read it.
     pub fn is_open_to_others(&self) -> bool {
         std::fs::metadata(&self.path).is_ok_and(|data| data.permissions().mode() & 0o077 != 0)
     }
 
-    /// Sets each key to its value, or takes it out; for the owner's eyes only.
+    /// Sets each key to its value, or removes it. Only the owner can read the file.
     pub fn change(&self, changes: &[(&str, Option<Value>)]) -> Result<(), FileError> {
         let mut document: DocumentMut = self
             .text()?
@@ -101,7 +101,7 @@ impl SettingsFile {
             .map_err(|error: toml_edit::TomlError| self.invalid(error.to_string()))?;
         for (key, wanted) in changes {
             match wanted {
-                // In place, so that a comment behind it stays.
+                // In place, so that a comment after the value stays.
                 Some(wanted) => match document.get_mut(key).and_then(Item::as_value_mut) {
                     Some(present) => {
                         let decor = present.decor().clone();
@@ -120,14 +120,14 @@ impl SettingsFile {
             })
     }
 
-    /// At once or not at all.
+    /// Replaces the file atomically.
     fn write(&self, text: &str) -> io::Result<()> {
         let folder = match self.path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             Some(_) | None => Path::new("."),
         };
         std::fs::create_dir_all(folder)?;
-        // Made with mode 0600.
+        // Created with mode 0600.
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
         file.write_all(text.as_bytes())?;
         file.as_file().sync_all()?;

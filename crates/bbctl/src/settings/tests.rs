@@ -1,14 +1,18 @@
 use super::*;
 
-fn stored(url: Option<&str>, token: Option<&str>) -> Stored {
-    Stored {
+fn stored(url: Option<&str>, token: Option<&str>) -> StoredSettings {
+    StoredSettings {
         url: url.map(str::to_owned),
         token: token.map(str::to_owned),
-        ..Stored::default()
+        ..StoredSettings::default()
     }
 }
 
-fn resolve(flags: &Flags, environment: &[(&str, &str)], stored: &Stored) -> Result<Settings, SettingsError> {
+fn resolve(
+    flags: &SettingsFlags,
+    environment: &[(&str, &str)],
+    stored: &StoredSettings,
+) -> Result<Settings, SettingsError> {
     let look_up = |name: &str| {
         let found = environment.iter().find(|(set, _)| *set == name);
         found.map(|(_, value)| (*value).to_owned())
@@ -16,10 +20,10 @@ fn resolve(flags: &Flags, environment: &[(&str, &str)], stored: &Stored) -> Resu
     Settings::resolve(flags, look_up, stored, Path::new("/home/me/bbctl.toml"))
 }
 
-fn flag(url: &str) -> Flags {
-    Flags {
+fn flag(url: &str) -> SettingsFlags {
+    SettingsFlags {
         url: Some(url.to_owned()),
-        ..Flags::default()
+        ..SettingsFlags::default()
     }
 }
 
@@ -31,16 +35,22 @@ fn flags_win_over_the_environment_which_wins_over_the_file() {
         ("BBCTL_TOKEN", "env-token"),
     ];
     for (flags, environment, stored, url, token) in [
-        (Flags::default(), &env[..0], Stored::default(), DEFAULT_URL, None),
         (
-            Flags::default(),
+            SettingsFlags::default(),
+            &env[..0],
+            StoredSettings::default(),
+            DEFAULT_URL,
+            None,
+        ),
+        (
+            SettingsFlags::default(),
             &env[..0],
             file.clone(),
             "https://file.example/",
             Some("file-token"),
         ),
         (
-            Flags::default(),
+            SettingsFlags::default(),
             &env[..],
             file.clone(),
             "https://env.example/",
@@ -74,7 +84,7 @@ fn a_stored_token_goes_to_no_other_master_than_its_own() {
         assert_eq!(settings.token.is_some(), given, "{url}");
         assert_eq!(settings.token_kept_back, !given, "{url}");
     }
-    let of_the_default = resolve(&Flags::default(), &[], &stored(None, Some("secret"))).unwrap();
+    let of_the_default = resolve(&SettingsFlags::default(), &[], &stored(None, Some("secret"))).unwrap();
     assert!(of_the_default.token.is_some());
 }
 
@@ -88,13 +98,17 @@ fn plain_http_leaves_this_machine_only_where_that_is_allowed() {
         ("http://master.example", true),
         ("http://192.0.2.1", true),
     ] {
-        let settings = resolve(&flag(url), &[], &Stored::default());
+        let settings = resolve(&flag(url), &[], &StoredSettings::default());
         assert_eq!(
             matches!(settings, Err(SettingsError::PlainHttp { .. })),
             refused,
             "{url}"
         );
-        let allowed = resolve(&flag(url), &[("BBCTL_ALLOW_PLAIN_HTTP", "1")], &Stored::default());
+        let allowed = resolve(
+            &flag(url),
+            &[("BBCTL_ALLOW_PLAIN_HTTP", "1")],
+            &StoredSettings::default(),
+        );
         assert!(allowed.is_ok(), "{url}");
     }
 }
@@ -108,7 +122,7 @@ fn what_is_no_url_of_a_master_is_refused_with_its_origin() {
         "http://me:secret@localhost/",
         "http://localhost/?a=b",
     ] {
-        let Err(error) = resolve(&flag(url), &[], &Stored::default()) else {
+        let Err(error) = resolve(&flag(url), &[], &StoredSettings::default()) else {
             panic!("{url} was taken");
         };
         assert!(error.to_string().contains("(from --url)"), "{error}");
@@ -118,9 +132,9 @@ fn what_is_no_url_of_a_master_is_refused_with_its_origin() {
 #[test]
 fn a_token_of_several_lines_is_refused() {
     let error = resolve(
-        &Flags::default(),
+        &SettingsFlags::default(),
         &[("BBCTL_TOKEN", "two\nlines")],
-        &Stored::default(),
+        &StoredSettings::default(),
     );
     assert!(matches!(
         error,

@@ -1,4 +1,4 @@
-//! Settings, tokens, login, and what goes wrong on the way to a master.
+//! Settings, tokens, login, and failed requests to a master.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -15,7 +15,7 @@ async fn token(cli: &Cli, name: &str, role: &str) -> String {
     let run = cli.run(&["token", "create", name, "--role", role]).await;
     assert_eq!(
         run.stderr,
-        format!("Token {name} ({role}); its secret is shown this once:\n")
+        format!("Token {name} ({role}). The secret is shown only once:\n")
     );
     run.ok().trim().to_owned()
 }
@@ -30,9 +30,9 @@ async fn a_login_is_stored_for_ones_own_eyes_and_used() {
     assert_eq!(
         denied.fails(1),
         format!(
-            "bbctl: the master at {url} says 401 Unauthorized: a token is needed: `bbmaster token create NAME` makes one; send \
-             Authorization: Bearer TOKEN\nNo token was sent. `bbctl login {url}` stores one; BBCTL_TOKEN or --token-file give \
-             one for once\n"
+            "bbctl: the master at {url} answers 401 Unauthorized: a token is required: create one with `bbmaster token create \
+             NAME`, and send Authorization: Bearer TOKEN\nNo token was sent. `bbctl login {url}` stores a token; BBCTL_TOKEN or \
+             --token-file set one for a single command\n"
         )
     );
     let wrong = cli
@@ -59,7 +59,7 @@ async fn a_login_is_stored_for_ones_own_eyes_and_used() {
     );
     assert_eq!(stored.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     cli.run(&["hosts"]).await.ok();
-    // What an operator has written there stays.
+    // The operator's own text in the file stays.
     let text = std::fs::read_to_string(&stored).unwrap();
     std::fs::write(&stored, format!("# the one in Berlin\n{text}")).unwrap();
     std::fs::set_permissions(&stored, PermissionsExt::from_mode(0o644)).unwrap();
@@ -67,7 +67,7 @@ async fn a_login_is_stored_for_ones_own_eyes_and_used() {
         cli.run(&["hosts"])
             .await
             .stderr
-            .contains("others may read the token in ")
+            .contains("other users can read the token in ")
     );
     let run = cli.run(&["logout"]).await;
     assert!(run.ok().starts_with("the token is deleted from "), "{run:?}");
@@ -78,7 +78,7 @@ async fn a_login_is_stored_for_ones_own_eyes_and_used() {
         cli.run(&["login", &url])
             .await
             .fails(2)
-            .contains("there is no terminal to ask for the token on")
+            .contains("cannot ask for the token without a terminal")
     );
 }
 
@@ -108,14 +108,14 @@ async fn tokens_are_made_listed_and_revoked() {
     assert_eq!(
         run.fails(1),
         format!(
-            "bbctl: the master at {0} says 403 Forbidden: this needs the role admin, and token ci has operator\nUse a token of \
-             that role: `bbctl login {0}`, or BBCTL_TOKEN\n",
+            "bbctl: the master at {0} answers 403 Forbidden: this request requires the role admin; the token ci has the role \
+             operator\nUse a token with that role: `bbctl login {0}`, or BBCTL_TOKEN\n",
             cli.url
         )
     );
     assert_eq!(
         cli.run(&["token", "revoke", "ci"]).await.ok(),
-        "token ci is revoked\n"
+        "token ci revoked\n"
     );
     let run = until(&ci, &["hosts"], |run| run.code != 0).await;
     assert!(
@@ -166,7 +166,7 @@ async fn tls_is_by_the_authority_that_is_named() {
     assert!(
         stranger
             .fails(1)
-            .contains("by an authority that this system does not trust"),
+            .contains("This system does not trust the authority"),
         "{stranger:?}"
     );
     let ca = at("ca.pem").display().to_string();
@@ -177,7 +177,9 @@ async fn tls_is_by_the_authority_that_is_named() {
     assert_eq!(run.code, 1, "{run:?}");
     let wrong = cli.run(&["hosts", "--ca", &ca, "--url", &other]).await;
     assert!(
-        wrong.fails(1).contains("Use a name that its certificate is for"),
+        wrong
+            .fails(1)
+            .contains("Use a host name that is in the master's certificate"),
         "{wrong:?}"
     );
     cli.run(&["login", "--no-token", "--ca", &ca]).await.ok();
@@ -186,7 +188,10 @@ async fn tls_is_by_the_authority_that_is_named() {
     cli.run(&["hosts"]).await.ok();
     let empty = cli.file("empty.pem", "");
     let run = cli.run(&["hosts", "--ca", &empty]).await;
-    assert!(run.fails(1).contains("it holds no certificate in PEM"), "{run:?}");
+    assert!(
+        run.fails(1).contains("it contains no certificate in PEM format"),
+        "{run:?}"
+    );
 }
 
 #[tokio::test]
@@ -199,8 +204,8 @@ async fn a_master_that_is_not_there_is_said_with_where_and_what_to_do() {
     assert_eq!(
         cli.run(&["hosts"]).await.fails(1),
         format!(
-            "bbctl: cannot reach the master at {nowhere} (from BBCTL_URL): nothing listens there\nStart the master (`bbmaster \
-             run`), or name another one: --url, BBCTL_URL, or `bbctl login URL`\n"
+            "bbctl: cannot reach the master at {nowhere} (from BBCTL_URL): connection refused\nStart the master (`bbmaster \
+             run`), or use another URL: --url, BBCTL_URL, or `bbctl login URL`\n"
         )
     );
     let run = cli.run(&["hosts", "--url", "https://master.invalid"]).await;
@@ -218,15 +223,15 @@ async fn what_is_no_master_is_told_from_one() {
     for (answer, complaint) in [
         (
             "200 OK\r\nContent-Type: text/html\r\nContent-Length: 2\r\n\r\nhi",
-            "is no bbmaster, or one of another version",
+            "is not a bbmaster, or its version does not match",
         ),
         (
             "302 Found\r\nLocation: https://elsewhere.example/\r\nContent-Length: 0\r\n\r\n",
-            "sends us on to https://elsewhere.example/",
+            "with a redirect to https://elsewhere.example/",
         ),
         (
             "502 Bad Gateway\r\nContent-Length: 0\r\n\r\n",
-            "it answers 502 Bad Gateway without saying why",
+            "it answers 502 Bad Gateway without a reason",
         ),
     ] {
         let child = cli.start(&["hosts"]);
@@ -245,12 +250,12 @@ async fn settings_that_are_not_valid_end_with_code_2() {
     for (text, complaint) in [
         ("urls = 'http://localhost'", "unknown field `urls`"),
         ("url = 8082", "invalid type: integer"),
-        ("url = 'localhost:8082'", "is no URL of a master"),
+        ("url = 'localhost:8082'", "is not the URL of a master"),
         (
             "url = 'http://master.example'",
-            "is plain http to another machine",
+            "is unencrypted http to another machine",
         ),
-        ("token = 'a b'", "is not one line of printable ASCII"),
+        ("token = 'a b'", "a token is one line of printable ASCII"),
     ] {
         std::fs::write(cli.settings_file(), text).unwrap();
         let run = cli.run(&["hosts"]).await;

@@ -1,4 +1,4 @@
-//! A scripted agent: speaks the protocol, installs nothing.
+//! A scripted agent: it uses the protocol, but installs nothing.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -8,18 +8,18 @@ use protocol::{Apps, HostId, Inbound, Limits, decode, topic};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-/// What it does with a desired state.
+/// How it reacts to a desired state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Script {
-    /// Becomes it.
+    /// Reports the desired state as reached.
     Converges,
-    /// Begins, and goes on when it is told to ([`Agent::finish`]).
+    /// Reports converging until [`Agent::finish`].
     Waits,
-    /// Fails for good.
+    /// Fails and holds.
     Fails,
-    /// Fails, and would try again in a minute; goes on when it is told to.
+    /// Fails and plans a retry in one minute; succeeds after [`Agent::finish`].
     Retries,
-    /// Says nothing to anything.
+    /// Answers no message.
     IsDeaf,
 }
 
@@ -76,7 +76,7 @@ impl State {
         json!({"opcode": "status", "data": data}).to_string().into_bytes()
     }
 
-    /// What it says to a message.
+    /// Its answer to a message.
     fn handle(&mut self, message: Inbound) -> Vec<Vec<u8>> {
         if self.script == Script::IsDeaf {
             return Vec::new();
@@ -109,7 +109,7 @@ impl State {
     }
 }
 
-/// One step for each application; one called `broken` cannot be.
+/// One step for each application. An application called `broken` is a fault.
 fn plan(host: &str, id: Option<String>, apps: &Apps) -> Vec<u8> {
     let steps: Vec<Value> = apps
         .iter()
@@ -150,7 +150,8 @@ impl Agent {
         let task = tokio::spawn(async move {
             link.state.wait_for(LinkState::is_up).await.unwrap();
             let hello = own.lock().unwrap().status(None);
-            // Without a master it goes nowhere, as in life: the master pings at its start.
+            // Without a master the status is lost, as with a real agent: the master pings when it
+            // starts.
             let _ = link.publisher.publish(topic::MASTER, hello).await;
             while let Some(delivery) = link.deliveries.recv().await {
                 let message = decode(&delivery.body, Limits::default()).unwrap();
@@ -176,7 +177,7 @@ impl Agent {
         self.state().script = script;
     }
 
-    /// Becomes what is desired of it.
+    /// Reports the desired state as reached.
     pub async fn finish(&self) {
         let status = self.state().end("ok");
         self.publisher.publish(topic::MASTER, status).await.unwrap();

@@ -1,4 +1,4 @@
-//! The program, run as an operator runs it.
+//! Runs the program as an operator does.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -11,14 +11,14 @@ use tokio::time::timeout;
 
 use crate::fleet::PATIENCE;
 
-/// An operator with a home of their own.
+/// An operator with a separate home folder.
 pub struct Cli {
     pub url: String,
     pub home: TempDir,
     environment: Vec<(String, String)>,
 }
 
-/// What came of it.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Run {
     pub code: i32,
@@ -32,7 +32,7 @@ impl Run {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// Standard output of a run that went well.
+    /// Standard output of a successful run.
     #[track_caller]
     pub fn ok(&self) -> &str {
         assert_eq!(self.code, 0, "{self:?}");
@@ -56,7 +56,7 @@ impl Cli {
         }
     }
 
-    /// The same operator with another variable; an empty one is as good as none.
+    /// The same operator with another variable. An empty value counts as not set.
     pub fn with(mut self, name: &str, value: &str) -> Self {
         self.set(name, value);
         self
@@ -66,7 +66,7 @@ impl Cli {
         self.environment.push((name.to_owned(), value.to_owned()));
     }
 
-    /// A file in the home; its path.
+    /// Writes a file in the home folder and returns its path.
     pub fn file(&self, name: &str, text: &str) -> String {
         let path = self.home.path().join(name);
         std::fs::write(&path, text).unwrap();
@@ -104,7 +104,7 @@ impl Cli {
         finish(self.start(arguments)).await
     }
 
-    /// With this on standard input.
+    /// Runs with this text on standard input.
     pub async fn run_with(&self, arguments: &[&str], input: &str) -> Run {
         let mut command = self.command(env!("CARGO_BIN_EXE_bbctl"));
         let mut child = command.args(arguments).stdin(Stdio::piped()).spawn().unwrap();
@@ -119,7 +119,7 @@ impl Cli {
     }
 }
 
-/// Waits for its end.
+/// Waits until the program ends.
 pub async fn finish(child: Child) -> Run {
     let output = timeout(PATIENCE, child.wait_with_output())
         .await
@@ -132,7 +132,7 @@ pub async fn finish(child: Child) -> Run {
     }
 }
 
-/// Standard output, line by line, as it comes.
+/// Standard output, line by line.
 pub struct Output {
     lines: Lines<BufReader<ChildStdout>>,
 }
@@ -144,7 +144,7 @@ impl Output {
         }
     }
 
-    /// The next line that holds `wanted`.
+    /// The next line that contains `wanted`.
     #[track_caller]
     pub fn line<'a>(&'a mut self, wanted: &'a str) -> impl Future<Output = String> + 'a {
         let caller = std::panic::Location::caller();
@@ -167,7 +167,7 @@ impl Output {
     }
 }
 
-/// With every `12 s ago` and every RFC 3339 time or clock made the same.
+/// The text with fixed placeholders for every `12 s ago` and every time.
 pub fn timeless(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;

@@ -4,7 +4,7 @@ use crate::agent::{Agent, ERROR, Script};
 use crate::cli::{Cli, timeless};
 use crate::fleet::{Fleet, until_seen};
 
-/// An editor that runs this shell script with the file as `$1`; how often it was opened is in `opened`.
+/// An editor that runs this shell script with the file as `$1`. The file `opened` counts its runs.
 fn editor(cli: &mut Cli, script: &str) {
     let path = cli.file("editor.sh", &format!("echo >> \"$HOME/opened\"\n{script}\n"));
     // With an argument, as `code --wait` has.
@@ -18,7 +18,7 @@ fn opened(cli: &Cli) -> usize {
         .len()
 }
 
-/// Drafts that were left behind.
+/// Drafts that were kept.
 fn drafts(cli: &Cli) -> Vec<String> {
     let files = std::fs::read_dir(cli.home.path()).unwrap();
     let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
@@ -40,14 +40,17 @@ async fn what_the_editor_leaves_is_set() {
         "cp \"$1\" \"$HOME/shown\"; stat -c %a \"$1\" > \"$HOME/mode\"; sed -i 's/1\\.0/1.1/' \"$1\"",
     );
     let run = cli.run(&["edit", "web-01"]).await;
-    assert_eq!(run.ok(), "web-01: desired, generation 2\n  ~ web 1.0 -> 1.1\n");
+    assert_eq!(
+        run.ok(),
+        "web-01: desired state set, generation 2\n  ~ web 1.0 -> 1.1\n"
+    );
     let shown = std::fs::read_to_string(cli.home.path().join("shown")).unwrap();
     assert_eq!(
         timeless(&shown),
-        "# What this host should run: web-01, generation 1, set by anonymous at <time>.\n\
-         # Applications that you take out are removed from it. Lines like this one are not kept.\n\
-         # Without a change, or emptied altogether, all stays as it is; {} removes every application.\n\
-         # docs/protocol.md has all fields.\n\
+        "# The desired applications of host web-01, generation 1, set by anonymous at <time>.\n\
+         # An application that you delete here is removed from the host. Comment lines like this one are not kept.\n\
+         # If you change nothing or delete everything, nothing is set; {} removes every application.\n\
+         # docs/protocol.md describes all fields.\n\
          web:\n  config: {}\n  running: true\n  version: \"1.0\"\n"
     );
     assert_eq!(
@@ -55,12 +58,12 @@ async fn what_the_editor_leaves_is_set() {
         "600\n"
     );
     assert_eq!(drafts(&cli), [""; 0]);
-    // VISUAL goes before EDITOR.
+    // VISUAL takes precedence over EDITOR.
     cli.set("VISUAL", "false");
     let run = cli.run(&["edit", "web-01"]).await;
     assert!(
         run.fails(1)
-            .contains("the editor \"false\" (VISUAL) ended with exit status: 1; nothing was changed"),
+            .contains("the editor \"false\" (VISUAL) failed: exit status: 1; nothing was changed"),
         "{run:?}"
     );
 }
@@ -72,7 +75,7 @@ async fn no_change_is_no_change() {
         "true",
         ": > \"$1\"",
         "sed -i 's/^#.*/# mine/' \"$1\"",
-        // Spelled otherwise.
+        // The same state in another notation.
         "echo '{\"web\": {\"version\": \"1.0\"}}' > \"$1\"",
     ] {
         editor(&mut cli, script);
@@ -100,7 +103,10 @@ async fn what_is_not_valid_is_opened_again_with_the_complaint() {
          else sed -i 's/\"1\\.0\"/1.1/' \"$1\"; fi",
     );
     let run = cli.run(&["edit", "web-01"]).await;
-    assert_eq!(run.ok(), "web-01: desired, generation 2\n  ~ web 1.0 -> 1.1\n");
+    assert_eq!(
+        run.ok(),
+        "web-01: desired state set, generation 2\n  ~ web 1.0 -> 1.1\n"
+    );
     assert_eq!(opened(&cli), 2);
     let shown = std::fs::read_to_string(cli.home.path().join("shown")).unwrap();
     let (complaint, rest) = shown.split_once('\n').unwrap();
@@ -110,7 +116,7 @@ async fn what_is_not_valid_is_opened_again_with_the_complaint() {
         "{complaint}"
     );
     assert_eq!(shown.lines().nth(8), Some("  version: 1.1"));
-    assert!(rest.starts_with("# What this host should run: "), "{rest}");
+    assert!(rest.starts_with("# The desired applications of host "), "{rest}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -140,7 +146,7 @@ async fn a_change_by_someone_else_meanwhile_is_noticed_and_the_edit_kept() {
     let run = cli.run(&["edit", "web-01"]).await;
     assert!(
         run.fails(1)
-            .starts_with("bbctl: somebody else has changed what web-01 should run while you edited it.")
+            .starts_with("bbctl: the desired state of web-01 was changed externally while you edited it.")
     );
     assert!(
         run.stderr.contains("\nNothing was changed; your edit is in "),
@@ -167,7 +173,7 @@ async fn emptying_a_host_by_an_edit_has_to_be_said_twice() {
     assert_eq!(drafts(&cli).len(), 1);
     assert_eq!(
         cli.run(&["edit", "web-01", "--yes"]).await.ok(),
-        "web-01: desired, generation 2\n  - web\n"
+        "web-01: desired state set, generation 2\n  - web\n"
     );
 }
 

@@ -1,4 +1,4 @@
-//! A broker, a database, a master.
+//! A broker, a database and a master.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -51,7 +51,7 @@ impl Fleet {
     }
 }
 
-/// For a master that is to be found where another one was.
+/// Settings of a master with this fixed address.
 pub fn at(address: SocketAddr) -> Config {
     Config {
         listen: address,
@@ -59,7 +59,7 @@ pub fn at(address: SocketAddr) -> Config {
     }
 }
 
-/// Runs a command until it says what is awaited.
+/// Repeats a command until its result satisfies `wanted`.
 #[track_caller]
 pub fn until<'a>(
     cli: &'a Cli,

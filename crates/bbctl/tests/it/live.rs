@@ -1,4 +1,4 @@
-//! What takes its time: pings, watching; and events.
+//! `bbctl ping`, `bbctl watch` and `bbctl events`.
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -56,7 +56,8 @@ async fn a_ping_is_repeated_and_summed_up() {
     let run = cli.run(&["ping", "nobody", "-c", "2", "-i", "0.01"]).await;
     assert_eq!(run.code, 1);
     assert!(
-        run.stdout.contains("nobody: seq=2 away: it has no queue\n"),
+        run.stdout
+            .contains("nobody: seq=2 not connected: it has no queue\n"),
         "{run:?}"
     );
     assert!(
@@ -103,7 +104,7 @@ async fn a_watch_goes_on_where_it_was_when_the_master_comes_back() {
     cli.run(&["label", "web-01", "n=0"]).await.ok();
     let mut child = cli.start(&["watch", "-o", "json", "--kind", "labels-changed", "-n", "4"]);
     let mut output = Output::of(&mut child);
-    // Whatever it has begun with, what is changed until it is seen is seen.
+    // The watch may begin at any time, so labels are changed until it shows a change.
     let first = loop {
         cli.run(&["label", "web-01", &format!("n={}", fastrand::u64(..))])
             .await
@@ -120,7 +121,7 @@ async fn a_watch_goes_on_where_it_was_when_the_master_comes_back() {
     assert!(first.starts_with('{'), "{first}");
     let address = master.address();
     master.end().await;
-    // While nobody listens.
+    // While no master runs.
     let store = bbmaster::store::Store::open_sqlite(&fleet.database.path().join("bbmaster.db"))
         .await
         .unwrap();
@@ -137,7 +138,7 @@ async fn a_watch_goes_on_where_it_was_when_the_master_comes_back() {
     let run = finish(child).await;
     assert!(
         run.stderr
-            .contains("the connection to the master was lost; connecting again\n"),
+            .contains("lost the connection to the master; reconnecting\n"),
         "{run:?}"
     );
     assert!(run.stderr.contains("bbctl: connected again\n"), "{run:?}");

@@ -1,6 +1,6 @@
-//! The program itself against a master of its own, over an in-process broker, with scripted agents.
+//! Runs the program against a real master, with an in-process broker and scripted agents.
 
-// So that clippy takes the helpers of tests for tests.
+// With this attribute clippy treats the helper functions as tests.
 #![cfg(test)]
 
 mod access;

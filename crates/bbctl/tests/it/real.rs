@@ -1,4 +1,5 @@
-//! The whole of it: bbctl, a master, a real agent with a real package manager in a sandbox, over RabbitMQ.
+//! The complete system: bbctl, a master, and a real agent with a real package manager in a sandbox,
+//! over RabbitMQ.
 
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ fn settings(node: &RabbitMq, vhost: &str) -> AmqpSettings {
     }
 }
 
-/// With nothing installed yet.
+/// Starts an agent on a host without applications.
 fn start_agent(sandbox: &Sandbox, broker: AmqpSettings) -> Agent {
     let sources = Sources {
         overrides: vec![
@@ -78,7 +79,7 @@ async fn a_real_host_is_seen_through_an_install_an_upgrade_that_fails_and_a_plan
     until_seen(&cli, HOST).await;
     let offer = |package: &Package| {
         let file = package.build(family, sandbox.root()).unwrap();
-        // As the host sees it.
+        // The path on the host.
         let file = file.strip_prefix(sandbox.root()).unwrap();
         let spec =
             json!({"web": {"version": package.full_version(), "url": format!("file:///{}", file.display())}});
@@ -96,7 +97,7 @@ async fn a_real_host_is_seen_through_an_install_an_upgrade_that_fails_and_a_plan
         "[ -e \"$ROOT/tmp/user\" ] || { echo 'no such user: web' >&2; exit 7; }",
     ));
     let run = cli.run(&["set", HOST, "-f", &bad, "--wait"]).await;
-    // In its own words, and with what became of it.
+    // The host's own error, and that it was rolled back.
     assert!(
         run.fails(3).contains("web failed (install, script, attempt 1)"),
         "{run:?}"
@@ -104,31 +105,31 @@ async fn a_real_host_is_seen_through_an_install_an_upgrade_that_fails_and_a_plan
     assert!(run.stderr.contains("no such user: web"), "{run:?}");
     assert!(
         run.stderr
-            .contains("rolled back; not tried again until something else is desired"),
+            .contains("rolled back; held: no retry until the desired state changes"),
         "{run:?}"
     );
     assert!(
         run.stderr
-            .ends_with("bbctl: web-01 did not get to generation 2\n"),
+            .ends_with("bbctl: web-01 failed to reach generation 2\n"),
         "{run:?}"
     );
     let page = cli.run(&["host", HOST]).await;
     assert!(page.ok().contains("errors, not as desired"), "{page:?}");
 
-    // What was in its way is mended, and nothing else is desired: it is told so.
+    // The cause is fixed, and the desired state does not change: `retry` is needed.
     std::fs::create_dir_all(sandbox.join("/tmp")).unwrap();
     std::fs::write(sandbox.join("/tmp/user"), "").unwrap();
     let run = cli.run(&["retry"]).await;
-    assert_eq!(run.ok(), "web-01: tries generation 2 again\n");
+    assert_eq!(run.ok(), "web-01: retries generation 2\n");
     until(&cli, &["hosts", "--status", "ok"], |run| {
         run.stdout.contains(HOST)
     })
     .await;
     assert!(sandbox.read("/run/web.loaded").unwrap().starts_with("1.1\n"));
     let run = cli.run(&["events", "--kind", "retry-asked"]).await;
-    assert!(run.ok().contains("was told to try generation 2 again"), "{run:?}");
+    assert!(run.ok().contains("was told to retry generation 2"), "{run:?}");
 
-    // What it says that it would do, and no other thing, is done.
+    // The host does exactly what its plan says.
     let next = offer(&example_app("web", "1.2"));
     let plan = cli
         .run(&["set", HOST, "-f", &next, "--dry-run", "-o", "json"])

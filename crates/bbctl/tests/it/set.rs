@@ -14,16 +14,19 @@ async fn a_change_is_said_application_by_application() {
     let two = cli.file("two.yaml", TWO);
     let stopped = cli.file("stopped.yaml", "db: {version: '2', running: false}\n");
     for (file, said) in [
-        (&one, "web-01: desired, generation 1\n  + web 1.0\n"),
+        (&one, "web-01: desired state set, generation 1\n  + web 1.0\n"),
         (
             &one,
-            "web-01: this is what is desired already; generation 1 stays\n",
+            "web-01: no change; the desired state is still generation 1\n",
         ),
         (
             &two,
-            "web-01: desired, generation 2\n  + db 2\n  ~ web 1.0 -> 1.1\n",
+            "web-01: desired state set, generation 2\n  + db 2\n  ~ web 1.0 -> 1.1\n",
         ),
-        (&stopped, "web-01: desired, generation 3\n  ~ db\n  - web\n"),
+        (
+            &stopped,
+            "web-01: desired state set, generation 3\n  ~ db\n  - web\n",
+        ),
     ] {
         assert_eq!(cli.run(&["set", "web-01", "-f", file]).await.ok(), said);
     }
@@ -45,7 +48,7 @@ async fn a_wait_tells_how_each_application_gets_there() {
     let two = cli.file("two.yaml", TWO);
     let mut child = cli.start(&["set", "web-01", "-f", &two, "-w"]);
     let mut output = Output::of(&mut child);
-    output.line("db: 2 is to be installed").await;
+    output.line("db: 2 will be installed").await;
     output.line("web: 1.0-1 is installed, 1.1 desired").await;
     output.line("web-01: installs web").await;
     agent.finish().await;
@@ -65,17 +68,17 @@ async fn a_wait_for_a_host_that_fails_ends_with_its_own_words_and_code_3() {
     assert_eq!(
         run.fails(3),
         format!(
-            "web failed (install, script, attempt 2)\n    {ERROR}\n    rolled back; not tried again until something else \
-             is desired, or `bbctl retry`\nbbctl: web-01 did not get to generation 1\n"
+            "web failed (install, script, attempt 2)\n    {ERROR}\n    rolled back; held: no retry until the desired \
+             state changes, or `bbctl retry`\nbbctl: web-01 failed to reach generation 1\n"
         )
     );
-    // One that tries again by itself is waited for.
+    // bbctl waits for a host that will retry.
     agent.follow(Script::Retries);
     let two = cli.file("two.yaml", TWO);
     let mut child = cli.start(&["set", "web-01", "-f", &two, "--wait"]);
     let mut output = Output::of(&mut child);
     output
-        .line("web-01: failed, and tries again: the script postinst")
+        .line("web-01: failed, will retry: the script postinst")
         .await;
     agent.finish().await;
     output.line("web-01: as desired, generation 2").await;
@@ -93,18 +96,18 @@ async fn a_wait_ends_in_words_whatever_keeps_the_host() {
         .await;
     assert_eq!(
         run.fails(3),
-        "bbctl: web-01 is not as desired after 1 s: it is still at it\nIt goes on by itself; see `bbctl host web-01`\n"
+        "bbctl: web-01 is not as desired after 1 s: it is converging\nThe host continues; see `bbctl host web-01`\n"
     );
     let run = cli
         .run(&["set", "nobody", "-f", &one, "--wait", "--timeout", "500ms"])
         .await;
     assert!(
         run.stdout
-            .ends_with("nobody: has never reported; it is told when it does\n"),
+            .ends_with("nobody: has never reported; the master sends the desired state when it reports\n"),
         "{run:?}"
     );
     assert!(run.fails(3).contains("it has never reported"), "{run:?}");
-    // Somebody else wants something else meanwhile.
+    // Meanwhile the desired state is changed externally.
     let two = cli.file("two.yaml", TWO);
     let mut child = cli.start(&["set", "web-01", "-f", &two, "--wait"]);
     Output::of(&mut child).line("web-01: installs web").await;
@@ -112,7 +115,7 @@ async fn a_wait_ends_in_words_whatever_keeps_the_host() {
     let run = finish(child).await;
     assert!(
         run.fails(3)
-            .contains("something else is desired of web-01 by now: generation 3"),
+            .contains("a newer desired state of web-01 was set: generation 3"),
         "{run:?}"
     );
     drop(agent);
@@ -129,7 +132,9 @@ async fn a_wait_outlives_the_master() {
     output.line("web-01: installs web").await;
     let address = master.address();
     master.end().await;
-    output.line("web-01: the master is away; waiting for it").await;
+    output
+        .line("web-01: the master cannot be reached; waiting for it")
+        .await;
     let (_master, _) = fleet.master_with(at(address)).await;
     agent.finish().await;
     output.line("web-01: as desired, generation 1").await;
@@ -149,7 +154,7 @@ async fn a_dry_run_shows_the_hosts_own_plan_and_changes_nothing() {
         format!(
             "+ db: install version 2\n    undo: the package is removed again\n\
              + web: install version 1.1\n    undo: the package is removed again\n\
-             2 steps; plan 43118d9e157a. To have just this done: bbctl set web-01 -f {two} --only-if-plan 43118d9e157a\n"
+             2 steps; plan 43118d9e157a. To do exactly this: bbctl set web-01 -f {two} --only-if-plan 43118d9e157a\n"
         )
     );
     assert!(agent.apps().is_empty());
@@ -192,7 +197,7 @@ async fn only_the_generation_that_was_looked_at_is_replaced() {
         .await;
     assert!(run.fails(1).contains("412 Precondition Failed"), "{run:?}");
     assert!(
-        run.stderr.contains("generation 2: someone else has changed it"),
+        run.stderr.contains("now at generation 2: read it again"),
         "{run:?}"
     );
 }
@@ -205,19 +210,16 @@ async fn removing_everything_has_to_be_said_twice() {
     let run = cli.run(&["set", "web-01", "-f", &none]).await;
     assert_eq!(
         run.fails(2),
-        "bbctl: {} removes every managed application from web-01: web. If that is meant, say so: --yes\n"
+        "bbctl: {} removes every managed application from web-01: web. To confirm, add --yes\n"
     );
     cli.run_with(&["set", "web-01", "-f", "-"], "{}").await.fails(2);
     let run = cli.run(&["set", "web-01", "-f", &none, "--yes"]).await;
-    assert_eq!(run.ok(), "web-01: desired, generation 2\n  - web\n");
+    assert_eq!(run.ok(), "web-01: desired state set, generation 2\n  - web\n");
     let run = cli.run(&["forget", "web-01"]).await;
-    assert!(
-        run.fails(2).ends_with("If that is meant, say so: --yes\n"),
-        "{run:?}"
-    );
+    assert!(run.fails(2).ends_with("To confirm, add --yes\n"), "{run:?}");
     assert_eq!(
         cli.run(&["forget", "web-01", "-y"]).await.ok(),
-        "web-01 is forgotten\n"
+        "web-01: forgotten\n"
     );
     cli.run(&["get", "web-01"]).await.fails(1);
 }
@@ -229,7 +231,7 @@ async fn what_is_wrong_in_a_file_is_said_with_its_place() {
         (
             "a.yaml",
             "web:\n  version: 1.10\n",
-            "a.yaml:2:12: $.web.version: is a number; a string is needed; in YAML, put quotes around it: \"1.10\"",
+            "a.yaml:2:12: $.web.version: is a number; a string is needed; in YAML, write it in quotes: \"1.10\"",
         ),
         (
             "b.json",
@@ -271,13 +273,13 @@ async fn what_is_wrong_in_a_file_is_said_with_its_place() {
         (
             "l.yaml",
             "web: {version: '1', colour: red}\n",
-            "l.yaml:1:21: $.web.colour: no such field; an application has version, url, package, sha256, running, config",
+            "l.yaml:1:21: $.web.colour: no such field; the fields of an application are version, url, package, sha256, running, config",
         ),
-        // This only the master can see.
+        // Only the master can detect this.
         (
             "h.yaml",
             "# x\nweb-01: {version: '1'}\n",
-            "h.yaml:2:1: $[\"web-01\"]: is this host's own id",
+            "h.yaml:2:1: $[\"web-01\"]: is the id of this host: messages",
         ),
     ] {
         cli.file(name, text);

@@ -6,7 +6,7 @@ use crate::fleet::{Fleet, until_seen};
 
 const ONE: &str = r#"{"web": {"version": "1.0"}}"#;
 
-/// Two that converge, with the label role=web, and another.
+/// Two hosts with the label role=web, and a third one. All converge.
 async fn three(fleet: &Fleet, cli: &Cli) -> Vec<Agent> {
     let mut agents = Vec::new();
     for host in ["web-01", "web-02", "db-01"] {
@@ -25,9 +25,9 @@ async fn hosts_by_label_are_set_and_seen_through() {
     let _agents = three(&fleet, &cli).await;
     let one = cli.file("one.json", ONE);
     let web = ["set", "--label", "role=web", "-f", &one];
-    let would = "2 of 2 hosts would get another desired state: web 1.0, and nothing else.\n";
+    let would = "This changes the desired state of 2 of 2 hosts to: web 1.0, and nothing else.\n";
     assert_eq!(cli.run(&[&web[..], &["--dry-run"]].concat()).await.ok(), would);
-    // Nobody is there to be asked.
+    // There is no terminal, so bbctl cannot ask.
     let run = cli.run(&web).await;
     assert_eq!(run.code, 2, "{run:?}");
     assert!(
@@ -37,13 +37,12 @@ async fn hosts_by_label_are_set_and_seen_through() {
     let run = cli.run(&[&web[..], &["--yes", "--wait"]].concat()).await;
     let text = run.ok();
     assert!(
-        text.starts_with("2 hosts: desired, of 2 something else than before\n")
-            && text.ends_with("2 of 2 as desired\n"),
+        text.starts_with("2 hosts: desired state set; 2 changed\n") && text.ends_with("2 of 2 as desired\n"),
         "{text}"
     );
     assert_eq!(
         cli.run(&web).await.ok(),
-        "2 hosts: this is what is desired of all already\n"
+        "2 hosts: no change; all already have this desired state\n"
     );
     let count = cli
         .run(&["set", "--all", "-f", &one, "--dry-run", "-o", "json"])
@@ -63,7 +62,7 @@ async fn those_that_fail_are_named_with_their_own_words() {
         .await;
     assert_eq!(run.code, 3, "{run:?}");
     assert!(
-        run.stdout.ends_with("1 of 2 as desired; 1 in errors\n"),
+        run.stdout.ends_with("1 of 2 as desired; 1 with errors\n"),
         "{run:?}"
     );
     assert!(
@@ -84,7 +83,7 @@ async fn those_that_do_not_get_there_in_time_are_named() {
         .await;
     assert_eq!(run.code, 3, "{run:?}");
     assert!(run.stdout.contains("1 of 2 as desired; 1 converging"), "{run:?}");
-    assert!(run.stderr.contains("  web-01: is still at it"), "{run:?}");
+    assert!(run.stderr.contains("  web-01: is converging"), "{run:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -115,6 +114,6 @@ async fn whom_it_is_for_is_said_in_one_way() {
     }
     assert_eq!(
         cli.run(&["get", "web-01"]).await.ok(),
-        "# web-01: nothing was ever desired of it\n{}\n"
+        "# web-01: no desired state was ever set\n{}\n"
     );
 }

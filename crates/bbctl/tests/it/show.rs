@@ -1,4 +1,4 @@
-//! What is shown of hosts, applications and events, in every format.
+//! Hosts, applications and events in every output format.
 
 use serde_json::json;
 
@@ -132,7 +132,7 @@ async fn one_host_is_a_page_with_its_errors_in_words() {
              \n\
              web failed (install, script, attempt 2)\n    \
              {ERROR}\n    \
-             rolled back; not tried again until something else is desired, or `bbctl retry`\n"
+             rolled back; held: no retry until the desired state changes, or `bbctl retry`\n"
         )
     );
     let yaml = cli.run(&["host", "web-02", "-o", "yaml"]).await;
@@ -141,8 +141,8 @@ async fn one_host_is_a_page_with_its_errors_in_words() {
     assert_eq!(
         nobody.fails(1),
         format!(
-            "bbctl: the master at {} says 404 Not Found: no host of this id has reported, and nothing is desired of one \
-             (/v1/hosts/nobody)\n",
+            "bbctl: the master at {} answers 404 Not Found: there is no host with this id: it has never reported and has no \
+             desired state (/v1/hosts/nobody)\n",
             cli.url
         )
     );
@@ -171,12 +171,12 @@ async fn what_is_desired_is_printed_as_it_can_be_set_again() {
         let again = cli.run_with(&["set", "web-01", "-f", "-"], text).await;
         assert_eq!(
             again.ok(),
-            "web-01: this is what is desired already; generation 1 stays\n"
+            "web-01: no change; the desired state is still generation 1\n"
         );
     }
     let nobody = cli.run(&["get", "nobody"]).await;
     assert!(
-        nobody.fails(1).starts_with("bbctl: there is no host nobody: "),
+        nobody.fails(1).starts_with("bbctl: host nobody is unknown: "),
         "{nobody:?}"
     );
 }
@@ -199,10 +199,10 @@ async fn a_master_that_is_cut_off_from_its_hosts_is_no_secret() {
             run.code == 0
                 && run
                     .stderr
-                    .starts_with("bbctl: the master is not well: there is no connection to the broker. ")
+                    .starts_with("bbctl: the master has a problem: there is no connection to the broker. ")
         })
         .await;
     }
-    // What programs read is not said twice.
+    // There are no such warnings in formats for programs.
     assert_eq!(cli.run(&["host", "web-01", "-o", "json"]).await.stderr, "");
 }

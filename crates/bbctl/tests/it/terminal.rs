@@ -1,4 +1,4 @@
-//! On a terminal, and where the output ends early.
+//! Behaviour on a terminal, and when the output is closed early.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -14,8 +14,8 @@ use crate::agent::{Agent, Script};
 use crate::cli::Cli;
 use crate::fleet::{Fleet, PATIENCE, until_seen};
 
-/// Runs a command on a terminal of so many columns, typing `input` once `prompt` is shown; what the terminal shows,
-/// and the exit code.
+/// Runs a command on a terminal with this number of columns, and types `input` when `prompt` is
+/// shown. Returns what the terminal shows, and the exit code.
 async fn on_a_terminal(
     cli: &Cli,
     columns: u16,
@@ -43,7 +43,7 @@ async fn on_a_terminal(
         .stdout(open())
         .stderr(open());
     let mut child = command.spawn().unwrap();
-    // The end of the last one that has the other side open is the end of what can be read here.
+    // Reading ends when the last process that has the other side open ends.
     drop(command);
     let mut terminal = File::from(master);
     let (prompt, input) = (prompt.to_owned(), input.to_owned());
@@ -112,7 +112,7 @@ async fn on_a_terminal_what_destroys_is_asked_for() {
     let (shown, code) = on_a_terminal(&cli, 200, &["forget", "web-01"], "[y/N]", "n\n").await;
     assert_eq!(code, 1, "{shown}");
     assert!(
-        shown.contains("Go on? [y/N] ") && shown.contains("nothing was changed"),
+        shown.contains("Continue? [y/N] ") && shown.contains("nothing was changed"),
         "{shown}"
     );
     cli.run(&["label", "web-01"]).await.ok();
@@ -142,7 +142,7 @@ async fn whoever_has_read_enough_is_not_told_off() {
         cli.run(&["label", &format!("web-{n}"), "a=b"]).await.ok();
     }
     let bbctl = env!("CARGO_BIN_EXE_bbctl");
-    // `true` has ended before anything is written: it is waited for.
+    // The sleep makes sure that `true` has ended before anything is written.
     let script = format!(
         "for command in 'hosts' 'events' 'completions bash' 'watch --after 0'; do \
          ({{ sleep 0.3; '{bbctl}' $command; echo \"$command $?\" >&2; }}) | true; done"

@@ -1,4 +1,4 @@
-//! Who may do what: bearer tokens with roles.
+//! Access control: bearer tokens with roles.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -17,48 +17,48 @@ use protocol::rest::Role;
 use tokio::time::Instant;
 
 use super::App;
-use super::enroll::not_let_in;
-use super::problem::Refusal;
+use super::problem::{Refusal, enroll_denied};
+use super::signature::Argument;
 use crate::settings::Anonymous;
 use crate::store::{Result, Store, token_digest};
 
-/// What a route asks of its caller.
+/// What a route requires of its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Nothing: it tells and changes nothing that matters.
+    /// Nothing: the route shows no data and changes nothing.
     Open,
     Needs(Role),
-    /// An enrolment token, which is good for nothing else.
+    /// An enrolment token, which is accepted by this kind of route only.
     NeedsEnrollToken,
 }
 
-/// Of the enrolment token of a request: one that was good when it came.
+/// The digest of a request's enrolment token, which was valid when the request arrived.
 #[derive(Debug, Clone)]
 pub struct EnrollDigest(pub String);
 
-/// Who is asking.
+/// The caller of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
-    /// Of the token; the author of what is done.
+    /// Name of the token. Events have it as their author.
     pub name: String,
     pub role: Role,
 }
 
-/// Decides who comes in.
+/// Authenticates callers.
 pub struct Gate {
     anonymous: Anonymous,
-    /// Whether only this machine can ask at all.
+    /// Whether the master listens on a loopback address.
     loopback: bool,
-    recent: Mutex<Recent>,
+    recent: Mutex<RecentTokens>,
 }
 
-/// What was read of tokens lately. One that is revoked by another master, or by the command, works no
-/// longer than [`REMEMBERED`].
+/// A cache of tokens. A token that another master or the command has revoked works until its entry
+/// expires, after [`REMEMBERED`].
 #[derive(Default)]
-struct Recent {
-    /// By digest.
+struct RecentTokens {
+    /// By digest of the secret.
     principals: HashMap<String, (Principal, Instant)>,
-    /// Whether there ever was one.
+    /// Whether a token was ever made.
     any_token: Option<(bool, Instant)>,
 }
 
@@ -73,13 +73,13 @@ impl Gate {
         }
     }
 
-    fn recent(&self) -> MutexGuard<'_, Recent> {
+    fn recent(&self) -> MutexGuard<'_, RecentTokens> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets what was remembered: a token was made or revoked here.
-    pub fn forget(&self) {
-        *self.recent() = Recent::default();
+    /// Clears the cache, after a token was made or revoked here.
+    pub fn clear_cache(&self) {
+        *self.recent() = RecentTokens::default();
     }
 
     async fn bearer(&self, store: &Store, secret: &str) -> Result<Option<Principal>> {
@@ -101,7 +101,7 @@ impl Gate {
         Ok(Some(principal))
     }
 
-    async fn takes_anonymous(&self, store: &Store) -> Result<bool> {
+    async fn allows_anonymous(&self, store: &Store) -> Result<bool> {
         match self.anonymous {
             _ if !self.loopback => Ok(false),
             Anonymous::Yes => Ok(true),
@@ -127,20 +127,20 @@ impl Gate {
         let unauthorized = |detail: &str| Refusal::of(StatusCode::UNAUTHORIZED).detail(detail);
         if headers.contains_key(AUTHORIZATION) {
             let Some(secret) = bearer(headers) else {
-                return Err(unauthorized("Authorization must be: Bearer TOKEN"));
+                return Err(unauthorized("the Authorization header must be: Bearer TOKEN"));
             };
             let principal = self.bearer(store, secret).await?;
             return principal.ok_or_else(|| unauthorized("this token is unknown, revoked or expired"));
         }
-        if !self.takes_anonymous(store).await? {
+        if !self.allows_anonymous(store).await? {
             return Err(unauthorized(
-                "a token is needed: `bbmaster token create NAME` makes one; send Authorization: Bearer TOKEN",
+                "a token is required: create one with `bbmaster token create NAME`, and send Authorization: Bearer TOKEN",
             ));
         }
         if !is_from_this_machine(headers) {
             return Err(unauthorized(
-                "without a token, the master must be called by localhost, 127.0.0.1 or [::1], and not from a \
-                 foreign web page",
+                "a request without a token must address the master as localhost, 127.0.0.1 or [::1], and must \
+                 not come from the web page of another site",
             ));
         }
         Ok(Principal {
@@ -150,7 +150,7 @@ impl Gate {
     }
 }
 
-/// The secret of a request (RFC 6750; the scheme's name has no case).
+/// The secret of a request (RFC 6750). The name of the scheme is compared ignoring case.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, secret) = value.split_once(' ')?;
@@ -160,17 +160,17 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 async fn enroll_digest(app: &App, headers: &HeaderMap) -> std::result::Result<EnrollDigest, Refusal> {
     let Some(secret) = bearer(headers) else {
         return Err(Refusal::of(StatusCode::UNAUTHORIZED)
-            .detail("an enrolment token is needed: send Authorization: Bearer TOKEN"));
+            .detail("an enrolment token is required: send Authorization: Bearer TOKEN"));
     };
     let digest = token_digest(secret);
     match app.store.enroll_token(&digest).await? {
         Ok(_) => Ok(EnrollDigest(digest)),
-        Err(why) => Err(not_let_in(&why)),
+        Err(why) => Err(enroll_denied(&why)),
     }
 }
 
-/// Whether a request names this machine, and no web page of another origin sent it: a browser here that
-/// shows someone's page must not act for them (DNS rebinding, cross-site requests).
+/// Whether a request addresses this machine and was not sent by a web page of another origin. A
+/// browser on this machine must not act for such a page (DNS rebinding, cross-site requests).
 fn is_from_this_machine(headers: &HeaderMap) -> bool {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     let Some(host) = host else { return false };
@@ -196,7 +196,7 @@ fn is_loopback_name(authority: &str) -> bool {
     })
 }
 
-/// Lets a request pass to its handler, or refuses it.
+/// Passes a request to its handler, or refuses it.
 pub async fn admit(app: App, access: Access, mut request: Request, next: Next) -> Response {
     let role = match access {
         Access::Open => return next.run(request).await,
@@ -215,7 +215,7 @@ pub async fn admit(app: App, access: Access, mut request: Request, next: Next) -
         Err(refusal) => refusal.into_response(),
         Ok(principal) if principal.role < role => Refusal::of(StatusCode::FORBIDDEN)
             .detail(format!(
-                "this needs the role {}, and token {} has {}",
+                "this request requires the role {}; the token {} has the role {}",
                 role.as_str(),
                 principal.name,
                 principal.role.as_str()
@@ -232,18 +232,21 @@ impl FromRequestParts<App> for Principal {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> std::result::Result<Self, Refusal> {
-        // `admit` has put it there, on every route that is not open.
+        // `admit` has inserted it, on every route that is not open.
         let principal = parts.extensions.get::<Self>().cloned();
         principal.ok_or_else(|| Refusal::of(StatusCode::UNAUTHORIZED))
     }
 }
 
-/// A new token's secret: 256 bits from the system, in hex, with a beginning that secret scanners can know.
+impl Argument for Principal {}
+
+/// Makes the secret of a token: 256 random bits in hex, with a prefix that secret scanners can
+/// recognise.
 pub fn new_secret() -> io::Result<String> {
     secret("bbm")
 }
 
-/// The same for an enrolment token.
+/// Makes the secret of an enrolment token.
 pub fn new_enroll_secret() -> io::Result<String> {
     secret("bbe")
 }
@@ -260,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_this_machine_by_its_own_name_and_pages() {
+    fn only_requests_of_this_machine_are_recognised_as_local() {
         for (host, origin, expected) in [
             ("localhost:8082", None, true),
             ("127.0.0.1:8082", None, true),

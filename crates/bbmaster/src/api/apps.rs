@@ -1,38 +1,98 @@
-//! What hosts should run, and what the fleet runs.
+//! Desired applications of a host, and the applications of the fleet.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{FromRequestParts, State};
 use axum::http::header::{ETAG, IF_MATCH};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use protocol::rest::{AppList, DesiredApps, PlanAnswer, PutQuery, problem};
-use protocol::{Apps, HostId, Limits, decode_apps, encode_plan, is_plan_hash};
+use protocol::{Apps, HostId, encode_plan, is_plan_hash};
+use schemars::JsonSchema;
+use serde::Serialize;
 use tokio::time::timeout;
 
 use super::App;
 use super::access::Principal;
 use super::extract::{Body, Id, Params};
-use super::ping::publish_failed;
-use super::problem::Refusal;
+use super::problem::{Refusal, publish_failed};
+use super::signature::{Answer, Answers, Argument, Described, Header};
 use crate::replies::Reply;
-use crate::store::{NewDesired, PutError, Stored};
+use crate::store::{NewDesired, PutError, StoredDesired};
 
 pub async fn usage(State(app): State<App>) -> Result<Json<AppList>, Refusal> {
     Ok(Json(app.store.apps().await?))
 }
 
-fn with_tag(desired: DesiredApps) -> Response {
-    let tag = format!("\"{}\"", desired.generation);
-    ([(ETAG, tag)], Json(desired)).into_response()
+/// A desired state, with its generation as ETag.
+pub struct Tagged(DesiredApps);
+
+impl IntoResponse for Tagged {
+    fn into_response(self) -> Response {
+        let tag = format!("\"{}\"", self.0.generation);
+        ([(ETAG, tag)], Json(self.0)).into_response()
+    }
 }
 
-pub async fn desired(State(app): State<App>, Id(id): Id) -> Result<Response, Refusal> {
+impl Answers for Tagged {
+    fn answers() -> Vec<Answer> {
+        Json::<DesiredApps>::answers()
+    }
+}
+
+/// What a PUT of desired applications returns.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum DesiredOrPlan {
+    Desired(DesiredApps),
+    Plan(PlanAnswer),
+}
+
+impl IntoResponse for DesiredOrPlan {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Desired(desired) => Tagged(desired).into_response(),
+            Self::Plan(plan) => Json(plan).into_response(),
+        }
+    }
+}
+
+impl Answers for DesiredOrPlan {
+    fn answers() -> Vec<Answer> {
+        Json::<Self>::answers()
+    }
+}
+
+/// The header `If-Match` of a request.
+pub struct IfMatch(Option<HeaderValue>);
+
+impl FromRequestParts<App> for IfMatch {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Infallible> {
+        Ok(Self(parts.headers.get(IF_MATCH).cloned()))
+    }
+}
+
+impl Argument for IfMatch {
+    fn describe(described: &mut Described) {
+        described.headers.push(Header {
+            name: "If-Match",
+            description: "The generation to replace, in quotes: \"3\"",
+            pattern: r#"^(\*|"[0-9]{1,19}"(, ?"[0-9]{1,19}"){0,15})$"#,
+        });
+        described.problems.push(400);
+    }
+}
+
+pub async fn desired(State(app): State<App>, Id(id): Id) -> Result<Tagged, Refusal> {
     match app.store.desired(&id).await? {
-        Some(desired) => Ok(with_tag(desired.into())),
-        // Of a known host nothing may be desired; of any other, nothing is known.
-        None if app.store.labels(&id).await?.is_some() => Ok(with_tag(DesiredApps {
+        Some(desired) => Ok(Tagged(desired.into())),
+        // A known host may have no desired state. Any other host is an error.
+        None if app.store.labels(&id).await?.is_some() => Ok(Tagged(DesiredApps {
             apps: Apps::new(),
             generation: 0,
             author: None,
@@ -43,24 +103,14 @@ pub async fn desired(State(app): State<App>, Id(id): Id) -> Result<Response, Ref
     }
 }
 
-/// Bytes that a message has around its applications, and some more.
-const ENVELOPE: usize = 1024;
-
-/// The applications of a body.
-pub(super) fn wanted(body: &Body) -> Result<Apps, Refusal> {
-    let agents = Limits::default();
-    let limits = Limits {
-        max_size: agents.max_size - ENVELOPE,
-        ..agents
-    };
-    Ok(decode_apps(&body.0, limits)?)
-}
-
-/// An application may not be called as a host that is to have it: messages to the one would reach the other.
+/// An application must not have the id of its host as its name: both are routing keys, and messages
+/// to one would reach the other.
 pub(super) fn own_id(app: &str, whose: &str) -> Refusal {
     Refusal::invalid(
         format!("$[{app:?}]"),
-        format!("is {whose}'s own id; an application needs another name"),
+        format!(
+            "is the id of {whose}: messages to one would reach the other. Give the application another name"
+        ),
     )
 }
 
@@ -68,15 +118,15 @@ pub async fn put_desired(
     State(app): State<App>,
     Id(id): Id,
     Params(query): Params<PutQuery>,
-    headers: HeaderMap,
+    IfMatch(if_match): IfMatch,
     principal: Principal,
-    body: Body,
-) -> Result<Response, Refusal> {
-    let apps = wanted(&body)?;
+    body: Body<Apps>,
+) -> Result<DesiredOrPlan, Refusal> {
+    let apps = body.apps()?;
     if let Some(app) = apps.keys().find(|app| id.collides_with(app)) {
         return Err(own_id(app.as_str(), "this host"));
     }
-    let if_match = match headers.get(IF_MATCH) {
+    let if_match = match if_match {
         None => None,
         Some(value) => Some(generations(value.to_str().unwrap_or_default(), &app, &id).await?),
     };
@@ -85,13 +135,11 @@ pub async fn put_desired(
     {
         return Err(Refusal::bad_parameter(
             "only_if_plan",
-            "a plan's hash is needed, as ?dry_run=true answers it: 6 to 64 hexadecimal digits",
+            "must be the hash of a plan, from an answer to ?dry_run=true: 6 to 64 hexadecimal digits",
         ));
     }
     if query.dry_run {
-        return plan(&app, &id, &apps)
-            .await
-            .map(|plan| Json(plan).into_response());
+        return plan(&app, &id, &apps).await.map(DesiredOrPlan::Plan);
     }
     let new = NewDesired {
         apps: Arc::new(apps),
@@ -100,9 +148,9 @@ pub async fn put_desired(
         author: principal.name.into(),
     };
     match app.store.put_desired(&id, new).await {
-        Ok(Stored { desired, .. }) => {
+        Ok(StoredDesired { desired, .. }) => {
             app.dispatcher.changed(id, desired.clone());
-            Ok(with_tag(desired.into()))
+            Ok(DesiredOrPlan::Desired(desired.into()))
         }
         Err(PutError::GenerationChanged { current }) => Err(generation_changed(current)),
         Err(PutError::Store(error)) => Err(error.into()),
@@ -114,14 +162,14 @@ fn generation_changed(current: u64) -> Refusal {
         .kind(problem::GENERATION)
         .path("If-Match")
         .detail(format!(
-            "the desired state is at generation {current}: someone else has changed it; read it again"
+            "somebody else has changed the desired state, which is now at generation {current}: read it again"
         ))
 }
 
-/// The generations of an `If-Match` (RFC 9110, section 13.1.1).
+/// Reads the generations of an `If-Match` (RFC 9110, section 13.1.1).
 async fn generations(value: &str, app: &App, id: &HostId) -> Result<Vec<u64>, Refusal> {
     if value.trim() == "*" {
-        // Whatever there is, but there must be something.
+        // Any generation, but there must be one.
         return match app.store.desired(id).await? {
             Some(desired) => Ok(vec![desired.generation]),
             None => Err(generation_changed(0)),
@@ -132,14 +180,11 @@ async fn generations(value: &str, app: &App, id: &HostId) -> Result<Vec<u64>, Re
         quoted.parse().ok()
     });
     tags.collect::<Option<_>>().ok_or_else(|| {
-        Refusal::bad_parameter(
-            "If-Match",
-            "a generation in quotes is needed, as ETag has it: \"3\"",
-        )
+        Refusal::bad_parameter("If-Match", "must be a generation in quotes, as in ETag: \"3\"")
     })
 }
 
-/// Asks the host.
+/// Asks the host for its plan.
 async fn plan(app: &App, id: &HostId, apps: &Apps) -> Result<PlanAnswer, Refusal> {
     let mut question = app.waiters.ask();
     app.publisher
@@ -150,11 +195,11 @@ async fn plan(app: &App, id: &HostId, apps: &Apps) -> Result<PlanAnswer, Refusal
         Ok(Ok(Reply::Plan(plan))) => Ok(*plan),
         Ok(Ok(Reply::Status(_))) => Err(Refusal::of(StatusCode::NOT_IMPLEMENTED)
             .kind(problem::UNSUPPORTED)
-            .detail("the host answered, but its agent cannot make plans: it is too old")),
+            .detail("the agent of the host is too old to make plans: upgrade it")),
         Ok(Err(_)) | Err(_) => Err(Refusal::of(StatusCode::GATEWAY_TIMEOUT)
             .kind(problem::NO_ANSWER)
             .detail(format!(
-                "the host sent no plan within {} s: it is busy or away, or its agent is too old to make plans",
+                "the host sent no plan within {} s: it is busy or not connected, or its agent is too old to make plans",
                 app.plan_timeout.as_secs()
             ))),
     }

@@ -1,4 +1,4 @@
-//! Letting hosts in: tokens for it, and the one request that a host sends.
+//! Enrolment: its tokens, and the request of a host.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -9,9 +9,10 @@ use tokio::task::spawn_blocking;
 use super::App;
 use super::access::{EnrollDigest, Principal, new_enroll_secret, new_secret};
 use super::extract::{Body, Name};
-use super::problem::Refusal;
+use super::problem::{Refusal, enroll_denied};
+use super::signature::{Created, NoContent};
 use super::tokens::check_name;
-use crate::store::{NotLetIn, TokenError, token_digest};
+use crate::store::{TokenError, token_digest};
 
 pub async fn list(State(app): State<App>) -> Result<Json<EnrollTokenList>, Refusal> {
     let tokens = app.store.enroll_tokens().await?;
@@ -21,9 +22,9 @@ pub async fn list(State(app): State<App>) -> Result<Json<EnrollTokenList>, Refus
 pub async fn create(
     State(app): State<App>,
     principal: Principal,
-    body: Body,
-) -> Result<(StatusCode, Json<CreatedEnrollToken>), Refusal> {
-    let new: NewEnrollToken = body.parse()?;
+    body: Body<NewEnrollToken>,
+) -> Result<Created<CreatedEnrollToken>, Refusal> {
+    let new = body.parse()?;
     check(&new).map_err(|(path, reason)| Refusal::invalid(path, reason))?;
     if app.enrollment.is_none() {
         return Err(off());
@@ -35,7 +36,7 @@ pub async fn create(
         .create_enroll_token(&new, &digest, &principal.name)
         .await
     {
-        Ok(token) => Ok((StatusCode::CREATED, Json(CreatedEnrollToken { token, secret }))),
+        Ok(token) => Ok(Created(CreatedEnrollToken { token, secret })),
         Err(error @ TokenError::Exists(_)) => {
             Err(Refusal::of(StatusCode::CONFLICT).detail(error.to_string()))
         }
@@ -56,11 +57,11 @@ fn check(new: &NewEnrollToken) -> Result<(), (&'static str, String)> {
 fn off() -> Refusal {
     Refusal::of(StatusCode::CONFLICT)
         .kind(problem::ENROLMENT_OFF)
-        .detail("this master cannot let hosts in: set [enroll] management, username and password_file")
+        .detail("enrolment is off on this master: set [enroll] management, username and password_file")
 }
 
 fn no_random_bits(error: std::io::Error) -> Refusal {
-    tracing::error!("no random bits for a secret: {error}");
+    tracing::error!("cannot read random bytes from /dev/urandom for a secret: {error}");
     Refusal::of(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
@@ -68,19 +69,19 @@ pub async fn revoke(
     State(app): State<App>,
     Name(name): Name,
     principal: Principal,
-) -> Result<StatusCode, Refusal> {
+) -> Result<NoContent, Refusal> {
     match app.store.revoke_enroll_token(&name, &principal.name).await? {
-        true => Ok(StatusCode::NO_CONTENT),
-        false => Err(Refusal::of(StatusCode::NOT_FOUND).detail("there is no enrolment token of this name")),
+        true => Ok(NoContent),
+        false => Err(Refusal::of(StatusCode::NOT_FOUND).detail("there is no enrolment token with this name")),
     }
 }
 
-/// A host comes in.
+/// Makes the login of a host at the broker.
 pub async fn enroll(
     State(app): State<App>,
     Extension(EnrollDigest(digest)): Extension<EnrollDigest>,
-    body: Body,
-) -> Result<(StatusCode, Json<Enrolled>), Refusal> {
+    body: Body<Enroll>,
+) -> Result<Created<Enrolled>, Refusal> {
     let Enroll { host_id } = body.parse()?;
     let Some(enrollment) = app.enrollment.clone() else {
         return Err(off());
@@ -88,31 +89,21 @@ pub async fn enroll(
     let password = new_secret().map_err(no_random_bits)?;
     let token = match app.store.use_enroll_token(&digest, &host_id).await? {
         Ok(token) => token,
-        Err(why) => return Err(not_let_in(&why)),
+        Err(why) => return Err(enroll_denied(&why)),
     };
     let host = host_id.clone();
-    let done = spawn_blocking(move || enrollment.let_in(&host, password)).await;
+    let done = spawn_blocking(move || enrollment.create_host_login(&host, password)).await;
     let reason = match done {
         Ok(Ok(enrolled)) => {
-            app.store.tell_enrolled(&token, &host_id).await?;
-            tracing::info!(host = %host_id, token = token.name, "a host has enrolled");
-            return Ok((StatusCode::CREATED, Json(enrolled)));
+            app.store.add_enrolled_event(&token, &host_id).await?;
+            tracing::info!(host = %host_id, token = token.name, "host enrolled");
+            return Ok(Created(enrolled));
         }
         Ok(Err(error)) => error.to_string(),
         Err(error) => error.to_string(),
     };
-    tracing::error!(host = %host_id, "the broker did not let a host in: {reason}");
+    tracing::error!(host = %host_id, "cannot enrol the host: RabbitMQ's management API failed: {reason}");
     app.store.give_back_enroll_token(&token, &host_id).await?;
     Err(Refusal::of(StatusCode::SERVICE_UNAVAILABLE)
-        .detail("RabbitMQ's management API failed; the master's log says how. The token is still good"))
-}
-
-/// Why a token is worth nothing, for now or at all.
-pub(super) fn not_let_in(why: &NotLetIn) -> Refusal {
-    let refusal = match why {
-        NotLetIn::Unknown | NotLetIn::Expired(_) | NotLetIn::UsedUp => Refusal::of(StatusCode::UNAUTHORIZED),
-        NotLetIn::OtherHost(_) => Refusal::of(StatusCode::FORBIDDEN),
-        NotLetIn::Known => Refusal::of(StatusCode::CONFLICT).kind(problem::HOST_KNOWN),
-    };
-    refusal.detail(why.to_string())
+        .detail("RabbitMQ's management API failed; see the master's log. The token can be used again"))
 }

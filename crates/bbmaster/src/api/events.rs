@@ -1,53 +1,115 @@
-//! Events: their history as pages, and live.
+//! Events: pages of past ones, and a stream of new ones.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::extract::{FromRequestParts, State};
 use axum::http::header::ACCEPT;
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use protocol::rest::{Event, EventQuery};
+use protocol::rest::{Event, EventList, EventQuery};
 use tokio::sync::watch;
 
 use super::App;
 use super::extract::{Params, limit};
 use super::problem::Refusal;
+use super::signature::{Answer, Answers, Argument, Described, Header};
+
+/// What a request for events returns.
+pub enum EventsAnswer {
+    Page(EventList),
+    Stream(Response),
+}
+
+impl IntoResponse for EventsAnswer {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Page(page) => Json(page).into_response(),
+            Self::Stream(stream) => stream,
+        }
+    }
+}
+
+impl Answers for EventsAnswer {
+    fn answers() -> Vec<Answer> {
+        vec![
+            Answer::json::<EventList>(StatusCode::OK),
+            Answer::raw(EVENT_STREAM),
+        ]
+    }
+}
+
+const EVENT_STREAM: &str = "text/event-stream";
+const LAST_EVENT_ID: &str = "Last-Event-ID";
+
+/// The last event that a client received before it lost its connection.
+pub struct LastEventId(Option<HeaderValue>);
+
+impl FromRequestParts<App> for LastEventId {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Infallible> {
+        Ok(Self(parts.headers.get(LAST_EVENT_ID).cloned()))
+    }
+}
+
+impl Argument for LastEventId {
+    fn describe(described: &mut Described) {
+        described.headers.push(Header {
+            name: LAST_EVENT_ID,
+            description: "Id of the last event that the client has received",
+            pattern: "^[0-9]{1,19}$",
+        });
+        described.problems.push(400);
+    }
+}
+
+impl LastEventId {
+    fn parse(&self) -> Result<Option<u64>, Refusal> {
+        let Some(id) = &self.0 else {
+            return Ok(None);
+        };
+        let id = id.to_str().ok().and_then(|id| id.parse().ok());
+        id.map(Some)
+            .ok_or_else(|| Refusal::bad_parameter(LAST_EVENT_ID, "must be the id of an event, a number"))
+    }
+}
+
+/// Whether a client asks for a stream instead of a page.
+pub struct WantsStream(bool);
+
+impl FromRequestParts<App> for WantsStream {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Infallible> {
+        let accept = parts.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
+        Ok(Self(accept.is_some_and(|accept| accept.contains(EVENT_STREAM))))
+    }
+}
+
+impl Argument for WantsStream {}
 
 pub async fn events(
     State(app): State<App>,
     Params(query): Params<EventQuery>,
-    headers: HeaderMap,
-) -> Result<Response, Refusal> {
+    last_event_id: LastEventId,
+    WantsStream(wants_stream): WantsStream,
+) -> Result<EventsAnswer, Refusal> {
     let limit = limit(query.limit)?;
-    let last_id = last_event_id(&headers)?;
-    let wants_stream = headers
-        .get(ACCEPT)
-        .and_then(|accept| accept.to_str().ok())
-        .is_some_and(|accept| accept.contains("text/event-stream"));
-    if wants_stream {
-        return Ok(live(app, query, last_id));
+    let last_id = last_event_id.parse()?;
+    match wants_stream {
+        true => Ok(EventsAnswer::Stream(live(app, query, last_id))),
+        false => Ok(EventsAnswer::Page(app.store.events(&query, limit).await?)),
     }
-    Ok(Json(app.store.events(&query, limit).await?).into_response())
 }
 
-/// Where a client that was cut off wants to go on.
-fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
-    let Some(id) = headers.get(LAST_EVENT_ID) else {
-        return Ok(None);
-    };
-    let id = id.to_str().ok().and_then(|id| id.parse().ok());
-    id.map(Some)
-        .ok_or_else(|| Refusal::bad_parameter(LAST_EVENT_ID, "the id of an event, a number, is needed"))
-}
-
-const LAST_EVENT_ID: &str = "Last-Event-ID";
-
-/// One listener: it reads from the store at its own pace, so that it misses nothing however slow it is.
+/// One connection that streams events. It reads from the store at its own pace, so a slow client
+/// misses nothing.
 struct Follower {
     app: App,
     query: EventQuery,
@@ -72,7 +134,7 @@ impl Follower {
                 },
                 Ok(page) => self.ready.extend(page.events),
                 Err(error) => {
-                    tracing::warn!("a listener waits for events: {error}");
+                    tracing::warn!("cannot read events for a listener, will be retried: {error}");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
@@ -88,7 +150,7 @@ impl Drop for Follower {
 
 fn live(app: App, mut query: EventQuery, last_id: Option<u64>) -> Response {
     let newest = app.store.watch_events();
-    // What a client sends when it reconnects goes before what it asked for at first.
+    // After a reconnect a client sends `Last-Event-ID`, which is newer than its first query.
     let after = last_id.or(query.after).unwrap_or(*newest.borrow());
     query.after = Some(after);
     query.before = None;
@@ -112,6 +174,6 @@ fn as_sse(event: &Event) -> axum::response::sse::Event {
     axum::response::sse::Event::default()
         .id(event.id.to_string())
         .event(event.kind.as_str())
-        // One line: JSON strings hold no line ends.
+        // One line, because JSON strings contain no line breaks.
         .data(serde_json::to_string(event).unwrap_or_default())
 }

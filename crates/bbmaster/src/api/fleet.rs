@@ -12,53 +12,53 @@ use protocol::{Apps, HostId};
 
 use super::App;
 use super::access::Principal;
-use super::apps::{own_id, wanted};
+use super::apps::own_id;
 use super::extract::{Body, Params};
 use super::problem::Refusal;
 use crate::store::{Desired, NewDesired, PutError, Store, StoreError};
 
-/// On their way into the store at a time: one commit's worth is written while the next gathers.
+/// PUTs in progress at the same time: while one batch is committed, the next is collected.
 const AT_ONCE: usize = 2000;
-/// Stored before any of them is sent to. Hosts answer at once, and what they say has to be stored as well: sent to one by
-/// one, the first of them would hold up the storing of the others.
+/// Changed hosts, after which messages are sent. Hosts answer at once and their statuses are stored
+/// as well, so sending after each PUT would slow down the other PUTs.
 const SENT_TOGETHER: usize = 10_000;
-/// Ids read at a time.
+/// Ids read at once.
 const PAGE: u32 = 1000;
 
 pub async fn put_desired(
     State(app): State<App>,
     Params(query): Params<FleetQuery>,
     principal: Principal,
-    body: Body,
+    body: Body<Apps>,
 ) -> Result<Json<FleetSet>, Refusal> {
     let filters = HostQuery::from(&query);
     match (query.all, filters == HostQuery::default()) {
         (false, true) => {
             return Err(Refusal::bad_parameter(
                 "query",
-                "says nothing of which hosts: give a filter, or all=true for every host that is known",
+                "does not say which hosts: give a filter, or all=true for every known host",
             ));
         }
         (true, false) => {
             return Err(Refusal::bad_parameter(
                 "all",
-                "means every host, and filters mean some: give one or the other",
+                "cannot be combined with filters: all=true means every known host",
             ));
         }
         (true, true) | (false, false) => {}
     }
-    // It would mean every host, and is what a script sends whose variable is not set.
+    // An empty filter would match every host. Scripts send it when a variable is not set.
     let given = [&query.application, &query.version, &query.label, &query.text];
     let names = ["application", "version", "label", "text"];
     for (name, value) in names.into_iter().zip(given) {
         if value.as_ref().is_some_and(|value| value.trim().is_empty()) {
             return Err(Refusal::bad_parameter(
                 name,
-                "is empty: give it a value, or leave it out; all=true means every host",
+                "is empty: give a value, or leave it out (all=true means every known host)",
             ));
         }
     }
-    let apps = wanted(&body)?;
+    let apps = body.apps()?;
     let hosts = matching(&app.store, filters).await?;
     if let Some(name) = apps
         .keys()
@@ -72,7 +72,7 @@ pub async fn put_desired(
             let hosts: Vec<HostId> = hosts.into_iter().collect();
             app.store.count_changes(&hosts, &apps).await?
         }
-        // By itself: where the client gives up, it is done all the same, and not in part.
+        // In a task of its own: if the client gives up, the change is still completed.
         false => tokio::spawn(set(app, hosts, Arc::new(apps), principal.name.into()))
             .await
             .map_err(|_| Refusal::of(StatusCode::SERVICE_UNAVAILABLE).detail(ENDING))??,
@@ -83,9 +83,10 @@ pub async fn put_desired(
     }))
 }
 
-const ENDING: &str = "the master ended while it was at it; the same again does what is left";
+const ENDING: &str =
+    "the master stopped before all hosts were changed: repeat the request to change the others";
 
-/// As they are now: what is set may change what a filter asks for.
+/// Reads all ids before the change, because the change may affect what the filters match.
 async fn matching(store: &Store, mut filters: HostQuery) -> Result<BTreeSet<HostId>, StoreError> {
     let mut hosts = BTreeSet::new();
     loop {
@@ -98,11 +99,12 @@ async fn matching(store: &Store, mut filters: HostQuery) -> Result<BTreeSet<Host
     }
 }
 
-/// Of how many hosts something else was desired before.
+/// Changes the hosts. Returns how many had another desired state before.
 async fn set(app: App, hosts: BTreeSet<HostId>, apps: Arc<Apps>, author: Arc<str>) -> Result<u64, Refusal> {
     let all = hosts.len();
     let failure = OnceLock::new();
-    // None is begun after one has failed; those under way are waited for, since they may well be written.
+    // After a failure no PUT is started. Those in progress are awaited, because they may be
+    // committed.
     let begun = hosts.into_iter().take_while(|_| failure.get().is_none());
     let puts = begun.map(|host| {
         let (store, apps, author) = (&app.store, &apps, &author);
@@ -138,7 +140,7 @@ async fn set(app: App, hosts: BTreeSet<HostId>, apps: Arc<Apps>, author: Arc<str
             Err(PutError::Store(error)) => {
                 let _ = failure.set(error);
             }
-            // There is no condition.
+            // Cannot happen: there is no `if_match`.
             Err(PutError::GenerationChanged { .. }) => {}
         }
     }
@@ -151,9 +153,9 @@ async fn set(app: App, hosts: BTreeSet<HostId>, apps: Arc<Apps>, author: Arc<str
 }
 
 fn incomplete(error: &StoreError, done: usize, all: usize) -> Refusal {
-    tracing::error!("one desired state for {all} hosts: the database failed after {done}: {error}");
+    tracing::error!("cannot set the desired state of {all} hosts, {done} are done: {error}");
     Refusal::of(StatusCode::SERVICE_UNAVAILABLE).detail(format!(
-        "the database failed after {done} of {all} hosts, which have it; the same again does the rest; the master's log \
-         says more"
+        "the database failed after {done} of {all} hosts were changed: repeat the request to change the others; see \
+         the master's log"
     ))
 }

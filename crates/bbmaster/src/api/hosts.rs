@@ -1,14 +1,18 @@
 //! Hosts and their labels.
 
+use std::borrow::Cow;
+
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
 use protocol::rest::{Host, HostIds, HostList, HostQuery, Labels};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
 
 use super::App;
 use super::access::Principal;
 use super::extract::{Body, Id, Params, limit};
 use super::problem::Refusal;
+use super::signature::NoContent;
 
 pub async fn list(
     State(app): State<App>,
@@ -28,9 +32,9 @@ pub async fn one(State(app): State<App>, Id(id): Id) -> Result<Json<Host>, Refus
     host.map(Json).ok_or_else(Refusal::no_such_host)
 }
 
-pub async fn forget(State(app): State<App>, Id(id): Id, principal: Principal) -> Result<StatusCode, Refusal> {
+pub async fn forget(State(app): State<App>, Id(id): Id, principal: Principal) -> Result<NoContent, Refusal> {
     match app.store.delete_host(&id, &principal.name).await? {
-        true => Ok(StatusCode::NO_CONTENT),
+        true => Ok(NoContent),
         false => Err(Refusal::no_such_host()),
     }
 }
@@ -44,21 +48,44 @@ pub async fn put_labels(
     State(app): State<App>,
     Id(id): Id,
     principal: Principal,
-    body: Body,
+    body: Body<LabelsBody>,
 ) -> Result<Json<Labels>, Refusal> {
-    let labels: Labels = body.parse()?;
+    let LabelsBody(labels) = body.parse()?;
     check_labels(&labels)?;
     app.store.put_labels(&id, &labels, &principal.name).await?;
     Ok(Json(labels))
 }
 
-pub(super) const MAX_LABELS: usize = 64;
+const MAX_LABELS: usize = 64;
 const MAX_NAME: usize = 63;
 const MAX_VALUE: usize = 255;
 
+/// Labels in a request. The schema states what `check_labels` checks.
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub struct LabelsBody(Labels);
+
+impl JsonSchema for LabelsBody {
+    fn schema_name() -> Cow<'static, str> {
+        "Labels".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "object",
+            "maxProperties": MAX_LABELS,
+            "propertyNames": { "pattern": LABEL_NAME },
+            "additionalProperties": { "type": "string", "pattern": LABEL_VALUE },
+        })
+    }
+}
+
+const LABEL_NAME: &str = "^[A-Za-z0-9][A-Za-z0-9+._/-]{0,62}$";
+const LABEL_VALUE: &str = r"^[^\u0000-\u001f\u007f-\u009f,]{0,255}$";
+
 fn check_labels(labels: &Labels) -> Result<(), Refusal> {
     if labels.len() > MAX_LABELS {
-        let reason = format!("holds {} labels; at most {MAX_LABELS} are allowed", labels.len());
+        let reason = format!("has {} labels; at most {MAX_LABELS} are allowed", labels.len());
         return Err(Refusal::invalid("$", reason));
     }
     for (name, value) in labels {
@@ -70,12 +97,12 @@ fn check_labels(labels: &Labels) -> Result<(), Refusal> {
         if !good_name {
             let shown: String = name.chars().take(MAX_NAME + 1).collect();
             let reason = format!(
-                "{shown:?} is no label: up to {MAX_NAME} letters, digits and + . _ - / are allowed, a letter or \
-                 digit first"
+                "{shown:?} is not a label name: up to {MAX_NAME} letters, digits and + . _ - / are allowed, starting \
+                 with a letter or digit"
             );
             return Err(Refusal::invalid("$", reason));
         }
-        // A filter has them in a list with commas.
+        // A filter is a list of labels, separated by commas.
         if value.chars().count() > MAX_VALUE || value.contains(|c: char| c.is_control() || c == ',') {
             let reason =
                 format!("up to {MAX_VALUE} characters without commas and control characters are allowed");

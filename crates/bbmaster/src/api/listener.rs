@@ -1,4 +1,4 @@
-//! TLS in front of the API. A certificate that is renewed counts from the next connection.
+//! TLS of the REST API. A renewed certificate is used from the next connection on.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,7 +19,8 @@ use tokio_rustls::server::TlsStream;
 
 type Connection = (TlsStream<TcpStream>, SocketAddr);
 
-/// Accepts connections whose handshake is done; one that is slow holds up no other.
+/// Accepts connections and performs their handshakes. A slow handshake does not delay other
+/// connections.
 pub struct TlsListener {
     address: SocketAddr,
     ready: mpsc::Receiver<Connection>,
@@ -29,18 +30,18 @@ pub struct TlsListener {
 pub enum TlsError {
     #[error("{file}: {source}")]
     Pem { file: String, source: pem::Error },
-    #[error("[tls] certfile and keyfile cannot be used: {0}")]
+    #[error("cannot use [tls] certfile and keyfile: {0}")]
     Config(#[from] rustls::Error),
-    #[error("the listener has no address: {0}")]
+    #[error("cannot read the address of the listener: {0}")]
     Address(#[from] io::Error),
 }
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 impl TlsListener {
-    /// Takes over `tcp`, with the certificate chain and key of these PEM files.
+    /// Starts to accept on `tcp`, with the certificate chain and key of these PEM files.
     pub fn start(tcp: TcpListener, certificates: &Path, key: &Path) -> Result<Self, TlsError> {
-        let identity = Identity::read(certificates, key)?;
+        let identity = ListenerIdentity::read(certificates, key)?;
         let address = tcp.local_addr()?;
         let (done, ready) = mpsc::channel(64);
         tokio::spawn(accept(tcp, identity, done));
@@ -48,25 +49,25 @@ impl TlsListener {
     }
 }
 
-/// What the listener shows, and the files that it is from.
-struct Identity {
+/// The certificate in use, and the files that it was read from.
+struct ListenerIdentity {
     certificates: PathBuf,
     key: PathBuf,
-    stamps: [Option<Stamp>; 2],
+    stamps: [Option<FileStamp>; 2],
     acceptor: TlsAcceptor,
 }
 
 /// Changes when a file is written or replaced.
-type Stamp = (u64, u64, SystemTime);
+type FileStamp = (u64, u64, SystemTime);
 
-fn stamp(file: &Path) -> Option<Stamp> {
+fn stamp(file: &Path) -> Option<FileStamp> {
     let found = std::fs::metadata(file).ok()?;
     Some((found.ino(), found.len(), found.modified().ok()?))
 }
 
-impl Identity {
+impl ListenerIdentity {
     fn read(certificates: &Path, key: &Path) -> Result<Self, TlsError> {
-        // Before the files: what is written meanwhile is read again.
+        // Before the files: a change during the read is noticed later.
         let stamps = [certificates, key].map(stamp);
         Ok(Self {
             acceptor: TlsAcceptor::from(Arc::new(config(certificates, key)?)),
@@ -76,17 +77,20 @@ impl Identity {
         })
     }
 
-    /// As the files are by now. Where they are of no use (one of the two is yet to be written), as before.
+    /// The certificate of the files as they are now. If they cannot be used (one of them may not be
+    /// written yet), the previous one.
     fn current(&mut self) -> TlsAcceptor {
         let stamps = [&self.certificates, &self.key].map(|file| stamp(file));
         if stamps != self.stamps {
             match Self::read(&self.certificates, &self.key) {
                 Ok(renewed) => {
-                    tracing::info!("the certificate of the listener was read again");
+                    tracing::info!("reloaded the certificate of the listener");
                     *self = renewed;
                 }
                 Err(error) => {
-                    tracing::warn!("the listener keeps the certificate that it has: {error}");
+                    tracing::warn!(
+                        "cannot reload the certificate of the listener, the previous one stays in use: {error}"
+                    );
                     self.stamps = stamps;
                 }
             }
@@ -113,7 +117,7 @@ fn config(certificates: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
     Ok(config)
 }
 
-async fn accept(tcp: TcpListener, mut identity: Identity, done: mpsc::Sender<Connection>) {
+async fn accept(tcp: TcpListener, mut identity: ListenerIdentity, done: mpsc::Sender<Connection>) {
     loop {
         let accepted = tokio::select! {
             accepted = tcp.accept() => accepted,
@@ -125,7 +129,7 @@ async fn accept(tcp: TcpListener, mut identity: Identity, done: mpsc::Sender<Con
                 let done = done.clone();
                 tokio::spawn(async move {
                     match timeout(HANDSHAKE, handshake).await {
-                        // Not taken: the master ends.
+                        // An error means that the master is stopping.
                         Ok(Ok(stream)) => drop(done.send((stream, peer)).await),
                         Ok(Err(error)) => tracing::debug!(%peer, "TLS handshake failed: {error}"),
                         Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
@@ -133,8 +137,8 @@ async fn accept(tcp: TcpListener, mut identity: Identity, done: mpsc::Sender<Con
                 });
             }
             Err(error) => {
-                // Out of descriptors, as a rule: some will be free again.
-                tracing::warn!("cannot accept a connection: {error}");
+                // Usually there are no free file descriptors. Wait for some.
+                tracing::warn!("cannot accept a connection, will be retried: {error}");
                 sleep(Duration::from_secs(1)).await;
             }
         }
@@ -148,7 +152,7 @@ impl Listener for TlsListener {
     async fn accept(&mut self) -> Connection {
         match self.ready.recv().await {
             Some(connection) => connection,
-            // The task above ends after this listener only.
+            // The task above ends after this listener.
             None => std::future::pending().await,
         }
     }

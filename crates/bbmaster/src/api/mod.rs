@@ -1,5 +1,6 @@
-//! The REST API. One table of routes ([`routes`]): the router, what each route asks of its caller
-//! ([`Access`]) and the OpenAPI document ([`document`]) all come from it.
+//! The REST API. One table of routes ([`routes`]) gives the router, what each route asks of its
+//! caller ([`Access`]) and the OpenAPI document ([`document`]). What a route takes and answers is
+//! stated once: in the signature of its handler.
 
 mod access;
 mod apps;
@@ -15,6 +16,8 @@ mod ping;
 mod problem;
 mod retry;
 mod route;
+mod signature;
+mod table;
 mod tokens;
 mod ui;
 
@@ -31,8 +34,8 @@ use tokio::sync::watch;
 
 pub use access::{Access, Gate, Principal, new_secret};
 pub use listener::{TlsError, TlsListener};
-pub use openapi::document;
-pub use route::{Doc, Route, routes};
+pub use route::Route;
+pub use table::{document, routes};
 pub use tokens::check as check_new_token;
 
 use crate::dispatch::{Dispatcher, Pinger};
@@ -42,7 +45,7 @@ use crate::replies::Waiters;
 use crate::store::Store;
 use problem::Refusal;
 
-/// What requests work on. Cheap to clone.
+/// What handlers use. Cheap to clone.
 #[derive(Clone)]
 pub struct App {
     pub store: Store,
@@ -53,18 +56,18 @@ pub struct App {
     pub waiters: Arc<Waiters>,
     pub metrics: Metrics,
     pub gate: Arc<Gate>,
-    /// Wait for a host's plan.
+    /// How long to wait for the plan of a host.
     pub plan_timeout: Duration,
-    /// `None`: hosts cannot enrol.
+    /// `None`: enrolment is off.
     pub enrollment: Option<Arc<Enrollment>>,
-    /// Becomes true when the master ends: streams end then.
+    /// Becomes true when the master stops. Streams end then.
     pub ending: watch::Receiver<bool>,
 }
 
-/// Larger bodies are refused; an agent takes 1 MiB.
+/// Larger bodies are refused. Agents accept 1 MiB.
 const MAX_BODY: usize = 2 << 20;
 
-/// The whole API and the web page.
+/// The REST API and the web page.
 pub fn router(app: App) -> Router {
     let mut router = Router::new();
     for route in routes() {
@@ -79,10 +82,11 @@ pub fn router(app: App) -> Router {
     }
     router
         .fallback(async || {
-            Refusal::of(StatusCode::NOT_FOUND).detail("there is no such path; see /openapi.json")
+            Refusal::of(StatusCode::NOT_FOUND).detail("there is no such path: see /openapi.json")
         })
         .method_not_allowed_fallback(async || {
-            Refusal::of(StatusCode::METHOD_NOT_ALLOWED).detail("see /openapi.json for what this path takes")
+            Refusal::of(StatusCode::METHOD_NOT_ALLOWED)
+                .detail("this path does not support this method: see /openapi.json")
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn_with_state(app.clone(), count))

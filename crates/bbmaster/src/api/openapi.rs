@@ -1,67 +1,26 @@
 //! The OpenAPI document, made from the table of routes and the types of the bodies.
 
-use std::borrow::Cow;
-use std::sync::LazyLock;
-
-use axum::Json;
-use protocol::HostId;
-use protocol::rest::{DesiredApps, PlanAnswer, Problem};
+use protocol::rest::Problem;
+use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::access::Access;
-use super::hosts::MAX_LABELS;
-use super::route::{Route, routes};
+use super::route::{Route, RouteDoc};
+use super::signature::Header;
 
-/// What a PUT of desired applications answers; for the document only.
-#[derive(Serialize, JsonSchema)]
-#[serde(untagged)]
-#[expect(dead_code, reason = "only its schema is used")]
-pub enum DesiredOrPlan {
-    Desired(DesiredApps),
-    Plan(PlanAnswer),
-}
-
-/// Labels as they are taken; for the document only.
-pub struct LabelsBody;
-
-impl JsonSchema for LabelsBody {
-    fn schema_name() -> Cow<'static, str> {
-        "Labels".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "type": "object",
-            "maxProperties": MAX_LABELS,
-            "propertyNames": { "pattern": LABEL_NAME },
-            "additionalProperties": { "type": "string", "pattern": LABEL_VALUE },
-        })
-    }
-}
-
-const LABEL_NAME: &str = "^[A-Za-z0-9][A-Za-z0-9+._/-]{0,62}$";
-const LABEL_VALUE: &str = r"^[^\u0000-\u001f\u007f-\u009f,]{0,255}$";
-/// What is looked for is text without NUL.
+/// Filters are text without NUL.
 const QUERY_TEXT: &str = r"^[^\u0000]*$";
 
-static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
-
-pub async fn serve() -> Json<&'static Value> {
-    Json(&DOCUMENT)
-}
-
-/// Schemas of what is written and of what is read: they differ in what is required, so that each has
-/// definitions of its own.
+/// Schemas of requests and of answers. They differ in the fields that are required, so each kind
+/// has its own definitions.
 struct Schemas {
     answers: SchemaGenerator,
     requests: SchemaGenerator,
 }
 
 const ANSWERS: &str = "/components/schemas";
-/// Put in place of the definitions above once all is generated.
+/// Replaced by the definitions above when everything is generated.
 const REQUESTS: &str = "/components/requests";
 
 impl Schemas {
@@ -80,16 +39,16 @@ impl Schemas {
 }
 
 /// OpenAPI 3.1, whose schemas are JSON Schema 2020-12.
-pub fn document() -> Value {
+pub fn document(routes: &[Route]) -> Value {
     let mut schemas = Schemas::new();
     let problem = json!({
-        "description": "What is wrong, as a problem document (RFC 9457)",
+        "description": "The error, as a problem document (RFC 9457)",
         "content": { "application/problem+json": { "schema": schemas.answers.subschema_for::<Problem>() } },
     });
     let mut paths = Map::new();
-    for route in routes() {
+    for route in routes {
         let methods = paths.entry(route.path).or_insert_with(|| json!({}));
-        methods[route.method.as_str().to_ascii_lowercase()] = operation(&route, &mut schemas);
+        methods[route.method.as_str().to_ascii_lowercase()] = operation(route, &mut schemas);
     }
     let mut definitions = schemas.answers.take_definitions(true);
     for (name, schema) in schemas.requests.take_definitions(true) {
@@ -100,8 +59,8 @@ pub fn document() -> Value {
         "info": {
             "title": "Backbone master",
             "description":
-                "A fleet's desired state, stored, sent out and seen. Paths are taken with and without a slash at \
-                 their end.",
+                "Stores the desired state of a fleet, sends it to the hosts and shows their statuses. Every path \
+                 works with and without a trailing slash.",
             "version": env!("CARGO_PKG_VERSION"),
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
         },
@@ -142,10 +101,11 @@ fn name_requests(value: &mut Value) {
 fn operation(route: &Route, schemas: &mut Schemas) -> Value {
     let doc = &route.doc;
     let mut responses = Map::new();
-    for answer in &doc.answers {
+    for answer in &doc.described.answers {
+        let status = answer.status.as_u16();
         let response = responses
-            .entry(answer.status.to_string())
-            .or_insert_with(|| json!({ "description": answer.text }));
+            .entry(status.to_string())
+            .or_insert_with(|| json!({ "description": text_of(doc, status) }));
         if !answer.media_type.is_empty() {
             let schema = answer.schema.map(|schema| schema(&mut schemas.answers));
             let content = schema.map_or_else(|| json!({}), |schema| json!({ "schema": schema }));
@@ -166,13 +126,13 @@ fn operation(route: &Route, schemas: &mut Schemas) -> Value {
     operation["security"] = match route.access {
         Access::Open => json!([]),
         Access::Needs(role) => {
-            operation["description"] = format!("Needs the role {}.", role.as_str()).into();
-            // Without one, too, on a loopback address (`[bbmaster] allow_anonymous`).
+            operation["description"] = format!("Requires the role {}.", role.as_str()).into();
+            // Or without a token, on a loopback address (`[bbmaster] allow_anonymous`).
             json!([{ "token": [] }, {}])
         }
         Access::NeedsEnrollToken => json!([{ "enrollToken": [] }]),
     };
-    if let Some(body) = doc.body {
+    if let Some(body) = doc.described.body {
         operation["requestBody"] = json!({
             "required": true,
             "content": { "application/json": { "schema": body(&mut schemas.requests) } },
@@ -181,37 +141,40 @@ fn operation(route: &Route, schemas: &mut Schemas) -> Value {
     operation
 }
 
+fn text_of(doc: &RouteDoc, status: u16) -> &'static str {
+    let text = doc.texts.iter().find(|(of, _)| *of == status);
+    text.map_or("", |(_, text)| text)
+}
+
 fn problems(route: &Route) -> Vec<u16> {
-    let mut problems: Vec<u16> = route.doc.problems.into();
-    if route.doc.query.is_some() || route.parameters().next().is_some() || !route.doc.headers.is_empty() {
-        problems.push(400);
-    }
+    let mut problems = route.doc.described.problems.clone();
     if route.access != Access::Open {
-        // 503: the database or the broker is away.
+        // 503: there is no connection to the database or the broker.
         problems.extend([401, 403, 503]);
     }
     problems
 }
 
 fn parameters(route: &Route, requests: &mut SchemaGenerator) -> Vec<Value> {
-    let mut parameters: Vec<Value> = route
-        .parameters()
-        .map(|name| {
-            let schema = match name {
-                "id" => requests.subschema_for::<HostId>().to_value(),
-                _ => json!({ "type": "string", "minLength": 1 }),
-            };
-            json!({ "name": name, "in": "path", "required": true, "schema": schema })
-        })
-        .collect();
-    if let Some(query) = route.doc.query {
+    let described = &route.doc.described;
+    let mut parameters = Vec::new();
+    for (name, schema) in route.parameters().zip(described.path) {
+        let schema = schema(requests).to_value();
+        parameters.push(json!({ "name": name, "in": "path", "required": true, "schema": schema }));
+    }
+    if let Some(query) = described.query {
         let mut schema = query(requests).to_value();
         let properties = schema["properties"].take();
         for (name, schema) in properties.as_object().into_iter().flatten() {
             parameters.push(query_parameter(name, schema.clone()));
         }
     }
-    for (name, description, pattern) in route.doc.headers {
+    for Header {
+        name,
+        description,
+        pattern,
+    } in &described.headers
+    {
         parameters.push(json!({
             "name": name, "in": "header", "required": false, "description": description,
             "schema": { "type": "string", "pattern": pattern },
@@ -236,7 +199,7 @@ fn query_parameter(name: &str, mut schema: Value) -> Value {
     parameter
 }
 
-/// A query has no null: what is not given is left out.
+/// A query has no null: a parameter is given or left out.
 fn take_out_null(schema: &mut Map<String, Value>) {
     if let Some(Value::Array(types)) = schema.get_mut("type") {
         types.retain(|kind| kind != "null");
@@ -253,7 +216,7 @@ fn take_out_null(schema: &mut Map<String, Value>) {
     }
 }
 
-/// `get_v1_hosts_id_apps`.
+/// For example `get_v1_hosts_id_apps`.
 fn operation_id(route: &Route) -> String {
     let mut id = route.method.as_str().to_ascii_lowercase();
     for part in route.path.split(|c: char| !c.is_ascii_alphanumeric()) {

@@ -1,10 +1,11 @@
-//! Asking hosts for their status.
+//! Pings: asking hosts for their status.
 
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use bus::PublishError;
 use protocol::encode_ping;
 use protocol::rest::{PingAnswer, PingQuery, problem};
@@ -12,7 +13,8 @@ use tokio::time::{Instant, timeout};
 
 use super::App;
 use super::extract::{Id, Params};
-use super::problem::Refusal;
+use super::problem::{Refusal, publish_failed};
+use super::signature::{Accepted, Answer, Answers};
 use crate::replies::Reply;
 
 const ASKED: PingAnswer = PingAnswer {
@@ -20,15 +22,27 @@ const ASKED: PingAnswer = PingAnswer {
     status: None,
 };
 
-/// A message to a host that did not get on its way.
-pub fn publish_failed(error: &PublishError) -> Refusal {
-    match error {
-        PublishError::Unroutable => Refusal::of(StatusCode::CONFLICT)
-            .kind(problem::AWAY)
-            .detail("the host has no queue: it has been away for long, or was never there"),
-        PublishError::Disconnected | PublishError::Refused => Refusal::of(StatusCode::SERVICE_UNAVAILABLE)
-            .kind(problem::NO_BROKER)
-            .detail(format!("the message could not be sent: {error}")),
+/// The result of a ping.
+pub enum Pinged {
+    Answered(PingAnswer),
+    /// The caller does not wait for the answer.
+    Asked,
+}
+
+impl IntoResponse for Pinged {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Answered(answer) => (StatusCode::OK, Json(answer)).into_response(),
+            Self::Asked => (StatusCode::ACCEPTED, Json(ASKED)).into_response(),
+        }
+    }
+}
+
+impl Answers for Pinged {
+    fn answers() -> Vec<Answer> {
+        [StatusCode::OK, StatusCode::ACCEPTED]
+            .map(Answer::json::<PingAnswer>)
+            .into()
     }
 }
 
@@ -36,10 +50,10 @@ pub async fn one(
     State(app): State<App>,
     Id(id): Id,
     Params(query): Params<PingQuery>,
-) -> Result<(StatusCode, Json<PingAnswer>), Refusal> {
+) -> Result<Pinged, Refusal> {
     let wait = query.wait.unwrap_or(5.0);
     if !(0.0..=60.0).contains(&wait) {
-        return Err(Refusal::bad_parameter("wait", "0 to 60 seconds are allowed"));
+        return Err(Refusal::bad_parameter("wait", "must be 0 to 60 seconds"));
     }
     let mut question = app.waiters.ask();
     app.metrics.pings.inc();
@@ -49,7 +63,7 @@ pub async fn one(
         .map_err(|error| publish_failed(&error))?;
     let sent = Instant::now();
     if wait == 0.0 {
-        return Ok((StatusCode::ACCEPTED, Json(ASKED)));
+        return Ok(Pinged::Asked);
     }
     match timeout(Duration::from_secs_f64(wait), &mut question.answer).await {
         Ok(Ok(Reply::Status(status))) => {
@@ -57,7 +71,7 @@ pub async fn one(
                 round_trip_ms: Some(sent.elapsed().as_secs_f64() * 1000.0),
                 status: Some(status),
             };
-            Ok((StatusCode::OK, Json(answer)))
+            Ok(Pinged::Answered(answer))
         }
         Ok(Ok(Reply::Plan(_)) | Err(_)) | Err(_) => Err(Refusal::of(StatusCode::GATEWAY_TIMEOUT)
             .kind(problem::NO_ANSWER)
@@ -65,15 +79,15 @@ pub async fn one(
     }
 }
 
-pub async fn all(State(app): State<App>) -> Result<(StatusCode, Json<PingAnswer>), Refusal> {
+pub async fn all(State(app): State<App>) -> Result<Accepted<PingAnswer>, Refusal> {
     if !app.link.borrow().is_up() {
         return Err(publish_failed(&PublishError::Disconnected));
     }
     let pinger = app.pinger.clone();
     tokio::spawn(async move {
         if let Err(error) = pinger.ping_all().await {
-            tracing::warn!("not all hosts could be pinged: {error}");
+            tracing::warn!("cannot ping all hosts: {error}");
         }
     });
-    Ok((StatusCode::ACCEPTED, Json(ASKED)))
+    Ok(Accepted(ASKED))
 }

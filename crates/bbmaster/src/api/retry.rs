@@ -1,6 +1,5 @@
-//! Having a host try again what failed.
+//! Retrying applications that failed and are held.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use protocol::rest::{RetryAnswer, problem};
@@ -8,22 +7,22 @@ use protocol::rest::{RetryAnswer, problem};
 use super::App;
 use super::access::Principal;
 use super::extract::Id;
-use super::ping::publish_failed;
-use super::problem::Refusal;
+use super::problem::{Refusal, publish_failed};
+use super::signature::Accepted;
 use crate::dispatch::set_config;
 
-/// Sends the desired state once more, and says that what is held is to be tried. Told once: a host that is away is not
-/// told later, since what failed may not be worth another try by then.
+/// Sends the desired state again and tells the host to retry. It is sent once: a host that is not
+/// connected is not told later, because the retry may not be wanted any more by then.
 pub async fn one(
     State(app): State<App>,
     Id(id): Id,
     principal: Principal,
-) -> Result<(StatusCode, Json<RetryAnswer>), Refusal> {
+) -> Result<Accepted<RetryAnswer>, Refusal> {
     let Some(desired) = app.store.desired(&id).await? else {
         return Err(match app.store.labels(&id).await? {
             Some(_) => Refusal::of(StatusCode::CONFLICT)
                 .kind(problem::NOTHING_DESIRED)
-                .detail("nothing is desired of this host, so there is nothing to try again"),
+                .detail("this host has no desired state, so there is nothing to retry"),
             None => Refusal::no_such_host(),
         });
     };
@@ -34,6 +33,8 @@ pub async fn one(
         .publish(id.as_str(), message.encode())
         .await
         .map_err(|error| publish_failed(&error))?;
-    app.store.tell_retry(&id, generation, &principal.name).await?;
-    Ok((StatusCode::ACCEPTED, Json(RetryAnswer { generation })))
+    app.store
+        .add_retry_event(&id, generation, &principal.name)
+        .await?;
+    Ok(Accepted(RetryAnswer { generation }))
 }

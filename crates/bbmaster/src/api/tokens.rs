@@ -9,6 +9,7 @@ use super::App;
 use super::access::{Principal, new_secret};
 use super::extract::{Body, Name};
 use super::problem::Refusal;
+use super::signature::{Created, NoContent};
 use crate::store::{TokenError, token_digest};
 
 pub async fn list(State(app): State<App>) -> Result<Json<TokenList>, Refusal> {
@@ -19,19 +20,19 @@ pub async fn list(State(app): State<App>) -> Result<Json<TokenList>, Refusal> {
 pub async fn create(
     State(app): State<App>,
     principal: Principal,
-    body: Body,
-) -> Result<(StatusCode, Json<CreatedToken>), Refusal> {
-    let new: NewToken = body.parse()?;
+    body: Body<NewToken>,
+) -> Result<Created<CreatedToken>, Refusal> {
+    let new = body.parse()?;
     check(&new).map_err(|(path, reason)| Refusal::invalid(path, reason))?;
     let secret = new_secret().map_err(|error| {
-        tracing::error!("no random bits for a token: {error}");
+        tracing::error!("cannot read random bytes from /dev/urandom for a token: {error}");
         Refusal::of(StatusCode::INTERNAL_SERVER_ERROR)
     })?;
     let digest = token_digest(&secret);
     let made = app.store.create_token(&new, &digest, &principal.name).await;
-    app.gate.forget();
+    app.gate.clear_cache();
     match made {
-        Ok(token) => Ok((StatusCode::CREATED, Json(CreatedToken { token, secret }))),
+        Ok(token) => Ok(Created(CreatedToken { token, secret })),
         Err(error @ TokenError::Exists(_)) => {
             Err(Refusal::of(StatusCode::CONFLICT).detail(error.to_string()))
         }
@@ -39,7 +40,7 @@ pub async fn create(
     }
 }
 
-/// Path and reason of what is wrong with a token to be.
+/// Checks a new token. The error is path and reason.
 pub fn check(new: &NewToken) -> Result<(), (&'static str, String)> {
     const LONGEST_LIFE: u64 = 3_155_760_000;
     check_name(&new.name)?;
@@ -51,7 +52,7 @@ pub fn check(new: &NewToken) -> Result<(), (&'static str, String)> {
     }
 }
 
-/// The same for what a token of any kind is called.
+/// Checks the name of a token of either kind.
 pub(super) fn check_name(name: &str) -> Result<(), (&'static str, String)> {
     const LONGEST_NAME: usize = 64;
     let good = name.len() <= LONGEST_NAME
@@ -61,7 +62,7 @@ pub(super) fn check_name(name: &str) -> Result<(), (&'static str, String)> {
             .all(|b| b.is_ascii_alphanumeric() || b"+._@-".contains(&b));
     if !good {
         let reason = format!(
-            "up to {LONGEST_NAME} letters, digits and + . _ @ - are allowed, a letter or digit first"
+            "up to {LONGEST_NAME} letters, digits and + . _ @ - are allowed, starting with a letter or digit"
         );
         return Err(("$.name", reason));
     }
@@ -72,12 +73,12 @@ pub async fn revoke(
     State(app): State<App>,
     Name(name): Name,
     principal: Principal,
-) -> Result<StatusCode, Refusal> {
+) -> Result<NoContent, Refusal> {
     let revoked = app.store.revoke_token(&name, &principal.name).await?;
-    app.gate.forget();
+    app.gate.clear_cache();
     match revoked {
-        true => Ok(StatusCode::NO_CONTENT),
-        false => Err(Refusal::of(StatusCode::NOT_FOUND).detail("there is no token of this name")),
+        true => Ok(NoContent),
+        false => Err(Refusal::of(StatusCode::NOT_FOUND).detail("there is no token with this name")),
     }
 }
 

@@ -11,18 +11,20 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, http};
 use url::Url;
 
-use super::wanted::{Item, Method};
+use super::wanted::{BrokerItem, SendMethod};
 
-/// An administrator of the broker.
+/// The login of an administrator of the broker.
 #[derive(Clone)]
-pub struct Login {
+pub struct AdminLogin {
     pub user: String,
     pub password: String,
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum ApiError {
-    #[error("{0:?} is no http or https URL of a management API (http://rabbit.example.net:15672)")]
+pub enum ManagementError {
+    #[error(
+        "{0:?} is not an http or https URL of a management API (example: http://rabbit.example.net:15672)"
+    )]
     Url(String),
     #[error("{url}: {source}")]
     Http { url: String, source: Box<ureq::Error> },
@@ -32,29 +34,30 @@ pub enum ApiError {
         status: u16,
         reason: String,
     },
-    #[error("the certificates in {file} cannot be used: {reason}")]
+    #[error("cannot use the certificates in {file}: {reason}")]
     Certificates { file: String, reason: String },
 }
 
-/// One broker's API.
-pub struct Api {
+/// The management API of one broker.
+pub struct ManagementApi {
     base: Url,
     authorization: String,
     agent: Agent,
 }
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-impl Api {
-    /// `authorities`: PEM file of those that may vouch for an https server; else the host's own do.
-    pub fn new(base: &str, login: &Login, authorities: Option<&Path>) -> Result<Self, ApiError> {
+impl ManagementApi {
+    /// `authorities`: PEM file of the trusted authorities of an https server. `None`: those of this
+    /// host.
+    pub fn new(base: &str, login: &AdminLogin, authorities: Option<&Path>) -> Result<Self, ManagementError> {
         let base = Url::parse(base)
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-            .ok_or_else(|| ApiError::Url(base.to_owned()))?;
+            .ok_or_else(|| ManagementError::Url(base.to_owned()))?;
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
-            .timeout_global(Some(PATIENCE));
+            .timeout_global(Some(TIMEOUT));
         if base.scheme() == "https" {
             config = config.tls_config(tls(authorities)?);
         }
@@ -68,15 +71,15 @@ impl Api {
 
     fn url(&self, path: &[String]) -> String {
         let mut url = self.base.clone();
-        // It has a host, so it has segments.
+        // The URL has a host, so it has segments.
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().push("api").extend(path);
         }
         url.to_string()
     }
 
-    /// `None`: there is no such thing.
-    pub fn get(&self, path: &[String]) -> Result<Option<Value>, ApiError> {
+    /// `None`: there is no such object.
+    pub fn get(&self, path: &[String]) -> Result<Option<Value>, ManagementError> {
         let url = self.url(path);
         let request = self.agent.get(&url).header("Authorization", &self.authorization);
         let (status, body) = read(&url, request.call())?;
@@ -87,11 +90,11 @@ impl Api {
         }
     }
 
-    pub fn send(&self, item: &Item) -> Result<(), ApiError> {
+    pub fn send(&self, item: &BrokerItem) -> Result<(), ManagementError> {
         let url = self.url(&item.path);
         let request = match item.method {
-            Method::Put => self.agent.put(&url),
-            Method::Post => self.agent.post(&url),
+            SendMethod::Put => self.agent.put(&url),
+            SendMethod::Post => self.agent.post(&url),
         };
         let request = request
             .header("Authorization", &self.authorization)
@@ -107,8 +110,8 @@ impl Api {
 fn read(
     url: &str,
     response: Result<http::Response<ureq::Body>, ureq::Error>,
-) -> Result<(u16, String), ApiError> {
-    let failed = |source| ApiError::Http {
+) -> Result<(u16, String), ManagementError> {
+    let failed = |source| ManagementError::Http {
         url: url.to_owned(),
         source: Box::new(source),
     };
@@ -117,17 +120,19 @@ fn read(
     Ok((response.status().as_u16(), body))
 }
 
-fn refused(url: String, status: u16, body: &str) -> ApiError {
+fn refused(url: String, status: u16, body: &str) -> ManagementError {
     let told: Option<Value> = serde_json::from_str(body).ok();
     let reason = match told.as_ref().and_then(|told| told["reason"].as_str()) {
         Some(reason) => reason.to_owned(),
-        None if status == 401 => "the login is wrong, or its user may not use the management API".to_owned(),
+        None if status == 401 => {
+            "wrong user or password, or the user may not use the management API".to_owned()
+        }
         None => "no reason given".to_owned(),
     };
-    ApiError::Refused { url, status, reason }
+    ManagementError::Refused { url, status, reason }
 }
 
-fn tls(authorities: Option<&Path>) -> Result<TlsConfig, ApiError> {
+fn tls(authorities: Option<&Path>) -> Result<TlsConfig, ManagementError> {
     let roots = match authorities {
         Some(file) => certificates_of(file)?,
         None => rustls_native_certs::load_native_certs()
@@ -142,8 +147,8 @@ fn tls(authorities: Option<&Path>) -> Result<TlsConfig, ApiError> {
         .build())
 }
 
-fn certificates_of(file: &Path) -> Result<Vec<Certificate<'static>>, ApiError> {
-    let failed = |reason: String| ApiError::Certificates {
+fn certificates_of(file: &Path) -> Result<Vec<Certificate<'static>>, ManagementError> {
+    let failed = |reason: String| ManagementError::Certificates {
         file: file.display().to_string(),
         reason,
     };

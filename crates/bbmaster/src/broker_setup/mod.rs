@@ -1,29 +1,35 @@
-//! What Backbone needs of RabbitMQ, made through its management API: vhost, exchange, queues, users and no
-//! more permissions than each needs. Asks first, changes only what differs, so that it can be run again.
+//! Creates in RabbitMQ, through its management API, what Backbone needs: virtual host, exchange,
+//! queues, and users with the least permissions. Reads first and changes only what differs, so it
+//! can be repeated.
 
 mod api;
 mod wanted;
 
 use protocol::HostId;
 
-pub use api::{Api, ApiError, Login};
-pub use wanted::{Item, Method, Names, wanted, wanted_for_host};
+pub use api::{AdminLogin, ManagementApi, ManagementError};
+pub use wanted::{BrokerItem, BrokerNames, SendMethod, wanted, wanted_for_host};
 
-/// What became of one item.
+/// What was done about one item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// It was as it should be.
+pub enum EnsureOutcome {
+    /// Nothing: it exists as it should be.
     Kept,
-    /// It is now.
+    /// It was created or changed.
     Made,
-    /// It would have been made or changed: a dry run.
+    /// It would be created or changed: a dry run.
     WouldMake,
-    /// It is there in another way, and cannot be changed without losing what it holds.
+    /// It exists with other properties, and cannot be changed without losing its content.
     Conflict,
 }
 
-/// Makes the queue, the user and the permissions of `host`. A user that is there already gets this password.
-pub fn let_in(api: &Api, names: &Names, host: &HostId, password: &str) -> Result<(), ApiError> {
+/// Creates the queue, the user and the permissions of `host`. An existing user gets this password.
+pub fn create_host_login(
+    api: &ManagementApi,
+    names: &BrokerNames,
+    host: &HostId,
+    password: &str,
+) -> Result<(), ManagementError> {
     for item in wanted_for_host(names, host, password) {
         match item.is_user() {
             true => api.send(&item)?,
@@ -33,19 +39,23 @@ pub fn let_in(api: &Api, names: &Names, host: &HostId, password: &str) -> Result
     Ok(())
 }
 
-/// Sees to one item.
-pub fn ensure(api: &Api, item: &Item, dry_run: bool) -> Result<Outcome, ApiError> {
+/// Creates or changes one item if necessary.
+pub fn ensure(
+    api: &ManagementApi,
+    item: &BrokerItem,
+    dry_run: bool,
+) -> Result<EnsureOutcome, ManagementError> {
     let found = api.get(&item.path)?;
     match &found {
-        Some(found) if item.is_satisfied_by(found) => return Ok(Outcome::Kept),
-        Some(found) if item.is_fixed && !is_empty_list(found) => return Ok(Outcome::Conflict),
+        Some(found) if item.is_satisfied_by(found) => return Ok(EnsureOutcome::Kept),
+        Some(found) if item.is_fixed && !is_empty_list(found) => return Ok(EnsureOutcome::Conflict),
         Some(_) | None => {}
     }
     if dry_run {
-        return Ok(Outcome::WouldMake);
+        return Ok(EnsureOutcome::WouldMake);
     }
     api.send(item)?;
-    Ok(Outcome::Made)
+    Ok(EnsureOutcome::Made)
 }
 
 fn is_empty_list(value: &serde_json::Value) -> bool {

@@ -1,32 +1,33 @@
-//! What there should be, as values. Pure.
+//! What should exist in RabbitMQ, as values. Pure.
 
 use protocol::{HostId, topic};
 use serde_json::{Value, json};
 
-/// One thing in RabbitMQ.
+/// One object in RabbitMQ.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Item {
-    /// In words.
+pub struct BrokerItem {
+    /// Its description, for people.
     pub what: String,
-    /// Segments below `/api`, not yet encoded.
+    /// Segments of the path below `/api`, not yet encoded.
     pub path: Vec<String>,
-    pub method: Method,
+    pub method: SendMethod,
     pub body: Value,
-    /// Its properties cannot be changed once it is there.
+    /// Its properties cannot be changed.
     pub is_fixed: bool,
-    /// That it is there is enough: a password cannot be compared, a queue's type is its operator's choice.
+    /// Only its existence is checked: a password cannot be compared, and the type of a queue is the
+    /// operator's choice.
     pub may_differ: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Method {
+pub enum SendMethod {
     Put,
-    /// To a collection (bindings, topic permissions), of which the wanted one is a member.
+    /// To a collection (bindings, topic permissions) that should contain it.
     Post,
 }
 
-impl Item {
-    /// Whether what was found has all that is wanted.
+impl BrokerItem {
+    /// Whether the found object has all properties of this one.
     pub fn is_satisfied_by(&self, found: &Value) -> bool {
         match found {
             Value::Array(members) => members.iter().any(|member| has_all(member, &self.body)),
@@ -34,37 +35,38 @@ impl Item {
         }
     }
 
-    /// Whether it is a login.
+    /// Whether it is a user.
     pub fn is_user(&self) -> bool {
         self.path.first().is_some_and(|kind| kind == "users")
     }
 }
 
-/// Every key of `wanted` is the same in `found`.
+/// Whether every key of `wanted` has the same value in `found`.
 fn has_all(found: &Value, wanted: &Value) -> bool {
     wanted
         .as_object()
         .is_some_and(|wanted| wanted.iter().all(|(key, value)| found.get(key) == Some(value)))
 }
 
-/// What things are called here, and the secrets of new users.
+/// Names in RabbitMQ, and the password of a new user.
 #[derive(Debug, Clone)]
-pub struct Names {
+pub struct BrokerNames {
     pub vhost: String,
-    /// The user that masters log in as.
+    /// The user of the masters.
     pub master: String,
     pub master_password: Option<String>,
     pub master_queue: String,
-    /// Whether a new master queue is replicated over the nodes of a cluster.
+    /// Whether a new queue of the masters is a quorum queue, which the nodes of a cluster
+    /// replicate.
     pub quorum: bool,
-    /// The user of a host, with `{host_id}` in it.
+    /// The user of a host: contains `{host_id}`.
     pub host_user: String,
-    /// Names of applications that hosts may bind; none: any name.
+    /// Names of applications that hosts may bind. Empty: every name.
     pub apps: Vec<String>,
 }
 
-impl Names {
-    /// How hosts' users are called where the settings say nothing.
+impl BrokerNames {
+    /// The user of a host, unless the settings name another.
     pub const USUAL_HOST_USER: &str = "host-{host_id}";
 
     pub fn host_user(&self, host: &HostId) -> String {
@@ -72,22 +74,23 @@ impl Names {
     }
 }
 
-/// Nothing matches it.
+/// A pattern that matches nothing.
 const NOTHING: &str = "^$";
 
-fn put(what: String, path: &[&str], body: Value) -> Item {
-    Item {
+fn put(what: String, path: &[&str], body: Value) -> BrokerItem {
+    BrokerItem {
         what,
         path: path.iter().map(|segment| (*segment).to_owned()).collect(),
-        method: Method::Put,
+        method: SendMethod::Put,
         body,
         is_fixed: false,
         may_differ: false,
     }
 }
 
-/// All items, in the order in which they can be made. `hosts` with the password that each gets if it is new.
-pub fn wanted(names: &Names, hosts: &[(HostId, String)]) -> Vec<Item> {
+/// All items, in the order in which they can be created. `hosts`: with the password of each new
+/// user.
+pub fn wanted(names: &BrokerNames, hosts: &[(HostId, String)]) -> Vec<BrokerItem> {
     let mut items = for_masters(names);
     for (host, password) in hosts {
         items.extend(wanted_for_host(names, host, password));
@@ -95,14 +98,14 @@ pub fn wanted(names: &Names, hosts: &[(HostId, String)]) -> Vec<Item> {
     items
 }
 
-fn for_masters(names: &Names) -> Vec<Item> {
-    let Names { vhost, master, .. } = names;
+fn for_masters(names: &BrokerNames) -> Vec<BrokerItem> {
+    let BrokerNames { vhost, master, .. } = names;
     let queue = &names.master_queue;
     let exact = [topic::EXCHANGE, queue].map(escape).join("|");
     let kind = if names.quorum { "quorum" } else { "classic" };
     let mut items = vec![
         put(format!("virtual host {vhost}"), &["vhosts", vhost], json!({})),
-        Item {
+        BrokerItem {
             is_fixed: true,
             ..put(
                 format!("topic exchange {}", topic::EXCHANGE),
@@ -110,7 +113,7 @@ fn for_masters(names: &Names) -> Vec<Item> {
                 json!({ "type": "topic", "durable": true }),
             )
         },
-        Item {
+        BrokerItem {
             may_differ: true,
             ..put(
                 format!("queue {queue}"),
@@ -118,8 +121,8 @@ fn for_masters(names: &Names) -> Vec<Item> {
                 json!({ "durable": true, "arguments": { "x-queue-type": kind } }),
             )
         },
-        Item {
-            method: Method::Post,
+        BrokerItem {
+            method: SendMethod::Post,
             ..put(
                 format!("binding of {queue} to {}", topic::MASTER),
                 &["bindings", vhost, "e", topic::EXCHANGE, "q", queue],
@@ -146,8 +149,8 @@ fn for_masters(names: &Names) -> Vec<Item> {
     items
 }
 
-/// What one host needs beside what is there for all; `password` is for its user if that is new.
-pub fn wanted_for_host(names: &Names, host: &HostId, password: &str) -> Vec<Item> {
+/// What one host needs besides what all share. `password`: of its user, if that is new.
+pub fn wanted_for_host(names: &BrokerNames, host: &HostId, password: &str) -> Vec<BrokerItem> {
     let vhost = &names.vhost;
     let name = names.host_user(host);
     let queue = topic::agent_queue(host);
@@ -163,9 +166,10 @@ pub fn wanted_for_host(names: &Names, host: &HostId, password: &str) -> Vec<Item
             .join("|"),
     };
     vec![
-        // Not by the host: who may declare queues could declare another host's before it does. So it must not
-        // expire either: the host could not make it again.
-        Item {
+        // Not declared by the host: with permission to declare queues it could declare the queue of
+        // another host first. So the queue must not expire, because the host could not declare it
+        // again.
+        BrokerItem {
             may_differ: true,
             ..put(
                 format!("queue {queue}"),
@@ -174,10 +178,10 @@ pub fn wanted_for_host(names: &Names, host: &HostId, password: &str) -> Vec<Item
             )
         },
         user(&name, password),
-        // To bind its queue it writes to the queue and reads from the exchange.
+        // To bind its queue, a host writes to the queue and reads from the exchange.
         permissions(vhost, &name, NOTHING, &format!("^({own})$")),
-        // Its own key: the probe by which it sees that it is still heard. An application's name that could be
-        // mistaken for the masters' key is none.
+        // The host writes to its own key for a probe that shows whether messages still arrive. A
+        // name of an application that equals the key of the masters is excluded.
         topic_permissions(
             vhost,
             &name,
@@ -187,13 +191,14 @@ pub fn wanted_for_host(names: &Names, host: &HostId, password: &str) -> Vec<Item
     ]
 }
 
-/// What queues hold at most: the broker's memory and disk are everyone's. The oldest messages go; both ends
-/// look at the newest only. How much that is, is the operator's choice once they are there.
-fn policies(names: &Names) -> [Item; 2] {
+/// Limits of the queues, because the broker's memory and disk are shared. The oldest messages are
+/// dropped; both masters and agents need the newest only. Operators can change the limits once the
+/// policies exist.
+fn policies(names: &BrokerNames) -> [BrokerItem; 2] {
     const GIB: u64 = 1 << 30;
     const DAY_MS: u64 = 24 * 60 * 60 * 1000;
     let vhost = &names.vhost;
-    let policy = |name: &str, pattern: String, definition: Value| Item {
+    let policy = |name: &str, pattern: String, definition: Value| BrokerItem {
         may_differ: true,
         ..put(
             format!("policy {name}"),
@@ -203,7 +208,7 @@ fn policies(names: &Names) -> [Item; 2] {
     };
     let mut of_masters = json!({ "max-length-bytes": GIB, "overflow": "drop-head" });
     if names.quorum {
-        // RabbitMQ 4 drops what was delivered 20 times, as it is when masters are killed.
+        // RabbitMQ 4 drops a message after 20 deliveries, which happens when masters are killed.
         of_masters["delivery-limit"] = json!(1_000_000);
     }
     let pattern_of_hosts = format!("^{}", escape(QUEUES_OF_HOSTS));
@@ -221,11 +226,11 @@ fn policies(names: &Names) -> [Item; 2] {
     ]
 }
 
-/// How [`topic::agent_queue`] begins.
+/// The prefix of [`topic::agent_queue`].
 const QUEUES_OF_HOSTS: &str = "bbslave-q-";
 
-fn user(name: &str, password: &str) -> Item {
-    Item {
+fn user(name: &str, password: &str) -> BrokerItem {
+    BrokerItem {
         may_differ: true,
         ..put(
             format!("user {name}"),
@@ -235,7 +240,7 @@ fn user(name: &str, password: &str) -> Item {
     }
 }
 
-fn permissions(vhost: &str, user: &str, configure: &str, use_of: &str) -> Item {
+fn permissions(vhost: &str, user: &str, configure: &str, use_of: &str) -> BrokerItem {
     put(
         format!("permissions of {user}"),
         &["permissions", vhost, user],
@@ -243,7 +248,7 @@ fn permissions(vhost: &str, user: &str, configure: &str, use_of: &str) -> Item {
     )
 }
 
-fn topic_permissions(vhost: &str, user: &str, write: &str, read: &str) -> Item {
+fn topic_permissions(vhost: &str, user: &str, write: &str, read: &str) -> BrokerItem {
     put(
         format!("topic permissions of {user}"),
         &["topic-permissions", vhost, user],
@@ -251,7 +256,7 @@ fn topic_permissions(vhost: &str, user: &str, write: &str, read: &str) -> Item {
     )
 }
 
-/// For a regular expression (PCRE): the text and nothing else.
+/// Escapes text for a regular expression (PCRE).
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -268,8 +273,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_may_use_its_own_and_nothing_else() {
-        let names = Names {
+    fn a_host_may_use_only_its_own_objects() {
+        let names = BrokerNames {
             vhost: "/".into(),
             master: "bbmaster".into(),
             master_password: None,
@@ -295,15 +300,15 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_of_hosts_is_about_their_queues() {
+    fn the_policy_of_hosts_matches_their_queues() {
         let queue = topic::agent_queue(&HostId::new("h1").unwrap());
         assert!(queue.starts_with(QUEUES_OF_HOSTS), "{queue}");
     }
 
     #[test]
-    fn an_item_is_satisfied_by_more_than_it_asks_for() {
+    fn an_item_is_satisfied_by_an_object_with_more_properties() {
         let exchange = &wanted(
-            &Names {
+            &BrokerNames {
                 vhost: "v".into(),
                 master: "m".into(),
                 master_password: None,

@@ -9,7 +9,9 @@ use protocol::HostId;
 
 use super::{FAILED, print};
 use crate::api::new_secret;
-use crate::broker_setup::{Api, Item, Login, Names, Outcome, ensure, wanted};
+use crate::broker_setup::{
+    AdminLogin, BrokerItem, BrokerNames, EnsureOutcome, ManagementApi, ensure, wanted,
+};
 use crate::settings::Settings;
 
 #[derive(Debug, Args)]
@@ -17,26 +19,27 @@ pub struct BrokerSetup {
     /// RabbitMQ's management API.
     #[arg(long, value_name = "URL", default_value = "http://localhost:15672")]
     management: String,
-    /// An administrator of RabbitMQ.
+    /// User name of an administrator of RabbitMQ.
     #[arg(long, value_name = "USER", default_value = "guest")]
     admin: String,
-    /// File that holds the administrator's password. Not given: the variable BBMASTER_ADMIN_PASSWORD is
-    /// looked at, else it is `guest`.
+    /// File with the administrator's password. Default: the value of the environment variable
+    /// BBMASTER_ADMIN_PASSWORD, else `guest`.
     #[arg(long, value_name = "FILE")]
     admin_password_file: Option<PathBuf>,
-    /// PEM file of the authorities that may vouch for an https management API.
+    /// PEM file with the trusted authorities of an https management API. Default: those of this
+    /// host.
     #[arg(long, value_name = "FILE")]
     management_ca: Option<PathBuf>,
-    /// A host to make a user and a queue for; may be given several times.
+    /// Create a user and a queue for this host. Can be repeated.
     #[arg(long = "host", value_name = "HOST_ID")]
     hosts: Vec<String>,
-    /// An application whose topic hosts may bind; may be given several times. Not given: any name.
+    /// An application whose topic hosts may bind. Can be repeated. Default: every name.
     #[arg(long = "app", value_name = "NAME")]
     apps: Vec<String>,
-    /// Make the masters' queue a quorum queue, which a cluster's nodes replicate.
+    /// Create the masters' queue as a quorum queue, which the nodes of a cluster replicate.
     #[arg(long)]
     quorum: bool,
-    /// Only say what would be done.
+    /// Show what would be done, and do nothing.
     #[arg(long)]
     dry_run: bool,
 }
@@ -49,35 +52,38 @@ pub fn execute(command: &BrokerSetup, settings: &Settings) -> anyhow::Result<Exi
             .to_owned(),
         None => std::env::var("BBMASTER_ADMIN_PASSWORD").unwrap_or_else(|_| "guest".to_owned()),
     };
-    let login = Login {
+    let login = AdminLogin {
         user: command.admin.clone(),
         password,
     };
-    let api = Api::new(&command.management, &login, command.management_ca.as_deref())?;
+    let api = ManagementApi::new(&command.management, &login, command.management_ca.as_deref())?;
     let names = names(command, settings)?;
     let hosts = command
         .hosts
         .iter()
         .map(|id| {
             let id = HostId::new(id.clone()).with_context(|| format!("--host {id:?}"))?;
-            Ok((id, new_secret().context("no random bits for a password")?))
+            Ok((
+                id,
+                new_secret().context("cannot read random bytes from /dev/urandom for a password")?,
+            ))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
     let mut conflicts = false;
     for item in wanted(&names, &hosts) {
         let outcome = ensure(&api, &item, command.dry_run)?;
         print(&format!("{}\n", describe(&item, outcome)))?;
-        if outcome == Outcome::Made
+        if outcome == EnsureOutcome::Made
             && let Some((host, password)) = hosts
                 .iter()
                 .find(|(host, _)| is_user(&item, &names.host_user(host)))
         {
             print(&format!(
-                "            {host}: [amqp] username = {}, password = {password} (shown this once)\n",
+                "              {host}: [amqp] username = {}, password = {password} (shown only now)\n",
                 names.host_user(host)
             ))?;
         }
-        conflicts |= outcome == Outcome::Conflict;
+        conflicts |= outcome == EnsureOutcome::Conflict;
     }
     Ok(match conflicts {
         true => ExitCode::from(FAILED),
@@ -85,31 +91,32 @@ pub fn execute(command: &BrokerSetup, settings: &Settings) -> anyhow::Result<Exi
     })
 }
 
-fn names(command: &BrokerSetup, settings: &Settings) -> anyhow::Result<Names> {
+fn names(command: &BrokerSetup, settings: &Settings) -> anyhow::Result<BrokerNames> {
     for app in &command.apps {
         protocol::AppName::new(app.clone()).with_context(|| format!("--app {app:?}"))?;
     }
     let amqp = &settings.amqp;
     if amqp.username.is_empty() {
         bail!(
-            "[amqp] username is not set: with a client certificate it is the name that RabbitMQ takes it for"
+            "[amqp] username is not set: set it. With a client certificate, set the user name that RabbitMQ reads \
+             from the certificate"
         );
     }
     if amqp.username == command.admin {
         bail!(
-            "[amqp] username is {:?}, the administrator: what masters need would become all that it may. Set \
-             [amqp] username and password to what a user for masters is to have",
+            "[amqp] username is {:?}, the administrator, whose permissions would be reduced to what masters need. Set \
+             [amqp] username and password for a separate user for masters",
             amqp.username
         );
     }
     let host_user = amqp
         .host_user
         .clone()
-        .unwrap_or_else(|| Names::USUAL_HOST_USER.to_owned());
+        .unwrap_or_else(|| BrokerNames::USUAL_HOST_USER.to_owned());
     if !command.hosts.is_empty() && !host_user.contains("{host_id}") {
-        bail!("[amqp] host_user holds no {{host_id}}: all hosts would have one user");
+        bail!("[amqp] host_user does not contain {{host_id}}: all hosts would share one user");
     }
-    Ok(Names {
+    Ok(BrokerNames {
         vhost: amqp.virtual_host.clone(),
         master: amqp.username.clone(),
         master_password: amqp
@@ -123,19 +130,19 @@ fn names(command: &BrokerSetup, settings: &Settings) -> anyhow::Result<Names> {
     })
 }
 
-fn is_user(item: &Item, name: &str) -> bool {
+fn is_user(item: &BrokerItem, name: &str) -> bool {
     item.is_user() && item.path.get(1).is_some_and(|user| user == name)
 }
 
-fn describe(item: &Item, outcome: Outcome) -> String {
+fn describe(item: &BrokerItem, outcome: EnsureOutcome) -> String {
     let what = &item.what;
     match outcome {
-        Outcome::Kept => format!("as it is    {what}"),
-        Outcome::Made => format!("made        {what}"),
-        Outcome::WouldMake => format!("would make  {what}"),
-        Outcome::Conflict => format!(
-            "CONFLICT    {what}: it is there in another way; delete it while masters and agents are stopped, and \
-             run this again"
+        EnsureOutcome::Kept => format!("unchanged     {what}"),
+        EnsureOutcome::Made => format!("created       {what}"),
+        EnsureOutcome::WouldMake => format!("would create  {what}"),
+        EnsureOutcome::Conflict => format!(
+            "CONFLICT      {what}: it exists with other properties. Stop masters and agents, delete it, and run this \
+             again"
         ),
     }
 }

@@ -18,15 +18,15 @@ use crate::store::Store;
 const EXAMPLES: &str = "\
 Examples:
   bbmaster                                           run the master
-  bbmaster check-config                              what is set, and where
-  bbmaster token create alice --role operator        let someone in
-  bbmaster broker-setup --dry-run                    what RabbitMQ lacks
-  bbmaster openapi                                   the REST API's description
+  bbmaster check-config                              show all settings and their sources
+  bbmaster token create alice --role operator        create an API token
+  bbmaster broker-setup --dry-run                    show what is missing in RabbitMQ
+  bbmaster openapi                                   print the description of the REST API
   bbmaster --set amqp.host=rabbit.example.net run
 
 Exit codes: 0 ok, 1 failed, 2 usage or settings";
 
-/// Keeps a fleet at its desired applications.
+/// The Backbone master: stores what the hosts of a fleet should run, and sends it to them.
 #[derive(Debug, Parser)]
 #[command(name = "bbmaster", version, after_help = EXAMPLES, subcommand_required = false)]
 pub struct Cli {
@@ -38,25 +38,25 @@ pub struct Cli {
 
 #[derive(Debug, Args)]
 struct SettingsArgs {
-    /// Settings file in the place of /etc/pf9/bbmaster.conf; its drop-ins are FILE.d/*.conf.
+    /// Settings file to use instead of /etc/pf9/bbmaster.conf. Its drop-ins are FILE.d/*.conf.
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
-    /// A setting that wins over all others.
+    /// Set one setting. It overrides all files and the environment.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE", global = true)]
     overrides: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs the master until it is told to stop (this is also what happens without a command).
+    /// Runs the master until it is stopped. This is the default command.
     Run,
-    /// Makes, lists and revokes API tokens, in the database itself.
+    /// Creates, lists and revokes API tokens, directly in the database.
     #[command(subcommand)]
     Token(token::Token),
-    /// Makes in RabbitMQ what masters and hosts need: vhost, exchange, queues, users, least permissions.
-    /// Can be run again: what is as it should be is left alone.
+    /// Creates in RabbitMQ what masters and hosts need: virtual host, exchange, queues, users and
+    /// their permissions. Can be repeated: what is right already is not changed.
     BrokerSetup(broker_setup::BrokerSetup),
-    /// Checks the settings, and prints each with where it comes from. Secrets are not shown.
+    /// Checks the settings and prints each with its source. Secrets are not shown.
     CheckConfig,
     /// Prints the description of the REST API (OpenAPI 3.1).
     Openapi,
@@ -70,16 +70,16 @@ pub fn definition() -> clap::Command {
     Cli::command()
 }
 
-/// The whole program.
+/// The whole program. Returns its exit code.
 pub fn main() -> ExitCode {
     match execute(Cli::parse()) {
         Ok(code) => code,
-        Err(error) => complain(&format!("{error:#}"), FAILED),
+        Err(error) => print_error(&format!("{error:#}"), FAILED),
     }
 }
 
-fn complain(text: &str, code: u8) -> ExitCode {
-    // There is nobody left to tell that this failed.
+fn print_error(text: &str, code: u8) -> ExitCode {
+    // Standard error is closed: there is no other place for the message.
     let _ = writeln!(std::io::stderr(), "bbmaster: {text}");
     ExitCode::from(code)
 }
@@ -93,7 +93,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     let loaded = match Settings::load(&sources) {
         Ok(loaded) => loaded,
-        Err(error) => return Ok(complain(&error.to_string(), USAGE)),
+        Err(error) => return Ok(print_error(&error.to_string(), USAGE)),
     };
     let settings = &loaded.settings;
     logging::init(settings.bbmaster.log_level_name);
@@ -117,7 +117,7 @@ fn print(text: &str) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The store that the settings name.
+/// Opens the database of the settings.
 async fn open_store(settings: &Settings) -> anyhow::Result<Store> {
     if let Some(url) = &settings.store.url {
         let store = Store::open_postgres(url.expose(), settings.store.max_connections).await;
@@ -125,7 +125,7 @@ async fn open_store(settings: &Settings) -> anyhow::Result<Store> {
     }
     let folder = &settings.bbmaster.state_dir;
     std::fs::create_dir_all(folder)
-        .with_context(|| format!("cannot make [bbmaster] state_dir {}", folder.display()))?;
+        .with_context(|| format!("cannot create [bbmaster] state_dir {}", folder.display()))?;
     let file = folder.join("bbmaster.db");
     let store = Store::open_sqlite(&file)
         .await
@@ -134,9 +134,9 @@ async fn open_store(settings: &Settings) -> anyhow::Result<Store> {
     Ok(store)
 }
 
-/// Configs of applications hold secrets.
+/// The configs of applications may contain secrets.
 fn keep_private(file: &std::path::Path) -> anyhow::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600))
-        .with_context(|| format!("cannot take {} from others' eyes", file.display()))
+        .with_context(|| format!("cannot make {} readable by its owner only", file.display()))
 }

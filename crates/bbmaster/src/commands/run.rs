@@ -13,29 +13,31 @@ use crate::master::{Config, Master};
 use crate::settings::Settings;
 
 pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
-    // Before all else: from here on, both end the master in order.
+    // First, so that from here on both signals stop the master in order.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let store = open_store(settings).await?;
     let config = Config {
-        enrollment: Enrollment::of(settings).context("hosts could not enrol")?,
+        enrollment: Enrollment::of(settings).context("cannot set up enrolment")?,
         ..Config::of(settings)
     };
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     const CANNOT: &str = "the master cannot start";
     let tcp = Master::listen(&config, &store).await.context(CANNOT)?;
-    // Not before the address is its own: what is consumed is no longer there for a master that can serve.
+    // Only when the address is bound: otherwise messages would be consumed by a master that cannot
+    // serve.
     let link = amqp::connect(settings.broker(), settings.queue());
     let master = Master::start_on(tcp, config, store, link).context(CANNOT)?;
     let address = master.address();
     tracing::info!("listening on {scheme}://{address}");
-    // The database is brought up to date and requests are answered; a broker that is away is waited for.
+    // Ready: the database has the current schema and requests are answered. The broker may still be
+    // missing.
     let notifier = Notifier::of_process();
     notifier.ready();
     notifier.status(|| format!("listening on {scheme}://{address}"));
     tokio::select! {
-        _ = terminate.recv() => tracing::info!("told to terminate"),
-        _ = interrupt.recv() => tracing::info!("interrupted"),
+        _ = terminate.recv() => tracing::info!("received SIGTERM, stopping"),
+        _ = interrupt.recv() => tracing::info!("received SIGINT, stopping"),
     }
     notifier.stopping();
     master.end().await;

@@ -1,4 +1,4 @@
-//! `bbmaster token`: how the first one is made, there being nobody yet who may ask over the API.
+//! `bbmaster token`: works without the API, which is how the first token is made.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,29 +14,29 @@ use crate::store::token_digest;
 
 #[derive(Debug, Subcommand)]
 pub enum Token {
-    /// Makes a token and prints its secret: the one time that it is shown.
+    /// Creates a token and prints its secret. The secret is not shown again.
     Create {
-        /// Whom or what it is for: the author of what is done with it.
+        /// Who or what uses the token. Events have this name as the author of its changes.
         name: String,
         #[arg(long, value_enum, default_value = "operator")]
         role: RoleArg,
-        /// How long it is good for (30d, 12h). Not given: for good.
+        /// Time until the token expires (30d, 12h). Default: it does not expire.
         #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
         expires_in: Option<Duration>,
     },
     /// Prints all tokens, without their secrets.
     List,
-    /// Makes a token worthless.
+    /// Revokes a token.
     Revoke { name: String },
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum RoleArg {
-    /// May look.
+    /// May read everything.
     Viewer,
-    /// May also change desired applications and labels, and ping.
+    /// May also change desired applications and labels, ping hosts and let hosts enrol.
     Operator,
-    /// May also delete hosts, and make and revoke tokens.
+    /// May also delete hosts, and create and revoke tokens.
     Admin,
 }
 
@@ -50,7 +50,7 @@ impl From<RoleArg> for Role {
     }
 }
 
-/// Author of what is done on the master's own machine.
+/// The author of changes made by this command.
 const AUTHOR: &str = "bbmaster";
 
 pub async fn execute(command: Token, settings: &Settings) -> anyhow::Result<ExitCode> {
@@ -69,7 +69,7 @@ pub async fn execute(command: Token, settings: &Settings) -> anyhow::Result<Exit
             if let Err((path, reason)) = check_new_token(&new) {
                 bail!("{}: {reason}", path.trim_start_matches("$."));
             }
-            let secret = new_secret().context("no random bits for a token")?;
+            let secret = new_secret().context("cannot read random bytes from /dev/urandom for a token")?;
             store.create_token(&new, &token_digest(&secret), AUTHOR).await?;
             print(&format!("{secret}\n"))
         }
@@ -78,7 +78,7 @@ pub async fn execute(command: Token, settings: &Settings) -> anyhow::Result<Exit
             for token in store.tokens().await? {
                 let expires = token.expires_at.as_deref().unwrap_or("never");
                 text.push_str(&format!(
-                    "{:<32} {:<9} made {} by {}, expires {expires}\n",
+                    "{:<32} {:<9} created {} by {}, expires {expires}\n",
                     token.name,
                     token.role.as_str(),
                     token.created_at,

@@ -1,63 +1,66 @@
-//! Whether a host that has reported is to be sent its desired state. Pure.
+//! Whether a host that has reported must be sent its desired state. Pure.
 
 use std::time::Duration;
 
 use protocol::rest::HostState;
 
-use crate::store::Seen;
+use crate::store::ReportedHost;
 
-/// What to do about a host.
+/// What to do for a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
     Send,
-    Leave(Why),
+    Leave(LeaveReason),
 }
 
-/// Why a host is left alone.
+/// Why a host is sent nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
+pub enum LeaveReason {
     /// It runs what is desired.
     Satisfied,
-    /// It is at it.
+    /// It is converging towards it.
     Converging,
-    /// It failed at it, and tries again by itself, or waits for another desired state.
+    /// It failed, and retries by itself or waits for another desired state.
     Retrying,
-    /// It refused this very message; it would do so again.
+    /// It refused this message, and would refuse it again.
     Rejected,
-    /// It has a newer generation than the store, and would refuse this one as stale: the store was restored
-    /// from a backup. The next PUT goes above it.
+    /// It has a higher generation than the database, which was restored from a backup. It would
+    /// refuse a lower one. The next PUT gets a higher generation.
     Ahead,
 }
 
-/// The `id` of the message that carries a desired state: the same however often it is sent.
+/// The `id` of the message that carries a desired state. It is the same each time the message is
+/// sent.
 pub fn message_id(generation: u64) -> String {
     format!("desired-{generation}")
 }
 
-/// Looks at the host's last word only: nothing of what was sent before counts.
-pub fn decide(seen: &Seen) -> Decision {
+/// Decides by the last status only. Messages that were sent before do not matter.
+pub fn decide(seen: &ReportedHost) -> Decision {
     let on_its_way = |why| match seen.towards_current {
         true => Decision::Leave(why),
         false => Decision::Send,
     };
     let decision = match seen.state {
-        HostState::Ok if seen.satisfied => Decision::Leave(Why::Satisfied),
+        HostState::Ok if seen.satisfied => Decision::Leave(LeaveReason::Satisfied),
         HostState::Ok | HostState::Missing => Decision::Send,
-        HostState::Converging => on_its_way(Why::Converging),
-        HostState::Errors => on_its_way(Why::Retrying),
+        HostState::Converging => on_its_way(LeaveReason::Converging),
+        HostState::Errors => on_its_way(LeaveReason::Retrying),
     };
     match decision {
         Decision::Leave(why) => Decision::Leave(why),
         Decision::Send if seen.rejected_id == Some(message_id(seen.generation)) => {
-            Decision::Leave(Why::Rejected)
+            Decision::Leave(LeaveReason::Rejected)
         }
-        Decision::Send if seen.reported_generation > Some(seen.generation) => Decision::Leave(Why::Ahead),
+        Decision::Send if seen.reported_generation > Some(seen.generation) => {
+            Decision::Leave(LeaveReason::Ahead)
+        }
         Decision::Send => Decision::Send,
     }
 }
 
-/// How long the same desired state is not sent again, after it was sent `times` times: a host that does not
-/// get there, and does not say why, must not be sent messages as fast as it answers.
+/// How long to wait before the same desired state is sent again, after it was sent `times` times. A
+/// host that neither converges nor says why must not get a message for each of its statuses.
 pub fn pause_after(times: u32) -> Duration {
     const FIRST: Duration = Duration::from_secs(10);
     const LONGEST: Duration = Duration::from_secs(300);
@@ -72,8 +75,8 @@ mod tests {
 
     use super::*;
 
-    fn seen(state: HostState, satisfied: bool, towards_current: bool) -> Seen {
-        Seen {
+    fn seen(state: HostState, satisfied: bool, towards_current: bool) -> ReportedHost {
+        ReportedHost {
             host_id: HostId::new("h").unwrap(),
             state,
             satisfied,
@@ -85,21 +88,22 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_sent_what_it_neither_has_nor_is_after() {
+    fn a_host_is_sent_what_it_neither_has_nor_works_towards() {
         use Decision::{Leave, Send};
         use HostState::{Converging, Errors, Missing, Ok};
         for (state, satisfied, towards_current, expected) in [
-            (Ok, true, true, Leave(Why::Satisfied)),
-            // An agent that had it by other means, or one that knows no generations.
-            (Ok, true, false, Leave(Why::Satisfied)),
+            (Ok, true, true, Leave(LeaveReason::Satisfied)),
+            // The host got it by other means, or its agent is too old to report generations.
+            (Ok, true, false, Leave(LeaveReason::Satisfied)),
             (Ok, false, false, Send),
-            // It says so, but does not have it: drift that it does not see, or an older agent.
+            // It reports the generation but not the applications: drift that it does not see, or an
+            // older agent.
             (Ok, false, true, Send),
-            (Converging, false, true, Leave(Why::Converging)),
+            (Converging, false, true, Leave(LeaveReason::Converging)),
             (Converging, false, false, Send),
-            // It has what is desired and is leaving it for something else.
+            // It runs what is desired, and is changing to something else.
             (Converging, true, false, Send),
-            (Errors, false, true, Leave(Why::Retrying)),
+            (Errors, false, true, Leave(LeaveReason::Retrying)),
             (Errors, false, false, Send),
             (Errors, true, false, Send),
             (Missing, false, false, Send),
@@ -110,16 +114,16 @@ mod tests {
     }
 
     #[test]
-    fn what_a_host_would_refuse_is_not_sent() {
+    fn a_message_that_the_host_would_refuse_is_not_sent() {
         let unsatisfied = seen(HostState::Ok, false, false);
         for (rejected_id, reported, expected) in [
-            (Some("desired-7"), Some(6), Decision::Leave(Why::Rejected)),
+            (Some("desired-7"), Some(6), Decision::Leave(LeaveReason::Rejected)),
             (Some("desired-6"), Some(6), Decision::Send),
             (Some("other"), None, Decision::Send),
             (None, Some(7), Decision::Send),
-            (None, Some(8), Decision::Leave(Why::Ahead)),
+            (None, Some(8), Decision::Leave(LeaveReason::Ahead)),
         ] {
-            let seen = Seen {
+            let seen = ReportedHost {
                 rejected_id: rejected_id.map(str::to_owned),
                 reported_generation: reported,
                 ..unsatisfied.clone()

@@ -1,8 +1,8 @@
-//! Sends desired states to the hosts that need them. Level-triggered: on each status and each change, what
-//! is stored now is compared with what the host says now.
+//! Sends desired states to the hosts that need them. Level-triggered: on each status and each
+//! change, the stored desired state is compared with what the host reports now.
 //!
-//! Nothing here is kept over a restart, nor needs to be: the statuses that the first ping brings in begin
-//! it all anew.
+//! Nothing here is kept over a restart: the master pings all hosts when it starts, and each answer
+//! is decided like any other status.
 
 mod decide;
 mod ping;
@@ -19,94 +19,96 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::metrics::Metrics;
-use crate::store::{Desired, Seen, Store};
+use crate::store::{Desired, ReportedHost, Store};
 
-pub use decide::{Decision, Why, decide, message_id, pause_after};
+pub use decide::{Decision, LeaveReason, decide, message_id, pause_after};
 pub use ping::Pinger;
 
-/// Tells the dispatcher what happened. Cheap to clone.
+/// Sends inputs to the dispatcher. Cheap to clone.
 #[derive(Clone)]
 pub struct Dispatcher {
-    orders: mpsc::UnboundedSender<Order>,
+    inputs: mpsc::UnboundedSender<DispatchInput>,
 }
 
-enum Order {
-    Seen(Vec<Seen>),
+enum DispatchInput {
+    Reported(Vec<ReportedHost>),
     Changed(HostId, Box<Desired>),
 }
 
 impl Dispatcher {
-    /// Starts the task; it ends when the last of its dispatchers is dropped.
+    /// Starts the task. It ends when the last clone of the dispatcher is dropped.
     pub fn start(
         store: Store,
         publisher: Publisher,
         link: watch::Receiver<LinkState>,
         metrics: Metrics,
     ) -> Self {
-        let (orders, inbox) = mpsc::unbounded_channel();
-        tokio::spawn(Task::new(store, publisher, metrics).run(inbox, link));
-        Self { orders }
+        let (inputs, inbox) = mpsc::unbounded_channel();
+        tokio::spawn(DispatchTask::new(store, publisher, metrics).run(inbox, link));
+        Self { inputs }
     }
 
-    /// These hosts have reported; of each, something is desired.
-    pub fn seen(&self, hosts: Vec<Seen>) {
+    /// These hosts have reported, and each has a desired state.
+    pub fn seen(&self, hosts: Vec<ReportedHost>) {
         if !hosts.is_empty() {
-            // The task ends after all who could tell it something.
-            let _ = self.orders.send(Order::Seen(hosts));
+            // An error means that the master is stopping.
+            let _ = self.inputs.send(DispatchInput::Reported(hosts));
         }
     }
 
-    /// This host's desired state is now this one.
+    /// The desired state of this host has changed to this one.
     pub fn changed(&self, host: HostId, desired: Desired) {
-        let _ = self.orders.send(Order::Changed(host, Box::new(desired)));
+        let _ = self.inputs.send(DispatchInput::Changed(host, Box::new(desired)));
     }
 }
 
-/// What was sent to a host last.
-struct Sent {
+/// The last message to a host.
+struct LastSent {
     generation: u64,
     times: u32,
     again_from: Instant,
 }
 
-/// How a sending went.
-enum Outcome {
+/// The result of sending.
+enum SendOutcome {
     Sent {
         generation: u64,
     },
-    /// Nothing is desired any more.
+    /// The host has no desired state any more.
     Nothing,
     Away,
     Failed(String),
 }
 
-struct Task {
+struct DispatchTask {
     store: Store,
     publisher: Publisher,
     metrics: Metrics,
-    /// To be sent to, in turn, each once.
+    /// Hosts to send to, in order, each once.
     queue: VecDeque<HostId>,
     queued: HashSet<HostId>,
-    /// What was desired a moment ago, of some of them: it need not be read again to be sent. If another master has stored
-    /// a newer one since, that one has the higher generation, by which hosts tell.
-    in_hand: HashMap<HostId, Box<Desired>>,
-    under_way: HashSet<HostId>,
-    sent: HashMap<HostId, Sent>,
-    /// Those whose last word asks for a sending that came too soon after the one before, and when it may be. Their next
-    /// word may be a heartbeat away, and what was sent may be lost: a broker keeps it in memory only.
+    /// Desired states that were just stored, so that they need not be read again. If another master
+    /// has stored a newer one since, hosts recognise it by its higher generation.
+    just_stored: HashMap<HostId, Box<Desired>>,
+    in_progress: HashSet<HostId>,
+    sent: HashMap<HostId, LastSent>,
+    /// Hosts that need their desired state again too soon after the last message, and when it may
+    /// be sent. Their next status may be a heartbeat away, and the last message may be lost,
+    /// because the broker keeps it in memory only.
     due: HashMap<HostId, Instant>,
-    /// Could not be sent for lack of a broker or database: tried again when the link is up anew.
+    /// Hosts that could not be sent to, because there was no broker or database. Retried when the
+    /// link is up again.
     undelivered: HashSet<HostId>,
 }
 
-/// What failed for another reason than the link is tried again this often.
+/// How often sending is retried if the link is up.
 const RETRY_PERIOD: std::time::Duration = std::time::Duration::from_secs(5);
-/// Confirms waited for at a time.
+/// Messages in progress at the same time.
 const PARALLEL: usize = 512;
-/// Desired states kept until they are sent; those of more hosts are read again.
-const MAX_IN_HAND: usize = 10_000;
+/// Desired states kept until they are sent. Those of more hosts are read again.
+const MAX_JUST_STORED: usize = 10_000;
 
-impl Task {
+impl DispatchTask {
     fn new(store: Store, publisher: Publisher, metrics: Metrics) -> Self {
         Self {
             store,
@@ -114,16 +116,21 @@ impl Task {
             metrics,
             queue: VecDeque::new(),
             queued: HashSet::new(),
-            in_hand: HashMap::new(),
-            under_way: HashSet::new(),
+            just_stored: HashMap::new(),
+            in_progress: HashSet::new(),
             sent: HashMap::new(),
             due: HashMap::new(),
             undelivered: HashSet::new(),
         }
     }
 
-    async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Order>, mut link: watch::Receiver<LinkState>) {
-        let mut sending: FuturesUnordered<BoxFuture<'static, (HostId, Outcome)>> = FuturesUnordered::new();
+    async fn run(
+        mut self,
+        mut inbox: mpsc::UnboundedReceiver<DispatchInput>,
+        mut link: watch::Receiver<LinkState>,
+    ) {
+        let mut sending: FuturesUnordered<BoxFuture<'static, (HostId, SendOutcome)>> =
+            FuturesUnordered::new();
         let mut link_ended = false;
         let mut retry = tokio::time::interval(RETRY_PERIOD);
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -132,8 +139,8 @@ impl Task {
                 && let Some(host) = self.queue.pop_front()
             {
                 self.queued.remove(&host);
-                self.under_way.insert(host.clone());
-                let desired = self.in_hand.remove(&host);
+                self.in_progress.insert(host.clone());
+                let desired = self.just_stored.remove(&host);
                 sending.push(Box::pin(send(
                     self.store.clone(),
                     self.publisher.clone(),
@@ -141,19 +148,20 @@ impl Task {
                     desired,
                 )));
             }
-            // All branches only receive: none loses anything when another is taken.
+            // Every branch only receives, which is cancel-safe: no branch loses an input when
+            // another one is taken.
             tokio::select! {
-                order = inbox.recv() => match order {
-                    Some(Order::Seen(hosts)) => hosts.into_iter().for_each(|seen| self.consider(seen)),
-                    Some(Order::Changed(host, desired)) => {
+                input = inbox.recv() => match input {
+                    Some(DispatchInput::Reported(hosts)) => hosts.into_iter().for_each(|seen| self.decide_for(seen)),
+                    Some(DispatchInput::Changed(host, desired)) => {
                         self.sent.remove(&host);
                         self.due.remove(&host);
-                        self.keep_in_hand(&host, desired);
+                        self.keep_just_stored(&host, desired);
                         self.enqueue(host);
                     }
                     None => return,
                 },
-                Some((host, outcome)) = sending.next() => self.settle(host, outcome),
+                Some((host, outcome)) = sending.next() => self.record_outcome(host, outcome),
                 _ = retry.tick(), if link.borrow().is_up() => {
                     self.retry_undelivered();
                     self.send_due();
@@ -168,38 +176,38 @@ impl Task {
     }
 
     fn enqueue(&mut self, host: HostId) {
-        // One that is being sent to now may be sent something older: it is sent to again after that.
-        if self.queued.insert(host.clone()) && !self.under_way.contains(&host) {
+        // A host that is being sent to may get something older. It is sent to again after that.
+        if self.queued.insert(host.clone()) && !self.in_progress.contains(&host) {
             self.queue.push_back(host);
         }
     }
 
-    /// Answers of the store may come here in another order than they were stored in.
-    fn keep_in_hand(&mut self, host: &HostId, desired: Box<Desired>) {
-        let has_room = self.in_hand.len() < MAX_IN_HAND;
-        match self.in_hand.get_mut(host) {
+    /// Desired states may arrive here in another order than they were stored.
+    fn keep_just_stored(&mut self, host: &HostId, desired: Box<Desired>) {
+        let has_room = self.just_stored.len() < MAX_JUST_STORED;
+        match self.just_stored.get_mut(host) {
             Some(kept) if kept.generation > desired.generation => {}
             Some(kept) => *kept = desired,
             None if has_room => {
-                self.in_hand.insert(host.clone(), desired);
+                self.just_stored.insert(host.clone(), desired);
             }
             None => {}
         }
     }
 
-    fn consider(&mut self, seen: Seen) {
+    fn decide_for(&mut self, seen: ReportedHost) {
         self.due.remove(&seen.host_id);
         match decide(&seen) {
-            Decision::Leave(Why::Satisfied) => {
+            Decision::Leave(LeaveReason::Satisfied) => {
                 self.sent.remove(&seen.host_id);
             }
-            Decision::Leave(Why::Ahead) => tracing::warn!(
+            Decision::Leave(LeaveReason::Ahead) => tracing::warn!(
                 host = %seen.host_id,
-                "has generation {}, and the store only {}: was it restored? The next change of its desired state goes above",
+                "the host has generation {}, but the database has only {} (was it restored?); the next change of the desired state will be above both",
                 seen.reported_generation.unwrap_or_default(),
                 seen.generation,
             ),
-            Decision::Leave(Why::Converging | Why::Retrying | Why::Rejected) => {}
+            Decision::Leave(LeaveReason::Converging | LeaveReason::Retrying | LeaveReason::Rejected) => {}
             Decision::Send => {
                 let sent = self.sent.get(&seen.host_id);
                 let again_from = sent
@@ -207,49 +215,49 @@ impl Task {
                     .map(|sent| sent.again_from);
                 if let Some(again_from) = again_from {
                     self.due.insert(seen.host_id, again_from);
-                } else if !self.under_way.contains(&seen.host_id) {
+                } else if !self.in_progress.contains(&seen.host_id) {
                     self.enqueue(seen.host_id);
                 }
             }
         }
     }
 
-    fn settle(&mut self, host: HostId, outcome: Outcome) {
-        self.under_way.remove(&host);
+    fn record_outcome(&mut self, host: HostId, outcome: SendOutcome) {
+        self.in_progress.remove(&host);
         if self.queued.contains(&host) {
             self.queue.push_back(host.clone());
         }
         match outcome {
-            Outcome::Sent { generation } => {
+            SendOutcome::Sent { generation } => {
                 self.metrics.count_dispatch("sent");
                 let times = match self.sent.get(&host) {
                     Some(sent) if sent.generation == generation => sent.times.saturating_add(1),
                     _ => 1,
                 };
-                let sent = Sent {
+                let sent = LastSent {
                     generation,
                     times,
                     again_from: Instant::now() + pause_after(times),
                 };
                 self.sent.insert(host, sent);
             }
-            Outcome::Nothing => {
+            SendOutcome::Nothing => {
                 self.sent.remove(&host);
             }
-            Outcome::Away => {
-                tracing::info!("{host}: no queue, will be sent when it reports");
+            SendOutcome::Away => {
+                tracing::info!(%host, "the host has no queue; its desired state will be sent when it reports");
                 self.metrics.count_dispatch("away");
                 self.sent.remove(&host);
             }
-            Outcome::Failed(reason) => {
-                tracing::warn!(%host, "its desired state could not be sent, to be tried again: {reason}");
+            SendOutcome::Failed(reason) => {
+                tracing::warn!(%host, "cannot send the desired state, will be retried: {reason}");
                 self.metrics.count_dispatch("failed");
                 self.undelivered.insert(host);
             }
         }
     }
 
-    /// Once for each word of a host: one that says no more is not sent to again and again.
+    /// Once for each status of a host: a host that reports nothing more is not sent to again.
     fn send_due(&mut self) {
         let now = Instant::now();
         let due: Vec<HostId> = self
@@ -273,25 +281,25 @@ async fn send(
     store: Store,
     publisher: Publisher,
     host: HostId,
-    in_hand: Option<Box<Desired>>,
-) -> (HostId, Outcome) {
-    let desired = match in_hand {
+    just_stored: Option<Box<Desired>>,
+) -> (HostId, SendOutcome) {
+    let desired = match just_stored {
         Some(desired) => Ok(Some(*desired)),
         None => store.desired(&host).await,
     };
     let outcome = match desired {
-        Err(error) => Outcome::Failed(error.to_string()),
-        Ok(None) => Outcome::Nothing,
+        Err(error) => SendOutcome::Failed(error.to_string()),
+        Ok(None) => SendOutcome::Nothing,
         Ok(Some(desired)) => {
             let generation = desired.generation;
             match publisher
                 .publish(host.as_str(), set_config(desired).encode())
                 .await
             {
-                Ok(()) => Outcome::Sent { generation },
-                Err(PublishError::Unroutable) => Outcome::Away,
+                Ok(()) => SendOutcome::Sent { generation },
+                Err(PublishError::Unroutable) => SendOutcome::Away,
                 Err(error @ (PublishError::Refused | PublishError::Disconnected)) => {
-                    Outcome::Failed(error.to_string())
+                    SendOutcome::Failed(error.to_string())
                 }
             }
         }
@@ -299,13 +307,14 @@ async fn send(
     (host, outcome)
 }
 
-/// The message that tells a host what is desired of it.
+/// The message that carries a desired state.
 pub fn set_config(desired: Desired) -> SetConfig<Arc<Apps>> {
     SetConfig {
         id: Some(message_id(desired.generation)),
         generation: Some(desired.generation),
         apps: desired.apps,
-        // Once taken it holds: what the host has lost of it since is no part of that plan.
+        // Once the host has taken it, its plan is not asked for any more: drift that is repaired
+        // later is not part of it.
         only_if_plan: desired.only_if_plan.filter(|_| !desired.is_taken),
         retry: false,
     }
@@ -319,14 +328,14 @@ mod tests {
 
     use super::*;
 
-    async fn task(folder: &std::path::Path) -> Task {
+    async fn task(folder: &std::path::Path) -> DispatchTask {
         let link = LocalBroker::new().connect(Queue::of_master("q", 1));
         let store = Store::open_sqlite(&folder.join("db")).await.unwrap();
-        Task::new(store, link.publisher, Metrics::default())
+        DispatchTask::new(store, link.publisher, Metrics::default())
     }
 
-    fn says(satisfied: bool) -> Seen {
-        Seen {
+    fn reports(satisfied: bool) -> ReportedHost {
+        ReportedHost {
             host_id: HostId::new("h").unwrap(),
             state: HostState::Ok,
             satisfied,
@@ -337,30 +346,30 @@ mod tests {
         }
     }
 
-    /// A message is lost with its broker, and the host says how it is once, right after: without this it would be
-    /// sent to only at its next heartbeat.
+    /// A message is lost with its broker, and the host reports once, right after that. Without this
+    /// the desired state would be sent again only at its next heartbeat.
     #[tokio::test]
-    async fn a_host_that_needs_it_too_soon_is_sent_to_when_it_may_be_and_once_for_each_word() {
+    async fn a_host_that_needs_its_state_too_soon_gets_it_later_and_once_per_status() {
         let folder = tempfile::tempdir().unwrap();
         let mut task = task(folder.path()).await;
         tokio::time::pause();
         let host = HostId::new("h").unwrap();
-        task.settle(host.clone(), Outcome::Sent { generation: 7 });
-        task.consider(says(false));
+        task.record_outcome(host.clone(), SendOutcome::Sent { generation: 7 });
+        task.decide_for(reports(false));
         task.send_due();
         assert!(task.queue.is_empty(), "it was sent to a moment ago");
         tokio::time::advance(pause_after(1)).await;
         task.send_due();
         assert_eq!(task.queue.pop_front(), Some(host.clone()));
         task.queued.clear();
-        task.settle(host.clone(), Outcome::Sent { generation: 7 });
+        task.record_outcome(host.clone(), SendOutcome::Sent { generation: 7 });
         tokio::time::advance(pause_after(9)).await;
         task.send_due();
         assert!(task.queue.is_empty(), "it has said nothing since");
 
-        task.settle(host, Outcome::Sent { generation: 7 });
-        task.consider(says(false));
-        task.consider(says(true));
+        task.record_outcome(host, SendOutcome::Sent { generation: 7 });
+        task.decide_for(reports(false));
+        task.decide_for(reports(true));
         tokio::time::advance(pause_after(9)).await;
         task.send_due();
         assert!(task.queue.is_empty(), "it has what is desired");

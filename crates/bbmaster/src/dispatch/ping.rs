@@ -1,4 +1,4 @@
-//! Asks all hosts for a status, no faster than the settings allow.
+//! Pings all hosts, within the configured rate.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,15 +11,16 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::metrics::Metrics;
 use crate::store::{Store, StoreError};
 
-/// Cheap to clone.
+/// Pings all hosts. Cheap to clone.
 #[derive(Clone)]
 pub struct Pinger {
     store: Store,
     publisher: Publisher,
     metrics: Metrics,
-    /// Hosts a second.
+    /// Hosts per second.
     rate: u32,
-    /// Held by the round under way: a second one would double the rate, and tell no more.
+    /// Held during a round. A second round at the same time would double the rate and show nothing
+    /// new.
     round: Arc<Mutex<()>>,
 }
 
@@ -31,7 +32,7 @@ pub enum PingError {
     Publish(#[from] PublishError),
 }
 
-/// Rounds are in steps of this.
+/// Time between two groups of pings.
 const STEP: Duration = Duration::from_millis(100);
 
 impl Pinger {
@@ -45,8 +46,8 @@ impl Pinger {
         }
     }
 
-    /// Pings all hosts: at once, if those that are known are few enough to answer in one second; else one
-    /// by one. Nothing is done while a round is under way.
+    /// Pings all hosts: with one message, if all of them can answer within a second, else one by
+    /// one. Does nothing while a round is in progress.
     pub async fn ping_all(&self) -> Result<(), PingError> {
         let Ok(_round) = self.round.try_lock() else {
             return Ok(());
@@ -55,7 +56,7 @@ impl Pinger {
         if first.len() <= usize::try_from(self.rate).unwrap_or(usize::MAX) {
             self.metrics.pings.inc();
             return match self.publisher.publish(topic::SLAVES, encode_ping(None)).await {
-                // A fleet without a host.
+                // There is no host.
                 Err(PublishError::Unroutable) => Ok(()),
                 other => Ok(other?),
             };

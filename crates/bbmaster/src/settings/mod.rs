@@ -1,4 +1,4 @@
-//! The master's settings. How they are read: the crate `settings`. [`table`] lists every key once.
+//! The settings of the master. The crate `settings` reads them; [`table`] lists every key once.
 
 pub mod table;
 
@@ -14,10 +14,10 @@ pub use table::{PROGRAM, Settings};
 
 pub type Loaded = AnyLoaded<Settings>;
 
-/// Who may come without a token.
+/// Who may call the API without a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Anonymous {
-    /// Anyone, until the first token is made.
+    /// Anybody, until the first token is made.
     Auto,
     Yes,
     No,
@@ -37,19 +37,19 @@ impl Parse for Anonymous {
 }
 
 impl Settings {
-    /// Reads all sources. Errors list everything that is wrong.
+    /// Reads all sources. An error lists all problems.
     pub fn load(sources: &Sources) -> Result<Loaded, SettingsError> {
         let mut gathered = sources.gather(&PROGRAM);
         let settings = Self::parse(&mut gathered).map(|settings| check(settings, &mut gathered));
         gathered.finish(settings)
     }
 
-    /// Where to listen.
+    /// The address to listen on.
     pub fn listen(&self) -> Option<SocketAddr> {
         self.bbmaster.listen.parse().ok()
     }
 
-    /// How to reach the broker.
+    /// The connection to the broker.
     pub fn broker(&self) -> Broker {
         let Self { amqp, ssl, .. } = self;
         let tls = !ssl.disable.unwrap_or_else(|| is_this_machine(&amqp.host));
@@ -77,15 +77,16 @@ impl Settings {
         }
     }
 
-    /// What to consume.
+    /// The queue to consume from.
     pub fn queue(&self) -> Queue {
         let prefetch = u16::try_from(self.amqp.prefetch).unwrap_or(u16::MAX);
         Queue::of_master(&self.amqp.queue_name, prefetch)
     }
 }
 
-/// Longest pause of a master that has no broker. Agents go up to five minutes, for there are thousands of them; masters
-/// are few, and while none is there nobody is heard and nothing is sent.
+/// Longest pause of a master between two attempts to connect. Agents wait up to five minutes,
+/// because there are thousands of them. Masters are few, and without one no status is stored and
+/// nothing is sent.
 const RETRY_MAX: Duration = Duration::from_secs(10);
 
 fn is_this_machine(host: &str) -> bool {
@@ -95,10 +96,10 @@ fn is_this_machine(host: &str) -> bool {
             .is_ok_and(|address: std::net::IpAddr| address.is_loopback())
 }
 
-/// What only several keys together can tell.
+/// Checks what depends on several keys.
 fn check(mut settings: Settings, gathered: &mut Gathered) -> Settings {
     let amqp = &mut settings.amqp;
-    // The default password is no conflict with a file, and gives way to a client certificate.
+    // The default password yields to a file and to a client certificate.
     let otherwise = amqp.password_file.is_some() || settings.ssl.certfile.is_some();
     let default = gathered.origin("amqp", "password") == ::settings::Origin::Default;
     let password = amqp.password.take().filter(|_| !(otherwise && default));
@@ -112,7 +113,7 @@ fn check(mut settings: Settings, gathered: &mut Gathered) -> Settings {
             gathered.problem(
                 "enroll",
                 "management",
-                "it needs an administrator: username and password_file, too",
+                "requires an administrator of RabbitMQ: set username and password_file",
             );
         }
         let of_one = |user: &String| !user.contains("{host_id}");
@@ -120,7 +121,7 @@ fn check(mut settings: Settings, gathered: &mut Gathered) -> Settings {
             gathered.problem(
                 "amqp",
                 "host_user",
-                "it holds no {host_id}: all hosts that enrol would have one user",
+                "does not contain {host_id}: all hosts that enrol would share one user",
             );
         }
     }
@@ -142,19 +143,20 @@ fn check(mut settings: Settings, gathered: &mut Gathered) -> Settings {
             .iter()
             .any(|scheme| url.expose().starts_with(scheme))
     {
-        let text = "found a value that is not shown, allowed: postgres://user:password@host/database";
+        let text = "found another value (not shown: it is a secret), allowed: postgres://user:password@host/database";
         gathered.problem("store", "url", text);
     }
     settings
 }
 
-/// Beyond this machine: TLS, or words that say that it is not wanted; and nobody without a token.
+/// Checks access from the network: TLS unless the settings accept plain text, and no access without
+/// a token.
 fn check_network_access(settings: &Settings, gathered: &mut Gathered) {
     let bbmaster = &settings.bbmaster;
     if settings.tls.certfile.is_none() && !bbmaster.accept_unencrypted_access_from_the_network {
         let text = format!(
-            "{} is not a loopback address, and there is no [tls] certfile and keyfile: tokens and configs would \
-             cross the network in plain text. Set both; or, to have it so, \
+            "{} is not a loopback address, and [tls] certfile and keyfile are not set: tokens and configs would \
+             cross the network unencrypted. Set both, or accept this with \
              accept_unencrypted_access_from_the_network = true",
             bbmaster.listen
         );
@@ -162,7 +164,7 @@ fn check_network_access(settings: &Settings, gathered: &mut Gathered) {
     }
     if bbmaster.allow_anonymous == Anonymous::Yes {
         let text = format!(
-            "true is for loopback addresses only, and listen is {}",
+            "true is allowed on loopback addresses only, and listen is {}",
             bbmaster.listen
         );
         gathered.problem("bbmaster", "allow_anonymous", &text);

@@ -1,4 +1,4 @@
-//! What saves reading: what is kept here is only ever right or missing.
+//! A cache of hosts' rows and desired states, which saves reads.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -9,13 +9,13 @@ use super::Store;
 
 #[derive(Default)]
 pub(super) struct Cache {
-    /// Hosts that have a row, less those that were deleted since by another master.
+    /// Hosts that have a row, unless another master has deleted them since.
     rows: HashSet<HostId>,
-    /// By host: generation, and what it holds.
+    /// By host: generation and applications.
     desired: HashMap<HostId, (u64, Arc<Apps>)>,
 }
 
-/// Desired states kept parsed; all are dropped when there are more.
+/// Cached desired states, at most. When there are more, all are dropped.
 const MAX_DESIRED: usize = 20_000;
 
 impl Store {
@@ -23,18 +23,18 @@ impl Store {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Those that may have no row yet. Another master may have deleted one of the others.
+    /// The hosts that may have no row yet. Another master may have deleted the row of another one.
     pub(super) fn without_row<'a>(&self, ids: impl Iterator<Item = &'a HostId>) -> Vec<&'a HostId> {
         let cache = self.cache();
         ids.filter(|id| !cache.rows.contains(*id)).collect()
     }
 
-    /// These have a row, and it is committed.
+    /// Adds hosts whose rows are committed.
     pub(super) fn remember_rows(&self, ids: impl Iterator<Item = HostId>) {
         self.cache().rows.extend(ids);
     }
 
-    /// A desired state that is known here, if it is still of this generation.
+    /// The cached desired state of a host, if it has this generation.
     pub(super) fn recall_desired(&self, id: &str, generation: u64) -> Option<Arc<Apps>> {
         let cache = self.cache();
         let (kept, apps) = cache.desired.get(id)?;
@@ -49,8 +49,8 @@ impl Store {
         cache.desired.insert(id, (generation, apps));
     }
 
-    /// The host was deleted: what is kept of it here is wrong.
-    pub(super) fn forget(&self, id: &HostId) {
+    /// Drops a host that was deleted.
+    pub(super) fn forget_host(&self, id: &HostId) {
         let mut cache = self.cache();
         cache.rows.remove(id);
         cache.desired.remove(id);

@@ -5,40 +5,41 @@ use std::sync::Arc;
 use protocol::rest::{DesiredApps, EventKind};
 use protocol::{Apps, HostId};
 use serde::{Serialize, Serializer};
-use sqlx::QueryBuilder;
 
-use super::events::{Json, NewEvent};
-use super::row::Columns;
-use super::{ROWS, Result, Store, StoreError, reading, show_time, unsigned};
+use super::events::{EventData, NewEvent};
+use super::row::Row;
+use super::statement::Statement;
+use super::{ROWS, Result, Store, StoreError, show_time, unsigned};
 
 /// A host's desired state as it is stored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Desired {
-    /// Shared by the hosts that one PUT was for.
+    /// Shared by the hosts of one PUT.
     pub apps: Arc<Apps>,
     pub generation: u64,
     pub author: Arc<str>,
     pub changed_at: i64,
-    /// The host is to take it only if its plan has this hash.
+    /// The host may take it only if its plan has this hash.
     pub only_if_plan: Option<String>,
-    /// The host has taken this generation: its plan was the right one, and no other is asked for any more.
+    /// The host has taken this generation, so its plan had the right hash. The hash is not sent
+    /// again.
     pub is_taken: bool,
 }
 
-/// What became of a PUT.
+/// The result of a PUT.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Stored {
+pub struct StoredDesired {
     pub desired: Desired,
-    /// It is another generation than before.
+    /// The generation is a new one.
     pub is_change: bool,
 }
 
-/// What is to become a host's desired state.
+/// A PUT of a host's desired state.
 #[derive(Debug, Clone)]
 pub struct NewDesired<'a> {
     pub apps: Arc<Apps>,
     pub only_if_plan: Option<&'a str>,
-    /// Nothing is changed unless the stored one is at one of these generations.
+    /// If given, the stored generation must be one of these.
     pub if_match: Option<&'a [u64]>,
     pub author: Arc<str>,
 }
@@ -63,16 +64,17 @@ pub enum PutError {
     Store(#[from] StoreError),
 }
 
-/// What is stored was validated before; a newer master may have stored more, which is ignored.
-pub(super) fn parse(apps: &str) -> Result<Apps> {
+/// Reads stored applications. They were validated before they were stored; unknown fields, which a
+/// newer master may have stored, are ignored.
+pub(super) fn parse_apps(apps: &str) -> Result<Apps> {
     Ok(serde_json::from_str(apps)?)
 }
 
-fn desired(row: &impl Columns) -> Result<Desired> {
+fn desired(row: &Row) -> Result<Desired> {
     let generation = unsigned(row.number(0)?);
     Ok(Desired {
         generation,
-        apps: Arc::new(parse(&row.text(1)?)?),
+        apps: Arc::new(parse_apps(&row.text(1)?)?),
         author: row.text(2)?.into(),
         changed_at: row.number(3)?,
         only_if_plan: row.text_or_null(4)?,
@@ -83,36 +85,32 @@ fn desired(row: &impl Columns) -> Result<Desired> {
 }
 
 const BY_HOST: &str = "SELECT d.generation, d.apps, d.author, d.changed_at, d.only_if_plan, h.reported_generation \
-     FROM desired d LEFT JOIN hosts h ON h.host_id = d.host_id WHERE d.host_id = $1";
+     FROM desired d LEFT JOIN hosts h ON h.host_id = d.host_id WHERE d.host_id = ";
 
 impl Store {
     pub async fn desired(&self, host: &HostId) -> Result<Option<Desired>> {
-        reading!(self, pool => {
-            let row = sqlx::query(BY_HOST).bind(host.as_str()).fetch_optional(pool).await?;
-            row.as_ref().map(desired).transpose()
-        })
+        let row = self.read_one(Statement::new(BY_HOST).bind(host.as_str())).await?;
+        row.as_ref().map(desired).transpose()
     }
 
-    /// Of how many of these hosts something else than `apps` is desired, or the same under a condition.
+    /// How many of these hosts a PUT of `apps` without a condition would change.
     pub async fn count_changes(&self, hosts: &[HostId], apps: &Apps) -> Result<u64> {
         let mut same = 0;
         for chunk in hosts.chunks(ROWS) {
-            reading!(self, pool => {
-                let mut query = QueryBuilder::new("SELECT apps FROM desired WHERE only_if_plan IS NULL AND host_id IN (");
-                let mut list = query.separated(", ");
-                chunk.iter().for_each(|id| { list.push_bind(id.as_str().to_owned()); });
-                query.push(")");
-                for row in query.build().fetch_all(pool).await? {
-                    same += u64::from(parse(&row.text(0)?)? == *apps);
-                }
-            });
+            let select =
+                Statement::new("SELECT apps FROM desired WHERE only_if_plan IS NULL AND host_id IN ")
+                    .list(chunk.iter().map(HostId::as_str));
+            for row in self.read(select).await? {
+                same += u64::from(parse_apps(&row.text(0)?)? == *apps);
+            }
         }
         Ok(hosts.len() as u64 - same)
     }
 }
 
-/// Without config: it may hold secrets, and events are for viewers and kept.
-pub(super) fn changed(host: &Arc<str>, stored: &Desired) -> NewEvent {
+/// The event of a changed desired state. It has no config, which may hold secrets: events are kept,
+/// and viewers can read them.
+pub(super) fn desired_changed(host: &Arc<str>, stored: &Desired) -> NewEvent {
     let mut message = format!("desired state is now generation {}: ", stored.generation);
     let mut before = "";
     for (name, spec) in stored.apps.iter() {
@@ -120,10 +118,10 @@ pub(super) fn changed(host: &Arc<str>, stored: &Desired) -> NewEvent {
         before = ", ";
     }
     if stored.apps.is_empty() {
-        message.push_str("nothing");
+        message.push_str("no applications");
     }
     if let Some(hash) = &stored.only_if_plan {
-        message.extend([", if the host's plan is still ", hash]);
+        message.extend([", only if the host's plan is ", hash]);
     }
     NewEvent {
         at: stored.changed_at,
@@ -131,13 +129,17 @@ pub(super) fn changed(host: &Arc<str>, stored: &Desired) -> NewEvent {
         host_id: Some(host.clone()),
         author: Some(stored.author.clone()),
         message,
-        data: Json::of(&Changed::from(stored)),
+        data: EventData::of(&DesiredChangedData {
+            generation: stored.generation,
+            apps: Versions(&stored.apps),
+            only_if_plan: stored.only_if_plan.as_deref(),
+        }),
     }
 }
 
-/// An event's data.
+/// The data of the event.
 #[derive(Serialize)]
-struct Changed<'a> {
+struct DesiredChangedData<'a> {
     generation: u64,
     apps: Versions<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -145,16 +147,6 @@ struct Changed<'a> {
 }
 
 struct Versions<'a>(&'a Apps);
-
-impl<'a> From<&'a Desired> for Changed<'a> {
-    fn from(stored: &'a Desired) -> Self {
-        Self {
-            generation: stored.generation,
-            apps: Versions(&stored.apps),
-            only_if_plan: stored.only_if_plan.as_deref(),
-        }
-    }
-}
 
 impl Serialize for Versions<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {

@@ -1,17 +1,22 @@
-//! What one more status means for what is known of its host. Pure.
-
-use std::hash::{DefaultHasher, Hash, Hasher};
+//! What a new status changes of the record of its host. Pure.
+//!
+//! Three digests are stored with each host. Up to 0.1.0 they were made by another hash, so that
+//! each differs once from the stored one. This is harmless: at its first status after the upgrade,
+//! a host is written in full although nothing has changed, and a host with errors gets one event
+//! more (`still errors: ...`).
 
 use protocol::rest::{EventKind, HostState};
+use protocol::status::Health;
 use protocol::{Apps, Category, Phase, Status, apps_satisfied};
 use serde_json::json;
 
-use super::events::{Json, NewEvent};
+use super::digest::StableDigest;
+use super::events::{EventData, NewEvent};
 use super::{clean, signed};
 
-/// What is known of a host, less the last status itself.
+/// What is stored of a host, without the last status itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Known {
+pub struct HostRecord {
     /// `None`: has never reported.
     pub first_seen: Option<i64>,
     pub last_seen: i64,
@@ -23,11 +28,11 @@ pub struct Known {
     pub responding: bool,
     pub apps_digest: i64,
     pub errors_digest: i64,
-    /// See [`Facts::digest`]; 0: not known.
+    /// See [`HostFacts::digest`]. 0: unknown, so that the next status is written in full.
     pub facts_digest: i64,
 }
 
-impl Default for Known {
+impl Default for HostRecord {
     fn default() -> Self {
         Self {
             first_seen: None,
@@ -45,58 +50,61 @@ impl Default for Known {
     }
 }
 
-/// How a status stands to those before it.
+/// Where a status belongs in the order of its host's statuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// So many between this one and the last were lost, or are late.
+pub enum StatusOrder {
+    /// Newer than all before. `lost`: how many are missing between it and the last one.
     Newer { lost: i64 },
-    /// Seen already.
+    /// Received before.
     Duplicate,
-    /// Overtaken by a later one.
+    /// Older than the last one.
     Late,
 }
 
-/// Statuses are ordered by `seq` within a start of the agent; a start replaces the one before it. But where two agents at
-/// once say that they have the same host id, the one before lives, and both are heard.
-pub fn order(known: &Known, status: &Status) -> Order {
+/// Statuses are ordered by `seq` within one start of the agent (`boot_id`); a new start replaces
+/// the one before. If two agents report a duplicate host id, both are running, and the statuses of
+/// both count.
+pub fn order(record: &HostRecord, status: &Status) -> StatusOrder {
     let (boot_id, seq) = (clean(&status.boot_id), signed(status.seq));
     let boot_id = boot_id.as_str();
-    let never_seen = known.first_seen.is_none();
-    // An agent from before Backbone counts nothing.
+    let never_seen = record.first_seen.is_none();
+    // Agents older than Backbone send no count.
     if never_seen || boot_id.is_empty() {
-        return Order::Newer { lost: 0 };
+        return StatusOrder::Newer { lost: 0 };
     }
-    if boot_id == known.boot_id {
-        return match seq - known.seq {
-            0 => Order::Duplicate,
-            step if step > 0 => Order::Newer { lost: step - 1 },
-            _ => Order::Late,
+    if boot_id == record.boot_id {
+        return match seq - record.seq {
+            0 => StatusOrder::Duplicate,
+            step if step > 0 => StatusOrder::Newer { lost: step - 1 },
+            _ => StatusOrder::Late,
         };
     }
-    match boot_id == known.previous_boot_id {
-        true if is_of_two(status) || SAID_OF_TWO.contains(&known.errors_digest) => Order::Newer { lost: 0 },
-        true => Order::Late,
-        false => Order::Newer {
+    match boot_id == record.previous_boot_id {
+        true if reports_duplicate_id(status) || DUPLICATE_ID_DIGESTS.contains(&record.errors_digest) => {
+            StatusOrder::Newer { lost: 0 }
+        }
+        true => StatusOrder::Late,
+        false => StatusOrder::Newer {
             lost: (seq - 1).max(0),
         },
     }
 }
 
-/// Whether the agent says that another one has the same host id.
-fn is_of_two(status: &Status) -> bool {
+/// Whether the agent reports that another agent has the same host id.
+fn reports_duplicate_id(status: &Status) -> bool {
     let mut errors = status.errors.iter();
     errors.any(|error| error.phase == Phase::Connect && error.category == Category::Conflict)
 }
 
-/// Digests of errors that say so: of one of the two agents, of both.
-const SAID_OF_TWO: [i64; 2] = [i64::MIN, i64::MIN + 1];
+/// Errors digests for a duplicate host id: reported by one of the two agents, reported by both.
+const DUPLICATE_ID_DIGESTS: [i64; 2] = [i64::MIN, i64::MIN + 1];
 
-/// Takes in a status that is newer, and says what happened by it.
-pub fn take(known: &mut Known, status: &Status, lost: i64, received_at: i64) -> Vec<NewEvent> {
+/// Updates the record by a newer status. Returns the events of the change.
+pub fn apply(record: &mut HostRecord, status: &Status, lost: i64, received_at: i64) -> Vec<NewEvent> {
     let state = HostState::from(status.status);
     let boot_id = clean(&status.boot_id);
-    let errors_digest = match is_of_two(status) {
-        true => digest_of_two(known, &boot_id),
+    let errors_digest = match reports_duplicate_id(status) {
+        true => duplicate_id_digest(record, &boot_id),
         false => errors_digest(status),
     };
     let mut events = Vec::new();
@@ -110,54 +118,54 @@ pub fn take(known: &mut Known, status: &Status, lost: i64, received_at: i64) -> 
             data,
         });
     };
-    if known.first_seen.is_none() {
+    if record.first_seen.is_none() {
         let message = format!("reported for the first time: {}", describe(status));
         tell(EventKind::HostAppeared, message, change(None, status));
     } else {
-        if !known.responding {
+        if !record.responding {
             tell(EventKind::HostReturned, "reports again".to_owned(), None);
         }
-        if state != known.state || errors_digest != known.errors_digest {
-            let message = match state == known.state {
-                // Its errors are others.
+        if state != record.state || errors_digest != record.errors_digest {
+            let message = match state == record.state {
+                // Its errors have changed.
                 true => format!("still {}", describe(status)),
-                false => format!("{} -> {}", known.state.as_str(), describe(status)),
+                false => format!("{} -> {}", record.state.as_str(), describe(status)),
             };
             tell(
                 EventKind::StatusChanged,
                 message,
-                change(Some(known.state), status),
+                change(Some(record.state), status),
             );
         }
     }
-    if boot_id != known.boot_id {
-        known.previous_boot_id = std::mem::replace(&mut known.boot_id, boot_id);
+    if boot_id != record.boot_id {
+        record.previous_boot_id = std::mem::replace(&mut record.boot_id, boot_id);
     }
-    known.first_seen.get_or_insert(received_at);
-    known.last_seen = received_at.max(known.last_seen);
-    known.seq = signed(status.seq);
-    known.lost = known.lost.saturating_add(lost);
-    known.state = state;
-    known.responding = true;
-    known.errors_digest = errors_digest;
+    record.first_seen.get_or_insert(received_at);
+    record.last_seen = received_at.max(record.last_seen);
+    record.seq = signed(status.seq);
+    record.lost = record.lost.saturating_add(lost);
+    record.state = state;
+    record.responding = true;
+    record.errors_digest = errors_digest;
     events
 }
 
-/// What the columns of a host have from its last status, beside what is [`Known`].
+/// What the columns of a host have from its last status, beside [`HostRecord`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Facts {
+pub struct HostFacts {
     pub hostname: String,
     pub os_info: String,
     pub agent_version: String,
     pub error: Option<String>,
     pub satisfied: bool,
-    /// Of all that is written about a host but the count and the time of its statuses; never 0.
+    /// Digest of everything written about a host except count and time of its statuses. Never 0.
     pub digest: i64,
 }
 
-impl Facts {
-    /// Of a host that has sent this status last.
-    pub fn of(known: &Known, status: &Status, desired: Option<&Apps>) -> Self {
+impl HostFacts {
+    /// The facts of a host whose last status is this one.
+    pub fn of(record: &HostRecord, status: &Status, desired: Option<&Apps>) -> Self {
         let fact = |name| {
             let value = status.info.get(name).and_then(|fact| fact.as_str());
             clean(value.unwrap_or_default())
@@ -170,18 +178,30 @@ impl Facts {
             satisfied: desired.is_none_or(|desired| apps_satisfied(desired, &status.apps)),
             digest: 0,
         };
-        let mut hasher = DefaultHasher::new();
-        (&facts.hostname, &facts.os_info, &facts.agent_version).hash(&mut hasher);
-        (&facts.error, facts.satisfied, status.generation).hash(&mut hasher);
-        (known.first_seen, &known.boot_id, &known.previous_boot_id).hash(&mut hasher);
-        (known.state.as_str(), known.responding).hash(&mut hasher);
-        (known.apps_digest, known.errors_digest).hash(&mut hasher);
-        facts.digest = hasher.finish().max(1).cast_signed();
+        let mut digest = StableDigest::default();
+        digest
+            .text(&facts.hostname)
+            .text(&facts.os_info)
+            .text(&facts.agent_version)
+            .text_or_none(facts.error.as_deref())
+            .flag(facts.satisfied)
+            .number_or_none(status.generation.map(signed))
+            .number_or_none(record.first_seen)
+            .text(&record.boot_id)
+            .text(&record.previous_boot_id)
+            .text(record.state.as_str())
+            .flag(record.responding)
+            .number(record.apps_digest)
+            .number(record.errors_digest);
+        facts.digest = match digest.finish() {
+            0 => 1,
+            digest => digest,
+        };
         facts
     }
 }
 
-/// The status in words: state, and the first error.
+/// State and first error of a status, in words.
 fn describe(status: &Status) -> String {
     let state = HostState::from(status.status).as_str();
     match first_error(status) {
@@ -199,7 +219,7 @@ pub fn first_error(status: &Status) -> Option<String> {
     }))
 }
 
-fn change(from: Option<HostState>, status: &Status) -> Option<Json> {
+fn change(from: Option<HostState>, status: &Status) -> Option<EventData> {
     let mut data = json!({ "to": HostState::from(status.status) });
     if let Some(from) = from {
         data["from"] = json!(from);
@@ -207,107 +227,93 @@ fn change(from: Option<HostState>, status: &Status) -> Option<Json> {
     if !status.errors.is_empty() {
         data["errors"] = json!(status.errors);
     }
-    Json::of(&data)
+    EventData::of(&data)
 }
 
-/// Changes with what is wrong, not with how often it was tried.
+/// Changes with what is wrong, not with how often it was tried. 0: no errors.
 fn errors_digest(status: &Status) -> i64 {
-    digest(status.errors.iter().map(|error| {
-        let app = error.app.as_ref().map(|app| app.as_str());
-        (app, error.phase, error.category as u8, &error.message)
-    }))
+    if status.errors.is_empty() {
+        return 0;
+    }
+    let mut digest = StableDigest::default();
+    for error in &status.errors {
+        digest
+            .text_or_none(error.app.as_ref().map(|app| app.as_str()))
+            .text(&error.phase.to_string())
+            .text(&error.category.to_string())
+            .text(&error.message);
+    }
+    digest.finish()
 }
 
-/// Of a host id that two agents have: changes when the first of them says so and when the second does, and not with each
-/// turn that they take.
-fn digest_of_two(known: &Known, boot_id: &str) -> i64 {
-    let [one_says_so, both_say_so] = SAID_OF_TWO;
-    let said = SAID_OF_TWO.contains(&known.errors_digest);
-    match said && (boot_id != known.boot_id || known.errors_digest == both_say_so) {
+/// The errors digest of a duplicate host id. It changes when the first agent reports it and when
+/// the second does, not with every status of either.
+fn duplicate_id_digest(record: &HostRecord, boot_id: &str) -> i64 {
+    let [one_says_so, both_say_so] = DUPLICATE_ID_DIGESTS;
+    let said = DUPLICATE_ID_DIGESTS.contains(&record.errors_digest);
+    match said && (boot_id != record.boot_id || record.errors_digest == both_say_so) {
         true => both_say_so,
         false => one_says_so,
     }
 }
 
-/// Changes with what `host_apps` has of the host.
+/// Changes with what `host_apps` has of the host. 0: no applications.
 pub fn apps_digest(status: &Status) -> i64 {
-    digest(
-        status
-            .apps
-            .iter()
-            .map(|(name, app)| (name.as_str(), app.version.as_str(), app.running, app.health as u8)),
-    )
-}
-
-/// 0 for nothing.
-fn digest<T: Digestible>(items: impl Iterator<Item = T>) -> i64 {
-    // Its keys are fixed: the same in each process.
-    let mut hasher = DefaultHasher::new();
-    let mut count = 0u64;
-    for item in items {
-        item.feed(&mut hasher);
-        count += 1;
+    if status.apps.is_empty() {
+        return 0;
     }
-    match count {
-        0 => 0,
-        _ => hasher.finish().cast_signed(),
+    let mut digest = StableDigest::default();
+    for (name, app) in &status.apps {
+        digest
+            .text(name.as_str())
+            .text(&app.version)
+            .flag(app.running)
+            .flag(app.health == Health::Failing);
     }
-}
-
-trait Digestible {
-    fn feed(&self, hasher: &mut DefaultHasher);
-}
-
-impl Digestible for (&str, &str, bool, u8) {
-    fn feed(&self, hasher: &mut DefaultHasher) {
-        self.hash(hasher);
-    }
-}
-
-impl Digestible for (Option<&str>, Phase, u8, &String) {
-    fn feed(&self, hasher: &mut DefaultHasher) {
-        (self.0, self.1 as u8, self.2, self.3).hash(hasher);
-    }
+    digest.finish()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn known(boot_id: &str, seq: i64) -> Known {
-        Known {
+    fn known(boot_id: &str, seq: i64) -> HostRecord {
+        HostRecord {
             first_seen: Some(1),
             boot_id: boot_id.into(),
             previous_boot_id: "a".into(),
             seq,
             state: HostState::Ok,
             responding: true,
-            ..Known::default()
+            ..HostRecord::default()
         }
     }
 
     #[test]
     fn statuses_are_ordered_by_start_and_seq() {
         for (boot_id, seq, expected) in [
-            ("b", 6, Order::Newer { lost: 0 }),
-            ("b", 9, Order::Newer { lost: 3 }),
-            ("b", 5, Order::Duplicate),
-            ("b", 4, Order::Late),
-            ("a", 99, Order::Late),
-            ("c", 1, Order::Newer { lost: 0 }),
-            ("c", 3, Order::Newer { lost: 2 }),
-            ("", 0, Order::Newer { lost: 0 }),
+            ("b", 6, StatusOrder::Newer { lost: 0 }),
+            ("b", 9, StatusOrder::Newer { lost: 3 }),
+            ("b", 5, StatusOrder::Duplicate),
+            ("b", 4, StatusOrder::Late),
+            ("a", 99, StatusOrder::Late),
+            ("c", 1, StatusOrder::Newer { lost: 0 }),
+            ("c", 3, StatusOrder::Newer { lost: 2 }),
+            ("", 0, StatusOrder::Newer { lost: 0 }),
         ] {
             let status = status_of(json!({"boot_id": boot_id, "seq": seq}));
             assert_eq!(order(&known("b", 5), &status), expected, "{boot_id} {seq}");
         }
         let status = status_of(json!({"boot_id": "b", "seq": 7}));
-        assert_eq!(order(&Known::default(), &status), Order::Newer { lost: 0 });
+        assert_eq!(
+            order(&HostRecord::default(), &status),
+            StatusOrder::Newer { lost: 0 }
+        );
     }
 
     /// FAULTS.md row 13, the master's side.
     #[test]
-    fn of_two_agents_with_one_id_both_are_heard_and_each_is_an_event_once() {
+    fn with_a_duplicate_host_id_both_agents_count_and_each_is_one_event() {
         let says = |boot_id: &str, seq: u32| {
             let message = format!("two hosts have the same host id. This is {boot_id}");
             status_of(
@@ -317,7 +323,8 @@ mod tests {
         };
         let mut host = known("b", 5);
         let mut told = Vec::new();
-        // The first one ("a") was there before; they take turns, and neither in order.
+        // The first one ("a") was there before. Their statuses alternate, not in the order of
+        // `seq`.
         for (boot_id, seq) in [
             ("b", 6),
             ("a", 50),
@@ -328,8 +335,12 @@ mod tests {
             ("b", 9),
         ] {
             let status = says(boot_id, seq);
-            assert_eq!(order(&host, &status), Order::Newer { lost: 0 }, "{boot_id} {seq}");
-            let events = take(&mut host, &status, 0, 10);
+            assert_eq!(
+                order(&host, &status),
+                StatusOrder::Newer { lost: 0 },
+                "{boot_id} {seq}"
+            );
+            let events = apply(&mut host, &status, 0, 10);
             told.extend(events.into_iter().map(|event| event.message));
         }
         assert_eq!(
@@ -339,13 +350,13 @@ mod tests {
                 "still errors: two hosts have the same host id. This is a"
             ]
         );
-        // That one goes, and is not taken for the newer one for ever.
+        // That agent stops. The other one's statuses are not late for ever.
         let alone = status_of(json!({"boot_id": "a", "seq": 53}));
-        assert_eq!(order(&host, &alone), Order::Newer { lost: 0 });
-        assert_eq!(take(&mut host, &alone, 0, 10)[0].message, "errors -> ok");
+        assert_eq!(order(&host, &alone), StatusOrder::Newer { lost: 0 });
+        assert_eq!(apply(&mut host, &alone, 0, 10)[0].message, "errors -> ok");
         assert_eq!(
             order(&host, &status_of(json!({"boot_id": "b", "seq": 10}))),
-            Order::Late
+            StatusOrder::Late
         );
     }
 
@@ -364,7 +375,7 @@ mod tests {
 
     #[test]
     fn only_what_changes_is_an_event() {
-        let mut host = Known::default();
+        let mut host = HostRecord::default();
         for (status, expected) in [
             (json!({}), vec!["reported for the first time: ok"]),
             (json!({}), vec![]),
@@ -383,7 +394,7 @@ mod tests {
             ),
             (json!({"boot_id": "c", "seq": 1}), vec!["errors -> ok"]),
         ] {
-            let events = take(&mut host, &status_of(status), 0, 10);
+            let events = apply(&mut host, &status_of(status), 0, 10);
             let messages: Vec<&str> = events.iter().map(|event| event.message.as_str()).collect();
             assert_eq!(messages, expected);
         }
@@ -392,7 +403,7 @@ mod tests {
             ("c", "b")
         );
         host.responding = false;
-        let events = take(&mut host, &status_of(json!({"boot_id": "c", "seq": 2})), 0, 10);
+        let events = apply(&mut host, &status_of(json!({"boot_id": "c", "seq": 2})), 0, 10);
         assert_eq!(events[0].kind, EventKind::HostReturned);
     }
 }

@@ -1,22 +1,33 @@
-//! What the master must remember, in SQLite or PostgreSQL.
+//! The master's database, in SQLite or PostgreSQL.
 //!
-//! One text of SQL serves both: sqlx takes `$1` for either, and the statements keep to what both know. The
-//! two macros below pick the pool; all else is written once. SQLite has one writer, so that writers queue
-//! here instead of failing there; PostgreSQL's rows are locked in the order of their host ids.
+//! There is one style of SQL: a [`statement::Statement`], which holds SQL that both databases
+//! understand and its values. It is executed by `Store::read` or, in a transaction, by
+//! [`transaction::Tx`], which functions can pass on. Only [`transaction`] and [`row`] know which
+//! database it is.
+//!
+//! SQLite has one writer: transactions that write wait in the pool for its one connection. On
+//! PostgreSQL rows are locked in the order of their host ids.
 
-mod cache;
-mod desired;
-mod enroll;
-mod events;
-mod fold;
-mod hosts;
-mod ingest;
-mod puts;
-mod quarantine;
-mod query;
-mod replies;
 mod row;
 mod statement;
+mod transaction;
+
+mod cache;
+mod digest;
+mod events;
+
+mod fold;
+mod ingest;
+mod quarantine;
+mod replies;
+
+mod desired;
+mod puts;
+
+mod hosts;
+mod query;
+
+mod enroll;
 mod tokens;
 
 use std::path::Path;
@@ -30,31 +41,34 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{PgPool, SqlSafeStr, SqlitePool};
 use tokio::sync::watch;
 
-pub use desired::{Desired, NewDesired, PutError, Stored};
-pub use enroll::NotLetIn;
-pub use ingest::{Ingested, Report, Seen};
+pub use desired::{Desired, NewDesired, PutError, StoredDesired};
+pub use enroll::EnrollDenied;
+pub use ingest::{Ingested, Report, ReportedHost};
 pub use tokens::{TokenError, digest as token_digest};
 
-/// Every database failure; who asked can do no more than say so or try again.
+/// A failure of the database. The caller can report it or retry.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("the database: {0}")]
+    #[error("the database failed: {0}")]
     Sql(#[from] sqlx::Error),
-    #[error("the database cannot be brought to this version's layout: {0}")]
+    #[error("cannot upgrade the database to the schema of this version: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
-    #[error("the database holds what this version cannot read: {0}")]
+    #[error("this version cannot read a value of the database: {0}")]
     Content(String),
-    /// The same for all that were to be written together.
+    #[error("the master is stopping")]
+    Stopping,
+    /// One failure for all PUTs of a transaction.
     #[error("{0}")]
     Shared(Arc<StoreError>),
 }
 
 impl StoreError {
-    /// Whether the data itself was refused, so that trying again is of no use.
+    /// Whether the database refused the data, so that a retry cannot succeed.
     pub fn is_about_data(&self) -> bool {
         match self {
             Self::Sql(sqlx::Error::Database(error)) => {
-                // PostgreSQL: class 22, data exception; 23, constraint. SQLite: 18 too big, 19 constraint.
+                // PostgreSQL: class 22, data exception; 23, constraint. SQLite: 18 too big, 19
+                // constraint.
                 error.code().is_some_and(|code| {
                     code.starts_with("22") || code.starts_with("23") || code == "18" || code == "19"
                 })
@@ -62,12 +76,13 @@ impl StoreError {
             Self::Sql(sqlx::Error::Encode(_) | sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. })
             | Self::Content(_) => true,
             Self::Shared(error) => error.is_about_data(),
-            Self::Sql(_) | Self::Migrate(_) => false,
+            Self::Sql(_) | Self::Migrate(_) | Self::Stopping => false,
         }
     }
 }
 
-/// Rows per statement: few enough for every limit on bound values, and statements are kept prepared.
+/// Rows per statement, at most: few enough for every limit on bound values. Statements of the same
+/// size stay prepared.
 const ROWS: usize = 100;
 
 pub type Result<T> = std::result::Result<T, StoreError>;
@@ -77,8 +92,8 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 pub struct Store {
     pools: Pools,
     cache: Arc<Mutex<cache::Cache>>,
-    puts: Arc<Mutex<puts::Puts>>,
-    /// Told when events were written, here or (PostgreSQL) by any master.
+    puts: Arc<Mutex<puts::PutQueue>>,
+    /// The id of the newest event that is known, written here or by another master.
     events: Arc<watch::Sender<u64>>,
 }
 
@@ -87,38 +102,6 @@ enum Pools {
     Sqlite { read: SqlitePool, write: SqlitePool },
     Postgres(PgPool),
 }
-
-/// Runs a block with a pool to read from.
-macro_rules! reading {
-    ($store:expr, $pool:ident => $body:block) => {
-        match &$store.pools {
-            $crate::store::Pools::Sqlite { read: $pool, .. } => $body,
-            $crate::store::Pools::Postgres($pool) => $body,
-        }
-    };
-}
-
-/// Runs a block in a transaction, committed at its end; leaving it by `?` or `return` rolls back.
-macro_rules! writing {
-    ($store:expr, $tx:ident => $body:block) => {
-        match &$store.pools {
-            $crate::store::Pools::Sqlite { write, .. } => {
-                // At once for writing: a lock taken later could fail.
-                let mut $tx = write.begin_with("BEGIN IMMEDIATE").await?;
-                let done = $body;
-                $tx.commit().await?;
-                done
-            }
-            $crate::store::Pools::Postgres(pool) => {
-                let mut $tx = pool.begin().await?;
-                let done = $body;
-                $tx.commit().await?;
-                done
-            }
-        }
-    };
-}
-pub(crate) use {reading, writing};
 
 const FIRST: &str = include_str!("migrations/0001_first.sql");
 const SECOND_SQLITE: &str = include_str!("migrations/0002_sqlite.sql");
@@ -149,16 +132,16 @@ fn migrator(second: &'static str) -> Migrator {
 }
 
 impl Store {
-    /// SQLite in this file, made if it is not there.
+    /// Opens SQLite in this file, which is created if it is missing.
     pub async fn open_sqlite(file: &Path) -> Result<Self> {
         let options = SqliteConnectOptions::new()
             .filename(file)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            // What was acknowledged survives a power cut, too; batches make it cheap.
+            // What was acknowledged survives a power failure.
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(30))
-            // Its thread hands over the rows of a statement without being waited for in between.
+            // Room for all rows of a statement, so that SQLite's thread need not wait between them.
             .row_buffer_size(ROWS + 1);
         let write = SqlitePoolOptions::new()
             .max_connections(1)
@@ -169,10 +152,10 @@ impl Store {
             .max_connections(4)
             .connect_with(options.read_only(true).create_if_missing(false))
             .await?;
-        Self::started(Pools::Sqlite { read, write }).await
+        Self::with_pools(Pools::Sqlite { read, write }).await
     }
 
-    /// PostgreSQL, shared with any number of other masters.
+    /// Opens PostgreSQL, which any number of masters can share.
     pub async fn open_postgres(url: &str, max_connections: u32) -> Result<Self> {
         let options = PgConnectOptions::from_str(url)?.application_name("bbmaster");
         let pool = PgPoolOptions::new()
@@ -181,10 +164,10 @@ impl Store {
             .connect_with(options)
             .await?;
         migrator(SECOND_POSTGRES).run(&pool).await?;
-        Self::started(Pools::Postgres(pool)).await
+        Self::with_pools(Pools::Postgres(pool)).await
     }
 
-    async fn started(pools: Pools) -> Result<Self> {
+    async fn with_pools(pools: Pools) -> Result<Self> {
         let store = Self {
             pools,
             cache: Arc::default(),
@@ -199,13 +182,14 @@ impl Store {
         matches!(self.pools, Pools::Postgres(_))
     }
 
-    /// Whether it answers.
+    /// Checks that the database answers.
     pub async fn check(&self) -> Result<()> {
-        reading!(self, pool => { sqlx::query("SELECT 1").execute(pool).await?; });
+        self.read(statement::Statement::new("SELECT 1")).await?;
         Ok(())
     }
 
-    /// Where masters on one PostgreSQL tell each other what is new; `None` on SQLite, which has one master.
+    /// Notifications from other masters on the same PostgreSQL. `None` on SQLite, which has one
+    /// master.
     pub async fn listener(&self) -> Result<Option<PgListener>> {
         let Pools::Postgres(pool) = &self.pools else {
             return Ok(None);
@@ -215,7 +199,7 @@ impl Store {
         Ok(Some(listener))
     }
 
-    /// Whether a notification is about a reply; else it is about events.
+    /// Whether a notification is about a reply. Otherwise it is about events.
     pub fn is_about_replies(channel: &str) -> bool {
         channel == replies::CHANNEL
     }
@@ -230,16 +214,16 @@ pub fn now() -> i64 {
         .unwrap_or(0)
 }
 
-/// RFC 3339, as the API shows times.
+/// A time in RFC 3339, as the API shows it.
 pub fn show_time(micros: i64) -> String {
     let since = Duration::from_micros(micros.max(0).unsigned_abs());
-    // humantime knows the years up to 9999.
+    // humantime supports years up to 9999.
     let latest = Duration::from_secs(253_402_300_799);
     humantime::format_rfc3339_micros(SystemTime::UNIX_EPOCH + since.min(latest)).to_string()
 }
 
-/// Text from outside as it may be stored and shown: no control characters (PostgreSQL takes no NUL), and
-/// not without end.
+/// Makes text from outside fit for the database and for output: without control characters
+/// (PostgreSQL accepts no NUL), and limited in length.
 fn clean(text: &str) -> String {
     clean_up_to(1024, text)
 }
@@ -251,7 +235,7 @@ fn clean_up_to(longest: usize, text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(longest).collect()
 }
 
-/// For a column: what a database counts with has a sign.
+/// For a column: numbers of a database are signed.
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

@@ -1,66 +1,42 @@
-//! A row of either database, by column number.
+//! A row of either database; columns are read by their number.
 
-use sqlx::postgres::PgRow;
-use sqlx::sqlite::SqliteRow;
+use sqlx::postgres::{PgRow, Postgres};
+use sqlx::sqlite::{Sqlite, SqliteRow};
+use sqlx::{Decode, Row as _, Type};
 
-/// What both databases' rows hold.
-pub trait Columns {
-    fn text(&self, column: usize) -> Result<String, sqlx::Error>;
-    fn text_or_null(&self, column: usize) -> Result<Option<String>, sqlx::Error>;
-    fn number(&self, column: usize) -> Result<i64, sqlx::Error>;
-    fn number_or_null(&self, column: usize) -> Result<Option<i64>, sqlx::Error>;
-    fn flag(&self, column: usize) -> Result<bool, sqlx::Error> {
-        Ok(self.number(column)? != 0)
-    }
-}
-
-macro_rules! columns {
-    ($row:ty) => {
-        impl Columns for $row {
-            fn text(&self, column: usize) -> Result<String, sqlx::Error> {
-                sqlx::Row::try_get(self, column)
-            }
-            fn text_or_null(&self, column: usize) -> Result<Option<String>, sqlx::Error> {
-                sqlx::Row::try_get(self, column)
-            }
-            fn number(&self, column: usize) -> Result<i64, sqlx::Error> {
-                sqlx::Row::try_get(self, column)
-            }
-            fn number_or_null(&self, column: usize) -> Result<Option<i64>, sqlx::Error> {
-                sqlx::Row::try_get(self, column)
-            }
-        }
-    };
-}
-columns!(SqliteRow);
-columns!(PgRow);
-
-/// A row of whichever database it is.
-pub enum Row {
+pub(super) enum Row {
     Sqlite(SqliteRow),
     Postgres(PgRow),
 }
 
-macro_rules! of_either {
-    ($row:expr, $method:ident, $column:expr) => {
-        match $row {
-            Row::Sqlite(row) => Columns::$method(row, $column),
-            Row::Postgres(row) => Columns::$method(row, $column),
-        }
-    };
-}
+impl Row {
+    pub fn text(&self, column: usize) -> Result<String, sqlx::Error> {
+        self.get(column)
+    }
 
-impl Columns for Row {
-    fn text(&self, column: usize) -> Result<String, sqlx::Error> {
-        of_either!(self, text, column)
+    pub fn text_or_null(&self, column: usize) -> Result<Option<String>, sqlx::Error> {
+        self.get(column)
     }
-    fn text_or_null(&self, column: usize) -> Result<Option<String>, sqlx::Error> {
-        of_either!(self, text_or_null, column)
+
+    pub fn number(&self, column: usize) -> Result<i64, sqlx::Error> {
+        self.get(column)
     }
-    fn number(&self, column: usize) -> Result<i64, sqlx::Error> {
-        of_either!(self, number, column)
+
+    pub fn number_or_null(&self, column: usize) -> Result<Option<i64>, sqlx::Error> {
+        self.get(column)
     }
-    fn number_or_null(&self, column: usize) -> Result<Option<i64>, sqlx::Error> {
-        of_either!(self, number_or_null, column)
+
+    pub fn flag(&self, column: usize) -> Result<bool, sqlx::Error> {
+        Ok(self.number(column)? != 0)
+    }
+
+    fn get<'r, T>(&'r self, column: usize) -> Result<T, sqlx::Error>
+    where
+        T: Decode<'r, Sqlite> + Type<Sqlite> + Decode<'r, Postgres> + Type<Postgres>,
+    {
+        match self {
+            Self::Sqlite(row) => row.try_get(column),
+            Self::Postgres(row) => row.try_get(column),
+        }
     }
 }

@@ -1,28 +1,24 @@
-//! API tokens: only their digests are kept.
+//! API tokens. Only the digests of their secrets are stored.
 
 use protocol::rest::{EventKind, NewToken, Role, Token};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::events::{Json, NewEvent, insert_events};
-use super::row::Columns;
-use super::{Result, Store, StoreError, now, reading, show_time, signed, writing};
+use super::events::{EventData, NewEvent};
+use super::row::Row;
+use super::statement::Statement;
+use super::{Result, Store, StoreError, now, show_time, signed};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    #[error("there is a token named {0:?} already")]
+    #[error("a token named {0:?} exists already")]
     Exists(String),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-impl From<sqlx::Error> for TokenError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Store(error.into())
-    }
-}
-
-/// What is kept of a secret: SHA-256, in hex. The secret is 256 random bits, so there is nothing to guess.
+/// The digest of a secret that is stored: SHA-256 in hex. The secret has 256 random bits, so it
+/// cannot be guessed and needs no salt.
 pub fn digest(secret: &str) -> String {
     let mut text = String::with_capacity(64);
     for byte in Sha256::digest(secret.as_bytes()) {
@@ -40,7 +36,7 @@ fn role(word: &str) -> Result<Role> {
         .ok_or_else(|| StoreError::Content("tokens.role".to_owned()))
 }
 
-fn token(row: &impl Columns) -> Result<Token> {
+fn token(row: &Row) -> Result<Token> {
     Ok(Token {
         name: row.text(0)?,
         role: role(&row.text(1)?)?,
@@ -57,12 +53,12 @@ fn event(kind: EventKind, name: &str, author: &str, message: String) -> NewEvent
         host_id: None,
         author: Some(author.into()),
         message,
-        data: Json::of(&json!({ "name": name })),
+        data: EventData::of(&json!({ "name": name })),
     }
 }
 
 impl Store {
-    /// Keeps a new token, whose secret has this digest.
+    /// Stores a new token. `digest` is that of its secret.
     pub async fn create_token(
         &self,
         new: &NewToken,
@@ -73,30 +69,33 @@ impl Store {
         let expires_at = new
             .expires_in
             .map(|seconds| created_at.saturating_add(signed(seconds).saturating_mul(1_000_000)));
-        writing!(self, tx => {
-            let created = sqlx::query(
-                "INSERT INTO tokens (name, digest, role, created_at, created_by, expires_at) \
-                 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (name) DO NOTHING",
-            )
-            .bind(&new.name)
-            .bind(digest)
-            .bind(new.role.as_str())
+        let mut tx = self.begin().await?;
+        let insert =
+            Statement::new("INSERT INTO tokens (name, digest, role, created_at, created_by, expires_at) ")
+                .rows([[
+                    new.name.as_str().into(),
+                    digest.into(),
+                    new.role.as_str().into(),
+                    created_at.into(),
+                    author.into(),
+                    expires_at.into(),
+                ]])
+                .push(" ON CONFLICT (name) DO NOTHING");
+        if tx.execute(insert).await? == 0 {
+            return Err(TokenError::Exists(new.name.clone()));
+        }
+        let mark = Statement::new("INSERT INTO once (what, at) VALUES ('token_made', ")
             .bind(created_at)
-            .bind(author)
-            .bind(expires_at)
-            .execute(&mut *tx)
-            .await?
-            .rows_affected();
-            if created == 0 {
-                return Err(TokenError::Exists(new.name.clone()));
-            }
-            sqlx::query("INSERT INTO once (what, at) VALUES ('token_made', $1) ON CONFLICT (what) DO NOTHING")
-                .bind(created_at)
-                .execute(&mut *tx)
-                .await?;
-            let message = format!("token {} may do what a {} may", new.name, new.role.as_str());
-            insert_events!(self, tx, vec![event(EventKind::TokenCreated, &new.name, author, message)]);
-        });
+            .push(") ON CONFLICT (what) DO NOTHING");
+        tx.execute(mark).await?;
+        let message = format!(
+            "token {} with the role {} was created",
+            new.name,
+            new.role.as_str()
+        );
+        let event = event(EventKind::TokenCreated, &new.name, author, message);
+        tx.insert_events(vec![event]).await?;
+        tx.commit().await?;
         self.refresh_newest_event().await?;
         Ok(Token {
             name: new.name.clone(),
@@ -107,62 +106,53 @@ impl Store {
         })
     }
 
-    /// Whether there was one of that name.
+    /// Deletes a token. Returns whether it existed.
     pub async fn revoke_token(&self, name: &str, author: &str) -> Result<bool> {
-        let revoked = writing!(self, tx => {
-            let revoked = sqlx::query("DELETE FROM tokens WHERE name = $1")
-                .bind(name)
-                .execute(&mut *tx)
-                .await?
-                .rows_affected()
-                > 0;
-            if revoked {
-                let message = format!("token {name} is revoked");
-                insert_events!(self, tx, vec![event(EventKind::TokenRevoked, name, author, message)]);
-            }
-            revoked
-        });
+        let mut tx = self.begin().await?;
+        let delete = Statement::new("DELETE FROM tokens WHERE name = ").bind(name);
+        let existed = tx.execute(delete).await? > 0;
+        if existed {
+            let message = format!("token {name} was revoked");
+            let event = event(EventKind::TokenRevoked, name, author, message);
+            tx.insert_events(vec![event]).await?;
+        }
+        tx.commit().await?;
         self.refresh_newest_event().await?;
-        Ok(revoked)
+        Ok(existed)
     }
 
     pub async fn tokens(&self) -> Result<Vec<Token>> {
-        reading!(self, pool => {
-            let rows = sqlx::query("SELECT name, role, created_at, created_by, expires_at FROM tokens ORDER BY name")
-                .fetch_all(pool)
-                .await?;
-            rows.iter().map(token).collect()
-        })
+        let select =
+            Statement::new("SELECT name, role, created_at, created_by, expires_at FROM tokens ORDER BY name");
+        self.read(select).await?.iter().map(token).collect()
     }
 
-    /// Whose token has this digest, unless it has expired.
+    /// Name and role of the token with this digest, unless it has expired.
     pub async fn token_by_digest(&self, digest: &str) -> Result<Option<(String, Role)>> {
-        reading!(self, pool => {
-            let row = sqlx::query(
-                "SELECT name, role FROM tokens WHERE digest = $1 AND (expires_at IS NULL OR expires_at > $2)",
-            )
+        let select = Statement::new("SELECT name, role FROM tokens WHERE digest = ")
             .bind(digest)
+            .push(" AND (expires_at IS NULL OR expires_at > ")
             .bind(now())
-            .fetch_optional(pool)
-            .await?;
-            let Some(row) = row else { return Ok(None) };
-            Ok(Some((row.text(0)?, role(&row.text(1)?)?)))
-        })
+            .push(")");
+        let Some(row) = self.read_one(select).await? else {
+            return Ok(None);
+        };
+        Ok(Some((row.text(0)?, role(&row.text(1)?)?)))
     }
 
-    /// Whether any token was ever made, even if it is revoked: whoever made one wants to be asked for it.
+    /// Whether a token was ever made, revoked ones included.
     pub async fn has_had_tokens(&self) -> Result<bool> {
-        reading!(self, pool => {
-            // A token without the mark: made meanwhile by a master of an older version on the same database.
-            let sql = "SELECT what FROM once WHERE what = 'token_made' UNION ALL SELECT name FROM tokens LIMIT 1";
-            Ok(sqlx::query(sql).fetch_optional(pool).await?.is_some())
-        })
+        // A master of an older version on the same database makes tokens without the mark in
+        // `once`.
+        let select = Statement::new(
+            "SELECT what FROM once WHERE what = 'token_made' UNION ALL SELECT name FROM tokens LIMIT 1",
+        );
+        Ok(self.read_one(select).await?.is_some())
     }
 
     /// Whether there is any token.
     pub async fn has_tokens(&self) -> Result<bool> {
-        reading!(self, pool => {
-            Ok(sqlx::query("SELECT 1 FROM tokens LIMIT 1").fetch_optional(pool).await?.is_some())
-        })
+        let select = Statement::new("SELECT 1 FROM tokens LIMIT 1");
+        Ok(self.read_one(select).await?.is_some())
     }
 }

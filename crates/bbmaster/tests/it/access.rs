@@ -1,4 +1,4 @@
-//! Who may do what, route by route.
+//! Access to each route.
 
 use bbmaster::Config;
 use bbmaster::api::{Access, routes};
@@ -9,7 +9,8 @@ use serde_json::json;
 use crate::client::Client;
 use crate::fleet::{Database, Fleet};
 
-/// Every route, and what it asks of its caller. A route that is not in here fails the test below: whoever adds one must say here, too, whom it is for.
+/// Every route and what it requires of its caller. A route that is missing here fails the test
+/// below, so whoever adds a route must state here who may call it.
 const EXPECTED: &[(&str, &str, Access)] = &[
     ("GET", "/v1/hosts/", Access::Needs(Role::Viewer)),
     ("GET", "/v1/hosts/ids/", Access::Needs(Role::Viewer)),
@@ -47,7 +48,7 @@ const EXPECTED: &[(&str, &str, Access)] = &[
 ];
 
 #[test]
-fn every_route_is_meant_for_whom_it_lets_in() {
+fn every_route_requires_what_the_table_says() {
     let mut expected: Vec<(&str, &str, Access)> = EXPECTED.to_vec();
     let routes = routes();
     let mut actual: Vec<(&str, &str, Access)> = routes
@@ -68,7 +69,7 @@ async fn token(client: &Client, name: &str, role: Role) -> Client {
     client.with_token(made["secret"].as_str().unwrap())
 }
 
-/// One of each, the first by grace of there being none.
+/// One token per role. The first is made without a token, while there is none.
 async fn tokens(client: &Client) -> [(Role, Client); 3] {
     let admin = token(client, "root", Role::Admin).await;
     let operator = token(&admin, "oper", Role::Operator).await;
@@ -81,7 +82,7 @@ async fn tokens(client: &Client) -> [(Role, Client); 3] {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_route_refuses_nobody_and_lesser_roles() {
+async fn each_route_refuses_callers_without_a_token_and_lower_roles() {
     let fleet = Fleet::sqlite();
     let (_master, nobody) = fleet.master().await;
     let holders = tokens(&nobody).await;
@@ -99,11 +100,11 @@ async fn each_route_refuses_nobody_and_lesser_roles() {
             let status = ask(client).await;
             match needed {
                 Access::Needs(needed) if role < needed => assert_eq!(status, 403, "{what} as {role:?}"),
-                // It comes in; whether it then finds what it asks for is another matter.
+                // The request is admitted. Whether it then succeeds does not matter here.
                 Access::Needs(_) | Access::Open => {
                     assert!(![401, 403].contains(&status), "{what} as {role:?}: {status}");
                 }
-                // A token of another kind.
+                // A token of the other kind.
                 Access::NeedsEnrollToken => assert_eq!(status, 401, "{what} as {role:?}"),
             }
         }
@@ -111,7 +112,7 @@ async fn each_route_refuses_nobody_and_lesser_roles() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_did_it_is_in_the_events_and_a_revoked_token_is_worth_nothing() {
+async fn events_have_their_author_and_a_revoked_token_is_refused() {
     let fleet = Fleet::sqlite();
     let (_master, nobody) = fleet.master().await;
     let [(_, viewer), (_, operator), (_, admin)] = tokens(&nobody).await;
@@ -140,7 +141,7 @@ async fn who_did_it_is_in_the_events_and_a_revoked_token_is_worth_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_tokens_only_this_machine_may_ask() {
+async fn without_tokens_only_this_machine_is_admitted() {
     let fleet = Fleet::sqlite();
     let (_master, client) = fleet.master().await;
     let ask = async |headers: &[(&str, &str)]| client.send("GET", "/v1/hosts", headers, None).await.status;
@@ -156,7 +157,7 @@ async fn without_tokens_only_this_machine_may_ask() {
     assert_eq!(client.get("/v1/hosts").await.status, 401);
 }
 
-async fn revoking_the_last_token_lets_nobody_in(database: Database) {
+async fn revoking_the_last_token_admits_nobody(database: Database) {
     let fleet = Fleet::new(database);
     let (master, nobody) = fleet.master().await;
     assert_eq!(nobody.get("/v1/hosts").await.status, 200);
@@ -168,7 +169,7 @@ async fn revoking_the_last_token_lets_nobody_in(database: Database) {
     assert_eq!(nobody.get("/v1/hosts").await.status, 401);
     assert_eq!(admin.get("/v1/hosts").await.status, 401);
 
-    // Nor the next master on this database.
+    // Nor does another master on this database.
     drop(master);
     let (_master, nobody) = fleet.master().await;
     let answer = nobody.get("/v1/hosts").await.expect(401);
@@ -177,19 +178,19 @@ async fn revoking_the_last_token_lets_nobody_in(database: Database) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn revoking_the_last_token_lets_nobody_in_on_sqlite() {
-    revoking_the_last_token_lets_nobody_in(Database::sqlite()).await;
+async fn revoking_the_last_token_admits_nobody_on_sqlite() {
+    revoking_the_last_token_admits_nobody(Database::sqlite()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn revoking_the_last_token_lets_nobody_in_on_postgres() {
+async fn revoking_the_last_token_admits_nobody_on_postgres() {
     if let Some(database) = Database::postgres() {
-        revoking_the_last_token_lets_nobody_in(database).await;
+        revoking_the_last_token_admits_nobody(database).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn beyond_this_machine_nothing_starts_without_a_token() {
+async fn listening_on_the_network_requires_a_token() {
     let fleet = Fleet::sqlite();
     let config = Config {
         listen: ([0, 0, 0, 0], 0).into(),

@@ -8,18 +8,18 @@ use protocol::{Apps, HostId, Inbound, Limits, SetConfig, decode, topic};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-/// How it behaves.
+/// How the agent behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Script {
-    /// Becomes what is desired.
+    /// Converges to what is desired.
     Converges,
-    /// Starts converging, and is never done.
+    /// Starts to converge and never finishes.
     Hangs,
-    /// Fails, and says so.
+    /// Fails and reports it.
     Fails,
-    /// Says that all is well, and does nothing.
+    /// Reports `ok` and does nothing.
     Ignores,
-    /// Refuses every message as not valid.
+    /// Refuses every message as invalid.
     Rejects,
 }
 
@@ -29,7 +29,7 @@ pub struct Agent {
     task: JoinHandle<()>,
 }
 
-/// What it has got, and what it has been told.
+/// What the agent runs, and what it was sent.
 struct State {
     host: String,
     script: Script,
@@ -40,9 +40,9 @@ struct State {
     generation: Option<u64>,
     status: &'static str,
     rejected: Option<String>,
-    /// Every set_config that came.
+    /// Every `set_config` that was received.
     received: Vec<SetConfig>,
-    /// The state in each status.
+    /// The state in each status that was sent.
     said: Vec<&'static str>,
 }
 
@@ -86,7 +86,7 @@ impl State {
         json!({"opcode": "status", "data": data}).to_string().into_bytes()
     }
 
-    /// The statuses that answer a message.
+    /// Returns the statuses that answer a message.
     fn handle(&mut self, message: Inbound) -> Vec<Vec<u8>> {
         let set = match message {
             Inbound::Ping { id } => return vec![self.status(id.as_deref())],
@@ -127,7 +127,7 @@ impl State {
 }
 
 impl Agent {
-    /// Connects and says hello.
+    /// Connects and sends its first status.
     pub fn start(broker: &LocalBroker, host: &str, script: Script) -> Self {
         let queue = Queue::of_agent(&HostId::new(host).unwrap(), None);
         Self::start_on(
@@ -137,7 +137,7 @@ impl Agent {
         )
     }
 
-    /// The same, on a link of any kind.
+    /// The same, on any link.
     pub fn start_on(mut link: Link, host: &str, script: Script) -> Self {
         let state = Arc::new(Mutex::new(State {
             host: host.to_owned(),
@@ -157,7 +157,7 @@ impl Agent {
         let task = tokio::spawn(async move {
             link.state.wait_for(bus::LinkState::is_up).await.unwrap();
             let hello = own.lock().unwrap().status(None);
-            // Without a master it goes nowhere, as in life: the master pings at its start.
+            // Without a master it is not delivered, as in reality: the master pings when it starts.
             let _ = link.publisher.publish(topic::MASTER, hello).await;
             loop {
                 let delivery = tokio::select! {
@@ -186,7 +186,7 @@ impl Agent {
         }
     }
 
-    /// The desired states it was sent.
+    /// The desired states that it was sent.
     pub fn received(&self) -> Vec<SetConfig> {
         self.state.lock().unwrap().received.clone()
     }
@@ -200,18 +200,18 @@ impl Agent {
         self.state.lock().unwrap().apps.clone()
     }
 
-    /// Says how it is, as at a heartbeat.
+    /// Sends a status, like a heartbeat.
     pub async fn report(&self) {
         let status = self.state.lock().unwrap().status(None);
         self.publisher.publish(topic::MASTER, status).await.unwrap();
     }
 
-    /// Loses an application behind everyone's back.
+    /// Removes an application, as an external change.
     pub fn lose_apps(&self) {
         self.state.lock().unwrap().apps.clear();
     }
 
-    /// Publishes anything, as this host's user.
+    /// Publishes a message as the user of this host.
     pub async fn publish(&self, body: &[u8]) {
         self.publisher
             .publish(topic::MASTER, body.to_vec())

@@ -1,4 +1,4 @@
-//! Requests and what they answer.
+//! Requests and their answers.
 
 use serde_json::{Value, json};
 
@@ -118,7 +118,7 @@ async fn a_put_names_the_generation_it_replaces() {
         (Some("\"0\""), "1", 200, 1),
         (Some("\"0\""), "2", 412, 1),
         (Some("\"1\""), "2", 200, 2),
-        // The same again is no change.
+        // The same again is not a change.
         (None, "2", 200, 2),
         (Some("\"7\", \"2\""), "3", 200, 3),
         (Some("*"), "4", 200, 4),
@@ -139,7 +139,7 @@ async fn a_put_names_the_generation_it_replaces() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_wrong_is_said_with_its_place() {
+async fn errors_name_the_invalid_value() {
     let fleet = Fleet::sqlite();
     let (_master, client) = fleet.master().await;
     let long = "x".repeat(3 << 20);
@@ -231,7 +231,7 @@ async fn what_is_wrong_is_said_with_its_place() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_ping_measures_the_way_there_and_back() {
+async fn a_ping_measures_the_round_trip() {
     let fleet = Fleet::sqlite();
     let (_master, client) = fleet.master().await;
     let _agent = Agent::start(&fleet.broker, "h1", Script::Converges);
@@ -244,7 +244,7 @@ async fn a_ping_measures_the_way_there_and_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_host_is_told_to_try_again_and_nothing_else_is_desired_of_it() {
+async fn a_retry_is_sent_without_a_new_generation() {
     let fleet = Fleet::sqlite();
     let (_master, client) = fleet.master().await;
     let path = "/v1/hosts/h1/retry";
@@ -318,7 +318,7 @@ async fn a_dry_run_asks_the_host_and_changes_nothing() {
     assert_eq!(client.get("/v1/hosts/h1/apps").await.expect(200)["generation"], 0);
 }
 
-/// The next question for a plan; the ping at the master's start is passed over.
+/// The next question for a plan. The ping at the start of the master is skipped.
 async fn plan_question(link: &mut bus::Link) -> Value {
     loop {
         let delivery = link.deliveries.recv().await.unwrap();
@@ -331,7 +331,7 @@ async fn plan_question(link: &mut bus::Link) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_master_without_its_broker_says_so() {
+async fn a_master_without_a_broker_reports_it() {
     let fleet = Fleet::sqlite();
     let (_master, client) = fleet.master().await;
     until(&client, "/readyz", |health| health["problems"] == json!([])).await;

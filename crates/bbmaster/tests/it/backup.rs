@@ -1,4 +1,4 @@
-//! A backup, taken as docs/operations.md says while the master works, is put back.
+//! A backup is taken as docs/operations.md says, while the master runs, and restored.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,11 +8,11 @@ use serde_json::json;
 use crate::agent::{Agent, Script};
 use crate::fleet::{Database, Fleet, until};
 
-/// What `sqlite3 bbmaster.db ".backup FILE"` does, by the same call of SQLite's library.
+/// What `sqlite3 bbmaster.db ".backup FILE"` does, by the same function of SQLite's library.
 const BACKUP: &str = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).backup(sqlite3.connect(sys.argv[2]))";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backup_put_back_takes_nothing_from_hosts_that_are_ahead_of_it() {
+async fn a_restored_backup_takes_nothing_from_hosts_with_a_higher_generation() {
     let folder = tempfile::tempdir().unwrap();
     let backup = folder.path().join("backup.db");
     let mut fleet = Fleet::sqlite();
@@ -29,7 +29,7 @@ async fn a_backup_put_back_takes_nothing_from_hosts_that_are_ahead_of_it() {
             .status()
             .unwrap();
         assert!(taken.success());
-        // After the backup, and lost with it.
+        // After the backup, so lost with the restore.
         client.put("/v1/hosts/h1/apps", &version("2")).await.expect(200);
         until(&client, "/v1/hosts/h1", |host| {
             host["apps"]["foo"]["version"] == "2" && host["satisfied"] == true
@@ -46,11 +46,11 @@ async fn a_backup_put_back_takes_nothing_from_hosts_that_are_ahead_of_it() {
         host["apps"]["foo"]["version"] == "2"
     })
     .await;
-    // It is seen that the host is ahead, and nothing is taken back from it.
+    // The master sees that the host has a higher generation, and takes nothing back.
     assert_eq!(host["satisfied"], false, "{host}");
     agent.report().await;
     assert_eq!(agent.received().len(), before);
-    // What is said next, counts.
+    // The next change takes effect.
     client.put("/v1/hosts/h1/apps", &version("3")).await.expect(200);
     until(&client, "/v1/hosts/h1", |host| {
         host["apps"]["foo"]["version"] == "3" && host["satisfied"] == true

@@ -1,9 +1,11 @@
-//! `broker-setup` against RabbitMQ's management API: what it makes is enough for masters and hosts, and no
-//! more than that.
+//! `broker-setup` against RabbitMQ's management API: what it creates is enough for masters and
+//! hosts, and not more.
 
 use std::time::Duration;
 
-use bbmaster::broker_setup::{Api, Item, Login, Names, Outcome, ensure, wanted};
+use bbmaster::broker_setup::{
+    AdminLogin, BrokerItem, BrokerNames, EnsureOutcome, ManagementApi, ensure, wanted,
+};
 use bbmaster::{Config, Master};
 use bus::amqp::{self, AmqpSettings, Secret};
 use bus::{LinkState, PublishError, Queue};
@@ -15,8 +17,8 @@ use crate::agent::{Agent, Script};
 use crate::client::Client;
 use crate::fleet::{Database, until};
 
-fn names() -> Names {
-    Names {
+fn names() -> BrokerNames {
+    BrokerNames {
         vhost: "backbone".into(),
         master: "bbmaster".into(),
         master_password: Some("of the master".into()),
@@ -39,12 +41,12 @@ fn login(node: &RabbitMq, user: &str, password: &str) -> AmqpSettings {
     }
 }
 
-fn run(base: &str, items: &[Item], dry_run: bool) -> Vec<Outcome> {
-    let guest = Login {
+fn run(base: &str, items: &[BrokerItem], dry_run: bool) -> Vec<EnsureOutcome> {
+    let guest = AdminLogin {
         user: RabbitMq::USER.into(),
         password: RabbitMq::PASSWORD.into(),
     };
-    let api = Api::new(base, &guest, None).unwrap();
+    let api = ManagementApi::new(base, &guest, None).unwrap();
     items
         .iter()
         .map(|item| ensure(&api, item, dry_run).unwrap())
@@ -52,7 +54,7 @@ fn run(base: &str, items: &[Item], dry_run: bool) -> Vec<Outcome> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_makes_enough_and_no_more() {
+async fn it_creates_what_is_needed_and_nothing_else() {
     let node = RabbitMq::start_with(Options { management: true }).await.unwrap();
     let base = format!("http://127.0.0.1:{}", node.management_port());
     let hosts = ["02:FC:00:00:00:01", "02:FC:00:00:00:02"].map(|id| HostId::new(id).unwrap());
@@ -61,12 +63,20 @@ async fn it_makes_enough_and_no_more() {
         (host, password)
     });
     let items = wanted(&names(), &with_passwords);
+    creates_each_item_once(&node, &base, &items).await;
+    creates_a_cluster_and_keeps_an_operators_limits(&node, &base).await;
+    let [one, two] = &hosts;
+    a_host_and_a_master_work(&node, one).await;
+    other_messages_cannot_be_read(&node, one, two).await;
+}
+
+async fn creates_each_item_once(node: &RabbitMq, base: &str, items: &[BrokerItem]) {
     assert!(items.iter().any(|item| item.what == "policy backbone-hosts"));
     let all = |outcome| vec![outcome; items.len()];
-    assert_eq!(run(&base, &items, true), all(Outcome::WouldMake));
-    assert_eq!(run(&base, &items, false), all(Outcome::Made));
-    assert_eq!(run(&base, &items, false), all(Outcome::Kept));
-    assert_eq!(run(&base, &items, true), all(Outcome::Kept));
+    assert_eq!(run(base, items, true), all(EnsureOutcome::WouldMake));
+    assert_eq!(run(base, items, false), all(EnsureOutcome::Made));
+    assert_eq!(run(base, items, false), all(EnsureOutcome::Kept));
+    assert_eq!(run(base, items, true), all(EnsureOutcome::Kept));
     let listed = node
         .ctl(&["list_queues", "-p", "backbone", "name", "policy", "arguments"])
         .await
@@ -77,19 +87,20 @@ async fn it_makes_enough_and_no_more() {
     ] {
         let of_queue = listed.lines().find(|line| line.starts_with(queue)).unwrap();
         assert!(of_queue.contains(policy), "{listed}");
-        // The host could not make it again.
+        // The host could not declare it again.
         assert!(!of_queue.contains("x-expires"), "{listed}");
     }
+}
 
-    // As for a cluster; an operator's own limits are kept.
-    let clustered = Names {
+async fn creates_a_cluster_and_keeps_an_operators_limits(node: &RabbitMq, base: &str) {
+    let clustered = BrokerNames {
         vhost: "clustered".into(),
         quorum: true,
         ..names()
     };
     let clustered = wanted(&clustered, &[]);
-    let made = run(&base, &clustered, false);
-    assert!(made.contains(&Outcome::Made) && !made.contains(&Outcome::Conflict));
+    let made = run(base, &clustered, false);
+    assert!(made.contains(&EnsureOutcome::Made) && !made.contains(&EnsureOutcome::Conflict));
     node.ctl(&[
         "set_policy",
         "-p",
@@ -103,19 +114,25 @@ async fn it_makes_enough_and_no_more() {
     .await
     .unwrap();
     assert_eq!(
-        run(&base, &clustered, false),
-        vec![Outcome::Kept; clustered.len()]
+        run(base, &clustered, false),
+        vec![EnsureOutcome::Kept; clustered.len()]
     );
     let types = node
         .ctl(&["list_queues", "-p", "clustered", "name", "type"])
         .await
         .unwrap();
     assert!(types.contains("quorum"), "{types}");
+}
 
-    // It works: a master and a host, each as its own user.
+fn login_of(node: &RabbitMq, host: &HostId) -> AmqpSettings {
+    login(node, &names().host_user(host), &format!("of {host}"))
+}
+
+/// Each with its own user.
+async fn a_host_and_a_master_work(node: &RabbitMq, one: &HostId) {
     let database = Database::sqlite();
     let link = amqp::connect(
-        login(&node, "bbmaster", "of the master"),
+        login(node, "bbmaster", "of the master"),
         Queue::of_master("bbmaster-q", 100),
     );
     let config = Config {
@@ -128,10 +145,8 @@ async fn it_makes_enough_and_no_more() {
     };
     let master = Master::start(config, database.open().await, link).await.unwrap();
     let client = Client::new(master.address());
-    let [one, two] = &hosts;
-    let as_one = || login(&node, &names().host_user(one), &format!("of {one}"));
     let agent = Agent::start_on(
-        amqp::connect(as_one(), Queue::of_agent(one, None)),
+        amqp::connect(login_of(node, one), Queue::of_agent(one, None)),
         one.as_str(),
         Script::Converges,
     );
@@ -142,9 +157,11 @@ async fn it_makes_enough_and_no_more() {
         .expect(200);
     until(&client, &path, |host| host["satisfied"] == true).await;
     drop(agent);
+}
 
-    // Nothing of another host's, nor of the masters', is to be had.
-    let mut link = amqp::connect(as_one(), Queue::of_agent(one, None));
+/// Neither another host's nor the masters'.
+async fn other_messages_cannot_be_read(node: &RabbitMq, one: &HostId, two: &HostId) {
+    let mut link = amqp::connect(login_of(node, one), Queue::of_agent(one, None));
     link.state.wait_for(LinkState::is_up).await.unwrap();
     for key in [two.as_str(), "slaves", "foo"] {
         let sent = link.publisher.publish(key, b"{}".to_vec()).await;
@@ -166,7 +183,7 @@ async fn it_makes_enough_and_no_more() {
             ..Queue::of_agent(one, None)
         },
     ] {
-        let mut link = amqp::connect(as_one(), queue.clone());
+        let mut link = amqp::connect(login_of(node, one), queue.clone());
         let state = link
             .state
             .wait_for(|state| {
@@ -186,7 +203,7 @@ async fn it_makes_enough_and_no_more() {
 async fn an_exchange_of_another_type_is_a_conflict() {
     let node = RabbitMq::start_with(Options { management: true }).await.unwrap();
     let base = format!("http://127.0.0.1:{}", node.management_port());
-    let names = Names {
+    let names = BrokerNames {
         vhost: "/".into(),
         ..names()
     };
@@ -199,5 +216,8 @@ async fn an_exchange_of_another_type_is_a_conflict() {
     );
     agent.state.wait_for(LinkState::is_up).await.unwrap();
     let items = wanted(&names, &[]);
-    assert_eq!(run(&base, &items[..2], false), [Outcome::Kept, Outcome::Conflict]);
+    assert_eq!(
+        run(&base, &items[..2], false),
+        [EnsureOutcome::Kept, EnsureOutcome::Conflict]
+    );
 }

@@ -1,4 +1,4 @@
-//! As much of an HTTP client as the tests need: one connection per request.
+//! A minimal HTTP client for tests: one connection per request.
 
 use std::net::SocketAddr;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-/// Asks one master.
+/// Sends requests to one master.
 #[derive(Clone)]
 pub struct Client {
     address: SocketAddr,
@@ -66,7 +66,7 @@ impl Client {
             .await
     }
 
-    /// `None`: there was no master to answer, or it went away before it did.
+    /// `None`: no master answered, or it stopped before it did.
     pub async fn try_put(&self, path: &str, body: &Value) -> Option<Answer> {
         let body = body.to_string();
         let mut stream = TcpStream::connect(self.address).await.ok()?;
@@ -142,12 +142,12 @@ impl Client {
         let head = self.head(method, path, headers, body);
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.write_all(head.as_bytes()).await.unwrap();
-        // A refusal may come, and the connection close, before all of a large body is sent.
+        // The master may refuse and close before all of a large body is sent.
         let _ = stream.write_all(body.unwrap_or_default()).await;
         stream
     }
 
-    /// Follows events; `None`: there is no master to ask.
+    /// Streams events. `None`: there is no master.
     pub async fn try_events(&self, path: &str) -> Option<Events> {
         let mut stream = TcpStream::connect(self.address).await.ok()?;
         let head = self.head("GET", path, &[("Accept", "text/event-stream")], None);
@@ -163,7 +163,7 @@ impl Client {
         }
     }
 
-    /// Follows events.
+    /// Streams events.
     pub async fn events(&self, path: &str) -> Events {
         let accept = [("Accept", "text/event-stream")];
         let mut stream = BufReader::new(self.open("GET", path, &accept, None).await);
@@ -179,12 +179,12 @@ pub struct Events {
 }
 
 impl Events {
-    /// The next event; pieces of the chunked coding and comments are passed over.
+    /// The next event. Chunk sizes and comments are skipped.
     pub async fn next(&mut self) -> Value {
         self.try_next().await.expect("the stream of events ended")
     }
 
-    /// `None`: the stream has ended, or broke; a half event is none.
+    /// `None`: the stream has ended or broken. An incomplete event is not returned.
     pub async fn try_next(&mut self) -> Option<Value> {
         loop {
             let mut line = String::new();

@@ -1,9 +1,10 @@
-//! `dist/rabbitmq/definitions.json`, for those who set brokers up from a file: the same as `broker-setup` makes.
-//! `UPDATE_DEFINITIONS=1` writes it anew, from what `broker-setup` has made.
+//! `dist/rabbitmq/definitions.json`, for operators who set up brokers from a file: the same as what
+//! `broker-setup` creates. `UPDATE_DEFINITIONS=1` writes the file from what `broker-setup` has
+//! created.
 
 use std::path::Path;
 
-use bbmaster::broker_setup::{Api, Login, Names, Outcome, ensure, wanted};
+use bbmaster::broker_setup::{AdminLogin, BrokerNames, EnsureOutcome, ManagementApi, ensure, wanted};
 use harness::rabbitmq::{Options, RabbitMq};
 use protocol::HostId;
 use serde_json::{Value, json};
@@ -12,25 +13,25 @@ const FILE: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../../dist/rabbitmq/definitions.json"
 );
-/// The one host in it.
+/// The one host in the file.
 const HOST: &str = "02:00:00:00:00:01";
 
-fn outcomes(node: &RabbitMq, dry_run: bool) -> Vec<Outcome> {
-    let names = Names {
+fn outcomes(node: &RabbitMq, dry_run: bool) -> Vec<EnsureOutcome> {
+    let names = BrokerNames {
         vhost: "backbone".into(),
         master: "bbmaster".into(),
         master_password: Some("not set by the file".into()),
         master_queue: "bbmaster-q".into(),
         quorum: false,
-        host_user: Names::USUAL_HOST_USER.into(),
+        host_user: BrokerNames::USUAL_HOST_USER.into(),
         apps: Vec::new(),
     };
-    let guest = Login {
+    let guest = AdminLogin {
         user: RabbitMq::USER.into(),
         password: RabbitMq::PASSWORD.into(),
     };
     let base = format!("http://127.0.0.1:{}", node.management_port());
-    let api = Api::new(&base, &guest, None).unwrap();
+    let api = ManagementApi::new(&base, &guest, None).unwrap();
     let hosts = [(HostId::new(HOST).unwrap(), "not set by the file".to_owned())];
     let items = wanted(&names, &hosts);
     items
@@ -39,7 +40,7 @@ fn outcomes(node: &RabbitMq, dry_run: bool) -> Vec<Outcome> {
         .collect()
 }
 
-/// Only what is ours, and without passwords: a user without one cannot log in by it.
+/// Only what Backbone needs, and without passwords: a user without a password cannot log in.
 fn ours(mut exported: Value) -> Value {
     let mut kept = json!({});
     for kind in [
@@ -69,7 +70,7 @@ fn ours(mut exported: Value) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_file_makes_what_broker_setup_makes() {
+async fn the_file_creates_what_broker_setup_creates() {
     let node = RabbitMq::start_with(Options { management: true }).await.unwrap();
     if std::env::var_os("UPDATE_DEFINITIONS").is_some() {
         outcomes(&node, false);
@@ -81,17 +82,17 @@ async fn the_file_makes_what_broker_setup_makes() {
     }
     node.ctl(&["import_definitions", FILE]).await.unwrap();
     let found = outcomes(&node, true);
-    assert_eq!(found, vec![Outcome::Kept; found.len()]);
+    assert_eq!(found, vec![EnsureOutcome::Kept; found.len()]);
     // And nothing else.
     let exported = node.ctl(&["--silent", "export_definitions", "-"]).await.unwrap();
     let file: Value = serde_json::from_slice(&std::fs::read(FILE).unwrap()).unwrap();
     let exported = ours(serde_json::from_str(&exported).unwrap());
     for (kind, entries) in exported.as_object().unwrap() {
-        // How an entry is spelled depends on RabbitMQ's version.
+        // The spelling of an entry depends on RabbitMQ's version.
         let count = |entries: &Value| entries.as_array().map(Vec::len);
         assert_eq!(count(entries), count(&file[kind]), "{kind}");
     }
-    // Nobody gets in by it before a password is set.
+    // Nobody can log in before a password is set.
     let login = node.ctl(&["authenticate_user", "bbmaster", ""]).await;
     assert!(login.is_err(), "{login:?}");
 }

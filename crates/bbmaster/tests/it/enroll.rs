@@ -1,8 +1,8 @@
-//! A host comes in by a token: `hostagent enroll` against a master with RabbitMQ's management API.
+//! Enrolment: `hostagent enroll` against a master with RabbitMQ's management API.
 
 use std::path::{Path, PathBuf};
 
-use bbmaster::broker_setup::{Api, Login, Names, ensure, wanted};
+use bbmaster::broker_setup::{AdminLogin, BrokerNames, ManagementApi, ensure, wanted};
 use bbmaster::collect::Policy;
 use bbmaster::enroll::Enrollment;
 use bbmaster::settings::{Settings, Sources};
@@ -19,7 +19,7 @@ use crate::agent::{Agent, Script};
 use crate::client::{Answer, Client};
 use crate::fleet::{Database, Fleet, until};
 
-/// A host as far as its settings go.
+/// The settings of a new host.
 struct NewHost {
     folder: tempfile::TempDir,
     id: String,
@@ -48,7 +48,7 @@ impl NewHost {
         agent::Settings::load(&self.sources()).unwrap().settings
     }
 
-    /// As `hostagent enroll` does; the error's text.
+    /// Does what `hostagent enroll` does. The error is its text.
     async fn enroll(&self, master: &str, token: &str, ca: Option<PathBuf>) -> Result<(), String> {
         let request = Request {
             master: master.parse().unwrap(),
@@ -60,7 +60,7 @@ impl NewHost {
         done.map(drop).map_err(|error| format!("{error:#}"))
     }
 
-    /// By what was written.
+    /// The broker of the settings that enrolment has written.
     fn broker(&self) -> AmqpSettings {
         let agent::Settings { amqp, ssl, .. } = self.settings();
         let tls = (!ssl.disable).then(|| TlsSettings {
@@ -108,7 +108,7 @@ async fn master(settings: &Settings, database: &Database) -> (Master, Client) {
         enrollment: Enrollment::of(settings).unwrap(),
         policy: Policy {
             require_user_id: true,
-            host_user: Some(Names::USUAL_HOST_USER.to_owned()),
+            host_user: Some(BrokerNames::USUAL_HOST_USER.to_owned()),
             ..Config::local().policy
         },
         ..Config::local()
@@ -125,27 +125,27 @@ async fn post(client: &Client, path: &str, body: &Value) -> Answer {
         .await
 }
 
-/// The secret of a new token.
+/// Creates a token and returns its secret.
 async fn token(client: &Client, new: Value) -> String {
     let made = post(client, "/v1/enroll-tokens/", &new).await.expect(201);
     made["secret"].as_str().unwrap().to_owned()
 }
 
 fn set_up(node: &RabbitMq, management: &str) {
-    let names = Names {
+    let names = BrokerNames {
         vhost: "backbone".into(),
         master: "bbmaster".into(),
         master_password: Some("of the master".into()),
         master_queue: "bbmaster-q".into(),
         quorum: false,
-        host_user: Names::USUAL_HOST_USER.into(),
+        host_user: BrokerNames::USUAL_HOST_USER.into(),
         apps: Vec::new(),
     };
-    let guest = Login {
+    let guest = AdminLogin {
         user: RabbitMq::USER.into(),
         password: RabbitMq::PASSWORD.into(),
     };
-    let api = Api::new(management, &guest, None).unwrap();
+    let api = ManagementApi::new(management, &guest, None).unwrap();
     for item in wanted(&names, &[]) {
         ensure(&api, &item, false).unwrap();
     }
@@ -153,7 +153,7 @@ fn set_up(node: &RabbitMq, management: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_host_gets_in_by_a_token_and_then_works() {
+async fn a_host_enrols_with_a_token_and_then_works() {
     let node = RabbitMq::start_with(Options { management: true }).await.unwrap();
     let management = format!("http://127.0.0.1:{}", node.management_port());
     set_up(&node, &management);
@@ -168,7 +168,7 @@ async fn a_host_gets_in_by_a_token_and_then_works() {
     let written = host.folder.path().join("hostagent.conf.d/90-enrolled.conf");
     assert!(is_private(&written));
 
-    // As its own user it is heard, and gets what is desired of it.
+    // With its own user it can report, and gets its desired state.
     let agent = Agent::start_on(
         amqp::connect(host.broker(), host.queue()),
         &host.id,
@@ -182,22 +182,22 @@ async fn a_host_gets_in_by_a_token_and_then_works() {
     until(&client, &path, |host| host["satisfied"] == true).await;
     drop(agent);
 
-    // Used up; and what is known is not taken over by a token for new ones.
+    // The token is used up. A token for new hosts does not work for a known host.
     let other = NewHost::new("h2");
     let error = other.enroll(&url, &once, None).await.unwrap_err();
     assert!(error.contains("has been used up"), "{error}");
     let two = token(&client, json!({"name": "two", "uses": 2})).await;
     let error = host.enroll(&url, &two, None).await.unwrap_err();
-    assert!(error.contains("known already"), "{error}");
+    assert!(error.contains("already known"), "{error}");
     other.enroll(&url, &two, None).await.unwrap();
     let left = client.get("/v1/enroll-tokens/").await.expect(200);
     assert_eq!(left["tokens"][1]["uses_left"], 1, "{left}");
 
-    // By a token for this very host it gets a new password.
+    // A token for this host gives it a new password.
     let before = host.broker();
     let again = token(&client, json!({"name": "again", "host_id": host.id})).await;
     let error = other.enroll(&url, &again, None).await.unwrap_err();
-    assert!(error.contains("alone"), "{error}");
+    assert!(error.contains("for host 02:FC"), "{error}");
     host.enroll(&url, &again, None).await.unwrap();
     let refused = amqp::connect(before, host.queue());
     let mut state = refused.state.clone();
@@ -222,7 +222,7 @@ async fn a_host_gets_in_by_a_token_and_then_works() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_tls_a_host_asks_the_right_master_only_and_then_trusts_the_brokers_authority() {
+async fn over_tls_a_host_enrols_only_at_a_trusted_master_and_then_trusts_the_broker() {
     let node = RabbitMq::start_with(Options { management: true }).await.unwrap();
     let management = format!("http://127.0.0.1:{}", node.management_port());
     set_up(&node, &management);
@@ -260,7 +260,7 @@ async fn over_tls_a_host_asks_the_right_master_only_and_then_trusts_the_brokers_
         format!("https://127.0.0.1:{port}"),
     );
 
-    // Neither a master of another authority nor one of another name is told the token.
+    // The token is sent neither to a master with another authority nor to one with another name.
     let host = NewHost::new("02:FC:00:00:00:01");
     for (url, ca, expected) in [
         (&url, Some("foreign.pem"), "UnknownIssuer"),
@@ -284,7 +284,7 @@ async fn over_tls_a_host_asks_the_right_master_only_and_then_trusts_the_brokers_
         std::fs::read(&ca).unwrap(),
         std::fs::read(node.authority_file()).unwrap()
     );
-    // By what was written, over TLS; not by another authority.
+    // It connects with the written settings, over TLS, and not with another authority.
     let link = amqp::connect(host.broker(), host.queue());
     link.state.clone().wait_for(LinkState::is_up).await.unwrap();
     drop(link);
@@ -299,7 +299,7 @@ fn is_private(file: &Path) -> bool {
     std::fs::metadata(file).unwrap().permissions().mode() & 0o077 == 0
 }
 
-/// A broker whose management API is not there.
+/// A broker whose management API does not answer.
 async fn master_that_cannot_ask(fleet: &Fleet) -> (Master, Client) {
     let sources = Sources {
         overrides: [
@@ -320,7 +320,7 @@ async fn master_that_cannot_ask(fleet: &Fleet) -> (Master, Client) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_that_is_worth_nothing_says_why_and_one_is_not_lost_to_a_broker_that_is_away() {
+async fn a_refused_token_gets_a_reason_and_a_failed_broker_uses_no_token() {
     for fleet in [Some(Database::sqlite()), Database::postgres()]
         .into_iter()
         .flatten()
@@ -332,7 +332,7 @@ async fn a_token_that_is_worth_nothing_says_why_and_one_is_not_lost_to_a_broker_
         let good = token(&client, json!({"name": "good"})).await;
         for _ in 0..2 {
             let error = host.enroll(&url, &good, None).await.unwrap_err();
-            assert!(error.contains("The token is still good"), "{error}");
+            assert!(error.contains("The token can be used again"), "{error}");
         }
         let short = token(&client, json!({"name": "short", "expires_in": 1})).await;
         loop {
@@ -340,7 +340,7 @@ async fn a_token_that_is_worth_nothing_says_why_and_one_is_not_lost_to_a_broker_
             if error.contains("has expired, at 2") {
                 break;
             }
-            assert!(error.contains("still good"), "{error}");
+            assert!(error.contains("can be used again"), "{error}");
         }
         let revoked = token(&client, json!({"name": "revoked"})).await;
         client
@@ -351,7 +351,7 @@ async fn a_token_that_is_worth_nothing_says_why_and_one_is_not_lost_to_a_broker_
             let error = host.enroll(&url, secret, None).await.unwrap_err();
             assert!(error.contains("unknown or revoked"), "{error}");
         }
-        // Of the many that come at once, one would get in.
+        // Of many requests at once, one succeeds.
         let answers = (0..8).map(|n| {
             let client = client.with_token(&good);
             async move {
@@ -379,7 +379,7 @@ async fn a_token_that_is_worth_nothing_says_why_and_one_is_not_lost_to_a_broker_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_a_token_is_said_with_its_place() {
+async fn an_invalid_new_token_is_refused_with_the_invalid_value() {
     let fleet = Fleet::sqlite();
     let (_master, client) = fleet.master().await;
     for (body, status, path) in [

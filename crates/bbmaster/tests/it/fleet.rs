@@ -1,4 +1,4 @@
-//! What the tests of this binary share: a broker, a store, masters.
+//! Shared by the tests of this binary: a broker, a database, masters.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::client::Client;
 
-/// Each scenario on SQLite and on PostgreSQL.
+/// Runs each scenario on SQLite and on PostgreSQL.
 macro_rules! on_both {
     ($($name:ident),+ $(,)?) => {
         mod sqlite {
@@ -38,10 +38,10 @@ macro_rules! on_both {
 }
 pub(crate) use on_both;
 
-/// Longest wait for anything.
+/// Longest wait for any condition.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A database, that outlives masters.
+/// A database that outlives its masters.
 pub enum Database {
     Sqlite(TempDir),
     Postgres(Postgres),
@@ -52,7 +52,7 @@ impl Database {
         Self::Sqlite(tempfile::tempdir().unwrap())
     }
 
-    /// `None`: not installed here, which was said.
+    /// `None`: not installed on this machine, which was printed.
     pub fn postgres() -> Option<Self> {
         Postgres::start().unwrap().map(Self::Postgres)
     }
@@ -66,7 +66,7 @@ impl Database {
     }
 }
 
-/// Where it all happens.
+/// The environment of a scenario.
 pub struct Fleet {
     pub broker: LocalBroker,
     pub database: Database,
@@ -97,7 +97,7 @@ impl Fleet {
     }
 }
 
-/// Asks until the answer is as wanted.
+/// Repeats the request until the answer is as expected.
 #[track_caller]
 pub fn until<'a>(
     client: &'a Client,
@@ -107,7 +107,7 @@ pub fn until<'a>(
     until_within(PATIENCE, client, path, wanted)
 }
 
-/// The same, with a limit of its own.
+/// The same, with another limit.
 #[track_caller]
 pub fn until_within<'a>(
     patience: Duration,
@@ -130,7 +130,7 @@ pub fn until_within<'a>(
     }
 }
 
-/// Waits until a condition holds that is not in the API.
+/// Waits for a condition that the API does not show.
 #[track_caller]
 pub fn eventually<'a>(what: &'a str, holds: impl Fn() -> bool + 'a) -> impl Future<Output = ()> + 'a {
     let caller = std::panic::Location::caller();

@@ -1,7 +1,7 @@
-//! Masters and their broker, killed again and again while desired states change: every host ends at the
-//! newest one, each change is one event, and who follows events sees each of them once.
+//! Masters and their broker are killed repeatedly while desired states change. Every host ends at
+//! the newest one, each change is one event, and listeners get each event once.
 //!
-//! A sample; all of it with SWEEP=all (`make test-long`).
+//! This is a sample. SWEEP=all runs all of it (`make test-long`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,11 +20,11 @@ use crate::fleet::until_within;
 use crate::masters::{Masters, Operator, Setup, broker, in_every_setup};
 
 in_every_setup!(
-    masters_that_are_killed_lose_and_double_nothing,
-    a_broker_that_is_killed_makes_masters_lose_nothing,
+    killed_masters_lose_and_duplicate_nothing,
+    a_killed_broker_makes_masters_lose_nothing,
 );
 
-/// For a host to get where it should once all is quiet.
+/// Time for a host to converge when nothing is killed any more.
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy)]
@@ -48,7 +48,7 @@ impl Size {
     }
 }
 
-async fn masters_that_are_killed_lose_and_double_nothing(setup: Setup) {
+async fn killed_masters_lose_and_duplicate_nothing(setup: Setup) {
     let size = Size::of_this_run(Size {
         hosts: 5,
         puts: 40,
@@ -59,7 +59,7 @@ async fn masters_that_are_killed_lose_and_double_nothing(setup: Setup) {
     let mut world = World::start(&node, &vhost, &setup, size).await;
     let mut next = 0;
     while world.kills() < size.kills {
-        // At any point of its life: while it starts, connects, pings, writes, sends.
+        // At any point: while it starts, connects, pings, writes or sends.
         sleep(Duration::from_millis(fastrand::u64(30..700))).await;
         world.masters.kill(next);
         world.count_a_kill();
@@ -71,7 +71,7 @@ async fn masters_that_are_killed_lose_and_double_nothing(setup: Setup) {
     world.check("masters killed").await;
 }
 
-async fn a_broker_that_is_killed_makes_masters_lose_nothing(setup: Setup) {
+async fn a_killed_broker_makes_masters_lose_nothing(setup: Setup) {
     let size = Size::of_this_run(Size {
         hosts: 5,
         puts: 20,
@@ -89,7 +89,7 @@ async fn a_broker_that_is_killed_makes_masters_lose_nothing(setup: Setup) {
     world.check("broker killed").await;
 }
 
-/// Masters, agents that do as they are told, someone who changes what is desired, and someone who follows
+/// Masters, agents that converge, a client that changes desired states, and a client that streams
 /// events.
 struct World {
     size: Size,
@@ -97,7 +97,7 @@ struct World {
     started: Instant,
     masters: Masters,
     agents: Vec<Agent>,
-    /// Statuses of each host that were lost before it all began.
+    /// Lost statuses of each host before the kills.
     lost: Vec<Value>,
     kills: Arc<watch::Sender<usize>>,
     putting: JoinHandle<()>,
@@ -111,7 +111,8 @@ fn path(host: usize) -> String {
 
 impl World {
     async fn start(node: &RabbitMq, vhost: &str, setup: &Setup, size: Size) -> Self {
-        // Before the masters: whose hello is too early for them, is pinged at their start.
+        // Before the masters. An agent whose first status comes too early is pinged when a master
+        // starts.
         let agents: Vec<Agent> = (0..size.hosts)
             .map(|n| {
                 let host = format!("h{n}");
@@ -209,7 +210,7 @@ impl World {
     }
 }
 
-/// Spread over the kills.
+/// Spread over the time of the kills.
 async fn put_all(mut operator: Operator, size: Size, mut kills: watch::Receiver<usize>) {
     for put in 0..size.puts {
         let due = put * size.kills / size.puts;
@@ -221,7 +222,8 @@ async fn put_all(mut operator: Operator, size: Size, mut kills: watch::Receiver<
     }
 }
 
-/// Follows events from the first, at whichever master answers, and goes on at the next when that dies.
+/// Streams events from the first one on, from any master that answers, and continues at another one
+/// when that is killed.
 async fn follow(mut operator: Operator, told: watch::Sender<Vec<Value>>) {
     let mut after = Value::from(0);
     loop {
@@ -236,7 +238,7 @@ async fn follow(mut operator: Operator, told: watch::Sender<Vec<Value>>) {
     }
 }
 
-/// All of them, oldest first.
+/// All events, oldest first.
 async fn events_of(client: &Client, filter: &str) -> Vec<Value> {
     let mut all = Vec::new();
     let mut after = Value::from(0);
@@ -251,7 +253,7 @@ async fn events_of(client: &Client, filter: &str) -> Vec<Value> {
     }
 }
 
-/// Each change once: a PUT that was repeated because its answer was lost is no second one.
+/// Each change is one event: a PUT that was repeated because its answer was lost adds none.
 fn check_changes(events: &[Value], newest: usize, host: usize) {
     let changes: Vec<(Value, Value)> = events
         .iter()
@@ -267,8 +269,8 @@ fn check_changes(events: &[Value], newest: usize, host: usize) {
     assert_eq!(changes, expected, "h{host}");
 }
 
-/// What the host said, and what was made of it. `in_order`: every status came, and came in its order; else
-/// one that was overtaken by a later one is no event.
+/// Compares the statuses of a host with its events. `in_order`: all statuses were received in
+/// order. Otherwise a status that arrived after a later one has no event.
 fn check_statuses(events: &[Value], said: &[&str], in_order: bool, host: usize) {
     let appeared = events.iter().filter(|event| event["kind"] == "host_appeared");
     assert_eq!(appeared.count(), 1, "h{host}");

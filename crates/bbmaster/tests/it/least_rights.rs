@@ -1,6 +1,7 @@
-//! What someone may do who has stolen a host's login: each attack is tried, over raw AMQP, and refused.
+//! What somebody can do who has stolen the login of a host: each attack is tried over raw AMQP, and
+//! refused.
 
-use bbmaster::broker_setup::{Api, Login, Names, ensure, wanted};
+use bbmaster::broker_setup::{AdminLogin, BrokerNames, ManagementApi, ensure, wanted};
 use bbmaster::collect::Policy;
 use bbmaster::{Config, Master};
 use bus::amqp::{AmqpSettings, Secret};
@@ -23,21 +24,21 @@ const MASTERS: &str = "bbmaster-q";
 const ONE: &str = "02:FC:00:00:00:01";
 const TWO: &str = "02:FC:00:00:00:02";
 
-/// Something that a host's login is used for.
+/// A use of a host's login.
 enum Deed {
     Consume(String),
     Get(String),
     Purge(String),
     Delete(String),
     Declare(String),
-    /// Its own queue, to this key.
+    /// Bind the host's own queue to this key.
     Bind(&'static str),
     BindAnothers(String),
     DeclareExchange,
     DeleteExchange,
-    /// Exchange and key.
+    /// Exchange and routing key.
     Publish(&'static str, String),
-    /// A status whose `user_id` is this.
+    /// Publish a status with this `user_id`.
     PublishAs(&'static str),
 }
 
@@ -103,7 +104,7 @@ async fn bind(channel: &Channel, queue: &str, key: &str) -> lapin::Result<()> {
         .await
 }
 
-/// Confirmed: a refusal closes the channel.
+/// Waits for the confirm: a refusal closes the channel.
 async fn publish(
     channel: &Channel,
     exchange: &str,
@@ -122,14 +123,14 @@ fn id(host: &str) -> HostId {
     HostId::new(host).unwrap()
 }
 
-fn names() -> Names {
-    Names {
+fn names() -> BrokerNames {
+    BrokerNames {
         vhost: "backbone".into(),
         master: "bbmaster".into(),
         master_password: Some("of the master".into()),
         master_queue: MASTERS.into(),
         quorum: false,
-        host_user: Names::USUAL_HOST_USER.into(),
+        host_user: BrokerNames::USUAL_HOST_USER.into(),
         apps: vec!["shop".into()],
     }
 }
@@ -146,14 +147,14 @@ fn login(node: &RabbitMq, user: &str, password: &str) -> AmqpSettings {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hosts_login_is_good_for_nothing_but_its_own() {
+async fn a_hosts_login_gives_access_to_its_own_messages_only() {
     let node = RabbitMq::start_with(Options { management: true }).await.unwrap();
-    let guest = Login {
+    let guest = AdminLogin {
         user: RabbitMq::USER.into(),
         password: RabbitMq::PASSWORD.into(),
     };
     let management = format!("http://127.0.0.1:{}", node.management_port());
-    let api = Api::new(&management, &guest, None).unwrap();
+    let api = ManagementApi::new(&management, &guest, None).unwrap();
     let hosts = [ONE, TWO].map(|host| (id(host), format!("password-of-{host}")));
     for item in wanted(&names(), &hosts) {
         ensure(&api, &item, false).unwrap();
@@ -260,7 +261,7 @@ async fn a_hosts_login_is_good_for_nothing_but_its_own() {
             Some("PRECONDITION_FAILED"),
         ),
     ] {
-        // One each: a refusal closes it.
+        // One channel each: a refusal closes it.
         let channel = connection.create_channel().await.unwrap();
         let done = deed.attempt(&channel).await;
         match (done, refused) {
@@ -270,10 +271,10 @@ async fn a_hosts_login_is_good_for_nothing_but_its_own() {
         }
     }
     drop(connection);
-    a_status_in_anothers_name_is_set_aside(&node, &hosts[0].1).await;
+    a_status_in_the_name_of_another_host_goes_into_quarantine(&node, &hosts[0].1).await;
 }
 
-async fn a_status_in_anothers_name_is_set_aside(node: &RabbitMq, password: &str) {
+async fn a_status_in_the_name_of_another_host_goes_into_quarantine(node: &RabbitMq, password: &str) {
     let database = Database::sqlite();
     let config = Config {
         policy: Policy {

@@ -1,5 +1,5 @@
-//! What an operator does to a host over some days, with the real agent on RabbitMQ and the real program as
-//! master.
+//! What an operator does to a host over some days, with the real agent on RabbitMQ and the real
+//! program as master.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use crate::fleet::until_within;
 use crate::masters::{Masters, Setup, broker, in_every_setup};
 use crate::real::{self, RealHost};
 
-in_every_setup!(a_host_is_what_was_put_last_whenever_that_was);
+in_every_setup!(a_host_converges_to_the_last_put_whenever_it_was_made);
 
-/// For one convergence with real packages.
+/// Time for one convergence with real packages.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn runs<'a>(app: &'a str, version: &'a str, generation: u64) -> impl Fn(&Value) -> bool + 'a {
@@ -27,7 +27,7 @@ fn runs<'a>(app: &'a str, version: &'a str, generation: u64) -> impl Fn(&Value) 
     }
 }
 
-async fn a_host_is_what_was_put_last_whenever_that_was(setup: Setup) {
+async fn a_host_converges_to_the_last_put_whenever_it_was_made(setup: Setup) {
     let node = RabbitMq::shared().await.unwrap();
     let vhost = node.add_vhost().await.unwrap();
     let server = HttpServer::start().await.unwrap();
@@ -56,7 +56,7 @@ async fn a_host_is_what_was_put_last_whenever_that_was(setup: Setup) {
     operator.put(apps, &third).await;
     until_within(PATIENCE, &client, "/v1/hosts/h1", runs("shop", "3.0", 3)).await;
 
-    // While it is away; and one of several masters goes meanwhile.
+    // While it is not connected. One of several masters is killed meanwhile.
     host.stop_agent().await;
     operator.put(apps, &fourth).await;
     if setup.masters > 1 {

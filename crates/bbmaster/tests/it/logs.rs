@@ -1,4 +1,4 @@
-//! What the real program logs, over RabbitMQ.
+//! The log of the real program, over RabbitMQ.
 
 use harness::rabbitmq::RabbitMq;
 use serde_json::json;
@@ -7,7 +7,7 @@ use crate::client::Client;
 use crate::fleet::{Database, eventually};
 use crate::masters::Logging;
 
-/// The message to a host that is not there comes back from the broker, with all that is in it.
+/// The broker returns a message to a host without a queue, with all its content.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_config_value_is_in_the_log_at_any_level() {
     const SECRET: &str = "correct-horse-battery";
@@ -25,16 +25,16 @@ async fn no_config_value_is_in_the_log_at_any_level() {
         put.expect(200);
         let log = || std::fs::read_to_string(&file).unwrap();
         eventually("it is said that the host has no queue", || {
-            log().contains("absent: no queue, will be sent when it reports")
+            log().contains("the host has no queue; its desired state will be sent when it reports")
         })
         .await;
         master.terminate();
         let log = log();
         assert!(!log.contains(SECRET), "{log}");
-        // As bytes: the beginning of the JSON, and of the secret.
+        // As bytes: the start of the JSON, and of the secret.
         assert!(!log.contains("[123,") && !log.contains("123, 34"), "{log}");
         assert!(!log.contains("99, 111, 114, 114, 101, 99, 116"), "{log}");
-        // An end in order is no error; who debugs may see what lapin makes of it.
+        // A stop in order is not an error. At level DEBUG, lapin's errors may be shown.
         if level == "INFO" {
             assert!(!log.contains("ERROR") && !log.contains("lapin"), "{log}");
         }

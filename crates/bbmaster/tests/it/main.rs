@@ -1,6 +1,6 @@
 //! The whole master over an in-process broker, with scripted agents; on SQLite and on PostgreSQL.
 
-// So that clippy takes the helpers of tests for tests.
+// So that clippy treats helpers as test code.
 #![cfg(test)]
 
 mod access;

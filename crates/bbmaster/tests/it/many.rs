@@ -10,11 +10,11 @@ use crate::client::Client;
 use crate::fleet::{Database, Fleet, on_both, until};
 
 on_both!(
-    those_that_match_get_it_and_no_others,
+    only_matching_hosts_are_changed,
     a_dry_run_only_counts,
     all_of_more_hosts_than_a_page_or_a_commit_takes,
-    who_may_be_meant_must_be_said,
-    what_another_master_has_deleted_is_made_anew,
+    a_request_must_say_which_hosts,
+    a_host_that_another_master_has_deleted_is_created_again,
 );
 
 fn foo(version: &str) -> Value {
@@ -26,7 +26,7 @@ async fn label(client: &Client, host: &str, role: &str) {
     client.put(&path, &json!({"role": role})).await.expect(200);
 }
 
-/// Two web servers, one with a database; all report.
+/// Two web servers and a database server. All have reported.
 async fn three(fleet: &Fleet, client: &Client) -> Vec<Agent> {
     let hosts = [("w1", "web"), ("w2", "web"), ("d1", "db")];
     let agents = hosts.map(|(host, _)| Agent::start(&fleet.broker, host, Script::Converges));
@@ -37,7 +37,7 @@ async fn three(fleet: &Fleet, client: &Client) -> Vec<Agent> {
     agents.into()
 }
 
-async fn those_that_match_get_it_and_no_others(fleet: Fleet) {
+async fn only_matching_hosts_are_changed(fleet: Fleet) {
     let (_master, client) = fleet.master().await;
     let agents = three(&fleet, &client).await;
     let set = client
@@ -49,7 +49,7 @@ async fn those_that_match_get_it_and_no_others(fleet: Fleet) {
     until(&client, web, |page| page["total"] == 2).await;
     assert!(agents[2].received().is_empty());
     assert_eq!(client.get("/v1/hosts/d1/apps").await.expect(200)["generation"], 0);
-    // Each has a generation and an event of its own.
+    // Each host has its own generation and its own event.
     client.put("/v1/hosts/w2/apps", &foo("2")).await.expect(200);
     let set = client.put("/v1/apps?label=role=web", &foo("2")).await.expect(200);
     assert_eq!(set, json!({"hosts": 2, "changed": 1}));
@@ -63,13 +63,13 @@ async fn those_that_match_get_it_and_no_others(fleet: Fleet) {
     );
     let events = client.get("/v1/events?kind=desired_changed").await.expect(200);
     assert_eq!(events["events"].as_array().unwrap().len(), 4, "{events:#}");
-    // What a filter asks for may be what is changed: they are chosen first.
+    // The change affects what the filter matches: hosts are chosen before it.
     let set = client
         .put("/v1/apps/?application=foo&satisfied=true", &json!({}))
         .await;
     let set = set.expect(200);
     assert_eq!(set["hosts"], set["changed"]);
-    // Nobody is no mistake.
+    // No matching host is not an error.
     let set = client
         .put("/v1/apps/?label=role=none", &foo("1"))
         .await
@@ -108,7 +108,7 @@ async fn all_of_more_hosts_than_a_page_or_a_commit_takes(fleet: Fleet) {
     assert_eq!(set, json!({"hosts": 1203, "changed": 0}));
 }
 
-async fn who_may_be_meant_must_be_said(fleet: Fleet) {
+async fn a_request_must_say_which_hosts(fleet: Fleet) {
     let (_master, client) = fleet.master().await;
     let _agents = three(&fleet, &client).await;
     for (query, body, status, path) in [
@@ -117,7 +117,7 @@ async fn who_may_be_meant_must_be_said(fleet: Fleet) {
         ("all=false", foo("1"), 400, "query"),
         ("all=true&text=w", foo("1"), 400, "all"),
         ("all=yes", foo("1"), 400, "query"),
-        // What a script sends whose variable is not set: it would mean everybody.
+        // What a script sends whose variable is not set: it would match every host.
         ("text=", foo("1"), 400, "text"),
         ("text=%20", foo("1"), 400, "text"),
         ("label=&text=w", foo("1"), 400, "label"),
@@ -133,9 +133,9 @@ async fn who_may_be_meant_must_be_said(fleet: Fleet) {
     assert!(events["events"].as_array().unwrap().is_empty(), "{events:#}");
 }
 
-async fn what_another_master_has_deleted_is_made_anew(fleet: Fleet) {
+async fn a_host_that_another_master_has_deleted_is_created_again(fleet: Fleet) {
     if let Database::Sqlite(_) = fleet.database {
-        // Has one master only.
+        // SQLite has one master only.
         return;
     }
     let (_one, one) = fleet.master().await;
@@ -150,7 +150,7 @@ async fn what_another_master_has_deleted_is_made_anew(fleet: Fleet) {
     assert_eq!(set, json!({"hosts": 2, "changed": 1}));
 }
 
-/// Has SQLite run a statement, beside the master.
+/// Executes a statement in SQLite, without the master.
 fn sqlite(database: &Database, statement: &str) {
     let Database::Sqlite(folder) = database else {
         panic!("no SQLite")
@@ -168,8 +168,7 @@ fn sqlite(database: &Database, statement: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_the_database_fails_half_way_the_answer_counts_those_that_have_it_and_the_same_again_does_the_rest()
- {
+async fn if_the_database_fails_half_way_the_answer_has_the_count_and_a_repetition_finishes() {
     let fleet = Fleet::sqlite();
     let (_master, client) = fleet.master().await;
     for n in 0..40 {
@@ -184,7 +183,7 @@ async fn where_the_database_fails_half_way_the_answer_counts_those_that_have_it_
     let usage = client.get("/v1/apps/").await.expect(200);
     let have_it = usage["apps"][0]["desired"]["2"].as_u64().unwrap_or(0);
     assert!(have_it < 40, "{usage}");
-    let said = format!("the database failed after {have_it} of 40 hosts, which have it");
+    let said = format!("the database failed after {have_it} of 40 hosts were changed");
     assert!(
         answer["detail"].as_str().unwrap().starts_with(&said),
         "{said}: {answer}"

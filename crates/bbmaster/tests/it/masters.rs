@@ -1,4 +1,5 @@
-//! The real program: so many masters as processes, over RabbitMQ and a database, to be killed.
+//! The real program: several masters as processes, over RabbitMQ and a database, which tests can
+//! kill.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -15,10 +16,10 @@ use tokio::time::{Instant, sleep};
 use crate::client::{Answer, Client};
 use crate::fleet::Database;
 
-/// Longest wait for a master to serve: it may be one of three that start on a busy machine.
+/// Longest wait until a master serves: up to three start on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Each test given on SQLite with one master, on PostgreSQL with one, and on PostgreSQL with three.
+/// Runs each test on SQLite with one master, on PostgreSQL with one, and on PostgreSQL with three.
 macro_rules! in_every_setup {
     ($($name:ident),+ $(,)?) => {
         $crate::masters::in_every_setup!(@ one_on_sqlite, Some($crate::fleet::Database::sqlite()), 1, $($name),+);
@@ -51,7 +52,7 @@ pub struct Setup {
     pub masters: usize,
 }
 
-/// As agents and masters reach the broker.
+/// How agents and masters connect to the broker.
 pub fn broker(node: &RabbitMq, vhost: &str) -> AmqpSettings {
     AmqpSettings {
         login: Some(Login {
@@ -60,25 +61,25 @@ pub fn broker(node: &RabbitMq, vhost: &str) -> AmqpSettings {
         }),
         virtual_host: vhost.into(),
         retry_period: Duration::from_millis(300),
-        // A broker that is killed again and again before anything came through is taken for overloaded: pauses would
-        // grow to minutes, longer than tests wait.
+        // If a broker is killed repeatedly before a connection works, it counts as overloaded.
+        // Pauses would then grow to minutes, longer than tests wait.
         retry_max: Duration::from_secs(3),
         ..AmqpSettings::new("127.0.0.1", node.port())
     }
 }
 
-/// One of them.
+/// One master.
 struct Program(Child);
 
 impl Drop for Program {
-    /// SIGKILL.
+    /// Sends SIGKILL.
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// One that logs at this level, into this file.
+/// A master that logs at this level into this file.
 pub struct Logging {
     program: Program,
     pub address: SocketAddr,
@@ -97,7 +98,7 @@ impl Logging {
         Self { program, address }
     }
 
-    /// SIGTERM, and the end of it.
+    /// Sends SIGTERM and waits for the exit.
     pub fn terminate(mut self) {
         let id = self.program.0.id().to_string();
         let sent = Command::new("kill").args(["-TERM", &id]).status().unwrap();
@@ -107,16 +108,16 @@ impl Logging {
     }
 }
 
-/// All that run on one database and one broker.
+/// All masters on one database and one broker.
 pub struct Masters {
-    /// The command line of each, and its process.
+    /// The command line and the process of each.
     all: Vec<(Vec<String>, Program)>,
     pub addresses: Vec<SocketAddr>,
 }
 
 impl Masters {
     pub fn start(node: &RabbitMq, vhost: &str, setup: &Setup) -> Self {
-        // All drawn before any is let go, so that no two are the same.
+        // All ports are chosen before any is released, so that no two are the same.
         let drawn: Vec<TcpListener> = (0..setup.masters)
             .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())
             .collect();
@@ -133,7 +134,7 @@ impl Masters {
         Self { all, addresses }
     }
 
-    /// `kill -9`, and a new one in its place.
+    /// Kills one with SIGKILL and starts it again.
     pub fn kill(&mut self, which: usize) {
         let (arguments, program) = &mut self.all[which];
         let _ = program.0.kill();
@@ -141,7 +142,7 @@ impl Masters {
         *program = start(arguments);
     }
 
-    /// `kill -9`, and nothing in its place.
+    /// Kills one with SIGKILL.
     pub fn end(&mut self, which: usize) {
         self.all.remove(which);
         self.addresses.remove(which);
@@ -155,8 +156,8 @@ impl Masters {
         Client::new(self.addresses[which])
     }
 
-    /// Asks one after the other, until one answers: what was not answered may have been done or not, and is
-    /// the same again.
+    /// Asks one master after the other until one answers. A request without an answer may or may
+    /// not have been executed, so it must be safe to repeat.
     pub fn operator(&self) -> Operator {
         Operator {
             clients: self.addresses.iter().copied().map(Client::new).collect(),
@@ -179,7 +180,7 @@ impl Operator {
                 Some(Answer {
                     status: 200, body, ..
                 }) => return serde_json::from_slice(&body).unwrap(),
-                // Its database is not there yet, or not any more: the master is on its way up or down.
+                // Its database is missing: the master is starting or stopping.
                 Some(Answer { status: 503, .. }) | None => {}
                 Some(answer) => panic!("PUT {path}: {answer:?}"),
             }
@@ -188,7 +189,7 @@ impl Operator {
         }
     }
 
-    /// The next in turn.
+    /// The next master, in turn.
     pub fn client(&mut self) -> &Client {
         self.next = (self.next + 1) % self.clients.len();
         &self.clients[self.next]

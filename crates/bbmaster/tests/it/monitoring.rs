@@ -1,4 +1,4 @@
-//! The alert rules that we ship speak of metrics that there are.
+//! The shipped alert rules use only metrics that exist.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::fleet::{Fleet, until};
 
 const RULES: &str = include_str!("../../../../dist/prometheus/backbone.rules.yml");
 
-/// `bbmaster_NAME` of all expressions, with the values that labels are asked for.
+/// `bbmaster_NAME` of all expressions, with the values of labels that they use.
 fn asked_for() -> Vec<(String, Option<String>)> {
     let lines = RULES
         .lines()
@@ -31,10 +31,10 @@ fn asked_for() -> Vec<(String, Option<String>)> {
     asked
 }
 
-/// Statuses that count as `accepted` and `quarantined`, a desired state that is `sent` and one that is not, requests of each
-/// kind: what makes a family of metrics appear.
+/// Statuses that count as `accepted` and `quarantined`, a desired state that is `sent` and one that
+/// is not, requests with each class of status code: they make every family of metrics appear.
 #[tokio::test]
-async fn the_alert_rules_ask_for_metrics_that_the_master_has() {
+async fn the_alert_rules_use_metrics_that_the_master_has() {
     let fleet = Fleet::sqlite();
     let (_master, client) = fleet.master().await;
     let agent = Agent::start(&fleet.broker, "h1", Script::Converges);
@@ -54,7 +54,7 @@ async fn the_alert_rules_ask_for_metrics_that_the_master_has() {
 
     let asked = asked_for();
     assert!(asked.len() >= 12, "the rules are not read: {asked:?}");
-    // What a label may be is said in the master's own words.
+    // The master's own source states the values of a label.
     let values =
         include_str!("../../src/metrics.rs").to_owned() + include_str!("../../../protocol/src/rest/hosts.rs");
     for (name, label) in asked {

@@ -1,4 +1,4 @@
-//! A database that an earlier master has filled: the first start of this one loses nothing of it.
+//! A database that an earlier master has filled: the first start of this version loses nothing.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use sqlx::{Connection, Executor, PgPool, SqlSafeStr, SqliteConnection};
 use crate::agent::{Agent, Script};
 use crate::fleet::{Database, Fleet, until};
 
-/// As the masters knew them that filled the database, oldest first. The second has a text for each kind of database.
+/// The migrations of earlier versions, oldest first. The second differs between the databases.
 const MIGRATIONS: [(&str, &str, &str); 5] = [
     (
         "first",
@@ -41,7 +41,7 @@ const MIGRATIONS: [(&str, &str, &str); 5] = [
 ];
 const SECRET: &str = "a token of long ago";
 
-/// As a master had it after the first `known` migrations.
+/// A database as a master with the first `known` migrations had it.
 fn migrator(known: usize, is_postgres: bool) -> Migrator {
     let migrations = MIGRATIONS.iter().zip(1..).take(known);
     let migrations = migrations.map(|((name, sqlite, postgres), version)| {
@@ -52,7 +52,8 @@ fn migrator(known: usize, is_postgres: bool) -> Migrator {
     Migrator::with_migrations(migrations.collect())
 }
 
-/// A host that has reported, one that never has, what both should run, a label, a token, and what later masters added.
+/// A host that has reported, one that has not, the desired states of both, a label, a token, and
+/// what later versions added.
 fn content(known: usize) -> String {
     let status = json!({"opcode": "status", "data": {
         "host_id": "h1", "status": "ok", "boot_id": "b", "seq": 7, "desired_generation": 3,
@@ -75,7 +76,7 @@ fn content(known: usize) -> String {
          INSERT INTO tokens VALUES ('old', '{digest}', 'admin', 1000000, 'ann', NULL);"
     );
     if known >= 2 {
-        // Of today: older ones are deleted by any master.
+        // Of today, because old events are deleted by any master.
         let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_micros();
         content.push_str(&format!(
             "INSERT INTO events (at, kind, host_id, author, message) \
@@ -159,7 +160,8 @@ async fn nothing_is_lost(known: usize, database: Database) {
         assert_eq!(events["events"][0]["message"], "by an earlier master", "{events}");
     }
 
-    // And the host goes on: what it had before counts, and the next generation is above it.
+    // The host continues: its earlier statuses count, and the next generation is higher than its
+    // own.
     let agent = Agent::start(&fleet.broker, "h1", Script::Converges);
     let put = client
         .put("/v1/hosts/h1/apps", &json!({"foo": {"version": "2"}}))
@@ -174,14 +176,14 @@ async fn nothing_is_lost(known: usize, database: Database) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sqlite_of_any_earlier_master_is_taken_over() {
+async fn sqlite_of_any_earlier_version_is_migrated() {
     for known in 1..=MIGRATIONS.len() {
         nothing_is_lost(known, Database::sqlite()).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgresql_of_any_earlier_master_is_taken_over() {
+async fn postgresql_of_any_earlier_version_is_migrated() {
     for known in 1..=MIGRATIONS.len() {
         if let Some(database) = Database::postgres() {
             nothing_is_lost(known, database).await;

@@ -1,4 +1,4 @@
-//! The OpenAPI document is held to the routes, and to OpenAPI's own rules.
+//! The OpenAPI document is compared with the routes, and with OpenAPI's rules.
 
 use std::collections::BTreeSet;
 
@@ -25,7 +25,21 @@ fn it_has_every_route_and_no_other() {
 }
 
 #[test]
-fn every_reference_leads_somewhere() {
+fn every_answer_has_a_text() {
+    let document = document();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for operation in methods.as_object().unwrap().values() {
+            assert_ne!(operation["summary"], "", "{path}");
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                let is_problem = response.get("$ref").is_some();
+                assert!(is_problem || response["description"] != "", "{path} {status}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_reference_has_a_target() {
     let document = document();
     let mut references = Vec::new();
     collect(&document, &mut references);

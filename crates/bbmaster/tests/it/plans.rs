@@ -1,4 +1,4 @@
-//! Desired states that are tied to a plan which someone has looked at.
+//! Desired states that are conditional on a plan (`only_if_plan`).
 
 use harness::http::HttpServer;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use crate::fleet::{Fleet, eventually, until};
 use crate::real::{self, RealHost};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_host_takes_what_is_tied_to_its_plan_and_refuses_what_is_tied_to_another() {
+async fn a_host_takes_a_state_for_its_plan_and_refuses_one_for_another_plan() {
     let fleet = Fleet::sqlite();
     let (_master, client) = fleet.master().await;
     let server = HttpServer::start().await.unwrap();
@@ -55,7 +55,7 @@ async fn a_host_takes_what_is_tied_to_its_plan_and_refuses_what_is_tied_to_anoth
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_plan_is_asked_for_until_the_host_has_taken_it() {
+async fn the_condition_is_sent_until_the_host_has_taken_the_state() {
     let fleet = Fleet::sqlite();
     let (_master, client) = fleet.master().await;
     let agent = Agent::start(&fleet.broker, "h1", Script::Converges);
@@ -64,7 +64,7 @@ async fn a_plan_is_asked_for_until_the_host_has_taken_it() {
     let put = async |query: &str| client.put(&format!("/v1/hosts/h1/apps?{query}"), &apps).await;
     for (query, status, generation) in [
         ("only_if_plan=abcdef", 200, 1),
-        // The same again is no change; tied to another plan, or to none, it is.
+        // The same again is not a change. With another plan, or with none, it is.
         ("only_if_plan=abcdef", 200, 1),
         ("only_if_plan=fedcba", 200, 2),
         ("", 200, 3),

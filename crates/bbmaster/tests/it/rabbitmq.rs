@@ -1,4 +1,4 @@
-//! Against RabbitMQ itself.
+//! A master on RabbitMQ.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ async fn start_master(node: &RabbitMq, vhost: &str, store: Store) -> (Master, Cl
     (master, client)
 }
 
-/// Statuses of about a kilobyte, of so many hosts.
+/// Publishes statuses of about a kilobyte from this many hosts.
 async fn fill(link: &mut Link, hosts: u64, each: u64) {
     for seq in 1..=each {
         let sending = (0..hosts).map(|host| {
@@ -62,7 +62,7 @@ async fn fill(link: &mut Link, hosts: u64, each: u64) {
     }
 }
 
-/// Ingest measured beside a consumer that does nothing but acknowledge: run with `--run-ignored only` and
+/// Compares the master with a consumer that only acknowledges. Run it with `--run-ignored only` and
 /// an optimized profile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "measures: of use in an optimized build and on a quiet machine only"]
@@ -74,7 +74,7 @@ async fn the_master_drains_its_queue_at_70_percent_of_a_consumer_that_does_nothi
     let database = Database::sqlite();
     let mut rates = Vec::new();
     for consumer in ["null", "master"] {
-        // A queue of its own for the filler, so that the master's has no consumer meanwhile.
+        // The filler has its own queue, so that the master's queue has no consumer meanwhile.
         let mut declare = master_link(&node, "/", 1);
         declare.state.wait_for(LinkState::is_up).await.unwrap();
         drop(declare);

@@ -1,4 +1,4 @@
-//! The real agent in a sandbox root: real packages, real services, in this process.
+//! The real agent in a sandbox root: real packages and services, in this process.
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -19,14 +19,14 @@ pub struct RealHost {
     agent: Option<Agent>,
 }
 
-/// The first of those that this machine has the tools of.
+/// With the first package manager whose tools this machine has.
 pub fn family() -> Family {
     let mut families = Family::ALL.into_iter();
     families.find(|family| family.is_available()).unwrap()
 }
 
 impl RealHost {
-    /// Without an agent, so far.
+    /// Without an agent yet.
     pub fn new(id: &str) -> Self {
         Self {
             id: HostId::new(id).unwrap(),
@@ -79,7 +79,7 @@ impl RealHost {
     }
 }
 
-/// Builds the example application and serves it; as it stands in a PUT.
+/// Builds the example application and serves it. Returns the body of a PUT.
 pub fn serve(server: &HttpServer, folder: &Path, name: &str, version: &str) -> Value {
     let file = example_app(name, version).build(family(), folder).unwrap();
     let path = format!("/{}", file.file_name().unwrap().to_str().unwrap());

@@ -18,17 +18,17 @@ use crate::fleet::{Database, Fleet, eventually, on_both, until};
 on_both!(
     a_put_before_the_host_exists_is_delivered_when_it_appears,
     a_host_that_converges_ends_at_the_newest_put,
-    what_a_host_fails_at_is_its_own_to_retry,
-    what_a_host_is_at_is_left_to_it_until_it_is_to_be_another,
+    a_failed_host_is_left_to_retry,
+    a_converging_host_is_sent_nothing_until_the_desired_state_changes,
     a_host_that_does_nothing_is_not_flooded,
-    a_host_that_refuses_is_left_alone,
+    a_host_that_refused_a_state_is_not_sent_it_again,
     duplicates_and_late_statuses_change_nothing_and_gaps_are_counted,
-    a_bad_status_is_set_aside_and_the_others_are_taken,
-    a_host_that_falls_silent_is_seen_and_comes_back,
+    an_invalid_status_goes_into_quarantine_and_the_others_are_stored,
+    a_silent_host_is_marked_until_it_reports_again,
     a_restart_loses_nothing,
     events_are_followed_without_a_gap,
-    what_several_masters_do_is_one,
-    puts_that_come_together_are_decided_on_one_by_one,
+    several_masters_act_as_one,
+    puts_of_one_batch_are_decided_one_by_one,
 );
 
 fn foo(version: &str) -> Value {
@@ -79,7 +79,7 @@ async fn a_host_that_converges_ends_at_the_newest_put(fleet: Fleet) {
     eventually("nothing is left", || agent.apps().is_empty()).await;
 }
 
-async fn what_a_host_fails_at_is_its_own_to_retry(fleet: Fleet) {
+async fn a_failed_host_is_left_to_retry(fleet: Fleet) {
     let (_master, client) = fleet.master().await;
     let agent = Agent::start(&fleet.broker, "h1", Script::Fails);
     client.put("/v1/hosts/h1/apps", &foo("1.0")).await.expect(200);
@@ -94,7 +94,7 @@ async fn what_a_host_fails_at_is_its_own_to_retry(fleet: Fleet) {
     assert_eq!(agent.received().len(), 1);
 }
 
-async fn what_a_host_is_at_is_left_to_it_until_it_is_to_be_another(fleet: Fleet) {
+async fn a_converging_host_is_sent_nothing_until_the_desired_state_changes(fleet: Fleet) {
     let (_master, client) = fleet.master().await;
     let agent = Agent::start(&fleet.broker, "h1", Script::Hangs);
     until(&client, "/v1/hosts/h1", |host| host["status"] == "ok").await;
@@ -117,11 +117,11 @@ async fn a_host_that_does_nothing_is_not_flooded(fleet: Fleet) {
         until(&client, "/v1/hosts/h1", |host| host["seq"].as_u64() >= Some(seq)).await;
     }
     let received = agent.received().len();
-    // Once for the PUT, once more if its hello came after that.
+    // Once for the PUT, and once more if the first status arrived after that.
     assert!((1..=2).contains(&received), "sent {received} times");
 }
 
-async fn a_host_that_refuses_is_left_alone(fleet: Fleet) {
+async fn a_host_that_refused_a_state_is_not_sent_it_again(fleet: Fleet) {
     let (_master, client) = fleet.master().await;
     let agent = Agent::start(&fleet.broker, "h1", Script::Rejects);
     until(&client, "/v1/hosts/h1", |host| host["status"] == "ok").await;
@@ -152,7 +152,7 @@ async fn duplicates_and_late_statuses_change_nothing_and_gaps_are_counted(fleet:
     for (boot_id, seq, state) in [
         ("b1", 1, "ok"),
         ("b1", 1, "errors"),
-        // 2 and 3 are lost, or late.
+        // 2 and 3 are lost or late.
         ("b1", 4, "converging"),
         ("b1", 3, "errors"),
         ("b2", 1, "ok"),
@@ -185,7 +185,7 @@ async fn duplicates_and_late_statuses_change_nothing_and_gaps_are_counted(fleet:
             "ok -> converging"
         ]
     );
-    // A batch is counted after it is stored, so a moment after it is seen.
+    // A batch is counted shortly after it is stored.
     for line in [
         r#"bbmaster_statuses_total{result="duplicate"} 1"#,
         r#"bbmaster_statuses_total{result="late"} 2"#,
@@ -208,7 +208,7 @@ async fn until_counted(client: &Client, line: &str) {
     }
 }
 
-async fn a_bad_status_is_set_aside_and_the_others_are_taken(fleet: Fleet) {
+async fn an_invalid_status_goes_into_quarantine_and_the_others_are_stored(fleet: Fleet) {
     let config = Config {
         policy: Policy {
             host_user: Some("host-{host_id}".into()),
@@ -231,7 +231,7 @@ async fn a_bad_status_is_set_aside_and_the_others_are_taken(fleet: Fleet) {
     ] {
         agent.publish(bad).await;
     }
-    // Texts that PostgreSQL does not take in a column.
+    // Texts that PostgreSQL does not accept in a column.
     let nul = json!({"opcode": "status", "data": {"host_id": "h1", "status": "errors", "boot_id": "b\u{0}",
         "seq": u64::MAX, "info": {"hostname": "h\u{0}1"}, "apps": {"foo": {"version": "1\u{0}", "running": true}},
         "errors": [{"phase": "install", "category": "script", "message": "a\u{0}b", "attempt": 1,
@@ -245,7 +245,7 @@ async fn a_bad_status_is_set_aside_and_the_others_are_taken(fleet: Fleet) {
     assert!(metrics.contains(line), "{metrics}");
 }
 
-async fn a_host_that_falls_silent_is_seen_and_comes_back(fleet: Fleet) {
+async fn a_silent_host_is_marked_until_it_reports_again(fleet: Fleet) {
     let config = Config {
         silent_after: Duration::from_millis(500),
         ..Config::local()
@@ -278,7 +278,7 @@ async fn a_restart_loses_nothing(fleet: Fleet) {
         .await
         .expect(200);
     client.put("/v1/hosts/h2/apps", &foo("3")).await.expect(200);
-    // Dropped, not ended: as if it had been killed.
+    // Dropped without a stop, as if it was killed.
     drop(master);
     agent.report().await;
     agent.lose_apps();
@@ -327,8 +327,8 @@ async fn events_are_followed_without_a_gap(fleet: Fleet) {
     assert_eq!(again.next().await["id"], last);
 }
 
-/// On SQLite there is one master; two then are one whose restart overlaps.
-async fn what_several_masters_do_is_one(fleet: Fleet) {
+/// SQLite has one master. Two are an old and a new one during a restart.
+async fn several_masters_act_as_one(fleet: Fleet) {
     let (_first, one) = fleet.master().await;
     let (_second, two) = fleet.master().await;
     let mut heard_by_two = two.events("/v1/events?kind=desired_changed").await;
@@ -347,7 +347,7 @@ async fn what_several_masters_do_is_one(fleet: Fleet) {
     until(&one, "/v1/hosts/?satisfied=true", |page| page["total"] == 10).await;
     assert!(agents.iter().all(|agent| agent.apps().len() == 1));
     if let Database::Postgres(_) = fleet.database {
-        // The answer may come to either master; the question was of one.
+        // The answer may arrive at either master; only one of them asked.
         for _ in 0..6 {
             let answer = two.post("/v1/hosts/h3/ping").await;
             assert_eq!(answer.expect(200)["status"], "ok");
@@ -357,7 +357,7 @@ async fn what_several_masters_do_is_one(fleet: Fleet) {
     assert_eq!(appeared["events"].as_array().unwrap().len(), 10);
 }
 
-async fn puts_that_come_together_are_decided_on_one_by_one(fleet: Fleet) {
+async fn puts_of_one_batch_are_decided_one_by_one(fleet: Fleet) {
     let store = fleet.database.open().await;
     let host = |name: String| HostId::new(name).unwrap();
     let apps = |version: &str| -> Arc<Apps> { Arc::new(serde_json::from_value(foo(version)).unwrap()) };
@@ -372,7 +372,8 @@ async fn puts_that_come_together_are_decided_on_one_by_one(fleet: Fleet) {
     };
     let mut puts = Vec::new();
     for n in 0..60 {
-        // Two of each, one of which refers to what the other makes or to nothing; and one for what is not there.
+        // Two of each. One refers to the generation that another one makes, one to a missing
+        // generation, and one to a host that does not exist.
         puts.push(put(format!("h{n}"), apps("1"), None));
         puts.push(put(format!("h{n}"), apps("2"), Some(&[1])));
         puts.push(put(format!("h{n}"), apps("3"), Some(&[7])));
@@ -397,7 +398,7 @@ async fn puts_that_come_together_are_decided_on_one_by_one(fleet: Fleet) {
     for n in 0..60 {
         let stored = store.desired(&host(format!("h{n}"))).await.unwrap().unwrap();
         assert_eq!((stored.apps, stored.generation), (apps("2"), 2));
-        // What was refused has left nothing.
+        // What was refused has left nothing in the database.
         assert!(store.host(&host(format!("never{n}"))).await.unwrap().is_none());
     }
     let wanted = EventQuery {
@@ -405,7 +406,7 @@ async fn puts_that_come_together_are_decided_on_one_by_one(fleet: Fleet) {
         ..EventQuery::default()
     };
     assert_eq!(store.events(&wanted, 1000).await.unwrap().events.len(), 120);
-    // What is set already is no change.
+    // The same again is not a change.
     let again = put("h1".to_owned(), apps("2"), None).await.unwrap();
     assert_eq!((again.desired.generation, again.is_change), (2, false));
     let usage = store.apps().await.unwrap();

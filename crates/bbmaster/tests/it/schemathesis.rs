@@ -1,5 +1,5 @@
-//! A stock tester of OpenAPI documents, let loose on the live master: what it sends is made up from the document,
-//! right and wrong, and what comes back is held against the document.
+//! Schemathesis, a standard tester of OpenAPI documents, against the running master: it generates
+//! valid and invalid requests from the document and compares the answers with the document.
 
 use std::path::Path;
 
@@ -10,11 +10,11 @@ use tokio::process::Command;
 use crate::agent::{Agent, Script};
 use crate::fleet::{Fleet, until};
 
-/// The live stream of events has no end.
+/// The stream of events does not end.
 const ENDLESS: &str = "^/v1/events$";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stock_tester_finds_no_mismatch_and_no_server_error() {
+async fn schemathesis_finds_no_mismatch_and_no_server_error() {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/schemathesis/bin/schemathesis");
     if !program.exists() {
         skipped(
@@ -56,7 +56,7 @@ async fn a_stock_tester_finds_no_mismatch_and_no_server_error() {
         "{said}{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    // What it says at its end: how many cases there were.
+    // The number of test cases, which it prints at its end.
     let counts = said.lines().rev().take(12).collect::<Vec<_>>();
     println!("{}", counts.into_iter().rev().collect::<Vec<_>>().join("\n"));
 }

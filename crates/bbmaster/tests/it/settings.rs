@@ -1,4 +1,4 @@
-//! The settings file, and what only several keys together can tell.
+//! The settings file, and the checks that depend on several keys.
 
 use std::path::Path;
 
@@ -14,9 +14,9 @@ fn load(overrides: &[&str]) -> Result<Settings, String> {
         .map_err(|error| error.to_string())
 }
 
-/// To write it anew: `UPDATE=1 cargo test -p bbmaster`.
+/// To write the file: `UPDATE=1 cargo test -p bbmaster`.
 #[test]
-fn the_file_that_is_shipped_has_every_key() {
+fn the_shipped_file_has_every_key() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../dist/bbmaster.conf");
     let wanted = show::default_file(&PROGRAM);
     if std::env::var_os("UPDATE").is_some() {
@@ -25,7 +25,8 @@ fn the_file_that_is_shipped_has_every_key() {
     assert_eq!(std::fs::read_to_string(&path).unwrap(), wanted);
 }
 
-/// Agents take five minutes between tries in the end, as there are thousands of them; while no master is there, nobody is heard.
+/// Agents pause up to five minutes, because there are thousands of them. Without a master, no
+/// status is stored.
 #[test]
 fn a_master_never_waits_long_for_its_broker() {
     let longest = |overrides: &[&str]| load(overrides).unwrap().broker().retry_max.as_secs();
@@ -46,7 +47,7 @@ fn without_any_settings_it_stays_on_this_machine() {
 }
 
 #[test]
-fn the_network_is_let_in_by_tls_or_by_words_only() {
+fn listening_on_the_network_requires_tls_or_an_explicit_setting() {
     const PLAIN: &str = "bbmaster.accept_unencrypted_access_from_the_network=true";
     for (overrides, problem) in [
         (

@@ -1,4 +1,4 @@
-//! How the real program starts, or does not.
+//! Starts of the real program that succeed and that fail.
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -29,7 +29,7 @@ fn a_taken_address_fails_the_start_before_the_broker_is_called() {
     assert_eq!(broker.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
 }
 
-/// A master that does not outlive its test.
+/// A master that is stopped with its test.
 struct Program(Child);
 
 impl Drop for Program {
@@ -39,9 +39,9 @@ impl Drop for Program {
     }
 }
 
-/// As systemd starts it, with a broker that is not there.
+/// As systemd starts it, with a broker that does not answer.
 #[test]
-fn systemd_is_told_when_it_listens_though_the_broker_is_away() {
+fn systemd_is_notified_when_it_listens_even_without_a_broker() {
     let folder = tempfile::tempdir().unwrap();
     let address = folder.path().join("notify");
     let systemd = UnixDatagram::bind(&address).unwrap();
@@ -67,7 +67,7 @@ fn systemd_is_told_when_it_listens_though_the_broker_is_away() {
     assert_eq!(heard(), "READY=1");
     let status = heard();
     let listening = status.strip_prefix("STATUS=listening on http://").unwrap();
-    // It does.
+    // It serves.
     TcpStream::connect(listening).unwrap();
     let killed = Command::new("kill")
         .arg(master.0.id().to_string())

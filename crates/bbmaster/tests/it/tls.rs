@@ -1,4 +1,4 @@
-//! The listener's TLS, by real handshakes.
+//! TLS of the listener, with real handshakes.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::fleet::{Database, Fleet};
 
 const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
-/// A master that shows `localhost`, by `authority`; its files are in `folder`.
+/// A master with a certificate for `localhost`, signed by `authority`. Its files are in `folder`.
 async fn serve(fleet: &Fleet, authority: &Authority, folder: &Path) -> Master {
     renew(authority, folder);
     let config = Config {
@@ -36,7 +36,7 @@ fn renew(authority: &Authority, folder: &Path) {
         .unwrap();
 }
 
-/// What it answers, and the certificate that it shows, to a client that trusts `authority`.
+/// The answer and the certificate that a client gets who trusts `authority`.
 async fn get(
     address: SocketAddr,
     authority: &Authority,
@@ -61,13 +61,13 @@ async fn get(
         .into_owned();
     stream.write_all(REQUEST).await?;
     let mut answer = String::new();
-    // A server need not say goodbye.
+    // A server need not send close_notify.
     let _ = stream.read_to_string(&mut answer).await;
     Ok((answer, shown))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_who_speaks_tls_and_trusts_the_right_authority_gets_an_answer() {
+async fn only_tls_clients_that_trust_the_authority_get_an_answer() {
     let folder = tempfile::tempdir().unwrap();
     let [ours, foreign] = ["ours", "foreign"].map(|name| Authority::new(name).unwrap());
     let fleet = Fleet::sqlite();
@@ -89,7 +89,7 @@ async fn only_who_speaks_tls_and_trusts_the_right_authority_gets_an_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_renewed_certificate_counts_from_the_next_connection_and_a_broken_one_does_not() {
+async fn a_renewed_certificate_is_used_from_the_next_connection_and_an_invalid_one_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new("ours").unwrap();
     let fleet = Fleet::sqlite();
@@ -107,7 +107,7 @@ async fn a_renewed_certificate_counts_from_the_next_connection_and_a_broken_one_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn files_that_are_no_certificate_stop_the_start() {
+async fn invalid_certificate_files_prevent_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("cert.pem");
     std::fs::write(&file, "nonsense").unwrap();

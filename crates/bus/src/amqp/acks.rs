@@ -1,7 +1,7 @@
-//! Acknowledgements on their way to the broker: what was acknowledged in a row is told in one.
+//! Sends acknowledgements to the broker. Consecutive messages are acknowledged together.
 //!
-//! One is under way at a time. lapin may write two of them in either order, and the broker closes a channel that
-//! acknowledges what an earlier, larger one had covered.
+//! Only one is being sent at a time: lapin may reorder two, and the broker closes a channel that
+//! acknowledges a message twice.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,23 +14,24 @@ use tokio::sync::Notify;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
-/// What a channel has delivered and the broker does not know to be settled.
+/// The messages of one channel that the broker still counts as unacknowledged.
 #[derive(Default)]
 pub(super) struct Acks {
-    /// Delivery tags: not acknowledged, or about to be given back.
+    /// Delivery tags of messages that are neither acknowledged nor returned.
     open: BTreeSet<u64>,
-    /// Acknowledged here; to be told.
+    /// Delivery tags of messages whose acknowledgement is not sent yet.
     acked: BTreeSet<u64>,
-    /// When the first of them must be told.
+    /// When the first of them must be sent.
     due: Option<Instant>,
-    telling: Option<BoxFuture<'static, lapin::Result<()>>>,
+    sending: Option<BoxFuture<'static, lapin::Result<()>>>,
 }
 
-/// What acknowledgements may wait for.
-pub(super) struct Company<'a> {
-    /// Told when a message is on its way out.
+/// How long acknowledgements may be delayed, so that they are sent together with an outgoing
+/// message.
+pub(super) struct AckDelay<'a> {
+    /// Notified when a message is about to be published.
     pub(super) outgoing: &'a Notify,
-    pub(super) patience: Duration,
+    pub(super) longest: Duration,
 }
 
 impl Acks {
@@ -43,21 +44,21 @@ impl Acks {
         self.acked.insert(tag);
     }
 
-    /// What is acknowledged is told at once: there will be no answer for it to travel with.
-    pub(super) fn hurry(&mut self) {
+    /// Sends without delay: the message will not be answered.
+    pub(super) fn send_now(&mut self) {
         self.due = Some(Instant::now());
     }
 
-    /// The broker was told that this one comes back to it.
+    /// The message was returned to the broker.
     pub(super) fn returned(&mut self, tag: u64) {
         self.open.remove(&tag);
     }
 
-    /// What can be told next: up to which message, and whether all before it are settled with it.
+    /// The next acknowledgement: a delivery tag, and whether it includes all earlier messages.
     fn take(&mut self) -> Option<(u64, bool)> {
         let first_open = self.open.first().copied().unwrap_or(u64::MAX);
         let Some(last) = self.acked.range(..first_open).next_back().copied() else {
-            // Behind one that is still open: alone.
+            // An earlier message is still open, so this one is acknowledged alone.
             return self.acked.pop_first().map(|tag| (tag, false));
         };
         self.acked = self.acked.split_off(&(last + 1));
@@ -65,48 +66,48 @@ impl Acks {
     }
 
     pub(super) fn is_settled(&self) -> bool {
-        self.acked.is_empty() && self.telling.is_none()
+        self.acked.is_empty() && self.sending.is_none()
     }
 
-    /// Returns when what is to be told has had its time to find company; never, where there is nothing to tell.
-    /// Cancel-safe.
-    async fn is_due(&mut self, company: &Company<'_>) {
+    /// Returns when an acknowledgement must be sent; never if there is none. Cancel-safe.
+    async fn is_due(&mut self, delay: &AckDelay<'_>) {
         if self.acked.is_empty() {
             return std::future::pending().await;
         }
-        if company.patience.is_zero() {
+        if delay.longest.is_zero() {
             return;
         }
-        let due = *self.due.get_or_insert_with(|| Instant::now() + company.patience);
+        let due = *self.due.get_or_insert_with(|| Instant::now() + delay.longest);
         let late = async {
-            // The answer is mostly on its way before all tasks have had their turn: no timer for that.
+            // The answer usually comes before all other tasks have run once, so no timer is set
+            // before.
             yield_now().await;
             sleep_until(due).await;
         };
-        // Told or late: it goes. Listening begins with the first poll, before the turn of the others.
+        // Biased: `notified` must be polled first, so that it is registered before other tasks run.
         tokio::select! {
             biased;
-            () = company.outgoing.notified() => {}
+            () = delay.outgoing.notified() => {}
             () = late => {}
         }
         self.due = None;
     }
 
-    /// Tells the broker of what can be told, over the channel that it came by; returns when it was told of some, never
-    /// where there is nothing to tell. Cancel-safe.
-    pub(super) async fn tell(&mut self, channel: &Channel, company: &Company<'_>) -> lapin::Result<()> {
-        if self.telling.is_none() {
-            self.is_due(company).await;
-            self.telling = self.take().map(|(tag, multiple)| {
+    /// Sends the next acknowledgement over `channel` and returns when it is sent; never returns if
+    /// there is none. Cancel-safe.
+    pub(super) async fn send(&mut self, channel: &Channel, delay: &AckDelay<'_>) -> lapin::Result<()> {
+        if self.sending.is_none() {
+            self.is_due(delay).await;
+            self.sending = self.take().map(|(tag, multiple)| {
                 let channel = channel.clone();
                 async move { channel.basic_ack(tag, BasicAckOptions { multiple }).await }.boxed()
             });
         }
-        match &mut self.telling {
-            Some(telling) => {
-                let told = telling.await;
-                self.telling = None;
-                told
+        match &mut self.sending {
+            Some(sending) => {
+                let sent = sending.await;
+                self.sending = None;
+                sent
             }
             None => std::future::pending().await,
         }
@@ -118,18 +119,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_settled_up_to_a_message_is_told_in_one() {
+    fn only_consecutive_messages_are_acknowledged_together() {
         let mut acks = Acks::default();
         (1..=8).for_each(|tag| acks.received(tag));
         assert_eq!(acks.take(), None);
         [3, 1, 2].into_iter().for_each(|tag| acks.acked(tag));
         assert_eq!(acks.take(), Some((3, true)));
         assert_eq!(acks.take(), None);
-        // 4 is still open, so each behind it is told alone.
+        // 4 is still open, so each later message is acknowledged alone.
         [6, 5].into_iter().for_each(|tag| acks.acked(tag));
         assert_eq!(acks.take(), Some((5, false)));
         assert_eq!(acks.take(), Some((6, false)));
-        // 4 goes back to the broker: what comes after it is a row again.
+        // 4 is returned to the broker: 7 and 8 are consecutive again.
         acks.returned(4);
         [8, 7].into_iter().for_each(|tag| acks.acked(tag));
         assert_eq!(acks.take(), Some((8, true)));
@@ -137,43 +138,43 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_acknowledgement_waits_for_company_and_not_for_long() {
+    async fn an_acknowledgement_waits_for_an_outgoing_message_but_not_for_long() {
         let outgoing = Notify::new();
-        let patience = Duration::from_millis(5);
-        let company = Company {
+        let longest = Duration::from_millis(5);
+        let delay = AckDelay {
             outgoing: &outgoing,
-            patience,
+            longest,
         };
         let mut acks = Acks::default();
-        // Nothing to tell: never.
-        assert_eq!(acks.is_due(&company).now_or_never(), None);
+        // Nothing to send: never due.
+        assert_eq!(acks.is_due(&delay).now_or_never(), None);
         acks.received(1);
         acks.acked(1);
-        assert_eq!(acks.is_due(&company).now_or_never(), None);
+        assert_eq!(acks.is_due(&delay).now_or_never(), None);
         outgoing.notify_waiters();
-        // Nobody was waiting just then.
-        assert_eq!(acks.is_due(&company).now_or_never(), None);
+        // Nothing was waiting at that moment.
+        assert_eq!(acks.is_due(&delay).now_or_never(), None);
         let began = Instant::now();
-        let (due, ()) = tokio::join!(acks.is_due(&company).map(|()| began.elapsed()), async {
-            tokio::time::sleep(patience / 5).await;
+        let (due, ()) = tokio::join!(acks.is_due(&delay).map(|()| began.elapsed()), async {
+            tokio::time::sleep(longest / 5).await;
             outgoing.notify_waiters();
         });
-        assert_eq!(due, patience / 5, "it goes with the message");
+        assert_eq!(due, longest / 5, "it is sent with the message");
 
-        // Alone, when its time is over; which does not begin anew with each look.
+        // Alone, after the longest delay, which does not begin anew with each call.
         let began = Instant::now();
         for _ in 0..100 {
-            let look = patience / 10;
-            if tokio::time::timeout(look, acks.is_due(&company)).await.is_ok() {
+            let limit = longest / 10;
+            if tokio::time::timeout(limit, acks.is_due(&delay)).await.is_ok() {
                 break;
             }
         }
-        assert_eq!(began.elapsed(), patience);
+        assert_eq!(began.elapsed(), longest);
 
-        let impatient = Company {
+        let no_delay = AckDelay {
             outgoing: &outgoing,
-            patience: Duration::ZERO,
+            longest: Duration::ZERO,
         };
-        assert_eq!(acks.is_due(&impatient).now_or_never(), Some(()));
+        assert_eq!(acks.is_due(&no_delay).now_or_never(), Some(()));
     }
 }

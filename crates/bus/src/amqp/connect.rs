@@ -1,4 +1,4 @@
-//! From settings to a connection: name, TCP, TLS, AMQP handshake, each within its time.
+//! Opens a connection: name resolution, TCP, TLS, AMQP handshake, each with a time limit.
 
 use std::io;
 use std::sync::Mutex;
@@ -13,10 +13,11 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
 use super::settings::AmqpSettings;
-use super::stream::{Kit, LastRead, SocketGuard, Stream};
+use super::stream::{LapinRuntime, LastRead, SocketGuard, Stream};
 use super::tls::{self, TlsError};
 
-/// An open connection. Dropping it ends lapin's thread at once, without a goodbye; see [`Wire::close`].
+/// An open connection. Dropping it ends lapin's thread at once and does not close the connection in
+/// an orderly way; [`Wire::close`] does.
 pub(super) struct Wire {
     pub(super) connection: lapin::Connection,
     pub(super) last_read: LastRead,
@@ -34,9 +35,10 @@ pub enum ConnectError {
     #[error("{address}: {source}")]
     Tls { address: String, source: TlsError },
     #[error("{address} accepted the connection but did not complete the AMQP handshake within {seconds} s")]
-    Mute { address: String, seconds: f32 },
+    HandshakeTimeout { address: String, seconds: f32 },
     #[error(
-        "{address} refused the login of user {user}: wrong name or password, or not allowed on virtual host {virtual_host:?}"
+        "{address} refused the login of user {user}: wrong user name or password, or no permission for \
+         virtual host {virtual_host:?}"
     )]
     Refused {
         address: String,
@@ -44,22 +46,22 @@ pub enum ConnectError {
         virtual_host: String,
     },
     #[error(
-        "{address}: {source}; there is nothing to log in with: set [amqp] username and password_file, or [ssl] certfile \
-         and keyfile"
+        "{address}: {source}; no login is configured: set [amqp] username and password_file, or [ssl] \
+         certfile and keyfile"
     )]
     NoLogin { address: String, source: lapin::Error },
     #[error("{address} has no virtual host {virtual_host:?}")]
     NoVirtualHost { address: String, virtual_host: String },
-    #[error("AMQP handshake with {address}: {source}")]
+    #[error("AMQP handshake with {address} failed: {source}")]
     Handshake { address: String, source: lapin::Error },
 }
 
 impl ConnectError {
-    /// Whether the broker is there but slow: a sign that too many are at it already. (No connection at
-    /// all within the time is more likely a broken network, and is worth frequent tries.)
+    /// Whether the broker is reachable but slow, which means that it is overloaded. (If there is no
+    /// TCP connection in time, the network is more likely broken, and frequent retries do no harm.)
     pub(super) fn is_overload(&self) -> bool {
         match self {
-            Self::Mute { .. } => true,
+            Self::HandshakeTimeout { .. } => true,
             Self::Resolve { .. }
             | Self::Tcp { .. }
             | Self::Timeout { .. }
@@ -81,7 +83,7 @@ impl Wire {
                 address: settings.address(),
                 seconds: settings.connect_timeout.as_secs_f32(),
             })??;
-        // lapin calls the closure once: its retries are off.
+        // lapin calls the closure only once, because its retries are off.
         let stream = Mutex::new(Some(stream));
         let connector = async move |_, _| {
             let stream = stream.lock().ok().and_then(|mut stream| stream.take());
@@ -90,7 +92,7 @@ impl Wire {
                 None => Err(io::Error::from(io::ErrorKind::NotConnected).into()),
             }
         };
-        let runtime = Runtime::new(Kit::current());
+        let runtime = Runtime::new(LapinRuntime::current());
         let handshake = lapin::Connection::connector(uri(settings), runtime, connector, properties(settings));
         match timeout(settings.handshake_timeout, handshake).await {
             Ok(Ok(connection)) => Ok(Self {
@@ -99,22 +101,23 @@ impl Wire {
                 _socket: socket,
             }),
             Ok(Err(source)) => Err(handshake_error(settings, source)),
-            // Here `socket` is dropped, and lapin's thread with it.
-            Err(_) => Err(ConnectError::Mute {
+            // Here `socket` is dropped, which ends lapin's thread.
+            Err(_) => Err(ConnectError::HandshakeTimeout {
                 address: settings.address(),
                 seconds: settings.handshake_timeout.as_secs_f32(),
             }),
         }
     }
 
-    /// Says goodbye to a broker that still listens, so that it logs no lost connection.
-    pub(super) async fn close(self, patience: std::time::Duration) {
-        // Whatever comes of it, the drop that follows ends the connection.
-        let _ = timeout(patience, self.connection.close(200, "bye".into())).await;
+    /// Closes the connection in an orderly way, so that the broker does not log a lost connection.
+    pub(super) async fn close(self, limit: std::time::Duration) {
+        // The drop that follows ends the connection even if this fails.
+        let _ = timeout(limit, self.connection.close(200, "bye".into())).await;
     }
 }
 
-/// Logs in and says goodbye: whether the broker would let a link with these settings in. Touches no queue.
+/// Logs in and closes the connection: checks whether the broker accepts these settings. Uses no
+/// queue.
 pub async fn log_in(settings: &AmqpSettings) -> Result<(), ConnectError> {
     let wire = Wire::open(settings).await?;
     wire.close(settings.handshake_timeout).await;
@@ -152,7 +155,7 @@ async fn open_tcp(settings: &AmqpSettings) -> Result<TcpStream, ConnectError> {
             host: settings.host.clone(),
             source,
         })?;
-    let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
+    let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "the host name has no address");
     for address in addresses {
         match TcpStream::connect(address).await {
             Ok(tcp) => return Ok(tcp),
@@ -165,7 +168,7 @@ async fn open_tcp(settings: &AmqpSettings) -> Result<TcpStream, ConnectError> {
     })
 }
 
-/// Built as a value: no password passes through a URL and its escapes.
+/// Built as a value, so that the password needs no URL escapes.
 fn uri(settings: &AmqpSettings) -> AMQPUri {
     let (userinfo, mechanism) = match &settings.login {
         Some(login) => (
@@ -192,7 +195,8 @@ fn uri(settings: &AmqpSettings) -> AMQPUri {
         },
         vhost: settings.virtual_host.clone(),
         query: AMQPQueryString {
-            // Without it lapin takes the broker's, and allocates 64 times that: 137 GB for "no limit".
+            // Without it lapin uses the broker's value and allocates 64 times as much: 137 GB for
+            // "no limit".
             frame_max: Some(
                 settings
                     .frame_max
@@ -226,7 +230,8 @@ fn handshake_error(settings: &AmqpSettings, source: lapin::Error) -> ConnectErro
             user: settings.user().to_owned(),
             virtual_host: virtual_host.clone(),
         };
-        // RabbitMQ says NOT_ALLOWED both for "vhost x not found" and for "access to vhost x refused".
+        // RabbitMQ sends NOT_ALLOWED both for "vhost x not found" and for "access to vhost x
+        // refused".
         return match error.kind() {
             AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => refused(),
             AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED)

@@ -1,6 +1,7 @@
-//! Messages in: handed on in order, settled as their receiver says.
+//! Receives messages, delivers them in order, and acknowledges or returns each as its receiver
+//! decides.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
@@ -13,23 +14,25 @@ use lapin::{Channel, Consumer};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
-use super::acks::{Acks, Company};
+use super::acks::{AckDelay, Acks};
+use super::activity::Activity;
 use super::failure::{Failure, answered, channel_error};
 use super::probe::Probe;
 use super::topology::Topology;
 use crate::{Delivery, Queue};
 
-/// How long acknowledgements may take to leave when the link is dropped.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Time limit for sending the remaining acknowledgements when the link is dropped.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
-/// How the broker answered our wish to consume.
-pub(super) enum Start {
+/// The broker's answer to the request to consume.
+pub(super) enum ConsumeAnswer {
     Consuming(Consumer),
-    /// Another consumer has the queue, or had it and is not yet known to be dead. The channel is closed.
+    /// Another consumer has the queue, or the broker does not know yet that it is dead. The channel
+    /// is closed.
     Refused,
 }
 
-pub(super) async fn start(topology: &Topology<'_>, channel: &Channel) -> Result<Start, Failure> {
+pub(super) async fn start(topology: &Topology<'_>, channel: &Channel) -> Result<ConsumeAnswer, Failure> {
     let queue = topology.queue;
     let doing = "starting to consume";
     let options = BasicConsumeOptions {
@@ -49,44 +52,33 @@ pub(super) async fn start(topology: &Topology<'_>, channel: &Channel) -> Result<
             )
             .await
     };
-    match answered(topology.connection, topology.patience, doing, call).await? {
-        Ok(consumer) => Ok(Start::Consuming(consumer)),
-        // Also the code of a missing permission; only the text tells them apart.
+    match answered(topology.connection, topology.answer_limit, doing, call).await? {
+        Ok(consumer) => Ok(ConsumeAnswer::Consuming(consumer)),
+        // A missing permission has the same code; only the text is different.
         Err(error)
             if channel_error(&error) == Some(&AMQPSoftError::ACCESSREFUSED)
                 && error.to_string().contains("exclusive") =>
         {
-            Ok(Start::Refused)
+            Ok(ConsumeAnswer::Refused)
         }
         Err(error) => Err(Failure::amqp(doing)(error)),
     }
 }
 
-/// How consuming ended.
-pub(super) enum Ended {
-    /// The link's user dropped it; all that it had acknowledged is on its way to the broker.
+/// Why consuming ended.
+pub(super) enum ConsumeEnd {
+    /// The link was dropped. Its acknowledgements have been passed to lapin.
     Dropped,
     Failed(Failure),
 }
 
-impl From<Failure> for Ended {
+impl From<Failure> for ConsumeEnd {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
     }
 }
 
-/// What other parts of the connection know of the deliveries.
-#[derive(Default)]
-pub(super) struct Activity {
-    /// A message has come through: the consumer lives.
-    pub(super) proven: AtomicBool,
-    /// Handed on and not yet settled.
-    pub(super) unsettled: AtomicUsize,
-    /// A message is on its way out.
-    pub(super) outgoing: Notify,
-}
-
-/// Hands on what `consumer` receives, over `channel`, until it fails or `deliveries` is dropped.
+/// Delivers what `consumer` receives over `channel`, until it fails or `deliveries` is dropped.
 pub(super) async fn run(
     channel: &Channel,
     mut consumer: Consumer,
@@ -94,44 +86,46 @@ pub(super) async fn run(
     deliveries: &mpsc::Sender<Delivery>,
     activity: &Activity,
     probe: &Probe,
-) -> Ended {
+) -> ConsumeEnd {
     let mut settling = FuturesUnordered::new();
     let mut acks = Acks::default();
-    let company = Company {
+    let ack_delay = AckDelay {
         outgoing: &activity.outgoing,
-        patience: queue.ack_patience,
+        longest: queue.ack_patience,
     };
-    // One message that has no room in `deliveries`; only after a reconnect, when the room is taken by
-    // deliveries of the connection before.
+    // One message for which `deliveries` has no room. Happens only after a reconnect, while
+    // `deliveries` still contains messages of the previous connection.
     let mut waiting: Option<Received> = None;
     loop {
-        // All verdicts that are there, so that those in a row are told in one.
+        // Takes all decisions that are ready, so that consecutive messages are acknowledged
+        // together.
         while let Some(Some(settled)) = settling.next().now_or_never() {
-            if let Err(error) = take(settled, &mut acks) {
-                return Failure::amqp("giving back")(error).into();
+            if let Err(error) = record(settled, &mut acks) {
+                return Failure::amqp("returning a message")(error).into();
             }
         }
         let unsettled = settling.len() + usize::from(!acks.is_settled());
         activity.unsettled.store(unsettled, Ordering::Relaxed);
         tokio::select! {
             () = deliveries.closed() => {
-                // Acknowledgements given so far, or about to be; the rest goes back when the connection closes.
-                let _ = timeout(LAST_WORDS, last_words(channel, settling, acks)).await;
-                return Ended::Dropped;
+                // Sends the remaining acknowledgements. Other messages are requeued when the
+                // connection closes.
+                let _ = timeout(FLUSH_LIMIT, flush(channel, settling, acks)).await;
+                return ConsumeEnd::Dropped;
             }
-            told = acks.tell(channel, &company) => {
-                if let Err(error) = told {
+            sent = acks.send(channel, &ack_delay) => {
+                if let Err(error) = sent {
                     return Failure::amqp("acknowledging")(error).into();
                 }
             }
             Some(settled) = settling.next() => {
-                if let Err(error) = take(settled, &mut acks) {
-                    return Failure::amqp("giving back")(error).into();
+                if let Err(error) = record(settled, &mut acks) {
+                    return Failure::amqp("returning a message")(error).into();
                 }
             }
             permit = deliveries.reserve(), if waiting.is_some() => {
                 if let (Ok(permit), Some(received)) = (permit, waiting.take()) {
-                    let (delivery, settle) = hand_on(received);
+                    let (delivery, settle) = split(received);
                     permit.send(delivery);
                     settling.push(settle.boxed());
                 }
@@ -142,7 +136,7 @@ pub(super) async fn run(
                     acks.received(received.delivery_tag);
                     if probe.recognise(&received) {
                         acks.acked(received.delivery_tag);
-                        acks.hurry();
+                        acks.send_now();
                     } else {
                         waiting = Some(received);
                     }
@@ -154,13 +148,13 @@ pub(super) async fn run(
     }
 }
 
-/// What became of a message.
+/// What the receiver decided about a message.
 enum Settled {
     Acked(u64),
     Returned(u64, lapin::Result<()>),
 }
 
-fn take(settled: Settled, acks: &mut Acks) -> lapin::Result<()> {
+fn record(settled: Settled, acks: &mut Acks) -> lapin::Result<()> {
     match settled {
         Settled::Acked(tag) => acks.acked(tag),
         Settled::Returned(tag, result) => {
@@ -171,29 +165,30 @@ fn take(settled: Settled, acks: &mut Acks) -> lapin::Result<()> {
     Ok(())
 }
 
-async fn last_words(
+/// Sends all acknowledgements and returns all other messages.
+async fn flush(
     channel: &Channel,
     mut settling: FuturesUnordered<impl Future<Output = Settled>>,
     mut acks: Acks,
 ) {
-    let alone = Company {
+    let no_delay = AckDelay {
         outgoing: &Notify::new(),
-        patience: Duration::ZERO,
+        longest: Duration::ZERO,
     };
     while !settling.is_empty() || !acks.is_settled() {
-        let taken = tokio::select! {
-            told = acks.tell(channel, &alone) => told,
-            Some(settled) = settling.next() => take(settled, &mut acks),
+        let result = tokio::select! {
+            sent = acks.send(channel, &no_delay) => sent,
+            Some(settled) = settling.next() => record(settled, &mut acks),
         };
-        if taken.is_err() {
+        if result.is_err() {
             return;
         }
     }
 }
 
-/// Splits a message into what its receiver gets and what waits for the verdict.
-fn hand_on(received: Received) -> (Delivery, impl Future<Output = Settled>) {
-    let (acker, verdict) = oneshot::channel();
+/// Splits a message into the delivery for its receiver and a future that waits for the decision.
+fn split(received: Received) -> (Delivery, impl Future<Output = Settled>) {
+    let (acker, acked) = oneshot::channel();
     let user_id = received
         .properties
         .user_id()
@@ -204,10 +199,10 @@ fn hand_on(received: Received) -> (Delivery, impl Future<Output = Settled>) {
         .from_user(user_id)
         .redelivered(redelivered);
     let settle = async move {
-        if verdict.await.is_ok() {
+        if acked.await.is_ok() {
             return Settled::Acked(received.delivery_tag);
         }
-        // Not twice in a row without a pause: whoever drops a message may drop it again.
+        // Pause before a repeated return: the receiver may drop the message again.
         if redelivered {
             sleep(Duration::from_secs(1)).await;
         }

@@ -1,4 +1,4 @@
-//! Why a live connection was given up.
+//! Why an open connection was ended.
 
 use std::future::Future;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::{Connection, ErrorKind};
 use tokio::time::timeout;
 
-/// Each of these ends the connection; the supervisor builds a new one.
+/// Each of these ends the connection. The supervisor then opens a new one.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     #[error("{doing}: {source}")]
@@ -15,31 +15,33 @@ pub(super) enum Failure {
         doing: &'static str,
         source: lapin::Error,
     },
-    #[error("{doing}: no answer")]
+    #[error("{doing}: the broker did not answer")]
     Unanswered { doing: &'static str },
     #[error(
-        "exchange {exchange:?} does not exist, and this user may not declare it: declare it, or grant the permission to configure it"
+        "exchange {exchange:?} does not exist and this user has no permission to declare it: declare it, \
+         or grant the configure permission"
     )]
     NoExchange { exchange: &'static str },
     #[error(
-        "queue {queue:?} does not exist, and this user may not declare it: declare it, or grant the permission to configure it"
+        "queue {queue:?} does not exist and this user has no permission to declare it: declare it, or \
+         grant the configure permission"
     )]
     NoQueue { queue: String },
-    #[error("consumer cancelled by the broker: queue {queue:?} was deleted")]
+    #[error("the broker cancelled the consumer: queue {queue:?} was deleted")]
     Cancelled { queue: String },
     #[error("connection closed")]
     Closed,
-    #[error("the broker has been silent for nearly two heartbeats")]
+    #[error("no data from the broker for nearly two heartbeats")]
     Silent,
-    #[error("messages to this queue no longer reach it: its bindings are gone")]
+    #[error("the queue's bindings are missing, so messages no longer reach it")]
     Unbound,
     #[error(
-        "the broker has not confirmed what was published for {seconds} s: does the master's queue stand still?"
+        "no publisher confirm from the broker for {seconds} s; check whether the master's queue is blocked"
     )]
     Unconfirmed { seconds: u64 },
-    #[error("consuming, but nothing is delivered")]
-    Deaf,
-    #[error("this user may not publish the probe")]
+    #[error("consuming, but a test message to this queue was not delivered")]
+    NotDelivered,
+    #[error("this user has no permission to publish test messages to its own queue")]
     ProbeRefused,
 }
 
@@ -49,7 +51,7 @@ impl Failure {
     }
 }
 
-/// The code of an error that closed a channel, not the connection.
+/// The code of an error that closed only a channel, not the connection.
 pub(super) fn channel_error(error: &lapin::Error) -> Option<&AMQPSoftError> {
     match error.kind() {
         ErrorKind::ProtocolError(error) => match error.kind() {
@@ -60,17 +62,17 @@ pub(super) fn channel_error(error: &lapin::Error) -> Option<&AMQPSoftError> {
     }
 }
 
-/// Waits for the broker's answer for `patience`; for as long as it takes while the broker blocks
-/// publishers, since lapin then holds back all that it would send.
+/// Waits for the broker's answer for up to `limit`. While the broker blocks publishers there is no
+/// limit, because lapin then sends nothing.
 pub(super) async fn answered<T>(
     connection: &Connection,
-    patience: Duration,
+    limit: Duration,
     doing: &'static str,
     call: impl Future<Output = lapin::Result<T>>,
 ) -> Result<lapin::Result<T>, Failure> {
     let mut call = std::pin::pin!(call);
     loop {
-        match timeout(patience, &mut call).await {
+        match timeout(limit, &mut call).await {
             Ok(answer) => return Ok(answer),
             Err(_) if connection.status().blocked() => {}
             Err(_) => return Err(Failure::Unanswered { doing }),

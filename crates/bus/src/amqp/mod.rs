@@ -1,26 +1,36 @@
-//! RabbitMQ, by lapin.
+//! Links to RabbitMQ, with lapin.
 //!
-//! [`connect`] spawns one task, the supervisor. A connection passes through these modules in this order:
-//! [`settings`] -> `connect` (name, TCP, `tls`, AMQP handshake, over a `stream` of our own) -> `topology`
-//! (exchange, queue, bindings) -> `consume` and `publish`, side by side, while `probe` and `silence` see
-//! to it that they live. `supervisor` holds it all: whichever of them ends first ends the connection, and
-//! it is built anew. lapin's own recovery is off.
+//! [`connect()`] spawns one task, the supervisor. A connection passes through these modules, in
+//! this order:
 //!
-//! lapin logs each of its errors on its own, from its own thread: silence the target `lapin` where the
-//! promise of one line per change of reason is to hold.
+//! | module | job |
+//! |---|---|
+//! | `supervisor` | runs everything below; if one part ends, it ends the connection and opens a new one |
+//! | `settings` | where the broker is and how to log in |
+//! | `connect`, `tls`, `stream` | name resolution, TCP, TLS, AMQP handshake |
+//! | `topology` | exchange, queue, bindings |
+//! | `consume`, `acks` | messages in |
+//! | `publish` | messages out |
+//! | `activity` | what these must know about each other |
+//! | `probe`, `silence` | detect a connection that no longer works |
+//! | `failure` | why a connection ended |
+//!
+//! lapin's own recovery is off. lapin logs each of its errors from its own thread; its log target
+//! must be off ([`crate::levels_of_lapin`]) if each reason is to be logged once.
 
-mod acks;
-mod connect;
-mod consume;
-mod failure;
-mod probe;
-mod publish;
 mod settings;
-mod silence;
-mod stream;
 mod supervisor;
+mod connect;
 mod tls;
+mod stream;
 mod topology;
+mod activity;
+mod consume;
+mod acks;
+mod publish;
+mod probe;
+mod silence;
+mod failure;
 
 pub use connect::{ConnectError, log_in};
 pub use settings::{AmqpSettings, ClientCertificate, Login, Roots, Secret, TlsSettings};

@@ -1,11 +1,12 @@
-//! Proves that messages still reach a live consumer.
+//! Checks that messages still reach the consumer.
 //!
-//! The broker tells a consumer when its queue is deleted, but not when its exchange is, and with it all
-//! bindings. The first agent to publish notices and makes the exchange anew: from then on nothing looks
-//! wrong to the others, who have gone deaf. So each sends itself a message now and then.
+//! The broker cancels a consumer when its queue is deleted, but not when its exchange and thus all
+//! bindings are deleted. The first agent that publishes notices this and declares the exchange
+//! again. Then the others see no error but receive nothing. So each link sends itself a probe
+//! message at intervals.
 //!
-//! By the same way a clone tells its twin that there are two of them: the key that leads to the queue it may not consume
-//! leads to whoever does.
+//! An agent with a duplicate host id uses the same routing key to inform the agent that has the
+//! queue.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,26 +16,28 @@ use lapin::protocol::AMQPSoftError;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::activity::Activity;
 use super::connect::Wire;
-use super::consume::Activity;
 use super::failure::{Failure, answered, channel_error};
 use super::publish::PublishChannel;
 use crate::{PublishError, slack};
 
-/// AMQP property `type` of a probe. Such a message is acknowledged and never handed on.
+/// AMQP property `type` of a probe. Such a message is acknowledged and never delivered to the
+/// caller.
 const KIND: &str = "backbone.probe";
-/// Begins the AMQP property `message_id` of a clone's message; its link's number follows.
+/// Prefix of the AMQP property `message_id` of a message from an agent with a duplicate host id.
+/// The number of its link follows.
 const REFUSED: &str = "refused-";
 
 /// The probe of one connection.
 pub(super) struct Probe {
-    /// Tells this connection's probes from those of an earlier one that waited in the queue.
+    /// Distinguishes this connection's probes from older ones that were still in the queue.
     connection: u64,
-    /// Tells our link's messages from a twin's.
+    /// Distinguishes our link's messages from those of a duplicate.
     link: u64,
     sent: AtomicU64,
     arrived: Notify,
-    twin: Notify,
+    duplicate: Notify,
 }
 
 impl Probe {
@@ -45,20 +48,20 @@ impl Probe {
             link,
             sent: AtomicU64::new(0),
             arrived: Notify::new(),
-            twin: Notify::new(),
+            duplicate: Notify::new(),
         }
     }
 
-    /// Returns when another agent has said that it wants our queue.
-    pub(super) async fn twin_is_heard(&self) {
-        self.twin.notified().await;
+    /// Returns when another agent has reported that it cannot consume our queue. Cancel-safe.
+    pub(super) async fn duplicate_reported(&self) {
+        self.duplicate.notified().await;
     }
 
     fn message_id(&self) -> String {
         format!("{:016x}-{}", self.connection, self.sent.load(Ordering::Relaxed))
     }
 
-    /// Whether `received` is a probe, ours or a stale one, or a clone's message.
+    /// Whether `received` is a probe (a current or an old one) or the message of a duplicate.
     pub(super) fn recognise(&self, received: &Received) -> bool {
         let is_probe = received
             .properties
@@ -69,15 +72,15 @@ impl Probe {
         if is_probe && id == Some(self.message_id().as_str()) {
             self.arrived.notify_one();
         }
-        // Our own may have waited until we got the queue after all.
+        // Our own report may still have been in the queue when we got the queue.
         let refused = id.and_then(|id| id.strip_prefix(REFUSED)).filter(|_| is_probe);
         if refused.is_some_and(|link| link != format!("{:016x}", self.link)) {
-            self.twin.notify_one();
+            self.duplicate.notify_one();
         }
         is_probe
     }
 
-    /// Sends a probe over `routing_key` now and every `period`, until one is lost.
+    /// Sends a probe with `routing_key` now and every `period`, until one is lost.
     pub(super) async fn run(
         &self,
         routing_key: &str,
@@ -92,13 +95,14 @@ impl Probe {
                 .properties()
                 .with_type(KIND.into())
                 .with_message_id(self.message_id().into())
-                // Where a full queue holds it up, it must not add to the queue for ever.
+                // If the queue is full, old probes must not stay in it for ever.
                 .with_expiration(period.as_millis().to_string().into());
-            // Waits while the broker blocks publishers; if it dies meanwhile, `silence` notices.
+            // Waits while the broker blocks publishers. If the broker dies meanwhile, `silence`
+            // notices.
             let publish = channel.publish(routing_key, b"", properties);
             let Ok(published) = answered(&wire.connection, period, "publishing the probe", publish).await
             else {
-                return Failure::Deaf;
+                return Failure::NotDelivered;
             };
             match published {
                 Ok(Ok(())) => {}
@@ -110,11 +114,11 @@ impl Probe {
                 Err(error) => return Failure::amqp("publishing the probe")(error),
             }
             let arrived = timeout(period, self.arrived.notified()).await.is_ok();
-            // While messages are unsettled the queue may rightly hold the probe back, and a blocked
-            // connection does not take their acknowledgements.
+            // With unsettled messages, the prefetch limit may delay the probe. A blocked connection
+            // sends no acknowledgements.
             let busy = activity.unsettled.load(Ordering::Relaxed) > 0 || wire.connection.status().blocked();
             if !arrived && !busy {
-                return Failure::Deaf;
+                return Failure::NotDelivered;
             }
             if arrived {
                 sleep_until(slack::not_before(Instant::now() + jittered(period), period)).await;
@@ -123,9 +127,9 @@ impl Probe {
     }
 }
 
-/// Tells whoever consumes the queue behind `routing_key` that link `link` is refused it. Gives up after `period`, when the next
-/// one is due: the broker may be blocking publishers.
-pub(super) async fn tell_twin(
+/// Informs the agent that has the queue of `routing_key` that link `link` cannot consume it. Gives
+/// up after `period`, when the next report is due: the broker may block publishers.
+pub(super) async fn report_duplicate(
     routing_key: &str,
     link: u64,
     period: Duration,
@@ -137,16 +141,18 @@ pub(super) async fn tell_twin(
         .with_message_id(format!("{REFUSED}{link:016x}").into())
         .with_expiration(period.as_millis().to_string().into());
     match timeout(period, channel.publish(routing_key, b"", properties)).await {
-        // Nobody there to be told, or no room: again next time.
+        // Nobody receives it, or the queue is full: the next report may succeed.
         Ok(Ok(_)) | Err(_) => Ok(()),
         Ok(Err(error)) if channel_error(&error) == Some(&AMQPSoftError::ACCESSREFUSED) => {
             Err(Failure::ProbeRefused)
         }
-        Ok(Err(error)) => Err(Failure::amqp("telling the other agent of this host id")(error)),
+        Ok(Err(error)) => Err(Failure::amqp("informing the other agent with this host id")(
+            error,
+        )),
     }
 }
 
-/// Three quarters to five quarters of it, so that a fleet's probes stay apart.
+/// A random time from 3/4 to 5/4 of `period`, so that a fleet's probes do not coincide.
 pub(super) fn jittered(period: Duration) -> Duration {
     period.mul_f64(0.75 + fastrand::f64() / 2.0)
 }

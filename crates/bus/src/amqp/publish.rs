@@ -1,4 +1,4 @@
-//! Messages out: mandatory, confirmed, in order, many under way at a time.
+//! Publishes messages: mandatory, confirmed, in order, many at a time.
 
 use std::future::pending;
 use std::time::Duration;
@@ -15,7 +15,8 @@ use super::failure::{Failure, answered};
 use super::topology::Topology;
 use crate::{Outgoing, PublishError};
 
-/// Messages sent and not yet confirmed. Bounds memory; a master reaches it, an agent sends one at a time.
+/// Largest number of unconfirmed messages. It limits memory. A master reaches it; an agent sends
+/// one at a time.
 const UNCONFIRMED_MAX: usize = 512;
 
 /// A channel in confirm mode. Cheap to clone.
@@ -30,13 +31,13 @@ impl PublishChannel {
         let channel = topology.open_channel().await?;
         let doing = "enabling publisher confirms";
         let call = channel.confirm_select(ConfirmSelectOptions::default());
-        answered(topology.connection, topology.patience, doing, call)
+        answered(topology.connection, topology.answer_limit, doing, call)
             .await?
             .map_err(Failure::amqp(doing))?;
         Ok(Self { channel, user_id })
     }
 
-    /// What comes with each message. RabbitMQ checks that `user_id` is who we logged in as.
+    /// Properties of every message. RabbitMQ checks that `user_id` is the logged-in user.
     pub(super) fn properties(&self) -> BasicProperties {
         match &self.user_id {
             Some(user_id) => BasicProperties::default().with_user_id(user_id.as_str().into()),
@@ -44,7 +45,8 @@ impl PublishChannel {
         }
     }
 
-    /// Sends one message and waits for what becomes of it. An outer error means that the channel is gone.
+    /// Sends one message and waits for the result. The outer error means that the channel is
+    /// closed.
     pub(super) async fn publish(
         &self,
         routing_key: &str,
@@ -61,13 +63,13 @@ impl PublishChannel {
             .await?;
         Ok(match confirm.await? {
             Confirmation::Ack(None) => Ok(()),
-            // The broker has acknowledged it, and returned it: `is_ack()` would be true.
+            // The broker has both returned and acknowledged it: `is_ack()` would be true.
             Confirmation::Ack(Some(_returned)) => Err(PublishError::Unroutable),
             Confirmation::Nack(_) | Confirmation::NotRequested => Err(PublishError::Refused),
         })
     }
 
-    async fn carry_out(&self, outgoing: Outgoing) -> lapin::Result<()> {
+    async fn publish_outgoing(&self, outgoing: Outgoing) -> lapin::Result<()> {
         match self
             .publish(&outgoing.routing_key, &outgoing.body, self.properties())
             .await
@@ -83,26 +85,27 @@ impl PublishChannel {
         }
     }
 
-    /// Publishes what comes through `outbox` until the channel fails, or the broker confirms nothing for `patience`. What is
-    /// under way then is told [`PublishError::Disconnected`]: it may have arrived, or not. `on_its_way` is told of each.
+    /// Publishes the messages of `outbox` until the channel fails or the broker confirms nothing
+    /// for `confirm_limit`. Unconfirmed messages then get [`PublishError::Disconnected`]: they may
+    /// have arrived or not. `on_publish` is notified of each message.
     pub(super) async fn run(
         &self,
         outbox: &mut mpsc::Receiver<Outgoing>,
         connection: &Connection,
-        patience: Duration,
-        on_its_way: &Notify,
+        confirm_limit: Duration,
+        on_publish: &Notify,
     ) -> Failure {
         let mut unconfirmed = FuturesUnordered::new();
         let mut open = true;
-        let mut deadline = Instant::now() + patience;
+        let mut deadline = Instant::now() + confirm_limit;
         loop {
             if !open && unconfirmed.is_empty() {
-                // All publishers are gone; the link lives on for its deliveries.
+                // All publishers were dropped. The link continues for its deliveries.
                 return pending().await;
             }
             tokio::select! {
                 Some(result) = unconfirmed.next() => {
-                    deadline = Instant::now() + patience;
+                    deadline = Instant::now() + confirm_limit;
                     if let Err(error) = result {
                         return Failure::amqp("publishing")(error);
                     }
@@ -110,19 +113,20 @@ impl PublishChannel {
                 outgoing = outbox.recv(), if open && unconfirmed.len() < UNCONFIRMED_MAX => match outgoing {
                     Some(outgoing) => {
                         if unconfirmed.is_empty() {
-                            deadline = Instant::now() + patience;
+                            deadline = Instant::now() + confirm_limit;
                         }
-                        unconfirmed.push(self.carry_out(outgoing));
-                        // Who hears of it runs in the same task, after the next round has given it to lapin.
-                        on_its_way.notify_waiters();
+                        unconfirmed.push(self.publish_outgoing(outgoing));
+                        // The waiter runs in the same task, after the next iteration has passed the
+                        // message to lapin.
+                        on_publish.notify_waiters();
                     }
                     None => open = false,
                 },
                 () = sleep_until(deadline), if !unconfirmed.is_empty() => {
                     if !connection.status().blocked() {
-                        return Failure::Unconfirmed { seconds: patience.as_secs() };
+                        return Failure::Unconfirmed { seconds: confirm_limit.as_secs() };
                     }
-                    deadline = Instant::now() + patience;
+                    deadline = Instant::now() + confirm_limit;
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! How to reach RabbitMQ.
+//! Settings of a link to RabbitMQ.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,46 +6,49 @@ use std::time::Duration;
 
 use crate::backoff;
 
-/// Where the broker is, who we are, how patient we are.
+/// Address, login and time limits.
 #[derive(Debug, Clone)]
 pub struct AmqpSettings {
     pub host: String,
     pub port: u16,
-    /// `None`: the client certificate says who we are (mechanism EXTERNAL).
+    /// `None`: log in with the client certificate (mechanism EXTERNAL).
     pub login: Option<Login>,
-    /// Whom the broker takes that certificate for. It goes into `user_id`, which the broker checks; `None`: messages
-    /// name no sender, and receivers that ask for one refuse them.
+    /// The user that the broker derives from that certificate. It is sent as `user_id`, which the
+    /// broker checks. `None`: messages have no `user_id`, and receivers that require one refuse
+    /// them.
     pub certificate_user: Option<String>,
     pub virtual_host: String,
-    /// Both sides send something at least every half of it. At least 1 s; the broker may ask for less.
+    /// Both sides send something at least every half heartbeat. At least 1 s. The broker may lower
+    /// it.
     pub heartbeat: Duration,
-    /// For name resolution, TCP and TLS together.
+    /// Time limit for name resolution, TCP and TLS together.
     pub connect_timeout: Duration,
-    /// For the AMQP handshake, and for any later answer of the broker that does not come.
+    /// Time limit for the AMQP handshake, and for every later answer of the broker.
     pub handshake_timeout: Duration,
-    /// For the broker's confirm of what was published, since the last one that came: a queue may be at a standstill
-    /// while all else works. Does not run while the broker blocks publishers.
+    /// Time limit for the broker's next publisher confirm: a queue may be blocked while everything
+    /// else works. Suspended while the broker blocks publishers.
     pub confirm_timeout: Duration,
-    /// Window of the first reconnect after a loss ([`crate::backoff`]). Fleets of over 330 hosts raise it
-    /// to hosts / 66 seconds, so that they don't overrun a broker that comes back.
+    /// First window of reconnects after a failure ([`crate::backoff`]). Fleets of over 330 hosts
+    /// set it to hosts / 66 seconds, so that they do not overload a broker that has just restarted.
     pub retry_period: Duration,
     /// Longest window between reconnects.
     pub retry_max: Duration,
     /// Shown in RabbitMQ's list of connections.
     pub connection_name: String,
-    /// Bytes, at least 8192; lapin keeps two buffers of 32 frames, all of which traffic makes resident
-    /// sooner or later.
+    /// Bytes, at least 8192. lapin keeps two buffers of 32 frames each, and traffic makes all of it
+    /// resident.
     pub frame_max: u32,
-    /// How often a live link checks that messages still reach it.
+    /// Time between two checks that messages still reach this link.
     pub probe_period: Duration,
     /// `None`: plain TCP.
     pub tls: Option<TlsSettings>,
 }
 
 impl AmqpSettings {
-    /// Longest frame of an agent: half a MiB of buffers in all. The least that every RabbitMQ takes.
+    /// Longest frame of an agent: 512 KiB of buffers. The smallest value that every RabbitMQ
+    /// accepts.
     pub const FRAME_MAX_SMALL: u32 = 8 * 1024;
-    /// Longest frame of a master, which moves more than it idles: 8 MiB of buffers.
+    /// Longest frame of a master, which has more traffic: 8 MiB of buffers.
     pub const FRAME_MAX_LARGE: u32 = 128 * 1024;
 
     /// The defaults, for a broker at `host`.
@@ -69,7 +72,7 @@ impl AmqpSettings {
         }
     }
 
-    /// Whom we set out to reach, for messages.
+    /// The broker's address, for log messages.
     pub(super) fn address(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
@@ -82,12 +85,12 @@ impl AmqpSettings {
         }
     }
 
-    /// Who logs in, for messages.
+    /// The user that logs in, for log messages.
     pub(super) fn user(&self) -> &str {
         self.user_id().unwrap_or("(client certificate)")
     }
 
-    /// As AMQP counts it: whole seconds, never 0, which would mean none.
+    /// In whole seconds, as AMQP needs it. Never 0, which would mean no heartbeat.
     pub(super) fn heartbeat_s(&self) -> u16 {
         u16::try_from(self.heartbeat.as_secs().max(1)).unwrap_or(u16::MAX)
     }
@@ -99,16 +102,16 @@ pub struct Login {
     pub password: Secret,
 }
 
-/// TLS 1.2 or 1.3 by rustls. All files are PEM, and are read again at each reconnect.
+/// TLS 1.2 or 1.3. All files are PEM, and are read again at each reconnect.
 #[derive(Debug, Clone)]
 pub struct TlsSettings {
     pub roots: Roots,
     pub client: Option<ClientCertificate>,
-    /// The name to be found in the broker's certificate, where it is not [`AmqpSettings::host`].
+    /// The name in the broker's certificate, if it is not [`AmqpSettings::host`].
     pub server_name: Option<String>,
 }
 
-/// Whose signature on the broker's certificate counts.
+/// The certificate authorities that are trusted for the broker's certificate.
 #[derive(Debug, Clone)]
 pub enum Roots {
     /// The distribution's.
@@ -119,12 +122,12 @@ pub enum Roots {
 
 #[derive(Debug, Clone)]
 pub struct ClientCertificate {
-    /// The certificate, then those between it and its root.
+    /// The certificate, followed by its intermediate certificates.
     pub certificate: PathBuf,
     pub key: PathBuf,
 }
 
-/// Text that no log may hold.
+/// Text that must not appear in a log.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 

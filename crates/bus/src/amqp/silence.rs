@@ -1,4 +1,4 @@
-//! Notices a connection that is dead without having been closed.
+//! Detects a connection that is dead but was not closed.
 
 use std::time::Duration;
 
@@ -10,8 +10,9 @@ use super::connect::Wire;
 use super::failure::Failure;
 use crate::slack;
 
-/// Ends when the broker has sent nothing for 1.75 heartbeats, where a live one sends something at least
-/// every half. lapin's own check looks only every half heartbeat, and so may take 2.5.
+/// Ends when the broker has sent nothing for 1.75 heartbeats. A working broker sends something at
+/// least every half heartbeat. lapin's own check may take 2.5 heartbeats, because it runs only
+/// every half heartbeat.
 pub(super) async fn watch(wire: &Wire) -> Failure {
     let connection = &wire.connection;
     let heartbeat = Duration::from_secs(connection.configuration().heartbeat().into());
@@ -23,14 +24,14 @@ pub(super) async fn watch(wire: &Wire) -> Failure {
             return Failure::Silent;
         }
         tokio::select! {
-            // Early rather than late: where the broker was heard of meanwhile, as it should, it makes no difference.
+            // Early rather than late: if data has arrived meanwhile, the loop waits again.
             () = sleep_until(slack::not_after(Instant::now() + limit - silence)) => {}
             event = events.next() => match event {
                 Some(Event::ConnectionBlocked(reason)) => {
-                    tracing::warn!(reason, "the broker takes no messages for now; statuses wait");
+                    tracing::warn!(reason, "the broker blocks publishers; outgoing messages wait");
                 }
-                Some(Event::ConnectionUnblocked) => tracing::info!("the broker takes messages again"),
-                // Also said of single channels, whose users see to it themselves.
+                Some(Event::ConnectionUnblocked) => tracing::info!("the broker accepts messages again"),
+                // Also sent for errors of single channels, which their users handle.
                 Some(Event::Error(_)) if connection.status().connected() => {}
                 Some(Event::Error(source)) => return Failure::Amqp { doing: "connection lost", source },
                 Some(Event::Connected | Event::SendFlow(_)) => {}

@@ -1,8 +1,8 @@
-//! The byte stream under lapin: plain TCP or TLS, opened and owned by us.
+//! The byte stream that lapin uses: plain TCP or TLS, opened and owned by this crate.
 //!
-//! lapin reaches sockets through [`async_rs`]; [`Kit`] is tokio's kit with [`Stream`] in place of its
-//! TCP stream. So TLS needs none of lapin's features, and each read is seen here, which is how
-//! [`LastRead`] notices silence earlier than lapin's own heartbeat check does.
+//! lapin uses sockets through [`async_rs`]. [`LapinRuntime`] is its tokio runtime with [`Stream`]
+//! in place of the TCP stream. So TLS needs none of lapin's features, and [`LastRead`] sees every
+//! read.
 
 use std::future::{Future, ready};
 use std::io::{self, Read, Write};
@@ -48,7 +48,7 @@ impl Stream {
         }
     }
 
-    fn transport(self: Pin<&mut Self>) -> Pin<&mut dyn Both> {
+    fn transport(self: Pin<&mut Self>) -> Pin<&mut dyn AsyncReadWrite> {
         match &mut self.get_mut().transport {
             Transport::Plain(tcp) => Pin::<&mut TcpStream>::new(tcp),
             Transport::Tls(tls) => Pin::<&mut TlsStream<TcpStream>>::new(tls),
@@ -56,8 +56,8 @@ impl Stream {
     }
 }
 
-trait Both: AsyncRead + AsyncWrite {}
-impl<T: AsyncRead + AsyncWrite> Both for T {}
+trait AsyncReadWrite: AsyncRead + AsyncWrite {}
+impl<T: AsyncRead + AsyncWrite> AsyncReadWrite for T {}
 
 impl futures_io::AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
@@ -83,7 +83,7 @@ impl futures_io::AsyncWrite for Stream {
     }
 }
 
-/// When bytes last came in. Shared with lapin's thread.
+/// When bytes were last received. Shared with lapin's thread.
 #[derive(Clone)]
 pub(super) struct LastRead {
     start: Instant,
@@ -103,16 +103,16 @@ impl LastRead {
         self.millis.store(millis, Ordering::Relaxed);
     }
 
-    /// How long it has been silent.
+    /// The time since bytes were last received.
     pub(super) fn silence(&self) -> Duration {
         let at = Duration::from_millis(self.millis.load(Ordering::Relaxed));
         self.start.elapsed().saturating_sub(at)
     }
 }
 
-/// A second descriptor of the connection's socket, whose drop ends the connection for everyone: lapin's
-/// thread, blocked on a peer that says nothing, sees the end of the stream and finishes. Works under TLS
-/// in the same way.
+/// A second descriptor of the connection's socket. Dropping it shuts the connection down, so that
+/// lapin's thread sees the end of the stream and ends, even if the peer sends nothing. Works with
+/// TLS as well.
 pub(super) struct SocketGuard(std::net::TcpStream);
 
 impl SocketGuard {
@@ -123,21 +123,21 @@ impl SocketGuard {
 
 impl Drop for SocketGuard {
     fn drop(&mut self) {
-        // An error means that it is closed already.
+        // An error means that it is already closed.
         let _ = self.0.shutdown(std::net::Shutdown::Both);
     }
 }
 
-/// tokio as lapin sees it.
+/// The runtime for lapin: tokio, but with [`Stream`] and with fewer wake-ups.
 #[derive(Debug, Clone)]
-pub(super) struct Kit {
+pub(super) struct LapinRuntime {
     tokio: Tokio,
-    /// That lapin has asked for, in ms.
+    /// The longest sleep that lapin has asked for, in milliseconds.
     longest_sleep: Arc<AtomicU64>,
 }
 
-impl Kit {
-    /// Of the runtime that the caller runs in.
+impl LapinRuntime {
+    /// With the runtime of the caller.
     pub(super) fn current() -> Self {
         Self {
             tokio: Tokio::current(),
@@ -146,9 +146,9 @@ impl Kit {
     }
 }
 
-impl RuntimeKit for Kit {}
+impl RuntimeKit for LapinRuntime {}
 
-impl Executor for Kit {
+impl Executor for LapinRuntime {
     type Task<T: Send + 'static> = <Tokio as Executor>::Task<T>;
 
     fn block_on<T, F: Future<Output = T>>(&self, f: F) -> T {
@@ -167,7 +167,7 @@ impl Executor for Kit {
     }
 }
 
-impl Reactor for Kit {
+impl Reactor for LapinRuntime {
     type TcpStream = Stream;
     type Sleep = <Tokio as Reactor>::Sleep;
 
@@ -178,8 +178,8 @@ impl Reactor for Kit {
         self.tokio.register(socket)
     }
 
-    /// Asked for by lapin's heartbeat alone: what is left of half the time that was agreed on, since it last wrote. The
-    /// broker waits for the whole.
+    /// Only lapin's heartbeat sleeps: for the rest of half a heartbeat since its last write. The
+    /// broker waits for a whole heartbeat, so the sleep may be somewhat longer.
     fn sleep(&self, dur: Duration) -> Self::Sleep {
         let millis = u64::try_from(dur.as_millis()).unwrap_or(u64::MAX);
         let longest = self
@@ -195,7 +195,7 @@ impl Reactor for Kit {
         self.tokio.interval(dur)
     }
 
-    /// Never asked: `Connection::connector` is given a stream that is already open.
+    /// Never called: `Connection::connector` gets a stream that is already open.
     fn tcp_connect_addr(
         &self,
         _addr: SocketAddr,

@@ -1,4 +1,4 @@
-//! The one task of a link: connects, serves, and starts over whatever happens.
+//! The task of a link. It connects, serves the connection, and after any failure connects again.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -9,8 +9,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::activity::Activity;
 use super::connect::{ConnectError, Wire};
-use super::consume::{self, Activity, Ended, Start};
+use super::consume::{self, ConsumeAnswer, ConsumeEnd};
 use super::failure::Failure;
 use super::probe::{self, Probe, jittered};
 use super::publish::PublishChannel;
@@ -20,11 +21,11 @@ use super::topology::{Bindings, Topology};
 use crate::backoff::Backoff;
 use crate::{Delivery, Link, LinkState, Outgoing, PublishError, Publisher, Queue};
 
-/// How long reconnects stay frequent: an outage within it ends one `retry_period` after the broker's
-/// return, at most.
+/// How long reconnects stay frequent. After an outage shorter than this, the link is up again
+/// within one `retry_period` of the broker's return.
 const HOLD: Duration = Duration::from_secs(60);
-/// Times the retry period: a clone that has not said for so long that it wants our queue has gone.
-const TWIN_FORGOTTEN: u32 = 5;
+/// In retry periods: a duplicate that has not reported for this long is no longer running.
+const DUPLICATE_FORGOTTEN_AFTER: u32 = 5;
 
 /// Connects to RabbitMQ and stays connected; must be called within a tokio runtime.
 pub fn connect(settings: AmqpSettings, queue: Queue) -> Link {
@@ -35,7 +36,7 @@ pub fn connect(settings: AmqpSettings, queue: Queue) -> Link {
         reason: String::new(),
     });
     let supervisor = Supervisor {
-        ends: Ends {
+        ends: ChannelEnds {
             deliveries: delivery_tx,
             outbox,
             topics: wanted,
@@ -58,8 +59,8 @@ pub fn connect(settings: AmqpSettings, queue: Queue) -> Link {
     }
 }
 
-/// Our ends of the link's channels.
-struct Ends {
+/// The supervisor's ends of the link's channels.
+struct ChannelEnds {
     deliveries: mpsc::Sender<Delivery>,
     outbox: mpsc::Receiver<Outgoing>,
     topics: watch::Receiver<BTreeSet<String>>,
@@ -68,19 +69,19 @@ struct Ends {
 struct Supervisor {
     settings: AmqpSettings,
     queue: Queue,
-    ends: Ends,
+    ends: ChannelEnds,
     state: watch::Sender<LinkState>,
     backoff: Backoff,
     epoch: u64,
-    /// By which a clone's messages are told from our own.
+    /// Distinguishes our own messages from those of a duplicate.
     number: u64,
-    /// Since when another consumer has had the queue, over all connections until we get it.
+    /// Since when another consumer has had the queue. Kept over reconnects until we get the queue.
     refused_since: Option<Instant>,
-    /// The reason that was logged last, since the link was last up.
+    /// The last reason that was logged since the link was last up.
     logged: Option<String>,
 }
 
-/// Why there is no connection (any more).
+/// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 enum Outage {
     #[error(transparent)]
@@ -89,7 +90,7 @@ enum Outage {
     Live(#[from] Failure),
 }
 
-/// The link's user has dropped it.
+/// The owner of the link has dropped it.
 struct Dropped;
 
 impl Supervisor {
@@ -111,18 +112,19 @@ impl Supervisor {
         }
     }
 
-    /// Publishes the state, and logs it if the reason is news.
+    /// Sets the state of the link, and logs the reason if it is new.
     fn report(&mut self, reason: String, delay: Duration) {
         if self.logged.as_ref() == Some(&reason) {
             tracing::debug!(reason, ?delay, "still no link");
         } else {
-            tracing::warn!(reason, ?delay, "no link to the broker; trying again");
+            tracing::warn!(reason, ?delay, "no link to the broker; retrying");
             self.logged = Some(reason.clone());
         }
-        // A clone stays one until we have the queue: that the connection failed as well is no news of it.
-        let still_clone =
+        // A duplicate host id is reported until we get the queue, even if the connection fails
+        // meanwhile.
+        let still_duplicate =
             self.refused_since.is_some() && matches!(*self.state.borrow(), LinkState::Clone { .. });
-        if !still_clone {
+        if !still_duplicate {
             self.state.send_replace(LinkState::Down { reason });
         }
     }
@@ -138,12 +140,12 @@ impl Supervisor {
             self.backoff.reset();
         }
         match ended {
-            // Also carries the last acknowledgements out.
-            Ended::Dropped => {
+            // This also sends the last acknowledgements.
+            ConsumeEnd::Dropped => {
                 wire.close(Duration::from_secs(1)).await;
                 Ok(Dropped)
             }
-            Ended::Failed(failure) => {
+            ConsumeEnd::Failed(failure) => {
                 if wire.connection.status().connected() {
                     wire.close(Duration::from_millis(200)).await;
                 }
@@ -152,12 +154,12 @@ impl Supervisor {
         }
     }
 
-    /// Runs everything that a connection does, side by side, until one part ends.
-    async fn serve(&mut self, wire: &Wire, activity: &Activity) -> Ended {
+    /// Runs all parts of a connection concurrently until one of them ends.
+    async fn serve(&mut self, wire: &Wire, activity: &Activity) -> ConsumeEnd {
         let queue = self.queue.clone();
         let topology = Topology {
             connection: &wire.connection,
-            patience: self.settings.handshake_timeout,
+            answer_limit: self.settings.handshake_timeout,
             queue: &queue,
         };
         let user_id = self.settings.user_id().map(str::to_owned);
@@ -172,9 +174,9 @@ impl Supervisor {
         let (channel, publishing) = match prepared {
             Ok(Ok(channels)) => channels,
             Ok(Err(failure)) => return failure.into(),
-            Err(Dropped) => return Ended::Dropped,
+            Err(Dropped) => return ConsumeEnd::Dropped,
         };
-        let Ends {
+        let ChannelEnds {
             deliveries,
             outbox,
             topics,
@@ -193,7 +195,8 @@ impl Supervisor {
             refused_since: &mut self.refused_since,
             logged: &mut self.logged,
         };
-        // In this order, so that acknowledgements see what is on its way out before they look at the time.
+        // Biased: publishing comes first, so that acknowledgements are sent together with outgoing
+        // messages.
         tokio::select! {
             biased;
             failure = publishing.run(
@@ -208,7 +211,7 @@ impl Supervisor {
     }
 }
 
-/// The consuming half of a connection. The publishing half goes on while this waits for its queue.
+/// The consuming half of a connection. The publishing half works while this waits for its queue.
 struct Consuming<'a> {
     settings: &'a AmqpSettings,
     topology: &'a Topology<'a>,
@@ -225,20 +228,20 @@ struct Consuming<'a> {
 }
 
 impl Consuming<'_> {
-    async fn run(mut self, mut channel: lapin::Channel) -> Ended {
+    async fn run(mut self, mut channel: lapin::Channel) -> ConsumeEnd {
         loop {
             match consume::start(self.topology, &channel).await {
-                Ok(Start::Consuming(consumer)) => return self.consume(channel, consumer).await,
-                Ok(Start::Refused) => self.refused(),
+                Ok(ConsumeAnswer::Consuming(consumer)) => return self.consume(channel, consumer).await,
+                Ok(ConsumeAnswer::Refused) => self.refused(),
                 Err(failure) => return failure.into(),
             }
-            if let Err(failure) = self.tell_twin_if_there_is_one().await {
+            if let Err(failure) = self.inform_duplicate().await {
                 return failure.into();
             }
             let pause = jittered(self.settings.retry_period);
             tokio::select! {
                 () = sleep(pause) => {}
-                () = self.deliveries.closed() => return Ended::Dropped,
+                () = self.deliveries.closed() => return ConsumeEnd::Dropped,
             }
             channel = match self.topology.open_channel().await {
                 Ok(channel) => channel,
@@ -247,15 +250,15 @@ impl Consuming<'_> {
         }
     }
 
-    /// Another consumer has our queue: perhaps our own last connection, which the broker does not yet
-    /// know to be dead. After three heartbeats it can't be.
+    /// Another consumer has our queue. It may be our own previous connection, if the broker does
+    /// not know yet that it is dead. After three heartbeats it must be another agent.
     fn refused(&mut self) {
         let since = *self.refused_since.get_or_insert_with(Instant::now);
         let heartbeat = Duration::from_secs(self.wire.connection.configuration().heartbeat().into());
         let queue = &self.topology.queue.name;
         let (state, reason) = if since.elapsed() < heartbeat * 3 {
             let reason =
-                format!("queue {queue} is in use by another consumer, perhaps our own last connection");
+                format!("queue {queue} is in use by another consumer, perhaps our own previous connection");
             (
                 LinkState::Down {
                     reason: reason.clone(),
@@ -264,7 +267,8 @@ impl Consuming<'_> {
             )
         } else {
             let reason = format!(
-                "queue {queue} is in use by another agent: two hosts have the same host id (a clone?); give one another"
+                "queue {queue} is in use by another agent: duplicate host id; give one of the two hosts \
+                 another host id"
             );
             (
                 LinkState::Clone {
@@ -273,34 +277,38 @@ impl Consuming<'_> {
                 reason,
             )
         };
-        let is_clone = matches!(*self.state.borrow(), LinkState::Clone { .. });
-        if !is_clone || matches!(state, LinkState::Clone { .. }) {
+        if !self.is_duplicate() || matches!(state, LinkState::Clone { .. }) {
             self.state.send_if_modified(|current| {
-                let news = *current != state;
+                let changed = *current != state;
                 *current = state;
-                news
+                changed
             });
         }
         if self.logged.as_ref() != Some(&reason) {
-            tracing::warn!(reason, "not consuming; trying again");
+            tracing::warn!(reason, "not consuming; retrying");
             *self.logged = Some(reason);
         }
     }
 
-    /// The other agent can't know otherwise that there are two.
-    async fn tell_twin_if_there_is_one(&self) -> Result<(), Failure> {
-        let is_clone = matches!(*self.state.borrow(), LinkState::Clone { .. });
+    fn is_duplicate(&self) -> bool {
+        matches!(*self.state.borrow(), LinkState::Clone { .. })
+    }
+
+    /// Informs the agent that has the queue, if this agent has a duplicate host id: the other agent
+    /// cannot notice it itself.
+    async fn inform_duplicate(&self) -> Result<(), Failure> {
         match &self.topology.queue.probe {
-            Some(key) if is_clone => {
-                probe::tell_twin(key, self.number, self.settings.retry_period, &self.publishing).await
+            Some(key) if self.is_duplicate() => {
+                probe::report_duplicate(key, self.number, self.settings.retry_period, &self.publishing).await
             }
             Some(_) | None => Ok(()),
         }
     }
 
-    async fn consume(self, channel: lapin::Channel, consumer: lapin::Consumer) -> Ended {
+    async fn consume(self, channel: lapin::Channel, consumer: lapin::Consumer) -> ConsumeEnd {
         let queue = self.topology.queue;
-        // Bound only now that the queue is ours: a clone must not change its twin's bindings.
+        // Bound only now that the queue is ours: a duplicate must not change the bindings of the
+        // other agent.
         let mut bindings = Bindings::new(queue, channel.clone());
         if let Err(failure) = bindings.apply(self.topics).await {
             return failure.into();
@@ -328,9 +336,9 @@ impl Consuming<'_> {
                 None => std::future::pending().await,
             }
         };
-        let twin = follow_twin(
+        let duplicates = follow_duplicate(
             &probe,
-            self.settings.retry_period * TWIN_FORGOTTEN,
+            self.settings.retry_period * DUPLICATE_FORGOTTEN_AFTER,
             self.state,
             *self.epoch,
             &queue.name,
@@ -339,33 +347,35 @@ impl Consuming<'_> {
             ended = consume::run(&channel, consumer, queue, self.deliveries, self.activity, &probe) => ended,
             failure = keep_bound(&mut bindings, self.topics, renewal, self.activity) => failure.into(),
             failure = probing => failure.into(),
-            never = twin => match never {},
+            never = duplicates => match never {},
         }
     }
 }
 
-/// Says in the link's state whether another agent wants our queue. It is forgotten when it has been silent for `silence`.
-async fn follow_twin(
+/// Sets the link's state while another agent with this host id reports. After `forget_after`
+/// without a report the state is normal again.
+async fn follow_duplicate(
     probe: &Probe,
-    silence: Duration,
+    forget_after: Duration,
     state: &watch::Sender<LinkState>,
     epoch: u64,
     queue: &str,
 ) -> Infallible {
     loop {
-        probe.twin_is_heard().await;
+        probe.duplicate_reported().await;
         let reason = format!(
-            "another agent wants queue {queue}, which this one has: two hosts have the same host id (a clone?); give one another"
+            "another agent tries to consume queue {queue} of this agent: duplicate host id; give one of \
+             the two hosts another host id"
         );
         tracing::warn!(reason, "consuming");
         state.send_replace(LinkState::Contested { epoch, reason });
-        while timeout(silence, probe.twin_is_heard()).await.is_ok() {}
-        tracing::info!(queue, "no other agent wants the queue any more");
+        while timeout(forget_after, probe.duplicate_reported()).await.is_ok() {}
+        tracing::info!(queue, "no other agent tries to consume this queue any more");
         state.send_replace(LinkState::Up { epoch });
     }
 }
 
-/// Follows `topics`; without a probe, also binds everything again from time to time.
+/// Keeps the bindings as `topics` says. Without a probe, also binds everything again at intervals.
 async fn keep_bound(
     bindings: &mut Bindings<'_>,
     topics: &mut watch::Receiver<BTreeSet<String>>,
@@ -383,14 +393,14 @@ async fn keep_bound(
         let result = tokio::select! {
             changed = topics.changed(), if open => match changed {
                 Ok(()) => bindings.apply(topics).await,
-                // Nobody will ask for other topics; the bindings stay.
+                // The sender was dropped: the bindings stay as they are.
                 Err(_) => {
                     open = false;
                     Ok(())
                 }
             },
             () = due => {
-                // A consumer that has lasted so long lives.
+                // The consumer has lasted for one period, so it works.
                 activity.proven.store(true, Ordering::Relaxed);
                 bindings.renew().await
             }
@@ -401,8 +411,8 @@ async fn keep_bound(
     }
 }
 
-impl Ends {
-    /// Runs `work`, telling publishers meanwhile that there is no connection.
+impl ChannelEnds {
+    /// Runs `work`. Meanwhile every publish fails with [`PublishError::Disconnected`].
     async fn unless_dropped<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Dropped> {
         let mut work = std::pin::pin!(work);
         loop {

@@ -1,4 +1,4 @@
-//! TLS: verified against the roots and the name that the settings ask for, or not at all.
+//! TLS. The broker's certificate is always verified against the configured authorities and name.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,25 +15,25 @@ use super::settings::{Roots, TlsSettings};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    #[error("cannot read {what} from {}: {source}; it must be PEM and readable for this user", path.display())]
+    #[error("cannot read {what} from {}: {source}; the file must be PEM and readable by this user", path.display())]
     File {
         what: &'static str,
         path: PathBuf,
         source: pem::Error,
     },
-    #[error("{} holds no certificate", path.display())]
+    #[error("{} contains no certificate", path.display())]
     Empty { path: PathBuf },
     #[error("the system has no root certificates; install ca-certificates, or name a file in [ssl] ca_certs")]
     NoSystemRoots,
-    #[error("{name:?} is no host name or address that a certificate could hold")]
+    #[error("{name:?} is not a host name or address that a certificate can contain")]
     ServerName { name: String },
-    #[error("the certificate or key does not fit: {0}")]
+    #[error("cannot use the certificate or key: {0}")]
     Unusable(rustls::Error),
-    #[error("TLS handshake: {0}")]
+    #[error("TLS handshake failed: {0}")]
     Handshake(std::io::Error),
 }
 
-/// Reads the files and speaks TLS on `tcp`. Nothing is sent in the clear, whatever fails.
+/// Reads the files and starts TLS on `tcp`. After a failure nothing is sent unencrypted.
 pub(super) async fn start(
     tcp: TcpStream,
     tls: &TlsSettings,
@@ -90,7 +90,7 @@ fn roots(roots: &Roots) -> Result<RootCertStore, TlsError> {
             }
         }
         Roots::System => {
-            // One odd certificate among the system's hundred must not take the link down.
+            // One invalid certificate among the system's must not break the link.
             store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             if store.is_empty() {
                 return Err(TlsError::NoSystemRoots);

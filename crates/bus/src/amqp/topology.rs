@@ -1,4 +1,4 @@
-//! Exchange, queue and bindings: found as they are, or made (docs/protocol.md).
+//! Exchange, queue and bindings: used as they are, or declared (docs/protocol.md).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,10 +13,11 @@ use tokio::sync::watch;
 use super::failure::{Failure, answered, channel_error};
 use crate::Queue;
 
-/// Opens channels and asks on them; a refused question closes its channel, so the next needs a new one.
+/// Declares exchange and queue. A refused declaration closes its channel, so the next one needs a
+/// new channel.
 pub(super) struct Topology<'a> {
     pub(super) connection: &'a Connection,
-    pub(super) patience: Duration,
+    pub(super) answer_limit: Duration,
     pub(super) queue: &'a Queue,
 }
 
@@ -25,7 +26,7 @@ impl Topology<'_> {
         let doing = "opening a channel";
         answered(
             self.connection,
-            self.patience,
+            self.answer_limit,
             doing,
             self.connection.create_channel(),
         )
@@ -33,7 +34,7 @@ impl Topology<'_> {
         .map_err(Failure::amqp(doing))
     }
 
-    /// Sees to it that the exchange and the queue exist; returns a channel that is still open.
+    /// Makes sure that the exchange and the queue exist. Returns an open channel.
     pub(super) async fn declare(&self) -> Result<Channel, Failure> {
         let channel = self.declare_exchange().await?;
         self.declare_queue(channel).await
@@ -51,7 +52,7 @@ impl Topology<'_> {
             Ok(()) => Ok(channel),
             Err(error) => match channel_error(&error) {
                 Some(AMQPSoftError::ACCESSREFUSED) => Err(Failure::NoExchange { exchange: EXCHANGE }),
-                // Someone else was faster and made it in another way: the next round finds it.
+                // Another program has just declared it in another way: the next attempt finds it.
                 _ => Err(Failure::amqp("declaring the exchange")(error)),
             },
         }
@@ -69,7 +70,7 @@ impl Topology<'_> {
             options,
             FieldTable::default(),
         );
-        answered(self.connection, self.patience, "declaring the exchange", call).await
+        answered(self.connection, self.answer_limit, "declaring the exchange", call).await
     }
 
     async fn declare_queue(&self, channel: Channel) -> Result<Channel, Failure> {
@@ -85,7 +86,11 @@ impl Topology<'_> {
         let channel = self.open_channel().await?;
         match self.queue(&channel, true).await? {
             Ok(()) => {
-                tracing::debug!(queue = self.queue.name, refused, "the queue is used as it is");
+                tracing::debug!(
+                    queue = self.queue.name,
+                    refused,
+                    "using the existing queue as it is"
+                );
                 Ok(channel)
             }
             Err(error) if refused && channel_error(&error) == Some(&AMQPSoftError::NOTFOUND) => {
@@ -105,20 +110,21 @@ impl Topology<'_> {
         };
         let mut arguments = FieldTable::default();
         if let Some(expires) = self.queue.expires {
-            // At most 49 days: RabbitMQ takes no more anyway. Its type counts when arguments are compared.
+            // RabbitMQ accepts at most 49 days. The integer type matters when arguments are
+            // compared.
             let millis = i32::try_from(expires.as_millis()).unwrap_or(i32::MAX);
             arguments.insert("x-expires".into(), AMQPValue::LongInt(millis));
         }
         let call = channel.queue_declare(self.queue.name.as_str().into(), options, arguments);
         Ok(
-            answered(self.connection, self.patience, "declaring the queue", call)
+            answered(self.connection, self.answer_limit, "declaring the queue", call)
                 .await?
                 .map(|_| ()),
         )
     }
 }
 
-/// The bindings of one consumed queue: the fixed ones, and those that the link's user wants now.
+/// The bindings of one consumed queue: the fixed ones and the current [`crate::Link::topics`].
 pub(super) struct Bindings<'a> {
     queue: &'a Queue,
     channel: Channel,
@@ -134,7 +140,7 @@ impl<'a> Bindings<'a> {
         }
     }
 
-    /// Binds and unbinds until the queue has what `topics` says.
+    /// Binds and unbinds until the bindings match `topics`.
     pub(super) async fn apply(
         &mut self,
         topics: &mut watch::Receiver<BTreeSet<String>>,
@@ -159,7 +165,7 @@ impl<'a> Bindings<'a> {
         Ok(())
     }
 
-    /// Binds everything again; what is bound already stays as it is.
+    /// Binds everything again. Existing bindings stay as they are.
     pub(super) async fn renew(&self) -> Result<(), Failure> {
         for key in &self.bound {
             self.bind(key).await?;

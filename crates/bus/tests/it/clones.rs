@@ -40,7 +40,7 @@ async fn a_clone_is_told_after_three_heartbeats_can_report_it_and_takes_over_whe
 
     second.publisher.publish(MASTER, "clone!".into()).await.unwrap();
     assert_eq!(receive_body(&mut master).await, "clone!");
-    // The twin is told, and not disturbed: not its bindings, not its messages.
+    // The other agent is informed; its bindings and messages stay as they are.
     wait_for(&mut first, |state| {
         matches!(state, LinkState::Contested { epoch: 1, .. })
     })
@@ -59,7 +59,7 @@ async fn a_clone_is_told_after_three_heartbeats_can_report_it_and_takes_over_whe
     wait_until_up(&mut second).await;
     assert_consuming(&mut second, "host-a").await;
     assert_consuming(&mut second, "app_of_the_clone").await;
-    // What it has told its twin does not concern itself.
+    // It ignores its own report to the other agent.
     assert_eq!(*second.state.borrow(), LinkState::Up { epoch: 1 });
 }
 
@@ -75,7 +75,7 @@ async fn the_one_that_has_the_queue_hears_of_its_clone_and_when_that_is_gone() {
     wait_until_up(&mut first).await;
     let second = amqp::connect(settings, agent("host-a"));
     let state = wait_for(&mut first, |state| matches!(state, LinkState::Contested { .. })).await;
-    assert!(format!("{state:?}").contains("same host id"), "{state:?}");
+    assert!(format!("{state:?}").contains("duplicate host id"), "{state:?}");
     drop(second);
     wait_for(&mut first, |state| *state == LinkState::Up { epoch: 1 }).await;
     assert_consuming(&mut first, "host-a").await;

@@ -16,14 +16,14 @@ async fn five_hundred_agents_come_back_at_no_more_than_100_a_second() {
     let proxy = Proxy::start(node.port()).unwrap();
     let settings = AmqpSettings {
         port: proxy.port,
-        // As the rule for a fleet of this size has it: hosts / 66.
+        // The rule for a fleet of this size: hosts / 66.
         retry_period: Duration::from_secs(8),
         ..settings(&node, "/")
     };
     let mut links = Vec::new();
     for n in 0..AGENTS {
         links.push(amqp::connect(settings.clone(), agent(&format!("host-{n}"))));
-        // One by one, as hosts boot.
+        // One after another, as hosts boot.
         sleep(Duration::from_millis(10)).await;
     }
     for link in &mut links {

@@ -1,4 +1,4 @@
-//! FAULTS.md row 7: refused at the door.
+//! FAULTS.md row 7: refused logins.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -27,7 +27,7 @@ impl Write for Log {
 }
 
 impl Log {
-    /// Collects what this thread, which runs the link, logs at WARN and above.
+    /// Collects what this thread, which runs the link, logs at level WARN and above.
     fn of_this_thread() -> (Self, tracing::subscriber::DefaultGuard) {
         let log = Self::default();
         let writer = log.clone();
@@ -48,7 +48,7 @@ impl Log {
     }
 }
 
-/// Waits until some tries have been made, with the reason that holds `expected`; one line was logged.
+/// Waits for some attempts whose reason contains `expected`. Checks that only one line was logged.
 async fn assert_refused_quietly(
     link: &mut bus::Link,
     proxy: &Proxy,

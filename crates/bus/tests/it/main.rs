@@ -1,6 +1,6 @@
 //! The bus against a private RabbitMQ node, misbehaving peers, and itself in-process.
 
-// So that clippy takes the helpers of tests for tests.
+// With this attribute clippy treats the helper functions as tests.
 #![cfg(test)]
 
 mod clones;

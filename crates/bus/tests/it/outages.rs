@@ -1,4 +1,4 @@
-//! FAULTS.md rows 1, 2, 3 and 11: the broker or the way to it goes away and comes back.
+//! FAULTS.md rows 1, 2, 3 and 11: the broker or the network fails and recovers.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use tokio::time::{Instant, timeout};
 
 use crate::support::{agent, assert_consuming, settings, wait_for, wait_until_up};
 
-/// From the broker's return to the first message.
+/// Time limit from the broker's return to the first message.
 const PROMISED: Duration = Duration::from_secs(10);
 
 #[tokio::test]
 async fn a_broker_killed_and_started_again_is_consumed_within_10_s() {
     let node = RabbitMq::start().await.unwrap();
-    // The retry period of the field, not of tests.
+    // The default retry period, not the short one of tests.
     let retry_period = Duration::from_secs(5);
     let mut link = amqp::connect(
         AmqpSettings {
@@ -105,7 +105,7 @@ async fn silence_is_noticed_within_two_heartbeats() {
     assert_consuming(&mut link, "host-a").await;
 }
 
-/// Where lapin's own recovery stays "Reconnecting" for good.
+/// In this case lapin's own recovery would stay in "Reconnecting" for ever.
 #[tokio::test]
 async fn a_peer_that_is_mute_during_the_reconnect_holds_nothing_up() {
     let (_node, proxy, settings) = behind_a_proxy().await;
@@ -131,8 +131,8 @@ async fn a_peer_that_is_mute_during_the_reconnect_holds_nothing_up() {
     assert_consuming(&mut link, "host-a").await;
 }
 
-/// FAULTS.md row 11: any timeout. The broker lives, and so does our own queue; only the one that we publish to stands
-/// still, as one without a majority does.
+/// FAULTS.md row 11: any timeout. The broker and our own queue work. Only the queue that we publish
+/// to is blocked, like a quorum queue without a majority.
 #[tokio::test]
 async fn what_is_never_confirmed_is_told_its_publisher_and_all_resumes() {
     let node = RabbitMq::start().await.unwrap();

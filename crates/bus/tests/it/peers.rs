@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::support::{agent, wait_for};
 
-/// A port that is never used: the proxy is mute.
+/// This port is never used, because the proxy never forwards.
 const NOWHERE: u16 = 1;
 
 fn threads_and_descriptors() -> (usize, usize) {
@@ -37,11 +37,11 @@ async fn assert_nothing_leaks(proxy: &Proxy, settings: AmqpSettings) {
             sleep(Duration::from_millis(5)).await;
         }
     };
-    // Some tries first, so that what is there once is there.
+    // Some attempts first, so that everything that is created only once exists.
     tried(20).await;
     let (threads, descriptors) = threads_and_descriptors();
     tried(1020).await;
-    // A try or two are always under way, on both sides of the proxy.
+    // One or two attempts are always in progress, on both sides of the proxy.
     let (threads_after, descriptors_after) = threads_and_descriptors();
     assert!(
         threads_after <= threads + 3,

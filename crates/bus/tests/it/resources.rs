@@ -1,4 +1,4 @@
-//! FAULTS.md rows 6 and 10: the broker runs short, or loses what we use.
+//! FAULTS.md rows 6 and 10: the broker runs short of memory, or the queue or exchange is deleted.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ async fn while_the_broker_blocks_publishers_messages_still_come_in_and_statuses_
         "published in spite of the alarm"
     );
 
-    // From within the broker, whose own publishing is not blocked.
+    // Published inside the broker, where publishers are not blocked.
     for _ in 0..3 {
         let exchange = format!("rabbit_misc:r(<<\"/\">>, exchange, <<\"{EXCHANGE}\">>)");
         node.ctl(&[
@@ -45,7 +45,7 @@ async fn while_the_broker_blocks_publishers_messages_still_come_in_and_statuses_
         .unwrap();
         receive(&mut link).await.ack();
     }
-    // Longer than silence would be borne.
+    // Longer than the limit for silence.
     sleep(heartbeat * 3).await;
     assert!(!status.is_finished());
     assert_eq!(*link.state.borrow(), LinkState::Up { epoch });
@@ -91,7 +91,8 @@ async fn a_deleted_queue_is_declared_bound_and_consumed_again() {
     }
 }
 
-/// The first to publish makes the exchange anew; the others must notice that they have gone deaf.
+/// The first agent that publishes declares the exchange again. The others must notice that they no
+/// longer receive messages.
 #[tokio::test]
 async fn after_the_exchange_was_deleted_everyone_hears_again() {
     let (node, vhost, settings) = connected(Duration::from_secs(1)).await;

@@ -1,4 +1,4 @@
-//! What every end of the bus does alike: in-process and RabbitMQ.
+//! Behaviour that is the same in this process and on RabbitMQ.
 
 use bus::local::LocalBroker;
 use bus::{Link, LinkState, PublishError, Queue};
@@ -9,7 +9,7 @@ use crate::support::{
     agent, assert_consuming, publish_until_routed, receive, receive_body, settings, wait_for, wait_until_up,
 };
 
-/// Makes links to one broker.
+/// Opens links to one broker.
 trait Broker {
     fn connect(&self, queue: Queue) -> Link;
 }
@@ -99,7 +99,7 @@ async fn topics_are_bound_and_unbound_as_they_change(broker: &dyn Broker) {
 
     host.topics.send_replace(["app_bar".to_owned()].into());
     while master.publisher.publish("app_foo", "gone".into()).await.is_ok() {
-        // Those that came through before the unbinding.
+        // Messages that were routed before the key was unbound.
         assert_eq!(receive_body(&mut host).await, "gone");
     }
     publish_until_routed(&master, "app_bar", "still").await;
@@ -212,7 +212,7 @@ async fn an_in_process_broker_that_stops_keeps_what_was_not_acknowledged() {
 
     broker.start();
     assert!(wait_until_up(&mut host).await > before);
-    // Too late: the broker has taken it back. What was handed on before the stop comes twice.
+    // Too late: the broker has requeued it. What was delivered before the stop is delivered again.
     one.ack();
     let mut bodies = Vec::new();
     for _ in 0..3 {
@@ -260,7 +260,7 @@ async fn acknowledgements_in_any_order(broker: &dyn Broker) {
     while held.len() < ALL {
         held.push(Some(receive(&mut master).await));
     }
-    // The last first, then by threes from the front; some are given back in between.
+    // The last one first, then in groups of three from the front; some are returned in between.
     let given_back = [10, 100, 299];
     let order = (200..ALL)
         .rev()
@@ -282,7 +282,7 @@ async fn acknowledgements_in_any_order(broker: &dyn Broker) {
     }
     again.sort_unstable();
     assert_eq!(again, given_back);
-    // The broker closes a channel that settles a message twice.
+    // The broker closes a channel that acknowledges a message twice.
     assert_eq!(*master.state.borrow(), LinkState::Up { epoch: 1 });
     let Link {
         deliveries,

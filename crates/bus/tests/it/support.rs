@@ -1,4 +1,4 @@
-//! What the tests of this binary share: settings, waiting, and a link with convenience.
+//! Helpers of these tests: settings, waiting, and links.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use harness::rabbitmq::RabbitMq;
 use protocol::HostId;
 use tokio::time::{Instant, sleep, timeout};
 
-/// Longest wait for anything; tests that promise a time say so themselves.
+/// Longest wait for anything. Tests of a time limit have their own.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// For the user `guest` in `vhost`, impatient enough for tests.
+/// Settings for the user `guest` in `vhost`, with times that are short enough for tests.
 pub fn settings(node: &RabbitMq, vhost: &str) -> AmqpSettings {
     AmqpSettings {
         login: Some(Login {
@@ -43,7 +43,7 @@ pub async fn wait_until_up(link: &mut Link) -> u64 {
     }
 }
 
-/// The next delivery; not acknowledged.
+/// The next delivery, not acknowledged.
 pub async fn receive(link: &mut Link) -> Delivery {
     timeout(PATIENCE, link.deliveries.recv())
         .await
@@ -59,7 +59,7 @@ pub async fn receive_body(link: &mut Link) -> String {
     body
 }
 
-/// Publishes until it is routed: bindings and the other side may take a moment.
+/// Publishes until the message is routed: bindings may take a moment.
 pub async fn publish_until_routed(link: &Link, routing_key: &str, body: &str) {
     let until = Instant::now() + PATIENCE;
     loop {
@@ -73,7 +73,7 @@ pub async fn publish_until_routed(link: &Link, routing_key: &str, body: &str) {
     }
 }
 
-/// Messages reach `host` (whose id is `host_id`), and only they.
+/// Checks that messages reach `host` (whose id is `host_id`), and no others.
 pub async fn assert_consuming(host: &mut Link, host_id: &str) {
     publish_until_routed(host, host_id, "ping").await;
     assert_eq!(receive_body(host).await, "ping");

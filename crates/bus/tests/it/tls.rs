@@ -1,4 +1,4 @@
-//! FAULTS.md row 9, and what TLS is good for.
+//! FAULTS.md row 9: TLS.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use harness::rabbitmq::RabbitMq;
 
 use crate::support::{agent, assert_consuming, settings, wait_for, wait_until_up};
 
-/// First byte of a TLS handshake record (RFC 8446, 5.1); AMQP in the clear begins with an `A`.
+/// First byte of a TLS handshake record (RFC 8446, 5.1). Unencrypted AMQP begins with an `A`.
 const HANDSHAKE: u8 = 22;
 
 struct Setup {
@@ -115,7 +115,7 @@ async fn certificates_are_read_again_at_each_reconnect() {
 async fn a_client_certificate_logs_in_by_its_name() {
     let setup = Setup::new().await;
     let node = &setup.node;
-    // Shared by all runs against this node; the second time it is there already.
+    // The node is shared by all test runs: from the second run on the user exists.
     let _ = node.ctl(&["add_user", "backbone-client", "unused"]).await;
     node.ctl(&[
         "set_permissions",

@@ -1,4 +1,5 @@
-//! Exchange and queue are used as they are found; and FAULTS.md row 12, publishing into the void.
+//! Existing exchanges and queues are used as they are. FAULTS.md row 12: publishing without a bound
+//! queue.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ async fn node_and_vhost() -> (RabbitMq, String) {
     (node, vhost)
 }
 
-/// A transient exchange of type `topic`, as an older deployment may have it.
+/// A transient exchange of type `topic`, as in an older deployment.
 async fn declare_topic_exchange(node: &RabbitMq, vhost: &str) {
     let name = format!("rabbit_misc:r(<<\"{vhost}\">>, exchange, <<\"{EXCHANGE}\">>)");
     let declare = format!("rabbit_exchange:declare({name}, topic, false, false, false, [], <<\"test\">>).");
@@ -106,7 +107,7 @@ async fn a_user_who_may_not_declare_uses_what_is_there_or_says_what_is_missing()
     })
     .await;
 
-    // Makes the queue and goes.
+    // Declares the queue and ends.
     let mut maker = amqp::connect(settings(&node, &vhost), agent("host-a"));
     wait_until_up(&mut maker).await;
     drop(maker);
@@ -133,7 +134,7 @@ async fn a_user_who_may_publish_to_the_master_only_consumes_without_probes() {
     let mut master = amqp::connect(settings(&node, &vhost), Queue::of_master("bbmaster", 100));
     wait_until_up(&mut master).await;
     let mut link = amqp::connect(restricted, agent("host-a"));
-    // The first probe costs a connection, and is the last.
+    // The first probe ends a connection. No second probe is sent.
     wait_for(&mut link, |state| *state == LinkState::Up { epoch: 2 }).await;
     master.publisher.publish("host-a", "ping".into()).await.unwrap();
     assert_eq!(receive_body(&mut link).await, "ping");

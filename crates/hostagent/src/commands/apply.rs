@@ -7,11 +7,11 @@ use tokio::sync::watch;
 
 use super::context::Context;
 use super::{Exit, desired_file, print};
-use crate::converge::{self, End, Interrupts};
-use crate::failure::Failures;
-use crate::forecast::Forecast;
+use crate::engine::converge::{self, End, Interrupts};
+use crate::engine::failure::Failures;
+use crate::engine::forecast::Forecast;
+use crate::engine::journal::JournalFile;
 use crate::host_state::Board;
-use crate::journal::JournalFile;
 use crate::ledger::{Ledger, Outcome, Scope};
 use crate::lock::Lock;
 use crate::settings::Settings;

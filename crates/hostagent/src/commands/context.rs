@@ -8,9 +8,9 @@ use anyhow::{Context as _, Result};
 use protocol::HostId;
 
 use crate::engine::Engine;
+use crate::engine::observe::Observer;
 use crate::identity::Identity;
 use crate::ledger::Ledger;
-use crate::observe::Observer;
 use crate::settings::Settings;
 use host::{self, Facts, Host};
 

@@ -12,11 +12,11 @@ use tokio::time::Instant;
 use super::Exit;
 use super::context::Context;
 use super::run::amqp_settings;
-use crate::failure::Failure;
+use crate::engine::failure::Failure;
+use crate::engine::journal::{Before, JournalFile, Snapshot, WayBack};
+use crate::engine::observe::SELF_APP;
 use crate::guard::{self, Watched};
-use crate::journal::{Before, JournalFile, Snapshot, WayBack};
 use crate::lock::Lock;
-use crate::observe::SELF_APP;
 use crate::settings::Settings;
 use host::{HostError, Source, Transaction};
 
@@ -222,7 +222,7 @@ async fn reinstall(context: &Context, before: &Snapshot) -> Result<(), HostError
         install: vec![source],
         remove: Vec::new(),
     };
-    crate::apply::warn_of(&packages.apply(&transaction).await?);
+    crate::engine::apply::warn_of(&packages.apply(&transaction).await?);
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{Exit, print};
-use crate::journal::{Before, Journal, JournalFile};
+use crate::engine::journal::{Before, Journal, JournalFile};
 use crate::settings::Settings;
 use crate::state_file::StateFile;
 

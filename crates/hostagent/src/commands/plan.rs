@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::context::Context;
 use super::{Exit, desired_file, print};
-use crate::forecast::Forecast;
-use crate::plan::Action;
+use crate::engine::forecast::Forecast;
+use crate::engine::plan::Action;
 use crate::settings::Settings;
 
 /// Prints what applying `file` would do. [`Exit::NotConverged`] if that is anything at all.

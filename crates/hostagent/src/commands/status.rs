@@ -9,9 +9,9 @@ use tokio::time::Instant;
 
 use super::context::Context;
 use super::{Exit, print};
+use crate::engine::observe::Freshness;
 use crate::host_state::{HostState, Standing};
 use crate::lock;
-use crate::observe::Freshness;
 use crate::settings::Settings;
 use crate::status::{self, Particulars};
 

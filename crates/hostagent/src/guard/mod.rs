@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use protocol::{AppName, Apps};
 use serde::{Deserialize, Serialize};
 
-use crate::journal::{Before, Entry};
+use crate::engine::journal::{Before, Entry};
 use crate::state_file::{StateFile, StateFileError};
 use host::{Host, HostError, Services, processes};
 

@@ -1,13 +1,13 @@
 //! What was worked out of a host's state, for as long as that stays the same: an observation that finds nothing new is the
-//! very value of the one before ([`Observer::observe`](crate::observe::Observer::observe)), and neither it nor what is
+//! very value of the one before ([`Observer::observe`](crate::engine::observe::Observer::observe)), and neither it nor what is
 //! desired can change. Held weakly: the value is let go with the host's state (it has the whole package database with it), and
 //! its place in memory is not taken by another one meanwhile.
 
 use std::sync::{Arc, Weak};
 
 use crate::engine::Engine;
+use crate::engine::observe::Observed;
 use crate::ledger::Desired;
-use crate::observe::Observed;
 use crate::status::EncodedApps;
 
 #[derive(Default)]

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::observe::{Freshness, Observed};
+use crate::engine::observe::{Freshness, Observed};
 use host::HostError;
 
 /// What a look has shown.

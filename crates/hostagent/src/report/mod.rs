@@ -24,9 +24,9 @@ use tokio::time::Instant;
 
 use crate::alarm;
 use crate::engine::Engine;
-use crate::forecast::{self, Forecast};
+use crate::engine::forecast::{self, Forecast};
+use crate::engine::observe::Freshness;
 use crate::host_state::{Announcement, HostState, Standing};
-use crate::observe::Freshness;
 use crate::status;
 use host::{Facts, HostError};
 

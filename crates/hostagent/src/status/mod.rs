@@ -13,8 +13,8 @@ use protocol::status::{AgentInfo, Health, Rejected, ServiceStatus};
 use protocol::{AppName, AppSpec, AppStatus, Apps, HostId, State, Status};
 use tokio::time::Instant;
 
+use crate::engine::observe::{Observed, ObservedApp, ReadAt};
 use crate::host_state::{HostState, Standing};
-use crate::observe::{Observed, ObservedApp, ReadAt};
 use host::Facts;
 
 mod encoded;

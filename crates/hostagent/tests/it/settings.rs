@@ -154,7 +154,7 @@ fn every_bad_value_is_reported_at_once_with_its_place() {
     assert_eq!(
         files.problems(),
         [
-            "main.conf:10: found \"lost\"..., allowed: [section], key = value, or # and a comment",
+            "main.conf:10: found \"lost\"..., allowed: [section], key = value, or # comment",
             "main.conf:6: [hostagent] host_id: found \"a b\", allowed: 1 to 127 printable ASCII characters \
              without / * #, not `slaves` or `master`",
             "main.conf:2: [hostagent] heartbeat_period: found \"soon\", allowed: seconds, 1 to 86400 (30, 1.5, 5m)",
@@ -162,7 +162,7 @@ fn every_bad_value_is_reported_at_once_with_its_place() {
             "main.conf:4: [hostagent] log_level_name: found \"LOUD\", allowed: one of DEBUG, INFO, WARNING, ERROR, \
              CRITICAL",
             "main.conf:3: [hostagent] bake_period: found \"10 # seconds\", allowed: seconds, 0 to 3600 (30, 1.5, 5m). \
-             A comment needs a line of its own",
+             A comment must be on a separate line",
             "main.conf:7: [hostagent] max_message_size: found \"1 PB\", allowed: bytes, 1KiB to 64MiB (4096, 64KiB, \
              2GiB)",
             "main.conf:9: [amqp] port: found \"70000\", allowed: a port, 1 to 65535",
@@ -192,13 +192,13 @@ fn what_is_unknown_is_a_warning_with_its_place_and_a_guess() {
     assert_eq!(
         files.warnings(),
         [
-            "main.conf:1: stray stands before any [section] and is ignored",
+            "main.conf:1: stray is before the first [section] and is ignored",
             "main.conf:3: unknown key [hostagent] heartbeat_perod is ignored; did you mean heartbeat_period?",
             "main.conf:4: unknown key [hostagent] host is ignored; did you mean [amqp] host?",
             "main.conf:5: unknown key [hostagent] app_db_dir is ignored",
-            "main.conf:8: [hostagent] log_level_name is set again: line 7 has no effect",
-            "main.conf:9: unknown section [ampq], its keys are ignored; did you mean [amqp]?",
-            "main.conf:11: unknown section [comms], its keys are ignored",
+            "main.conf:8: [hostagent] log_level_name is set again, so line 7 has no effect",
+            "main.conf:9: unknown section [ampq]; its keys are ignored; did you mean [amqp]?",
+            "main.conf:11: unknown section [comms]; its keys are ignored",
         ]
     );
     let mut sources = files.sources();
@@ -230,7 +230,7 @@ fn an_override_is_typed_by_hand_so_a_wrong_one_is_an_error() {
         ),
         (
             "ssl.keyfile=/k",
-            "--set: [ssl] keyfile: is set without certfile: set both",
+            "--set: [ssl] keyfile: certfile is missing; set both certfile and keyfile",
         ),
     ] {
         assert_eq!(set(text).unwrap_err().problems, [problem], "{text}");
@@ -278,7 +278,7 @@ fn the_password_comes_from_its_file_and_is_shown_nowhere() {
     );
     assert_eq!(
         files.warnings(),
-        ["main.conf:2: [amqp] password has no effect: password_file is set, too"]
+        ["main.conf:2: [amqp] password has no effect, because password_file is also set"]
     );
     let printed = format!("{loaded:?}{}", show::effective(&loaded));
     assert!(
@@ -299,7 +299,7 @@ fn secrets_that_everybody_can_read_are_warned_about() {
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o644)).unwrap();
     assert_eq!(
         files.warnings(),
-        ["secret: is readable by everybody: chmod o-r secret"]
+        ["secret: any user can read this file; run: chmod o-r secret"]
     );
 
     files.write("main.conf", "[amqp]\npassword = hunter2\n");
@@ -308,8 +308,8 @@ fn secrets_that_everybody_can_read_are_warned_about() {
     assert_eq!(
         files.warnings(),
         [
-            "main.conf:2: [amqp] password is a secret in a file that everybody can read: chmod o-r, or use \
-          password_file"
+            "main.conf:2: [amqp] password is a secret, and any user can read this file; run chmod o-r on the \
+             file, or use password_file"
         ]
     );
 }
@@ -319,7 +319,10 @@ fn a_password_file_that_holds_none_is_refused() {
     for (content, reason) in [
         ("", "secret is empty"),
         ("\n", "secret is empty"),
-        ("a\nb\n", "secret holds more than one line, or control characters"),
+        (
+            "a\nb\n",
+            "secret contains more than one line, or control characters",
+        ),
     ] {
         let files = Files::new("");
         let secret = files.write("secret", content);

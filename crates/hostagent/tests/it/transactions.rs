@@ -18,7 +18,7 @@ use host::{
     Simulation, Source, Transaction,
 };
 use hostagent::agent::{Agent, Parts};
-use hostagent::journal::JournalFile;
+use hostagent::engine::journal::JournalFile;
 use hostagent::settings::{Settings, Sources};
 use protocol::{
     Apps, Category, ErrorReport, HostId, Limits, Phase, PlanAnswer, SetConfig, State, Status, encode_plan,

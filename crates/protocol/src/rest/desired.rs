@@ -1,4 +1,4 @@
-//! What hosts should run, one by one or many at once, and what the fleet runs.
+//! Desired applications of one host or of many, and the applications of the fleet.
 
 use std::collections::BTreeMap;
 
@@ -7,20 +7,21 @@ use serde::{Deserialize, Serialize};
 use super::hosts::{HostQuery, HostState};
 use crate::spec::Apps;
 
-/// `GET /v1/hosts/{id}/apps`, and the answer to a PUT there. The `ETag` is the generation in quotes; a PUT with
-/// `If-Match` of another one answers 412. The body of a PUT is [`Apps`] or a whole `set_config`.
+/// Answer to `GET` and `PUT /v1/hosts/{id}/apps`. The `ETag` is the generation in quotes; a PUT
+/// whose `If-Match` has another generation is answered with 412. The body of a PUT is [`Apps`] or a
+/// whole `set_config`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DesiredApps {
     pub apps: Apps,
-    /// 0: nothing was ever desired.
+    /// 0: there was never a desired state.
     pub generation: u64,
     /// Name of the token that set it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub author: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub changed_at: Option<String>,
-    /// The host takes it only if its plan has this hash; see [`PutQuery`].
+    /// The host accepts it only if its plan has this hash; see [`PutQuery`].
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub only_if_plan: Option<String>,
 }
@@ -30,18 +31,20 @@ pub struct DesiredApps {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct PutQuery {
-    /// Ask the host what it would do instead: answers [`PlanAnswer`].
+    /// Change nothing, but ask the host what it would do. The answer is [`PlanAnswer`].
     pub dry_run: bool,
-    /// Hash of a plan, as `dry_run` answers it. The host takes the desired state only if its plan is still that
-    /// one; else it says so in its `errors` (phase `check`) and `last_rejected`, and changes nothing. Not used
-    /// with `dry_run`.
+    /// Hash of a plan, from the answer to `dry_run`. The host accepts the desired state only if its
+    /// plan still has this hash. Otherwise it changes nothing and reports this in `errors` (phase
+    /// `check`) and `last_rejected`. Ignored with `dry_run`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^[0-9a-f]{6,64}$")))]
     pub only_if_plan: Option<String>,
 }
 
-/// Query of `PUT /v1/apps/`: whose desired state is to be set. All filters that are given must hold, as in [`HostQuery`].
-// The filters stand here again: flattened, serde takes no booleans out of a query, and refuses no unknown fields.
+/// Query of `PUT /v1/apps/`: the hosts whose desired state is set. A host must match all filters,
+/// as in [`HostQuery`].
+// The filters are repeated here, because a flattened struct can neither read booleans from a query
+// nor refuse unknown fields.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
@@ -50,13 +53,13 @@ pub struct FleetQuery {
     pub status: Option<HostState>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub responding: Option<bool>,
-    /// Whether the host runs what is desired of it so far.
+    /// Whether the host satisfies its present desired state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub satisfied: Option<bool>,
     /// Has this application installed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub application: Option<String>,
-    /// Has `application` (or any, without one) in exactly this version.
+    /// Has `application` in exactly this version; without `application`, any application.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// `name`, or `name=value`; several separated by commas.
@@ -65,9 +68,9 @@ pub struct FleetQuery {
     /// Part of the host id, hostname or OS, in any case.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
-    /// Every host that is known; instead of filters.
+    /// Every known host, instead of filters.
     pub all: bool,
-    /// Only count them.
+    /// Change nothing, but count the hosts.
     pub dry_run: bool,
 }
 
@@ -92,13 +95,13 @@ impl From<&FleetQuery> for HostQuery {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FleetSet {
-    /// That match.
+    /// Hosts that match.
     pub hosts: u64,
-    /// Of these, those of which something else was desired before. With `dry_run`: is desired now.
+    /// Matching hosts whose desired state has changed. With `dry_run`: would change.
     pub changed: u64,
 }
 
-/// `GET /v1/apps/`: each application anywhere in the fleet.
+/// Answer to `GET /v1/apps/`: every application of the fleet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AppList {
@@ -113,7 +116,7 @@ pub struct AppUsage {
     pub installed: BTreeMap<String, u64>,
     /// Version -> hosts that should have it.
     pub desired: BTreeMap<String, u64>,
-    /// Hosts whose services of it run.
+    /// Hosts on which its services run.
     pub running: u64,
     /// Hosts on which its health fails.
     pub failing: u64,

@@ -1,18 +1,18 @@
-//! What happened.
+//! Events: what happened in the fleet.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::name::HostId;
 
-/// What an event tells.
+/// The kind of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
     /// A host reported for the first time.
     HostAppeared,
-    /// A host's `status` is another one than before, or its errors are; `data`: `from`, `to`, `errors`.
+    /// A host's `status` or its errors have changed; `data`: `from`, `to`, `errors`.
     StatusChanged,
     /// A host has not reported for `[bbmaster] silent_after`.
     HostSilent,
@@ -20,7 +20,7 @@ pub enum EventKind {
     HostReturned,
     /// `data`: `generation`, `apps`.
     DesiredChanged,
-    /// Somebody had a host try again what failed; `data`: `generation`.
+    /// Somebody asked a host to retry what failed; `data`: `generation`.
     RetryAsked,
     /// `data`: `labels`.
     LabelsChanged,
@@ -29,7 +29,7 @@ pub enum EventKind {
     TokenRevoked,
     EnrollTokenCreated,
     EnrollTokenRevoked,
-    /// A host has got its login at the broker.
+    /// A host got its login at the broker.
     HostEnrolled,
 }
 
@@ -70,7 +70,8 @@ impl EventKind {
     }
 }
 
-/// Something that happened. As a server-sent event: `id` is the SSE id, `kind` its name, this its data.
+/// Something that happened. As a server-sent event: `id` is the SSE id, `kind` is the event name,
+/// and this object is the data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Event {
@@ -80,7 +81,7 @@ pub struct Event {
     pub kind: EventKind,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub host_id: Option<HostId>,
-    /// Name of the token, for what someone did; absent for what a host did.
+    /// Name of the token that did it. Absent: a host did it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub author: Option<String>,
     /// For people.
@@ -89,8 +90,9 @@ pub struct Event {
     pub data: Option<Value>,
 }
 
-/// Query of `GET /v1/events`. With `Accept: text/event-stream`: the events after `after` (or the header
-/// `Last-Event-ID`; without either, only new ones), then live for as long as the connection stands.
+/// Query of `GET /v1/events`. With `Accept: text/event-stream`: the events after `after` (or after
+/// the header `Last-Event-ID`; without either, only new events), then new events until the
+/// connection ends.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
@@ -104,10 +106,10 @@ pub struct EventQuery {
     /// Events with a higher id, oldest first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<u64>,
-    /// Events with a lower id, newest first: the way when `after` is not given.
+    /// Events with a lower id, newest first. Without `after` and `before`, the newest events.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub before: Option<u64>,
-    /// 1 to 1000; 100 where not given.
+    /// 1 to 1000; default 100.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1000)))]
     pub limit: Option<u32>,
@@ -118,7 +120,8 @@ pub struct EventQuery {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EventList {
     pub events: Vec<Event>,
-    /// For `?after=` or `?before=`, whichever way this page went; absent where there is no more.
+    /// Value of `?after=` or `?before=` (as in the request) for the next page. Absent on the last
+    /// page.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub next: Option<u64>,
 }

@@ -1,4 +1,4 @@
-//! Hosts, and lists of them.
+//! Hosts and lists of hosts.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::name::{AppName, HostId};
 use crate::spec::Apps;
 use crate::status::{AgentInfo, AppStatus, ErrorReport, Rejected, State};
 
-/// Label -> value. A label's name: a plain name of up to 63 characters, `/` allowed inside.
+/// Label -> value. A label's name is a plain name of up to 63 characters; `/` is allowed inside.
 pub type Labels = BTreeMap<String, String>;
 
 /// A host's state as the master sees it.
@@ -20,7 +20,7 @@ pub enum HostState {
     Ok,
     Converging,
     Errors,
-    /// Something is desired of it (or it has labels), but it has never reported.
+    /// It has a desired state or labels, but has never reported.
     Missing,
 }
 
@@ -48,15 +48,15 @@ impl HostState {
     }
 }
 
-/// `GET /v1/hosts/{id}`: all that is known of one host.
+/// Answer to `GET /v1/hosts/{id}`: everything that the master knows about one host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Host {
     pub host_id: HostId,
     pub status: HostState,
-    /// Whether it has reported lately (`[bbmaster] silent_after`).
+    /// Whether it has reported recently (`[bbmaster] silent_after`).
     pub responding: bool,
-    /// Whether `apps` is what `desired_apps` asks. `true` where nothing was ever desired.
+    /// Whether `apps` satisfies `desired_apps`. `true` if there was never a desired state.
     pub satisfied: bool,
     /// One line on what the agent is doing, while `converging`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -65,12 +65,12 @@ pub struct Host {
     pub info: BTreeMap<String, Value>,
     /// Installed applications, as last reported.
     pub apps: BTreeMap<AppName, AppStatus>,
-    /// As last set over this API; absent: nothing was ever desired.
+    /// As last set over this API. Absent: there was never a desired state.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub desired_apps: Option<Apps>,
-    /// Of `desired_apps`; 0: nothing was ever desired.
+    /// Generation of `desired_apps`; 0: there was never a desired state.
     pub generation: u64,
-    /// Of the desired state that the host itself reported last.
+    /// Generation that the host reported last.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub reported_generation: Option<u64>,
     pub errors: Vec<ErrorReport>,
@@ -78,18 +78,18 @@ pub struct Host {
     pub last_rejected: Option<Rejected>,
     pub host_agent: AgentInfo,
     pub labels: Labels,
-    /// Of the last status, by the host's clock; absent: never reported.
+    /// Time of the last status, by the host's clock. Absent: it has never reported.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub timestamp: Option<String>,
-    /// By the master's clock.
+    /// Time of the first status, by the master's clock.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub first_seen: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last_seen: Option<String>,
-    /// Of the last status: which start of the agent, and its count in it.
+    /// `boot_id` and `seq` of the last status.
     pub boot_id: String,
     pub seq: u64,
-    /// Statuses known to be lost, by gaps in `seq`.
+    /// Number of lost statuses, counted by gaps in `seq`.
     pub lost_statuses: u64,
 }
 
@@ -104,7 +104,7 @@ pub struct HostSummary {
     pub hostname: String,
     pub os_info: String,
     pub agent_version: String,
-    /// Application -> version, installed.
+    /// Application -> installed version.
     pub apps: BTreeMap<String, String>,
     /// Message of the first error.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -115,7 +115,7 @@ pub struct HostSummary {
     pub last_seen: Option<String>,
 }
 
-/// Query of `GET /v1/hosts/` and `GET /v1/hosts/ids/`. All that are given must hold.
+/// Query of `GET /v1/hosts/` and `GET /v1/hosts/ids/`. A host must match all filters.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
@@ -124,13 +124,13 @@ pub struct HostQuery {
     pub status: Option<HostState>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub responding: Option<bool>,
-    /// Whether the host runs what is desired of it.
+    /// Whether the host satisfies its desired state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub satisfied: Option<bool>,
     /// Has this application installed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub application: Option<String>,
-    /// Has `application` (or any, without one) in exactly this version.
+    /// Has `application` in exactly this version; without `application`, any application.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// `name`, or `name=value`; several separated by commas.
@@ -139,11 +139,11 @@ pub struct HostQuery {
     /// Part of the host id, hostname or OS, in any case.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
-    /// Rows a page, 1 to 1000; 100 where not given.
+    /// Rows per page, 1 to 1000; default 100.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1000)))]
     pub limit: Option<u32>,
-    /// `next` of the page before.
+    /// `next` of the previous page.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
 }
@@ -153,7 +153,7 @@ pub struct HostQuery {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HostList {
     pub hosts: Vec<HostSummary>,
-    /// For `?after=`; absent on the last page.
+    /// Value of `?after=` for the next page. Absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub next: Option<String>,
     /// Hosts that match, on all pages.

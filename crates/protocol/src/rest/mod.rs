@@ -1,9 +1,12 @@
-//! Bodies of the master's REST API, shared by `bbmaster` and `bbctl`. Routes: docs/master.md, /openapi.json.
+//! Bodies of the master's REST API, used by `bbmaster` and `bbctl`. Routes: docs/master.md and
+//! /openapi.json.
 //!
-//! Readers must take fields they do not know. Times are RFC 3339, UTC, microseconds. Desired applications
-//! travel as [`Apps`]; a master decodes them with [`crate::decode_apps`], as an agent would.
+//! Readers must accept fields that they do not know. Times are RFC 3339, UTC, microseconds. Desired
+//! applications are [`Apps`](crate::Apps); a master decodes them with [`crate::decode_apps`], as an
+//! agent would.
 
 mod desired;
+mod enroll;
 mod events;
 mod hosts;
 mod ping;
@@ -11,20 +14,19 @@ mod tokens;
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::enroll::{CreatedEnrollToken, Enroll, EnrollToken, EnrollTokenList, Enrolled, NewEnrollToken};
 pub use crate::plan::PlanAnswer;
 pub use desired::{AppList, AppUsage, DesiredApps, FleetQuery, FleetSet, PutQuery};
+pub use enroll::{CreatedEnrollToken, Enroll, EnrollToken, EnrollTokenList, Enrolled, NewEnrollToken};
 pub use events::{Event, EventKind, EventList, EventQuery};
 pub use hosts::{Host, HostIds, HostList, HostQuery, HostState, HostSummary, Labels};
 pub use ping::{PingAnswer, PingQuery, RetryAnswer};
-pub(crate) use tokens::whole_number;
 pub use tokens::{CreatedToken, NewToken, Role, Token, TokenList, WhoAmI};
 
-/// `GET /healthz` and `GET /readyz` (503 where something is not ready).
+/// Answer to `GET /healthz` and `GET /readyz` (503 if something is not ready).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Health {
-    /// What is not well; empty: all is.
+    /// What is not ready. Empty: everything is ready.
     pub problems: Vec<String>,
 }
 
@@ -32,7 +34,7 @@ pub struct Health {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Problem {
-    /// `about:blank`, or a name of the kind of problem that does not change (`urn:backbone:...`).
+    /// `about:blank`, or a permanent name of the kind of problem (`urn:backbone:...`).
     #[serde(rename = "type", default = "blank")]
     pub kind: String,
     /// The status in words.
@@ -42,7 +44,8 @@ pub struct Problem {
     /// What is wrong with this request, and what to do.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub detail: Option<String>,
-    /// JSON path into the body of the request (`$.app_foo.version`), or the name of a query parameter.
+    /// JSON path in the body of the request (`$.app_foo.version`), or the name of a query
+    /// parameter.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub path: Option<String>,
 }
@@ -53,19 +56,19 @@ fn blank() -> String {
 
 /// Values of [`Problem::kind`].
 pub mod problem {
-    /// 412: `If-Match` names another generation than the current one.
+    /// 412: `If-Match` has another generation than the current one.
     pub const GENERATION: &str = "urn:backbone:generation-changed";
     /// 504: the host did not answer in time.
     pub const NO_ANSWER: &str = "urn:backbone:host-does-not-answer";
-    /// 409: no queue of the host is bound: it is away, or does not exist.
+    /// 409: no queue of the host is bound. The host is not connected or does not exist.
     pub const AWAY: &str = "urn:backbone:host-away";
-    /// 409: nothing is desired of the host, so there is nothing to try again.
+    /// 409: the host has no desired state, so there is nothing to retry.
     pub const NOTHING_DESIRED: &str = "urn:backbone:nothing-desired";
-    /// 501: the host's agent is too old for what is asked.
+    /// 501: the host's agent is too old for this request.
     pub const UNSUPPORTED: &str = "urn:backbone:agent-too-old";
     /// 409: this master has no [enroll] settings.
     pub const ENROLMENT_OFF: &str = "urn:backbone:enrolment-off";
-    /// 409: a host of this id is known; it needs a token that names it.
+    /// 409: this host id is already known; the token must name the host.
     pub const HOST_KNOWN: &str = "urn:backbone:host-known";
     /// 503: the master has no connection to its broker.
     pub const NO_BROKER: &str = "urn:backbone:broker-away";

@@ -1,18 +1,18 @@
-//! API tokens and who holds them.
+//! API tokens and their roles.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// What a token's holder may do; each may what those before it may.
+/// What the holder of a token may do. Each role includes the roles before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Look.
+    /// Read.
     Viewer,
-    /// Change desired applications and labels, ping, let hosts enrol.
+    /// Change desired applications and labels, ping, create enrolment tokens.
     Operator,
-    /// Delete hosts, make and revoke tokens.
+    /// Delete hosts, create and revoke tokens.
     Admin,
 }
 
@@ -33,7 +33,7 @@ impl Role {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Token {
-    /// Whom or what it is for; the author of what is done with it.
+    /// Who or what uses it; recorded as author of its changes.
     pub name: String,
     pub role: Role,
     pub created_at: String,
@@ -53,14 +53,14 @@ pub struct TokenList {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewToken {
-    /// A plain name of up to 64 characters; `@` is allowed, too.
+    /// A plain name of up to 64 characters; `@` is also allowed.
     #[cfg_attr(
         feature = "schema",
         schemars(regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9+._@-]{0,63}$"))
     )]
     pub name: String,
     pub role: Role,
-    /// Seconds until it is worth nothing; absent: for good.
+    /// Seconds until it expires. Absent: it does not expire.
     #[serde(
         skip_serializing_if = "Option::is_none",
         default,
@@ -73,18 +73,19 @@ pub struct NewToken {
     pub expires_in: Option<u64>,
 }
 
-/// `420.0` is a whole number, too, for JSON and its schemas.
-pub(crate) fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    /// Up to here, doubles hold every whole number.
+/// Accepts `420.0` as well: it is a whole number in JSON and in its schemas.
+pub(super) fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    /// Up to this number, a double represents every whole number exactly.
     const LARGEST: f64 = 9_007_199_254_740_992.0;
     match Option::<f64>::deserialize(deserializer)? {
         None => Ok(None),
         Some(number) if number.fract() == 0.0 && (0.0..=LARGEST).contains(&number) => Ok(Some(number as u64)),
-        Some(_) => Err(D::Error::custom("a whole number, not below 0, is needed")),
+        Some(_) => Err(D::Error::custom("a whole number of at least 0 is needed")),
     }
 }
 
-/// Answer to `POST /v1/tokens/`: the one time that the secret is shown. Sent as `Authorization: Bearer SECRET`.
+/// Answer to `POST /v1/tokens/`. The secret is shown only here. Clients send it as
+/// `Authorization: Bearer SECRET`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CreatedToken {
@@ -92,7 +93,7 @@ pub struct CreatedToken {
     pub secret: String,
 }
 
-/// `GET /v1/whoami`: whose token this is.
+/// Answer to `GET /v1/whoami`: the owner of the token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WhoAmI {

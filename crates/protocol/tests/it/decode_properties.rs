@@ -1,4 +1,4 @@
-//! Whatever arrives: no panic, one printable line, and nothing lost between the two ends.
+//! For any input: no panic, errors of one printable line, and encoding and decoding lose nothing.
 
 use proptest::prelude::*;
 use protocol::satisfied::same_value;
@@ -28,7 +28,7 @@ fn assert_presentable(error: &DecodeError) -> Result<(), TestCaseError> {
 /// All decoders, on one body.
 fn check_all(body: &[u8]) -> Result<(), TestCaseError> {
     match decode(body, Limits::default()) {
-        // What is taken can be said again, and means the same.
+        // A decoded message can be encoded again and decodes to the same value.
         Ok(Inbound::SetConfig(message)) => prop_assert_eq!(
             decode(&message.encode(), Limits::default()),
             Ok(Inbound::SetConfig(message))
@@ -52,7 +52,7 @@ fn check_all(body: &[u8]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// What careless and hostile senders put into messages.
+/// Content that careless and hostile senders put into messages.
 const SNIPPETS: &[&[u8]] = &[
     b"NaN",
     b"-Infinity",
@@ -180,7 +180,7 @@ proptest! {
         prop_assert_eq!(decode(&body, Limits::default()), Ok(Inbound::SetConfig(message)));
     }
 
-    /// The ledger keeps what was decoded by way of serde.
+    /// The ledger stores decoded applications with serde.
     #[test]
     fn stored_applications_are_read_as_they_were_written(apps in arbitrary::apps()) {
         let stored = serde_json::to_vec_pretty(&apps).unwrap();
@@ -197,7 +197,7 @@ proptest! {
         prop_assert_eq!(Status::decode(&status.encode(), Limits::default()), Ok(status));
     }
 
-    /// Else a host would never be seen as converged.
+    /// Otherwise a host would never count as converged.
     #[test]
     fn a_config_value_satisfies_itself_after_a_round_trip(value in arbitrary::config_value()) {
         let read = serde_json::from_str(&value.to_string()).unwrap();

@@ -1,4 +1,4 @@
-//! What is valid, and what it means.
+//! Valid messages and their meaning.
 
 use std::collections::BTreeMap;
 
@@ -198,7 +198,7 @@ fn an_unknown_opcode_is_no_fault() {
         decoded(r#"{"opcode":"restart","id":7,"data":8}"#),
         unknown("restart", None)
     );
-    // It is counted and logged, and so must be short.
+    // It is counted and logged, so it must be short.
     let long = "x".repeat(10_000);
     let clipped = format!("{}…", "x".repeat(64));
     assert_eq!(

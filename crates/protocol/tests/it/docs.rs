@@ -1,4 +1,4 @@
-//! docs/protocol.md is held to the code.
+//! Checks docs/protocol.md against the code.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Each message as it stands on the wire, laid out for reading.
+//! Golden files: each message as on the wire, formatted for reading.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ fn golden(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// Compares `text` with the file, or writes it.
+/// Compares `text` with the file. With UPDATE_GOLDEN set, writes the file first.
 fn assert_same_as_file(path: &Path, text: &str) {
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(path, text).unwrap();
@@ -29,12 +29,12 @@ fn assert_same_as_file(path: &Path, text: &str) {
     assert_eq!(
         text,
         file,
-        "{} differs; UPDATE_GOLDEN=1 writes it anew",
+        "{} differs; UPDATE_GOLDEN=1 rewrites it",
         path.display()
     );
 }
 
-/// Holds an encoded message to its golden file, and gives the file's bytes.
+/// Compares an encoded message with its golden file, and returns the file's bytes.
 fn assert_golden(name: &str, encoded: &[u8]) -> Vec<u8> {
     let value: Value = serde_json::from_slice(encoded).unwrap();
     assert_same_as_file(&golden(name), &format!("{value:#}\n"));
@@ -297,7 +297,7 @@ fn status_is_as_published() {
     }
 }
 
-/// Written by hand, as masters before Backbone send it: never rewritten.
+/// Written by hand, as masters before Backbone send it. Never update this file.
 #[test]
 fn the_set_config_of_an_older_master_is_taken() {
     let file = std::fs::read(golden("set_config_of_older_master.json")).unwrap();
@@ -311,7 +311,7 @@ fn the_set_config_of_an_older_master_is_taken() {
     assert_eq!(spec.config["nova"]["DEFAULT"], json!({"debug": "True"}));
 }
 
-/// Written by hand, as agents before Backbone send it: never rewritten.
+/// Written by hand, as agents before Backbone send it. Never update this file.
 #[test]
 fn the_status_of_an_older_agent_is_taken() {
     let file = std::fs::read(golden("status_of_older_agent.json")).unwrap();

@@ -1,4 +1,4 @@
-//! When what is observed satisfies what is desired.
+//! When the observed state satisfies the desired state.
 
 use std::collections::BTreeMap;
 
@@ -72,7 +72,7 @@ fn config_values() {
         (json!(1), json!(1.0), true),
         (json!(0), json!(-0.0), true),
         (json!(1.5), json!("1.5"), true),
-        // As numbers they are equal, but a version is no number.
+        // As numbers they are equal, but a version is not a number.
         (json!("1.10"), json!(1.1), false),
         (
             json!(9_007_199_254_740_993_u64),
@@ -204,7 +204,7 @@ fn an_application_is_satisfied_in_each_of_its_parts() {
             },
             false,
         ),
-        // Where it is to be had from is no part of what is observed.
+        // The package's URL is not part of the observed state.
         (
             "url",
             AppSpec {

@@ -1,4 +1,4 @@
-//! What a master refuses as a status or a plan, and what it is told.
+//! Statuses and plans that a master refuses, and the errors for them.
 
 use protocol::{Limits, PlanAnswer, Status};
 

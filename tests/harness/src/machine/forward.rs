@@ -1,4 +1,5 @@
-//! A port of this host, made reachable for one machine: RabbitMQ and the tests' servers listen on the loopback only.
+//! Forwards a port of this computer's loopback to one machine. RabbitMQ and the tests' servers
+//! listen only on loopback.
 
 use std::net::Ipv4Addr;
 
@@ -6,15 +7,15 @@ use anyhow::{Context, Result};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// Ends when dropped.
+/// A forwarded port. Forwarding ends when it is dropped.
 pub struct Forward(JoinHandle<()>);
 
 impl Forward {
-    /// `address`: this host's end of the machine's network.
+    /// `address`: this computer's address in the machine's network.
     pub(super) async fn start(address: Ipv4Addr, port: u16) -> Result<Self> {
         let listener = TcpListener::bind((address, port))
             .await
-            .with_context(|| format!("{address}:{port}"))?;
+            .with_context(|| format!("cannot listen on {address}:{port}"))?;
         Ok(Self(tokio::spawn(async move {
             while let Ok((inside, _)) = listener.accept().await {
                 tokio::spawn(carry(inside, port));

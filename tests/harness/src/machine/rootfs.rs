@@ -1,4 +1,4 @@
-//! The disk that every machine starts with a copy of: put together once, and kept.
+//! The common disk of all machines. It is created once and cached.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -8,7 +8,8 @@ use anyhow::{Context, Result, ensure};
 
 const SUITE: &str = "bookworm";
 
-/// The folder with the disk. Several tests may ask at once: one puts it together, the others wait.
+/// The folder with the disk. If several tests need it at the same time, one creates it and the
+/// others wait.
 pub(super) fn cached() -> Result<PathBuf> {
     let cache = cache_folder()?;
     fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
@@ -23,7 +24,9 @@ pub(super) fn cached() -> Result<PathBuf> {
         fs::remove_dir_all(&new)?;
     }
     let mirror = mirror().context("no Debian mirror is configured under /etc/apt")?;
-    eprintln!("debootstrap of a {SUITE} machine from {mirror}: about a minute, this once");
+    eprintln!(
+        "creating a {SUITE} disk with debootstrap from {mirror}; this takes about one minute, only once"
+    );
     let output = Command::new("debootstrap")
         .args(["--variant=minbase", "--include=systemd,systemd-sysv,dbus", SUITE])
         .arg(&new)
@@ -36,7 +39,7 @@ pub(super) fn cached() -> Result<PathBuf> {
         "debootstrap from {mirror}: {}: {end}",
         output.status
     );
-    // What was downloaded need not be copied for each machine.
+    // Delete the downloaded packages: machines do not need them.
     let packages = new.join("var/cache/apt/archives");
     for file in fs::read_dir(&packages)?.flatten() {
         if file
@@ -51,7 +54,8 @@ pub(super) fn cached() -> Result<PathBuf> {
     Ok(rootfs)
 }
 
-/// In a mount namespace of its own: installs the packages that follow on the disk `$1`; what that changes is left in `$2/upper`.
+/// Run in a separate mount namespace. Installs packages (further arguments) on the disk `$1`, and
+/// leaves the changes in `$2/upper`.
 const INSTALL: &str = r#"
 rootfs=$1 out=$2; shift 2
 work=$(mktemp -d)
@@ -64,7 +68,8 @@ DEBIAN_FRONTEND=noninteractive chroot "$work/root" apt-get -q -y --no-install-re
 chroot "$work/root" apt-get -q clean
 "#;
 
-/// The disks, the uppermost first, that together have the distribution's packages `names` installed. Kept, as the disk is.
+/// The layers of a disk with the distribution's packages `names`, the uppermost first. The new
+/// layer is cached.
 pub(super) fn with_packages(names: &[&str]) -> Result<Vec<PathBuf>> {
     let rootfs = cached()?;
     if names.is_empty() {
@@ -74,7 +79,8 @@ pub(super) fn with_packages(names: &[&str]) -> Result<Vec<PathBuf>> {
     Ok(vec![folder.join("upper"), rootfs])
 }
 
-/// In a mount namespace of its own: downloads to `$2` what is missing on the disk `$1` for the packages that follow.
+/// Run in a separate mount namespace. Downloads packages (further arguments) and their missing
+/// dependencies for the disk `$1` to `$2`.
 const DOWNLOAD: &str = r#"
 rootfs=$1 out=$2; shift 2
 work=$(mktemp -d)
@@ -87,12 +93,13 @@ chroot "$work/root" apt-get -q -y --no-install-recommends --download-only instal
 cp "$work"/root/var/cache/apt/archives/*.deb "$out"
 "#;
 
-/// A folder with the distribution's packages `names` and what they need beyond the common disk. Kept, as the disk is.
+/// A folder with the distribution's packages `names` and the dependencies that the common disk does
+/// not have. It is cached.
 pub(super) fn packages(names: &[&str]) -> Result<PathBuf> {
     keep(&format!("packages-{SUITE}-{}", names.join("+")), DOWNLOAD, names)
 }
 
-/// The folder `name` beside the common disk, which `script` has filled, once, for these packages.
+/// The folder `name` in the cache. If it does not exist, `script` fills it for these packages.
 fn keep(name: &str, script: &str, names: &[&str]) -> Result<PathBuf> {
     let rootfs = cached()?;
     let cache = cache_folder()?;
@@ -112,10 +119,10 @@ fn keep(name: &str, script: &str, names: &[&str]) -> Result<PathBuf> {
         .args([&rootfs, &new])
         .args(names)
         .output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
+    let message = String::from_utf8_lossy(&output.stderr);
     ensure!(
         output.status.success(),
-        "downloading {names:?} for {name}: {}: {said}",
+        "cannot download {names:?} for {name}: {}: {message}",
         output.status
     );
     fs::rename(&new, &folder)?;
@@ -130,7 +137,7 @@ fn cache_folder() -> Result<PathBuf> {
     Ok(Path::new(&home).join(".cache/backbone"))
 }
 
-/// The mirror that this machine itself uses.
+/// The Debian mirror that this computer uses.
 fn mirror() -> Option<String> {
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
     let mut more: Vec<PathBuf> = fs::read_dir("/etc/apt/sources.list.d")

@@ -1,12 +1,13 @@
-//! An application that honours the contract: a service under a SysV script, a config hook, a config file.
+//! An example application that follows docs/app-contract.md: a service with a SysV script, a config
+//! hook, a config file.
 
 use super::{Moment, Package};
 
-/// Application `name`: provides `pf9app`; its service is the SysV script of that name, whose process
-/// does nothing but write what it was started with to `/run/NAME.loaded` (first line: the version, then
-/// the config) at start and on SIGHUP. Its hook keeps the config as one JSON file, by default
-/// `{"NAME":{"greeting":"hello"}}`; `--set-config` replaces the whole (to merge JSON in POSIX sh would be
-/// another program), which satisfies "desired is a subset of current".
+/// Application `name`. It provides `pf9app`. Its service is the SysV script of the same name. At
+/// start and on SIGHUP the service's process writes its version (first line) and its config to
+/// `/run/NAME.loaded`. The hook keeps the config in one JSON file, initially
+/// `{"NAME":{"greeting":"hello"}}`. `--set-config` replaces the whole file, because POSIX sh cannot
+/// merge JSON.
 pub fn example_app(name: &str, version: &str) -> Package {
     let fill = |template: &str| template.replace("@NAME@", name).replace("@VERSION@", version);
     Package::new(name, version)

@@ -1,4 +1,4 @@
-//! rpm packages where there is no rpmbuild: by a library, from the same description.
+//! Builds rpm packages with a library, if rpmbuild is not installed.
 
 use std::path::Path;
 

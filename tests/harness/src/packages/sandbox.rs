@@ -1,4 +1,4 @@
-//! A folder that an agent takes for its host's `/`.
+//! A folder that an agent uses as its host's `/`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 
 use super::{Family, Package, run};
 
-/// A root with an empty package database, and the folders that applications expect. Deleted when
-/// dropped, if it is a temporary one. Needs no privileges.
+/// A root with an empty package database and the folders that applications expect. A temporary one
+/// is deleted when dropped. Needs no privileges.
 #[derive(Debug)]
 pub struct Sandbox {
     root: PathBuf,
@@ -18,7 +18,7 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// In a new temporary folder.
+    /// A sandbox in a new temporary folder.
     pub fn temporary(family: Family) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let mut sandbox = Self::create(folder.path(), family)?;
@@ -26,7 +26,7 @@ impl Sandbox {
         Ok(sandbox)
     }
 
-    /// In `folder`, which stays. One that is a sandbox already is taken as it is.
+    /// A sandbox in `folder`, which is not deleted. An existing sandbox is used as it is.
     pub fn create(folder: &Path, family: Family) -> Result<Self> {
         for path in [
             "etc/init.d",
@@ -39,7 +39,7 @@ impl Sandbox {
             "var/log",
         ] {
             let path = folder.join(path);
-            fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
+            fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
         }
         let sandbox = Self {
             root: folder.canonicalize()?,
@@ -62,25 +62,25 @@ impl Sandbox {
         self.family
     }
 
-    /// The real path of `path` in it.
+    /// The real path of a path in the sandbox.
     pub fn join(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
 
-    /// Content of a file in it; an error names the file.
+    /// The contents of a file in the sandbox. An error names the file.
     pub fn read(&self, path: &str) -> Result<String> {
         let path = self.join(path);
-        fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
     }
 
-    /// Runs an init script in it, as the agent does; returns the exit code.
+    /// Runs an init script in the sandbox, as the agent does. Returns the exit code.
     pub fn service(&self, name: &str, action: &str) -> Result<i32> {
         let script = self.join(&format!("/etc/init.d/{name}"));
         let status = Command::new(&script)
             .arg(action)
             .env("BACKBONE_ROOT", &self.root)
             .status();
-        let status = status.with_context(|| format!("starting {}", script.display()))?;
+        let status = status.with_context(|| format!("cannot start {}", script.display()))?;
         Ok(status.code().unwrap_or(-1))
     }
 
@@ -97,7 +97,8 @@ impl Sandbox {
         Ok(())
     }
 
-    /// With one package, for the interpreter of maintainer scripts that every rpm package requires.
+    /// A database with one package that provides the interpreter of maintainer scripts, which every
+    /// rpm package requires.
     fn create_rpm_database(&self) -> Result<()> {
         let database = self.join("/var/lib/rpm");
         if database.exists() {

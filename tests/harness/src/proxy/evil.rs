@@ -1,4 +1,4 @@
-//! A broker that proposes impossible limits in `connection.tune`.
+//! A broker that proposes wrong limits in `connection.tune`.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,9 +7,9 @@ use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::Server;
+use super::ServerThread;
 
-/// The limits of a connection, as proposed or as answered (AMQP 0-9-1, connection.tune).
+/// The limits of a connection, as proposed or answered (AMQP 0-9-1, connection.tune).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tune {
     pub channel_max: u16,
@@ -17,22 +17,22 @@ pub struct Tune {
     pub heartbeat: u16,
 }
 
-/// Shakes hands with every client, proposing the same limits, and says no more.
+/// Does the AMQP handshake with every client, proposes the same limits, and then sends nothing.
 pub struct EvilBroker {
     pub port: u16,
     answers: Arc<Mutex<Vec<Tune>>>,
-    _server: Server,
+    _server: ServerThread,
 }
 
 impl EvilBroker {
     pub fn start(proposal: Tune) -> Result<Self> {
         let answers: Arc<Mutex<Vec<Tune>>> = Arc::default();
-        let (port, server) = Server::start("evil-broker", {
+        let (port, server) = ServerThread::start("evil-broker", {
             let answers = answers.clone();
             move |client| {
                 let answers = answers.clone();
                 async move {
-                    // An error means that the client has had enough.
+                    // An error means that the client has closed the connection.
                     let _ = shake_hands(client, proposal, &answers).await;
                 }
             }
@@ -44,7 +44,7 @@ impl EvilBroker {
         })
     }
 
-    /// What clients made of the proposal so far.
+    /// The limits that clients have answered so far.
     pub fn answers(&self) -> Vec<Tune> {
         self.answers
             .lock()
@@ -53,7 +53,7 @@ impl EvilBroker {
     }
 }
 
-/// Class and method of the frames that matter here.
+/// Class and method of the frames that are used here.
 const START: [u8; 4] = [0, 10, 0, 10];
 const TUNE: [u8; 4] = [0, 10, 0, 30];
 const OPEN_OK: [u8; 4] = [0, 10, 0, 41];

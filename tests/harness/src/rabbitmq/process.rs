@@ -1,4 +1,4 @@
-//! Starting the node and its epmd so that neither outlives its users.
+//! Starts a node and its epmd. Both end with their users.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;
@@ -9,15 +9,15 @@ use std::thread;
 
 use anyhow::{Context, Result};
 
-use super::Files;
+use super::NodeFiles;
 
-/// Ended by `kill -9` when dropped, or by the kernel when this process dies.
-pub(super) struct Process {
+/// A node and its epmd. Both are killed when dropped, or by the kernel when this process ends.
+pub(super) struct NodeProcess {
     node: Child,
     epmd: Child,
 }
 
-impl Drop for Process {
+impl Drop for NodeProcess {
     fn drop(&mut self) {
         for child in [&mut self.node, &mut self.epmd] {
             let _ = child.kill();
@@ -27,14 +27,14 @@ impl Drop for Process {
 }
 
 /// Starts the node as a child of this process.
-pub(super) fn spawn(files: &Files) -> Result<Process> {
+pub(super) fn spawn(files: &NodeFiles) -> Result<NodeProcess> {
     let epmd = spawn_bound(epmd(files), files)?;
     let node = spawn_bound(files.command("rabbitmq-server")?, files)?;
-    Ok(Process { node, epmd })
+    Ok(NodeProcess { node, epmd })
 }
 
-/// Erlang's name server. The node would start one itself, that never ends.
-fn epmd(files: &Files) -> Command {
+/// Erlang's name server. If the node started it itself, it would never end.
+fn epmd(files: &NodeFiles) -> Command {
     let mut command = Command::new("epmd");
     command
         .args(["-address", "127.0.0.1", "-port", &files.ports.epmd.to_string()])
@@ -43,7 +43,7 @@ fn epmd(files: &Files) -> Command {
 }
 
 /// Spawns `command` with the parent-death signal KILL.
-fn spawn_bound(command: Command, files: &Files) -> Result<Child> {
+fn spawn_bound(command: Command, files: &NodeFiles) -> Result<Child> {
     let mut bound = Command::new("setpriv");
     bound
         .args(["--pdeathsig", "KILL", "--"])
@@ -58,7 +58,7 @@ fn spawn_bound(command: Command, files: &Files) -> Result<Child> {
             .filter_map(|(name, value)| Some((name, value?))),
     );
     log_to(&mut bound, files)?;
-    // The "parent" of that signal is a thread, not a process: it must be one that stays.
+    // That signal is sent when the parent thread ends, not the process, so this thread must stay.
     let (sender, receiver) = mpsc::channel();
     thread::Builder::new()
         .name("rabbitmq-parent".into())
@@ -69,10 +69,12 @@ fn spawn_bound(command: Command, files: &Files) -> Result<Child> {
                 thread::park();
             }
         })?;
-    receiver.recv()?.context("setpriv (package util-linux)")
+    receiver
+        .recv()?
+        .context("cannot start setpriv (package util-linux)")
 }
 
-fn log_to(command: &mut Command, files: &Files) -> Result<()> {
+fn log_to(command: &mut Command, files: &NodeFiles) -> Result<()> {
     let log = File::options()
         .create(true)
         .append(true)
@@ -81,13 +83,14 @@ fn log_to(command: &mut Command, files: &Files) -> Result<()> {
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
-        // Ctrl-C on the test run is for the tests.
+        // Ctrl-C must reach only the tests.
         .process_group(0);
     Ok(())
 }
 
-/// Starts the node under a shell that ends it once nobody has held `FOLDER/lease` for some seconds.
-pub(super) fn spawn_leased(files: &Files, folder: &Path) -> Result<()> {
+/// Starts the node under a shell that kills it when `FOLDER/lease` has not been locked for some
+/// seconds.
+pub(super) fn spawn_leased(files: &NodeFiles, folder: &Path) -> Result<()> {
     const SCRIPT: &str = r#"
         epmd -address 127.0.0.1 -port "$ERL_EPMD_PORT" & export epmd=$!
         "$1" & export node=$!
@@ -95,7 +98,7 @@ pub(super) fn spawn_leased(files: &Files, folder: &Path) -> Result<()> {
         while :; do
             flock --exclusive "$folder/lease" true
             sleep 5
-            # No user now, and none can come before all is gone: the next one starts a node anew.
+            # There is no user now, and a new one must wait until everything is deleted. Then it starts a new node.
             flock --exclusive --nonblock "$folder/lease" \
                 sh -c 'rm -f "$folder/ports"; kill -9 $node $epmd; rm -rf "$folder/node"' && break
         done
@@ -109,6 +112,6 @@ pub(super) fn spawn_leased(files: &Files, folder: &Path) -> Result<()> {
     keeper.current_dir(&files.folder).env_clear();
     keeper.envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))));
     log_to(&mut keeper, files)?;
-    keeper.spawn().context("sh")?;
+    keeper.spawn().context("cannot start sh")?;
     Ok(())
 }

@@ -29,19 +29,19 @@ fn a_host_is_judged_by_what_it_says_of_this_generation() {
     let held = json!([error(None)]);
     let retried = json!([error(None), error(Some("2026-01-01T00:00:00Z"))]);
     let rejected = json!({"reason": "bad", "timestamp": "2026-01-01T00:00:00Z", "id": "desired-3"});
-    let name = |progress: Progress| format!("{progress:?}").split('(').next().unwrap().to_owned();
+    let name = |progress: HostProgress| format!("{progress:?}").split('(').next().unwrap().to_owned();
     for (changes, expected) in [
         (json!({"satisfied": true}), "Done"),
-        // It was so already: it was told nothing.
+        // It was already as desired, so nothing was sent.
         (json!({"satisfied": true, "reported_generation": 1}), "Done"),
         (json!({"satisfied": true, "reported_generation": null}), "Done"),
-        (json!({}), "NotYetTold"),
+        (json!({}), "NotYetReached"),
         (json!({"satisfied": true, "generation": 4}), "Superseded"),
         (json!({"status": "missing", "responding": false}), "NeverSeen"),
         (json!({"status": "converging"}), "Converging"),
         (
             json!({"status": "converging", "reported_generation": 2}),
-            "NotYetTold",
+            "NotYetReached",
         ),
         (
             json!({"status": "converging", "reported_generation": null}),
@@ -52,14 +52,14 @@ fn a_host_is_judged_by_what_it_says_of_this_generation() {
         (json!({"status": "errors", "errors": held}), "Failed"),
         (
             json!({"status": "errors", "errors": held, "reported_generation": 2}),
-            "NotYetTold",
+            "NotYetReached",
         ),
         (json!({"status": "errors", "errors": retried}), "Retrying"),
         (
             json!({"last_rejected": rejected, "reported_generation": 2}),
             "Refused",
         ),
-        // Of another start of this very generation, and taken since.
+        // The refusal is old: the host has accepted this generation since.
         (json!({"last_rejected": rejected, "satisfied": true}), "Done"),
     ] {
         assert_eq!(name(judge(&host(changes.clone()), 3)), expected, "{changes}");
@@ -75,8 +75,8 @@ fn each_application_is_told_of_in_its_own_line() {
     let host = host(json!({"apps": {"db": app("2-1"), "web": app("1.0-1"), "old": app("9")}}));
     let expected = [
         ("db", "2-1, running: as desired"),
-        ("new", "3 is to be installed"),
-        ("old", "is to be removed"),
+        ("new", "3 will be installed"),
+        ("old", "will be removed"),
         ("web", "1.0-1 is installed, 1.1 desired"),
     ];
     let expected = expected.map(|(name, line)| (name.to_owned(), line.to_owned()));

@@ -32,7 +32,7 @@ fn what_has_no_meaning_is_refused_with_its_place() {
     for (text, complaint) in [
         ("a: 1\na: 2", "f.yaml:2:"),
         ("a: [1", "f.yaml:"),
-        ("a: .inf", "f.yaml:1:4: is not finite"),
+        ("a: .inf", "f.yaml:1:4: is not a finite number"),
         ("a: !mine 1", "f.yaml:1:"),
         ("? [1, 2]\n: 3", "f.yaml:1:"),
         ("a: 1\n---\nb: 2", "f.yaml:3:1: a second YAML document"),

@@ -1,7 +1,7 @@
 //! A convergence is a transaction: what fails goes back to what it was.
 
-use crate::failure::Failure;
-use crate::journal::{Before, Entry, Journal, JournalFile};
+use crate::engine::failure::Failure;
+use crate::engine::journal::{Before, Entry, Journal, JournalFile};
 use crate::ledger::Scope;
 use crate::state_file::StateFile;
 use protocol::{Apps, Phase, SetConfig};

@@ -5,7 +5,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{age_s, app_status, managed};
-use crate::observe::{Observed, ReadAt};
+use crate::engine::observe::{Observed, ReadAt};
 
 /// The object `apps` of a status, but for what changes with time alone: the age of each config.
 #[derive(Debug, Default)]

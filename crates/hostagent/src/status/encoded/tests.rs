@@ -6,9 +6,9 @@ use protocol::{AppName, Category, Config, Limits, Status};
 use serde_json::json;
 
 use super::*;
+use crate::engine::observe::{ObservedApp, ReadAt};
 use crate::host_state::{HostState, Standing};
 use crate::ledger::Desired;
-use crate::observe::{ObservedApp, ReadAt};
 use crate::status::{Particulars, build, without_apps};
 use host::{ContractKind, Facts, HostError, ServiceState};
 
