@@ -53,6 +53,11 @@ impl Bakes {
         }
     }
 
+    /// Whether all of these are being watched.
+    pub fn have_begun<'a>(&self, mut apps: impl Iterator<Item = &'a str>) -> bool {
+        apps.all(|app| self.running.keys().any(|running| running.as_str() == app))
+    }
+
     pub fn forget(&mut self, app: &AppName) {
         self.running.remove(app);
     }

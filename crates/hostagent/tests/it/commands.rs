@@ -304,6 +304,8 @@ fn status_says_whether_an_agent_is_there_to_converge() {
     let _agent = hostagent::lock::Lock::take(&state).unwrap();
     assert_eq!(
         status(),
-        format!("web-1: converging\n  not as desired; the running agent is converging, or about to\n{missing}")
+        format!(
+            "web-1: converging\n  not as desired; the running agent is converging, or about to\n{missing}"
+        )
     );
 }

@@ -501,8 +501,7 @@ async fn a_ping_is_answered_while_the_plan_is_made_that_a_message_is_tied_to() {
     driver
         .fake
         .with(|state| state.read_takes = Duration::from_secs(20));
-    let message =
-        json!({"opcode": "set_config", "id": "m1", "only_if_plan": "0123456789ab", "data": apps});
+    let message = json!({"opcode": "set_config", "id": "m1", "only_if_plan": "0123456789ab", "data": apps});
     let mut acked = driver.send_on(HOST, message).await;
     let newer = json!({"opcode": "set_config", "id": "m2", "data": apps});
     driver.send_on(HOST, newer).await;
@@ -522,6 +521,7 @@ async fn a_ping_is_answered_while_the_plan_is_made_that_a_message_is_tied_to() {
     acked.await.unwrap();
     // The message behind it had to wait, and is not lost.
     driver.fake.with(|state| state.read_takes = Duration::ZERO);
+    tokio::time::sleep(Duration::from_secs(20)).await;
     assert_eq!(last_said(&mut driver).await["reply_to"], "m2");
     assert_eq!(package_versions(&driver), ["a 2-1"]);
 }

@@ -8,7 +8,7 @@ use crate::alarm;
 use crate::engine::bake::BakeResult;
 use crate::engine::failure::{Failure, Failures};
 use crate::engine::observe::{Observed, ObservedApp};
-use crate::engine::plan::{self, Plan, Targets};
+use crate::engine::plan::{self, Plan, SettleAction, Targets};
 use crate::engine::progress::{Event, Progress};
 use crate::engine::signals::{Signal, Signals};
 use crate::host_state::Standing;
@@ -58,7 +58,21 @@ impl Convergence<'_> {
     }
 
     fn plan_by_role(&self, all: &Targets, observed: &Observed) -> Plan {
-        plan::plan(&self.forward_targets(all), observed, self.family())
+        let mut plan = plan::plan(&self.forward_targets(all), observed, self.family());
+        self.spare_started(&mut plan);
+        plan
+    }
+
+    /// What is kept at its previous state and is desired to run is left running, if somebody has started it.
+    fn spare_started(&self, plan: &mut Plan) {
+        plan.settle.retain(|step| {
+            let (SettleAction::Stop { service } | SettleAction::Disable { service }) = &step.action else {
+                return true;
+            };
+            let spec = self.desired.apps.get(&step.app);
+            let is_desired = spec.is_some_and(|spec| spec.wants_service(service));
+            !is_desired
+        });
     }
 
     /// A fault in the midst of a change is a failure of it. Others are reported as long as they are there, and not
@@ -128,6 +142,7 @@ impl Convergence<'_> {
             .into_iter()
             .filter_map(|app| Some((app.clone(), self.kept_target(&app)?)));
         let mut kept = plan::plan(&kept.collect(), observed, self.family());
+        self.spare_started(&mut kept);
         plan.settle.append(&mut kept.settle);
         plan.restarts.append(&mut kept.restarts);
         plan
@@ -267,6 +282,9 @@ impl Convergence<'_> {
         let names: Vec<&str> = baking.map(|(app, _)| app.as_str()).collect();
         if names.is_empty() {
             return Ok(Turn::Finished(observed));
+        }
+        if !self.bakes.have_begun(names.iter().copied()) {
+            return Ok(Turn::Again);
         }
         let period = self.engine.bake_period.as_secs();
         let detail = format!("watching {} for {period} s", names.join(", "));

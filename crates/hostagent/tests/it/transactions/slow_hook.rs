@@ -13,8 +13,16 @@ async fn pings_are_answered_while_a_plan_waits_for_a_hook_of_20_s() {
     let hook = world.sandbox.join("/opt/pf9/app/config");
     let text = std::fs::read_to_string(&hook).unwrap();
     let (interpreter, rest) = text.split_once('\n').unwrap();
-    let slow = format!("{interpreter}\n[ \"$1\" != --get-config ] || sleep {}\n{rest}", HOOK_TAKES.as_secs());
+    let flag = world.sandbox.join("/tmp/slow");
+    let slow = format!(
+        "{interpreter}\n[ \"$1\" != --get-config ] || [ ! -e {} ] || sleep {}\n{rest}",
+        flag.display(),
+        HOOK_TAKES.as_secs()
+    );
     std::fs::write(&hook, slow).unwrap();
+    // A changed hook is asked anew: that comes first.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    std::fs::write(&flag, "").unwrap();
 
     let began = std::time::Instant::now();
     let apps = json!({"app": world.desired(&example_app("app", "2.0"), "new")});
@@ -31,7 +39,10 @@ async fn pings_are_answered_while_a_plan_waits_for_a_hook_of_20_s() {
         };
         world.master.wait("an answer to a ping", answers).await;
         let took = sent.elapsed();
-        assert!(took < Duration::from_secs(2), "a ping was answered after {took:?}");
+        assert!(
+            took < Duration::from_secs(2),
+            "a ping was answered after {took:?}"
+        );
     }
     let status = world.outcome(&tied).await;
     assert!(began.elapsed() >= HOOK_TAKES, "{:?}", began.elapsed());
