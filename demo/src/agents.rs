@@ -170,7 +170,7 @@ async fn show_state(mut state: watch::Receiver<HostState>, name: &'static str, s
     let mut last = String::new();
     while state.changed().await.is_ok() {
         let detail = match &state.borrow_and_update().standing {
-            Standing::Converging { detail } => detail.clone(),
+            Standing::Converging { detail } | Standing::Watching { detail } => detail.clone(),
             Standing::Ok | Standing::Errors(_) => String::new(),
         };
         if !detail.is_empty() && detail != last {

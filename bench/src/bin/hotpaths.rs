@@ -4,15 +4,14 @@
 //! The difference between two runs with different TIMES is the cost of the operation.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use bench::agent::sandbox_with_apps;
 use host::{self, Family, Host};
 use hostagent::engine::observe::{Freshness, Observed, Observer};
-use hostagent::engine::plan::plan;
-use hostagent::ledger::Desired;
+use hostagent::engine::plan::{desired_targets, plan};
+use hostagent::ledger::Records;
 use hostagent::settings::{Settings, Sources};
 use protocol::{Apps, Inbound, Limits, SetConfig, decode};
 
@@ -41,12 +40,8 @@ fn run() -> Result<()> {
     let host = open(sandbox.root())?;
     runtime.block_on(async {
         let observer = Observer::new(host.clone());
-        let wanted = Arc::new(Desired {
-            apps: apps.clone(),
-            ..Desired::default()
-        });
-        let records = Arc::default();
-        let observed = observer.observe(&wanted, &records, Freshness::Full).await?;
+        let records = Records::new();
+        let observed = observer.observe(&apps, &records, Freshness::Full).await?;
         ensure!(
             observed.apps.len() == APPS,
             "{} applications",
@@ -55,7 +50,7 @@ fn run() -> Result<()> {
         if path == "heartbeat" {
             // A file that changed a moment ago is read each time.
             tokio::time::sleep(Duration::from_secs(5)).await;
-            observer.observe(&wanted, &records, Freshness::Full).await?;
+            observer.observe(&apps, &records, Freshness::Full).await?;
         }
         for _ in 0..times {
             match path.as_str() {
@@ -67,11 +62,11 @@ fn run() -> Result<()> {
                 }
                 // As for a ping.
                 "observe" => {
-                    let again = observer.observe(&wanted, &records, Freshness::Light).await?;
+                    let again = observer.observe(&apps, &records, Freshness::Light).await?;
                     ensure!(again.apps.len() == APPS, "{} applications", again.apps.len());
                 }
                 "heartbeat" => {
-                    let again = observer.observe(&wanted, &records, Freshness::Full).await?;
+                    let again = observer.observe(&apps, &records, Freshness::Full).await?;
                     ensure!(again.apps.len() == APPS, "{} applications", again.apps.len());
                 }
                 "plan" => plan_nothing(&apps, &observed)?,
@@ -118,9 +113,10 @@ fn decode_both(apps: &Apps) -> Result<()> {
 }
 
 fn plan_nothing(apps: &Apps, observed: &Observed) -> Result<()> {
-    let plan = plan(apps, observed, Family::Deb);
+    let targets = desired_targets(apps, observed, Family::Deb);
+    let plan = plan(&targets, observed, Family::Deb);
     ensure!(
-        plan.steps.len() <= APPS,
+        plan.packages.len() + plan.settle.len() <= APPS,
         "the plan has more than one step for each application"
     );
     Ok(())

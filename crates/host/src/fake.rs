@@ -1,5 +1,6 @@
-//! A scripted host for unit tests of the engine: packages, services, config and downloads in memory, a log
-//! of what was done, and failures on demand. What a real host does is tested on real ones.
+//! A scripted host for unit tests of the engine: packages, services, config and downloads in
+//! memory, a log of operations, and failures on demand. Tests of the real facilities use real
+//! hosts.
 
 #![allow(clippy::unwrap_used)] // For tests only: to panic is to fail the test.
 
@@ -9,8 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use protocol::satisfied::version_satisfied;
 use protocol::{AppName, Category, Config};
 
+use super::packages::compare_versions;
 use super::services::ServiceChanges;
 use super::{
     AppConfig, Applied, ApplyError, Cancel, Contract, ContractKind, Download, Downloads, EarlierRuns, Family,
@@ -27,34 +30,42 @@ pub struct Offer {
 }
 
 #[derive(Debug, Default)]
-pub struct State {
+pub struct FakeState {
     pub offers: BTreeMap<String, Offer>,
     pub packages: PackagesByName,
-    /// As last handed out: again, as by the real ones, while nothing has changed.
+    /// The last answer; returned again while nothing has changed, as the real facility does.
     pub handed_out: Arc<InstalledPackages>,
     pub shipped: BTreeMap<String, BTreeSet<String>>,
     pub services: BTreeMap<String, ServiceState>,
-    /// What was last said of them: said again, as SysV's is, to whoever does not ask for a fresh answer.
+    /// The last answers; returned again, as SysV does, unless the caller asks for a fresh one.
     pub answers: BTreeMap<String, ServiceState>,
     pub configs: BTreeMap<String, Config>,
-    /// Where the config of a package is, for inotify.
+    /// The config file of a package, for the drift watch.
     pub watched_files: BTreeMap<String, PathBuf>,
-    /// Where a test says which services have changed.
+    /// Where a test reports changed services.
     pub changes: Arc<ServiceChanges>,
     /// Packages without hook or manifest.
     pub without_contract: BTreeSet<String>,
-    /// What was done, in order: `apply +a=1 -b`, `start a`, `config a`, ...
+    /// The operations in order: `apply +a=1 -b`, `start a`, `config a`, ...
     pub log: Vec<String>,
-    /// Operations that fail, by their line in the log; each fails as often as it stands here.
+    /// Operations that fail, by their line in the log. Each entry makes one run fail.
     pub failures: Vec<(String, HostError)>,
-    /// Operations, by their line in the log, in the midst of which somebody else removes a package.
-    pub removed_behind: Vec<(String, String)>,
+    /// Operations, by their line in the log, during which a package is removed externally.
+    pub removed_externally: Vec<(String, String)>,
+    /// Operations, by their line in the log, during which a service is started externally.
+    pub started_externally: Vec<(String, String)>,
+    /// How long it takes to read a config.
+    pub read_takes: Duration,
+    /// Manifests with an error in them, by package.
+    pub broken_contracts: BTreeMap<String, HostError>,
     /// Transactions that change the packages although they fail.
     pub half_done: Vec<String>,
     /// What a transaction ends with besides being done, by its line in the log.
     pub warnings: BTreeMap<String, Vec<String>>,
     /// Which other packages a dry run says would come or go, by its line in the log (`check +a=1`).
     pub simulations: BTreeMap<String, Simulation>,
+    /// Versions that the host's repositories offer, by package.
+    pub repository: BTreeMap<String, Vec<String>>,
     /// When the package lists were last changed.
     pub lists_stamp: Option<SystemTime>,
     /// Transactions that fail are refused before anything is touched.
@@ -63,13 +74,13 @@ pub struct State {
     pub unhealthy: BTreeSet<String>,
     /// How long the start of a service takes.
     pub start_takes: Duration,
-    /// Services that end by themselves right after their start.
+    /// Services that end right after their start.
     pub dying: BTreeSet<String>,
-    /// Held while a transaction runs, if a test wants it to take its time.
+    /// A transaction waits for a permit, if a test sets this.
     pub gate: Option<Arc<tokio::sync::Semaphore>>,
 }
 
-impl State {
+impl FakeState {
     pub fn remove(&mut self, package: &str) {
         self.packages.remove(package);
         for service in self.shipped.remove(package).unwrap_or_default() {
@@ -79,7 +90,7 @@ impl State {
 }
 
 #[derive(Clone, Default)]
-pub struct FakeHost(pub Arc<Mutex<State>>);
+pub struct FakeHost(pub Arc<Mutex<FakeState>>);
 
 impl FakeHost {
     pub fn host(&self) -> Host {
@@ -104,7 +115,7 @@ impl FakeHost {
         url
     }
 
-    pub fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+    pub fn with<T>(&self, change: impl FnOnce(&mut FakeState) -> T) -> T {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -112,17 +123,27 @@ impl FakeHost {
         self.with(|state| std::mem::take(&mut state.log))
     }
 
-    /// Logs an operation; fails if it is to fail.
+    /// Logs an operation, and fails if it is in `failures`.
     fn act(&self, line: String) -> Result<(), HostError> {
         self.with(|state| {
             let failure = state.failures.iter().position(|(failing, _)| *failing == line);
             if let Some(index) = state
-                .removed_behind
+                .removed_externally
                 .iter()
                 .position(|(during, _)| *during == line)
             {
-                let (_, package) = state.removed_behind.remove(index);
+                let (_, package) = state.removed_externally.remove(index);
                 state.remove(&package);
+            }
+            if let Some(index) = state
+                .started_externally
+                .iter()
+                .position(|(during, _)| *during == line)
+            {
+                let (_, service) = state.started_externally.remove(index);
+                if let Some(service) = state.services.get_mut(&service) {
+                    service.running = true;
+                }
             }
             state.log.push(line);
             match failure {
@@ -172,15 +193,24 @@ impl Packages for FakeHost {
             arch: "all".into(),
             arch_fits: true,
             installed_size: 1,
-            conffiles: Vec::new(),
-            relations: None,
-            verified: None,
         })
     }
 
     async fn find_in_repositories(&self, package: &str, version: &str) -> Result<String, HostError> {
-        let message = format!("no repository offers {package} {version}");
-        Err(HostError::new(Category::NotFound, message))
+        let offered = self.with(|state| state.repository.get(package).cloned().unwrap_or_default());
+        let satisfying = offered
+            .into_iter()
+            .filter(|offer| version_satisfied(version, offer));
+        satisfying
+            .max_by(|a, b| compare_versions(Family::Deb, a, b))
+            .ok_or_else(|| {
+                let message = format!("no repository offers {package} {version}");
+                HostError::new(Category::NotFound, message)
+            })
+    }
+
+    async fn find_in_lists(&self, package: &str, version: &str) -> Result<String, HostError> {
+        self.find_in_repositories(package, version).await
     }
 
     fn lists_stamp(&self) -> Option<SystemTime> {
@@ -229,19 +259,18 @@ impl Packages for FakeHost {
         self.with(|state| {
             transaction.remove.iter().for_each(|name| state.remove(name));
             for source in &transaction.install {
-                let Source::File(file) = source else { continue };
                 let package = InstalledPackage {
-                    version: file.version.clone(),
+                    version: source.version().to_owned(),
                     arch: "all".into(),
                     broken: false,
                     waits: false,
                     is_application: false,
                 };
-                state.packages.insert(file.name.clone(), package);
+                state.packages.insert(source.name().to_owned(), package);
                 let services = state
                     .offers
                     .values()
-                    .find(|o| o.package == file.name)
+                    .find(|o| o.package == source.name())
                     .map(|o| o.services.clone());
                 for service in services.iter().flatten() {
                     let stopped = ServiceState {
@@ -254,7 +283,7 @@ impl Packages for FakeHost {
                 }
                 state
                     .shipped
-                    .insert(file.name.clone(), services.unwrap_or_default());
+                    .insert(source.name().to_owned(), services.unwrap_or_default());
             }
         });
         result
@@ -364,6 +393,10 @@ impl Services for FakeHost {
         self.with(|state| state.answers.clear());
         Ok(())
     }
+    fn forget_answers(&self) {}
+    fn has_unit_files(&self) -> bool {
+        false
+    }
     fn services_in(&self, files: &[PathBuf]) -> BTreeSet<String> {
         files
             .iter()
@@ -374,23 +407,29 @@ impl Services for FakeHost {
 
 #[async_trait]
 impl AppConfig for FakeHost {
-    async fn contract(&self, _app: &AppName, package: &str) -> Result<Contract, HostError> {
+    async fn contract(&self, _app: &AppName, package: &str) -> Result<Arc<Contract>, HostError> {
+        if let Some(error) = self.with(|state| state.broken_contracts.get(package).cloned()) {
+            return Err(error);
+        }
         let none = self.with(|state| state.without_contract.contains(package));
         let kind = if none {
             ContractKind::None
         } else {
             ContractKind::Hook
         };
-        Ok(Contract {
-            manifest: None,
+        Ok(Arc::new(Contract {
             kind,
             services: None,
             watched_files: self.with(|state| state.watched_files.get(package).cloned().into_iter().collect()),
-        })
+            has_checks: true,
+            stamp: None,
+        }))
     }
 
-    async fn read(&self, app: &AppName, _package: &str) -> Result<Config, HostError> {
-        Ok(self.with(|state| state.configs.get(app.as_str()).cloned().unwrap_or_default()))
+    async fn read(&self, app: &AppName, _package: &str) -> Result<Arc<Config>, HostError> {
+        tokio::time::sleep(self.with(|state| state.read_takes)).await;
+        let config = self.with(|state| state.configs.get(app.as_str()).cloned().unwrap_or_default());
+        Ok(Arc::new(config))
     }
 
     async fn write(
@@ -408,6 +447,10 @@ impl AppConfig for FakeHost {
             }
         });
         Ok(())
+    }
+
+    async fn unfinished(&self) -> Result<BTreeSet<AppName>, HostError> {
+        Ok(BTreeSet::new())
     }
 
     async fn stays_healthy(&self, app: &AppName, package: &str, period: Duration) -> Result<(), HostError> {
@@ -434,7 +477,7 @@ impl Downloads for FakeHost {
         if !self.with(|state| state.offers.contains_key(&download.url)) {
             return Err(HostError::new(
                 Category::NotFound,
-                format!("{} is not there (404)", download.url),
+                format!("{} does not exist (404)", download.url),
             ));
         }
         let name = download.url.rsplit('/').next().unwrap_or_default();
@@ -442,4 +485,10 @@ impl Downloads for FakeHost {
     }
 
     async fn discard(&self, _file: &Path) {}
+
+    async fn keep(&self, file: &Path) -> Result<PathBuf, HostError> {
+        Ok(file.to_owned())
+    }
+
+    fn protect(&self, _files: &BTreeSet<PathBuf>) {}
 }

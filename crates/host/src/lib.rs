@@ -1,27 +1,31 @@
-//! A Linux host's facilities, one folder each with one small trait that holds only what the engine calls: a real
-//! one (or one per package family and init system), and a scripted fake for tests (feature `testing`).
+//! The facilities of a Linux host. Each has a folder, and in its `facility.rs` one small trait:
+//! what the engine calls. The folder holds the real implementation, or one for each package family
+//! and init system; [`fake`] is a scripted one for tests (feature `testing`).
 //!
-//! All paths hang off one [`Root`].
+//! All paths are below one [`Root`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub mod packages;
-pub mod services;
-pub mod app_config;
+// The facilities, in the order in which a change uses them.
+mod open;
 pub mod download;
-pub mod command;
+pub mod packages;
+pub mod app_config;
+pub mod services;
 pub mod facts;
-
-pub mod atomic_file;
-mod error;
 #[cfg(feature = "testing")]
 pub mod fake;
-mod hex;
-mod open;
-pub mod paths;
-pub mod processes;
+
+// Shared by them.
+mod error;
 pub mod root;
+pub mod command;
+mod systemd;
+pub mod paths;
+pub mod atomic_file;
+pub mod processes;
+mod hex;
 
 pub use app_config::{AppConfig, Contract, ContractKind, Manifest};
 pub use download::{Cancel, Download, Downloads};
@@ -30,12 +34,12 @@ pub use hex::hex;
 pub use open::{HostOptions, open};
 pub use packages::{
     Applied, ApplyError, EarlierRuns, Family, InstalledPackage, InstalledPackages, PackageFile,
-    PackageVersion, Packages, PackagesByName, Relations, Simulation, Source, Stamp, Transaction,
+    PackageVersion, Packages, PackagesByName, Simulation, Source, Transaction,
 };
 pub use root::Root;
 pub use services::{ServiceState, Services};
 
-/// The facilities of one host, as the engine holds them.
+/// The facilities of one host.
 #[derive(Clone)]
 pub struct Host {
     pub packages: Arc<dyn Packages>,
@@ -44,5 +48,5 @@ pub struct Host {
     pub downloads: Arc<dyn Downloads>,
 }
 
-/// Facts for a status's `info`.
+/// Facts for `info` of a status.
 pub type Facts = BTreeMap<String, serde_json::Value>;

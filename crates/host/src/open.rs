@@ -8,15 +8,15 @@ use crate::command::Runner;
 use crate::download::{DownloadOptions, Downloader};
 use crate::{Family, Host, HostError, Root, packages, services};
 
-/// What the facilities of a host need to know.
+/// Options of the facilities of a host.
 #[derive(Debug, Clone)]
 pub struct HostOptions {
     pub root: Root,
     /// `None`: the package manager that the host has.
     pub family: Option<Family>,
-    /// For what the facilities must remember; a real path.
+    /// For the facilities' own state files; a real path.
     pub state_dir: PathBuf,
-    /// Downloaded packages; a real path.
+    /// For downloaded packages; a real path.
     pub cache_dir: PathBuf,
     pub download: DownloadOptions,
 }
@@ -39,7 +39,12 @@ pub fn open(options: HostOptions) -> Result<Host, HostError> {
         },
     )?;
     let services = services::detect(&root, runner.as_ref());
-    let downloads = Arc::new(Downloader::new(&root, cache_dir, download));
+    let downloads = Arc::new(Downloader::new(
+        &root,
+        cache_dir,
+        download,
+        packages.family().extension(),
+    ));
     let app_config = Arc::new(Contracts::new(root, services.clone(), &state_dir).runner(runner));
     Ok(Host {
         packages,

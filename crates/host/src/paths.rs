@@ -1,4 +1,5 @@
-//! Files of applications under the root: found without leaving it, and opened without being led astray.
+//! Files of applications: finds them without leaving the root, and opens them without following
+//! links that root must not follow.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
@@ -7,56 +8,57 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, Stat, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
 use crate::Root;
 
-/// As many as the kernel follows.
+/// The kernel's own limit.
 const MAX_LINKS: usize = 40;
-/// FAT's, and one second for the fraction that a stamp is asked without.
+/// That of FAT (2 s), and one second for the fraction that is not compared.
 const COARSEST_CLOCK: Duration = Duration::from_secs(3);
 const WORLD_WRITABLE: u32 = 0o002;
 
-/// The real path of `path` (as the host's programs name it): symlinks are followed, but as if the root
-/// were `/`, so that none leads out of a sandbox. The file itself need not exist.
+/// The real path of `path` (as the host's programs name it). Symbolic links are followed as if the
+/// root were `/`, so that none leads out of a sandbox. The file itself need not exist.
 ///
-/// The agent is root and an application's folder may belong to the application: a link is followed only
-/// if root made it, or if it leads to a file of its own maker.
+/// The agent is root, and the folder may belong to the application: a link is followed only if root
+/// owns it, or if its owner also owns its target.
 pub fn resolve(root: &Root, path: &Path) -> io::Result<PathBuf> {
     match plain(root, path) {
-        Plain::There(real, _) | Plain::Missing(real) => Ok(real),
-        Plain::Unknown => resolve_by_parts(root, path),
+        PlainPath::There(real, _) | PlainPath::Missing(real) => Ok(real),
+        PlainPath::Unknown => resolve_by_parts(root, path),
     }
 }
 
-/// What [`resolve_by_parts`] finds where no link is on the way, which the kernel tells in one call.
-enum Plain {
+/// The result of one system call that fails if a link is on the way.
+enum PlainPath {
     There(PathBuf, OwnedFd),
     Missing(PathBuf),
-    /// A link is on the way, or this kernel can't tell (before Linux 5.6, or not allowed), or it can't be opened.
+    /// A link is on the way, the call is not available (before Linux 5.6, or not allowed), or the
+    /// open failed.
     Unknown,
 }
 
-fn plain(root: &Root, path: &Path) -> Plain {
+fn plain(root: &Root, path: &Path) -> PlainPath {
     open_if_plain(root, path, OFlags::PATH)
 }
 
-fn open_if_plain(root: &Root, path: &Path, flags: OFlags) -> Plain {
+fn open_if_plain(root: &Root, path: &Path, flags: OFlags) -> PlainPath {
     let is_plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
     if !path.components().all(is_plain) {
-        return Plain::Unknown;
+        return PlainPath::Unknown;
     }
     let real = root.join(path);
     match open_plain(&real, flags | OFlags::CLOEXEC) {
-        Ok(file) => Plain::There(real, file),
-        Err(Errno::NOENT | Errno::NOTDIR) => Plain::Missing(real),
-        Err(_) => Plain::Unknown,
+        Ok(file) => PlainPath::There(real, file),
+        Err(Errno::NOENT | Errno::NOTDIR) => PlainPath::Missing(real),
+        Err(_) => PlainPath::Unknown,
     }
 }
 
-/// Opens `real`; fails if a symbolic link is on the way, or is what it leads to.
-pub fn open_plain(real: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+/// Opens `real`; fails if it is a symbolic link, or one is on the way.
+fn open_plain(real: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     openat2(CWD, real, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
 }
 
@@ -107,7 +109,7 @@ fn resolve_by_parts(root: &Root, path: &Path) -> io::Result<PathBuf> {
     for (link, maker) in links {
         if maker != 0 && maker != agent && Some(maker) != owner {
             return Err(io::Error::other(format!(
-                "the symbolic link {} belongs to user {maker}, the file it leads to does not",
+                "refusing to follow the symbolic link {}: it belongs to user {maker}, but its target does not",
                 link.display()
             )));
         }
@@ -115,23 +117,23 @@ fn resolve_by_parts(root: &Root, path: &Path) -> io::Result<PathBuf> {
     Ok(real)
 }
 
-/// The real path of something that exists, and what it is.
+/// The real path of a file that exists, and its metadata.
 pub fn find(root: &Root, path: &Path) -> io::Result<Option<(PathBuf, Metadata)>> {
     if root.is_host() && look(root, path)?.is_none() {
         return Ok(None);
     }
     match plain(root, path) {
-        Plain::There(real, file) => Ok(Some((real, File::from(file).metadata()?))),
-        Plain::Missing(_) => Ok(None),
-        Plain::Unknown => {
+        PlainPath::There(real, file) => Ok(Some((real, File::from(file).metadata()?))),
+        PlainPath::Missing(_) => Ok(None),
+        PlainPath::Unknown => {
             let real = resolve_by_parts(root, path)?;
             Ok(exists(fs::symlink_metadata(&real))?.map(|metadata| (real, metadata)))
         }
     }
 }
 
-/// What is at `path`, links followed. One system call on the host itself, where most of what is looked for
-/// is not there or has not changed; in a sandbox the kernel would follow links out of it.
+/// The metadata of `path`, links followed. One system call on the host itself; in a sandbox the
+/// kernel would follow links out of it.
 pub fn look(root: &Root, path: &Path) -> io::Result<Option<Metadata>> {
     if root.is_host() {
         exists(fs::metadata(path))
@@ -140,7 +142,7 @@ pub fn look(root: &Root, path: &Path) -> io::Result<Option<Metadata>> {
     }
 }
 
-/// `None` for what does not exist.
+/// `None`: the file does not exist.
 pub fn exists<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(found) => Ok(Some(found)),
@@ -156,12 +158,12 @@ pub fn exists<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// A file's bytes, and what it was when they were read.
+/// A file's bytes, and its metadata when they were read.
 pub type Content = (Vec<u8>, Metadata);
 
-/// A regular file's bytes, at most `cap` of them; `None` if there is no such file. `path` is resolved.
+/// A regular file's bytes, at most `cap`; `None`: there is no such file. `path` is a real path.
 pub fn read_capped(path: &Path, cap: u64) -> io::Result<Option<Content>> {
-    // NONBLOCK: opening a named pipe must not wait for its other end.
+    // NONBLOCK: opening a named pipe must not wait for a writer.
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
     let opened = OpenOptions::new()
         .read(true)
@@ -187,9 +189,9 @@ fn read_to_cap(file: File, cap: u64) -> io::Result<Content> {
 pub fn resolve_and_read(root: &Root, path: &Path, cap: u64) -> io::Result<(PathBuf, Option<Content>)> {
     // NONBLOCK: as in `read_capped`.
     match open_if_plain(root, path, OFlags::RDONLY | OFlags::NONBLOCK) {
-        Plain::There(real, file) => Ok((real, Some(read_to_cap(file.into(), cap)?))),
-        Plain::Missing(real) => Ok((real, None)),
-        Plain::Unknown => {
+        PlainPath::There(real, file) => Ok((real, Some(read_to_cap(file.into(), cap)?))),
+        PlainPath::Missing(real) => Ok((real, None)),
+        PlainPath::Unknown => {
             let real = resolve(root, path)?;
             let read = read_capped(&real, cap)?;
             Ok((real, read))
@@ -197,22 +199,22 @@ pub fn resolve_and_read(root: &Root, path: &Path, cap: u64) -> io::Result<(PathB
     }
 }
 
-/// Why root must not take orders from this file: `None` if it may.
+/// Why root must not follow this file; `None`: it may.
 pub fn distrust(owner: u32, mode: u32) -> Option<String> {
     if owner != 0 {
         return Some(format!("belongs to user {owner}, not to root"));
     }
-    (mode & WORLD_WRITABLE != 0).then(|| format!("may be written by anyone (mode {:04o})", mode & 0o7777))
+    (mode & WORLD_WRITABLE != 0).then(|| format!("is writable by everybody (mode {:04o})", mode & 0o7777))
 }
 
-/// [`distrust`] for a file and its folder, where it counts: on the host itself, as root.
+/// [`distrust`] for a file and its folder. Checked only on the host itself, as root.
 pub fn check_trust(root: &Root, path: &Path, file: &Metadata) -> Result<(), String> {
     if !root.is_host() || !rustix::process::geteuid().is_root() {
         return Ok(());
     }
     let refusal = |path: &Path, why: String| {
         Err(format!(
-            "{} {why}; the agent follows it as root: `chown root {0}; chmod o-w {0}`",
+            "{} {why}, but the agent follows it as root. Run `chown root {0}; chmod o-w {0}`",
             path.display()
         ))
     };
@@ -227,11 +229,11 @@ pub fn check_trust(root: &Root, path: &Path, file: &Metadata) -> Result<(), Stri
             Some(why) => refusal(folder, why),
             None => Ok(()),
         },
-        Err(error) => Err(format!("cannot look at {}: {error}", folder.display())),
+        Err(error) => Err(format!("cannot read {}: {error}", folder.display())),
     }
 }
 
-/// Tells one state of a file from another.
+/// Identifies one state of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     device: u64,
@@ -252,21 +254,11 @@ impl Stamp {
         }
     }
 
-    /// Whether a change from `now` on must give another stamp. A clock of the kernel's stands still for milliseconds, that of
-    /// some file systems for 2 s: two changes within that may look like one.
+    /// Whether a change after `now` must give another stamp. The kernel's clock has steps of
+    /// milliseconds, that of some file systems 2 s: two changes within one step may look like one.
     pub fn tells_every_change(&self, now: SystemTime) -> bool {
         let changed = u64::try_from(self.changed.0).map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
         changed.is_ok_and(|changed| now.duration_since(changed).is_ok_and(|ago| ago > COARSEST_CLOCK))
-    }
-
-    pub fn of_stat(stat: &Stat) -> Self {
-        Self {
-            device: stat.st_dev,
-            inode: stat.st_ino,
-            size: stat.st_size as u64,
-            modified: (stat.st_mtime, stat.st_mtime_nsec as i64),
-            changed: (stat.st_ctime, stat.st_ctime_nsec as i64),
-        }
     }
 }
 
@@ -299,7 +291,7 @@ mod tests {
         ];
         for (path, in_one_call, size) in table {
             let path = Path::new(path);
-            let known = !matches!(plain(&root, path), Plain::Unknown);
+            let known = !matches!(plain(&root, path), PlainPath::Unknown);
             assert_eq!(known, in_one_call, "{path:?}");
             let by_parts = resolve_by_parts(&root, path).unwrap();
             assert_eq!(resolve(&root, path).unwrap(), by_parts, "{path:?}");
@@ -402,7 +394,7 @@ mod tests {
     fn root_takes_orders_from_root_only() {
         assert_eq!(distrust(0, 0o100755), None);
         assert_eq!(distrust(0, 0o100775), None);
-        assert!(distrust(0, 0o100757).is_some_and(|why| why.contains("by anyone (mode 0757)")));
+        assert!(distrust(0, 0o100757).is_some_and(|why| why.contains("by everybody (mode 0757)")));
         assert!(distrust(1000, 0o100755).is_some_and(|why| why.contains("user 1000")));
     }
 }

@@ -1,9 +1,9 @@
-//! What the kernel says of processes, in `/proc` (proc(5)).
+//! Processes, from `/proc` (proc(5)).
 
 use rustix::process::Pid;
 
-pub struct Stat {
-    /// `Z`, a zombie, has let go of all it held.
+pub struct ProcessStat {
+    /// `Z`: a zombie, which holds no resources.
     pub state: char,
     pub group: Option<Pid>,
     /// In clock ticks since the boot.
@@ -11,25 +11,25 @@ pub struct Stat {
 }
 
 /// `None`: there is no such process.
-pub fn stat(process: Pid) -> Option<Stat> {
+pub fn stat(process: Pid) -> Option<ProcessStat> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     // ID (NAME) STATE PARENT GROUP ... (22nd) STARTED ...; a name may hold anything.
     let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-    Some(Stat {
+    Some(ProcessStat {
         state: fields.next()?.chars().next()?,
         group: process_id(fields.nth(1)?),
         started: fields.nth(16)?.parse().ok()?,
     })
 }
 
-/// When `process` was started: together with its id that is no other process's, also after another boot.
+/// When `process` was started. Together with the id this identifies a process, also after a reboot.
 pub fn started(process: u32) -> Option<u64> {
     Pid::from_raw(i32::try_from(process).ok()?)
         .and_then(stat)
         .map(|stat| stat.started)
 }
 
-/// The kernel says -1 of the group of a process that is just ending.
+/// `None` also for -1, the group of a process that is just ending.
 pub fn process_id(text: &str) -> Option<Pid> {
     text.parse().ok().filter(|id| *id > 0).and_then(Pid::from_raw)
 }

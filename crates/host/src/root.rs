@@ -1,4 +1,4 @@
-//! The folder that all host paths hang off.
+//! The folder that all paths of a host are below.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 pub struct Root(PathBuf);
 
 impl Root {
-    /// `path` must be absolute: it is handed to package managers that change folder.
+    /// `path` must be absolute: package managers that get it change their folder.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-/// Held as long as it lives; the kernel frees it however the process ends.
+/// Held until it is dropped. The kernel releases it however the process ends.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
@@ -13,11 +13,11 @@ pub struct Lock {
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     #[error(
-        "another hostagent ({holder}) uses {path}: one agent per host. Stop that one first, or give this one a \
-         [hostagent] state_dir of its own", path = path.display()
+        "another hostagent ({holder}) uses {path}; a host can have only one. Stop the other agent, or set \
+         another state_dir in [hostagent] for this one", path = path.display()
     )]
     Held { path: PathBuf, holder: String },
-    #[error("can't lock {path}: {source}", path = path.display())]
+    #[error("cannot lock {path}: {source}", path = path.display())]
     Io { path: PathBuf, source: io::Error },
 }
 
@@ -29,7 +29,7 @@ impl Lock {
             path: path.clone(),
             source,
         };
-        // Not truncated: until the lock is ours, the file tells who holds it.
+        // Not truncated: until this process has the lock, the file names its holder.
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -51,7 +51,7 @@ impl Lock {
             }
             Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
-        // For whoever comes second; the lock holds without it.
+        // For the error of a second agent. The lock holds without it.
         let _ = file
             .set_len(0)
             .and_then(|()| file.rewind())
@@ -60,7 +60,7 @@ impl Lock {
     }
 }
 
-/// The process that holds the lock of `state_dir`; `None`: nobody does.
+/// The process that holds the lock of `state_dir`; `None`: no process.
 pub fn holder(state_dir: &Path) -> Result<Option<rustix::process::Pid>, LockError> {
     let path = state_dir.join("lock");
     let failed = |source| LockError::Io {

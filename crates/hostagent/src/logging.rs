@@ -12,8 +12,8 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::settings::LogLevel;
 
-/// Our own crates; all others speak up from WARN on, whatever the level.
-const OWN_CRATES: [&str; 3] = ["hostagent", "bus", "protocol"];
+/// Our own crates. All others log only warnings and errors, whatever the level.
+const OWN_CRATES: [&str; 4] = ["hostagent", "host", "bus", "protocol"];
 
 /// Where log lines go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,8 +26,7 @@ pub enum Destination {
     Json,
 }
 
-/// Sends the log of this process where it belongs, from `level` on. To be called once; later calls have
-/// no effect.
+/// Starts the log of this process at `level`. Later calls have no effect.
 pub fn init(level: LogLevel) -> Destination {
     let destination = choose(
         io::stderr().is_terminal(),
@@ -35,21 +34,21 @@ pub fn init(level: LogLevel) -> Destination {
         std::env::var("JOURNAL_STREAM").ok().as_deref(),
         stderr_device_and_inode(),
     );
-    // An error means that there is a subscriber already, which is as good.
+    // An error: there is a subscriber already.
     let _ = match destination {
         Destination::Terminal { coloured } => install(terminal(coloured), level),
         Destination::Json => install(json(), level),
         Destination::Journal => match tracing_journald::layer() {
             Ok(journal) => install(journal.with_priority_mappings(priorities()), level),
-            // Its socket is gone, but standard error still leads there.
+            // The journal's socket does not exist. Standard error is the journal, too.
             Err(_) => install(terminal(false), level),
         },
     };
     destination
 }
 
-/// `JOURNAL_STREAM` names the device and inode of the stream that systemd connected; if standard error
-/// is still that stream, nobody has redirected it since (systemd.exec(5)).
+/// `JOURNAL_STREAM` holds the device and inode of the stream that systemd has connected. If
+/// standard error is this stream, it was not redirected (systemd.exec(5)).
 fn choose(
     is_terminal: bool,
     no_colour: bool,
@@ -115,7 +114,7 @@ where
         .with_writer(io::stderr)
 }
 
-/// INFO is what happens every day: `notice`, tracing-journald's own choice, is for what does not.
+/// INFO is for normal events. tracing-journald's default for it, `notice`, is for unusual ones.
 fn priorities() -> PriorityMappings {
     PriorityMappings {
         info: Priority::Informational,
@@ -166,6 +165,8 @@ mod tests {
             (LogLevel::Debug, "zbus::connection", Level::WARN, true),
             (LogLevel::Info, "bus::amqp", Level::INFO, true),
             (LogLevel::Info, "bus::amqp", Level::DEBUG, false),
+            (LogLevel::Info, "host::download", Level::INFO, true),
+            (LogLevel::Info, "host::download", Level::DEBUG, false),
             (LogLevel::Error, "lapin", Level::WARN, false),
             (LogLevel::Critical, "hostagent", Level::WARN, false),
             (LogLevel::Critical, "hostagent", Level::ERROR, true),

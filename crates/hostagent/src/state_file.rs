@@ -1,7 +1,8 @@
-//! One JSON document of the agent's state folder, with a digest of itself.
+//! A JSON document in the agent's state folder, with its digest.
 //!
-//! On disk: the document, a newline, `sha256:` and the hex digest of the document's bytes. A file that
-//! does not match its digest (truncated, flipped, zeroed) is set aside, never trusted and never deleted.
+//! On disk: the document, a newline, `sha256:` and the hex digest of the document's bytes. A file
+//! that does not match its digest (truncated, bits flipped, zeroed) is renamed, never used and
+//! never deleted.
 
 use std::io;
 use std::marker::PhantomData;
@@ -21,16 +22,16 @@ pub struct StateFile<T> {
     document: PhantomData<fn() -> T>,
 }
 
-/// What is at a state file's path.
-enum Found<T> {
+/// The content of a state file's path.
+enum StateContent<T> {
     Nothing,
     Document(T),
-    /// How it is damaged.
+    /// Why it is not valid.
     Damaged(String),
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("can't {verb} {path}: {source}. {advice}", path = path.display())]
+#[error("cannot {verb} {path}: {source}. {advice}", path = path.display())]
 pub struct StateFileError {
     verb: &'static str,
     path: PathBuf,
@@ -42,7 +43,7 @@ impl StateFileError {
     fn new(verb: &'static str, path: &Path, source: io::Error) -> Self {
         let advice = match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                "Free space on that file system; the agent goes on by itself"
+                "Free some space on that file system; the agent retries"
             }
             io::ErrorKind::PermissionDenied => "The agent must be able to write there: run it as root",
             _ => "Check that file system",
@@ -75,49 +76,48 @@ impl<T: Serialize + DeserializeOwned> StateFile<T> {
         &self.path
     }
 
-    /// The document, or `None` where there is none or it was damaged (and has now been set aside).
+    /// The document; `None`: there is none, or it was damaged and is now renamed.
     pub fn load(&self) -> Result<Option<T>, StateFileError> {
         match self.read()? {
-            Found::Nothing => Ok(None),
-            Found::Document(document) => Ok(Some(document)),
-            Found::Damaged(damage) => {
+            StateContent::Nothing => Ok(None),
+            StateContent::Document(document) => Ok(Some(document)),
+            StateContent::Damaged(damage) => {
                 self.set_aside(&damage)?;
                 Ok(None)
             }
         }
     }
 
-    /// The document, as [`StateFile::load`], but a damaged file is left where it is: for commands that only
-    /// look.
+    /// As [`StateFile::load`], but does not rename a damaged file: for commands that only read.
     pub fn peek(&self) -> Result<Option<T>, StateFileError> {
         match self.read()? {
-            Found::Document(document) => Ok(Some(document)),
-            Found::Nothing | Found::Damaged(_) => Ok(None),
+            StateContent::Document(document) => Ok(Some(document)),
+            StateContent::Nothing | StateContent::Damaged(_) => Ok(None),
         }
     }
 
-    fn read(&self) -> Result<Found<T>, StateFileError> {
+    fn read(&self) -> Result<StateContent<T>, StateFileError> {
         match std::fs::read(&self.path) {
-            Ok(bytes) => Ok(parse(&bytes).map_or_else(Found::Damaged, Found::Document)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
+            Ok(bytes) => Ok(parse(&bytes).map_or_else(StateContent::Damaged, StateContent::Document)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(StateContent::Nothing),
             Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
-                Ok(Found::Damaged("it is a folder, not a file".into()))
+                Ok(StateContent::Damaged("it is a folder, not a file".into()))
             }
             Err(error) => Err(StateFileError::new("read", &self.path, error)),
         }
     }
 
-    /// Where the contents are of a document that was damaged and is not there again: set aside, the newest one, or
-    /// still in its place.
+    /// The damaged file, if there is no valid document: the newest renamed copy, or the file
+    /// itself.
     pub fn damaged(&self) -> Result<Option<PathBuf>, StateFileError> {
         Ok(match self.read()? {
-            Found::Document(_) => None,
-            Found::Damaged(_) => Some(self.path.clone()),
-            Found::Nothing => self.places_aside().rev().find(|path| path.exists()),
+            StateContent::Document(_) => None,
+            StateContent::Damaged(_) => Some(self.path.clone()),
+            StateContent::Nothing => self.places_aside().rev().find(|path| path.exists()),
         })
     }
 
-    /// Where damaged copies are kept, the oldest first.
+    /// Paths of damaged copies, the oldest first.
     fn places_aside(&self) -> impl DoubleEndedIterator<Item = PathBuf> {
         (1..=KEPT_ASIDE).map(|n| self.path.with_extension(format!("damaged-{n}")))
     }
@@ -129,7 +129,7 @@ impl<T: Serialize + DeserializeOwned> StateFile<T> {
             .map_err(|error| StateFileError::new("write", &self.path, error))
     }
 
-    /// Durable when it returns; removing what is not there is no error.
+    /// Durable when it returns. A missing file is no error.
     pub fn remove(&self) -> Result<(), StateFileError> {
         match std::fs::remove_file(&self.path) {
             Ok(()) => {
@@ -150,14 +150,14 @@ impl<T: Serialize + DeserializeOwned> StateFile<T> {
             .find(|path| !path.exists())
             .unwrap_or_else(|| last.clone());
         if aside == last && last.is_dir() {
-            // A file can't replace a folder.
+            // A rename cannot replace a folder.
             std::fs::remove_dir_all(&last).map_err(|error| StateFileError::new("remove", &last, error))?;
         }
         std::fs::rename(&self.path, &aside)
             .map_err(|error| StateFileError::new("set aside", &self.path, error))?;
         tracing::error!(
             file = %self.path.display(), kept_as = %aside.display(), damage,
-            "a state file is damaged and was set aside; it will be rebuilt, nothing is removed because of it"
+            "a damaged state file was set aside; it will be rebuilt, and no application is removed because of it"
         );
         Ok(())
     }
@@ -170,7 +170,7 @@ pub fn render<T: Serialize>(document: &T) -> io::Result<Vec<u8>> {
         .map_err(io::Error::other)
 }
 
-/// The bytes of a file that holds these of a document.
+/// The bytes of a file that holds `document`.
 pub fn with_digest(mut document: Vec<u8>) -> Vec<u8> {
     let trailer = trailer(&document);
     document.extend_from_slice(trailer.as_bytes());
@@ -181,8 +181,8 @@ fn trailer(document: &[u8]) -> String {
     format!("\nsha256:{}\n", hex(&Sha256::digest(document)))
 }
 
-/// The document in a file's bytes; else, what is wrong with them, without a word of what they hold: it may be a
-/// secret.
+/// The document in a file's bytes, or why they are not valid. The error does not quote them: they
+/// may be secret.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     const TRAILER: usize = "\nsha256:".len() + 64 + "\n".len();
     let split = bytes
@@ -195,7 +195,7 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     }
     serde_json::from_slice(document).map_err(|error| {
         format!(
-            "not what this version expects in line {} column {}",
+            "not in the format of this version: line {} column {}",
             error.line(),
             error.column()
         )
@@ -245,14 +245,15 @@ mod tests {
     fn what_is_said_of_a_damaged_file_quotes_nothing() {
         let secret = with_digest(br#"[{"password": "hunter2"}, "hunter2"]"#.to_vec());
         let damage = parse::<Vec<u8>>(&secret).unwrap_err();
-        assert_eq!(damage, "not what this version expects in line 1 column 1");
+        assert_eq!(damage, "not in the format of this version: line 1 column 1");
         assert!(
             parse::<Vec<Vec<String>>>(&with_digest(b"[\"hunter2\"]".to_vec()))
                 .is_err_and(|damage| !damage.contains("hunter2"))
         );
     }
 
-    /// Row 23: every single-bit flip and every truncation is noticed, and the damaged bytes are kept.
+    /// Row 23: every single-bit flip and every truncation is noticed, and the damaged bytes are
+    /// kept.
     #[test]
     fn damage_of_any_kind_is_noticed_and_set_aside() {
         let (dir, file) = stored();

@@ -52,10 +52,16 @@ fn services_satisfied(desired: &AppSpec, observed: &AppStatus) -> bool {
 /// `desired`.
 ///
 /// It does if both are the same full version (an epoch of 0 may be omitted), or if `desired` has no
-/// release part and equals the installed upstream version.
+/// release part and equals the installed upstream version. A pattern, which ends with `*`, is
+/// satisfied by every version that begins as it does: `*` by any version, `1.22.*` by `1.22.9-1`,
+/// with any epoch if the pattern has none.
 pub fn version_satisfied(desired: &str, installed: &str) -> bool {
     let (d_epoch, d_rest) = split_epoch(desired);
     let (i_epoch, i_rest) = split_epoch(installed);
+    if let Some(beginning) = d_rest.strip_suffix('*') {
+        let epoch_fits = d_epoch.is_none() || same_epoch(d_epoch, i_epoch);
+        return epoch_fits && i_rest.starts_with(beginning);
+    }
     let upstream = i_rest
         .rsplit_once('-')
         .map_or(i_rest, |(upstream, _release)| upstream);

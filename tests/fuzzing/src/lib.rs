@@ -9,7 +9,6 @@ pub mod decode;
 pub mod dpkg_status;
 pub mod journal;
 pub mod manifest;
-pub mod package_file;
 pub mod settings;
 
 /// Says whether a message for people is one printable line: what comes from outside must not be able to write

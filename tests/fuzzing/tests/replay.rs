@@ -66,11 +66,6 @@ fn package_databases_hold_what_is_promised() {
 }
 
 #[test]
-fn package_files_hold_what_is_promised() {
-    replay("package_file", fuzzing::package_file::check);
-}
-
-#[test]
 fn manifests_hold_what_is_promised() {
     replay("manifest", fuzzing::manifest::check);
 }

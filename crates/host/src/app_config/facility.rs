@@ -1,4 +1,4 @@
-//! How an application's config is read and written, as the engine sees it.
+//! The config of applications, as the engine sees it.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use protocol::{AppName, Config};
 
-use super::manifest::Manifest;
 use crate::HostError;
+use crate::paths::Stamp;
 
 /// How an application's config is read and written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,45 +20,28 @@ pub enum ContractKind {
     None,
 }
 
-/// What the contract of an application says.
+/// The contract of an application.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Contract {
     pub kind: ContractKind,
-    /// Where it is one.
-    pub manifest: Option<Arc<Manifest>>,
-    /// Services it names; `None`: it leaves that to the package.
+    /// The services that it names; `None`: the package decides.
     pub services: Option<BTreeSet<String>>,
-    /// Files whose change may mean that the config has changed (for inotify), under the root.
+    /// Files that hold the config or the contract, under the root: the drift watch watches them.
     pub watched_files: Arc<[PathBuf]>,
+    /// Whether it names health checks.
+    pub has_checks: bool,
+    /// Its hook or manifest, as it was found.
+    pub stamp: Option<Stamp>,
 }
 
 /// The application contract: hook or manifest (docs/app-contract.md).
 #[async_trait]
 pub trait AppConfig: Send + Sync {
-    async fn contract(&self, app: &AppName, package: &str) -> Result<Contract, HostError>;
-    /// [`Self::contract`] of each of these (with its package), in their order: what they have in common is looked at once.
-    async fn contracts(&self, apps: &[(&AppName, &str)]) -> Vec<Result<Arc<Contract>, HostError>> {
-        let mut contracts = Vec::with_capacity(apps.len());
-        for (app, package) in apps {
-            contracts.push(self.contract(app, package).await.map(Arc::new));
-        }
-        contracts
-    }
-    /// The current config; empty where there is no contract.
-    async fn read(&self, app: &AppName, package: &str) -> Result<Config, HostError>;
-    /// [`Self::read`], by the contract that a look has just found. The very value of the time before, where it is known to
-    /// be still so.
-    async fn read_by(
-        &self,
-        contract: &Contract,
-        app: &AppName,
-        package: &str,
-    ) -> Arc<Result<Config, HostError>> {
-        let _ = contract;
-        Arc::new(self.read(app, package).await)
-    }
-    /// Brings `desired` into the current config (a merge: other keys stay), then lets running services
-    /// take it up (reload or restart). `running`: which of the application's services are running now.
+    async fn contract(&self, app: &AppName, package: &str) -> Result<Arc<Contract>, HostError>;
+    /// The current config; empty without a contract.
+    async fn read(&self, app: &AppName, package: &str) -> Result<Arc<Config>, HostError>;
+    /// Merges `desired` into the current config (other keys stay), then makes the running services
+    /// read it (reload or restart). `running`: which of the application's services run now.
     async fn write(
         &self,
         app: &AppName,
@@ -66,30 +49,14 @@ pub trait AppConfig: Send + Sync {
         desired: &Config,
         running: &BTreeSet<String>,
     ) -> Result<(), HostError>;
-    /// Applications of which an earlier `write` was cut short, so that services may still run with the old config
-    /// though the new one reads back: `write` is then due even where nothing differs.
-    async fn unfinished(&self) -> Result<BTreeSet<AppName>, HostError> {
-        Ok(BTreeSet::new())
-    }
-    /// Runs its health checks for `period`, or until each has passed after it; [`Category::Unhealthy`] as soon as one
-    /// keeps failing. Without checks (hooks have none) it is well at once. Cancel-safe.
-    async fn stays_healthy(&self, app: &AppName, package: &str, period: Duration) -> Result<(), HostError> {
-        let _ = (app, package, period);
-        Ok(())
-    }
-    /// Makes each of its health checks once. Cancel-safe.
-    async fn is_healthy(&self, app: &AppName, package: &str) -> Result<(), HostError> {
-        let _ = (app, package);
-        Ok(())
-    }
-    /// [`Self::is_healthy`], by the contract that a look has just found.
-    async fn is_healthy_by(
-        &self,
-        contract: &Contract,
-        app: &AppName,
-        package: &str,
-    ) -> Result<(), HostError> {
-        let _ = contract;
-        self.is_healthy(app, package).await
-    }
+    /// Applications whose last [`Self::write`] was interrupted: their services may still run with
+    /// the old config although the files hold the new one. `write` must run again even if nothing
+    /// differs.
+    async fn unfinished(&self) -> Result<BTreeSet<AppName>, HostError>;
+    /// Runs the health checks for `period`, and on until each has passed after it. Fails with
+    /// [`protocol::Category::Unhealthy`] as soon as one has failed too often. Without checks (hooks
+    /// have none) it returns at once. Cancel-safe.
+    async fn stays_healthy(&self, app: &AppName, package: &str, period: Duration) -> Result<(), HostError>;
+    /// Runs each health check once. Cancel-safe.
+    async fn is_healthy(&self, app: &AppName, package: &str) -> Result<(), HostError>;
 }

@@ -1,5 +1,5 @@
-//! The files behind a manifest: read, and changed together. All new texts are worked out and checked
-//! before the first file is written.
+//! The config files of a manifest. All new texts are made and checked before the first file is
+//! written.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
@@ -11,17 +11,17 @@ use std::time::SystemTime;
 use protocol::{Category, Config};
 
 use super::formats::Keys;
-use super::manifest::{Creation, Manifest, Section};
+use super::manifest::{ConfigSection, Creation, Manifest};
 use crate::atomic_file;
 use crate::paths::{Stamp, look, resolve_and_read};
 use crate::{HostError, Root};
 
-/// Bytes of one file; a status, which carries the config, may be no larger.
+/// Bytes of one file: a status, which carries the config, may not be larger.
 const MAX_FILE: u64 = 1024 * 1024;
 
-/// One file to be replaced.
+/// One file to write.
 #[derive(Debug)]
-pub struct Write {
+pub struct FileWrite {
     path: PathBuf,
     text: String,
     mode: u32,
@@ -29,33 +29,35 @@ pub struct Write {
     owner: Option<(u32, u32)>,
 }
 
-/// A file as it is.
-struct Found {
+/// The current content of a config file.
+struct ConfigFile {
     real: PathBuf,
     /// Empty if there is no file.
     text: String,
     metadata: Option<Metadata>,
 }
 
-/// What the files hold.
-pub struct Reading {
+/// The config that the files hold.
+pub struct ConfigReading {
     pub config: Config,
-    /// `None`: one of them has changed a moment ago, and another change right after that might not show.
-    pub files: Option<FileStates>,
+    /// `None`: a file changed a moment ago, and its stamp might not show another change right after
+    /// that.
+    pub files: Option<FileStamps>,
 }
 
-/// What files were like when they were read: as the manifest names them, and `None` for what was not there.
-pub struct FileStates(Box<[(PathBuf, Option<Stamp>)]>);
+/// The stamps of files when they were read, by the paths in the manifest; `None`: there was no
+/// file.
+pub struct FileStamps(Box<[(PathBuf, Option<Stamp>)]>);
 
-impl FileStates {
-    /// Asks the kernel about each, and opens none.
+impl FileStamps {
+    /// One system call for each file; opens none.
     pub fn are_unchanged(&self, root: &Root) -> bool {
         self.0
             .iter()
             .all(|(path, stamp)| look(root, path).is_ok_and(|now| now.as_ref().map(Stamp::of) == *stamp))
     }
 
-    fn of(files: BTreeMap<&Path, Found>, now: SystemTime) -> Option<Self> {
+    fn of(files: BTreeMap<&Path, ConfigFile>, now: SystemTime) -> Option<Self> {
         let states = files.into_iter().map(|(path, found)| {
             let stamp = found.metadata.as_ref().map(Stamp::of);
             (stamp.is_none_or(|stamp| stamp.tells_every_change(now))).then(|| (path.to_owned(), stamp))
@@ -65,9 +67,9 @@ impl FileStates {
 }
 
 /// The config that the files hold.
-pub fn read(root: &Root, manifest: &Manifest) -> Result<Reading, HostError> {
+pub fn read(root: &Root, manifest: &Manifest) -> Result<ConfigReading, HostError> {
     let now = SystemTime::now();
-    let mut texts: BTreeMap<&Path, Found> = BTreeMap::new();
+    let mut texts: BTreeMap<&Path, ConfigFile> = BTreeMap::new();
     let mut config = Config::new();
     for (name, section) in &manifest.sections {
         let found = match texts.entry(&section.file) {
@@ -80,22 +82,22 @@ pub fn read(root: &Root, manifest: &Manifest) -> Result<Reading, HostError> {
             .map_err(|error| refused(&section.file, error))?;
         config.insert(name.clone(), without_prefix(keys, &section.prefix));
     }
-    Ok(Reading {
+    Ok(ConfigReading {
         config,
-        files: FileStates::of(texts, now),
+        files: FileStamps::of(texts, now),
     })
 }
 
-/// What must be written so that the files hold `desired`; nothing has been written yet.
-pub fn plan(root: &Root, manifest: &Manifest, desired: &Config) -> Result<Vec<Write>, HostError> {
-    let mut files: BTreeMap<&Path, (Found, &Section, bool)> = BTreeMap::new();
+/// The writes after which the files hold `desired`. Writes nothing.
+pub fn plan(root: &Root, manifest: &Manifest, desired: &Config) -> Result<Vec<FileWrite>, HostError> {
+    let mut files: BTreeMap<&Path, (ConfigFile, &ConfigSection, bool)> = BTreeMap::new();
     for (name, keys) in desired.iter().filter(|(_, keys)| !keys.is_empty()) {
         let Some(section) = manifest.sections.get(name) else {
             return Err(HostError::new(
                 Category::Invalid,
                 format!(
-                    "the application's manifest maps no section {name:?} to a file; add [config.{name}] with \
-                     file and format to it (docs/app-contract.md), or leave the section out of the config"
+                    "the application's manifest has no section {name:?}: add [config.{name}] with file and \
+                     format to it (docs/app-contract.md), or remove the section from the config"
                 ),
             ));
         };
@@ -119,7 +121,7 @@ pub fn plan(root: &Root, manifest: &Manifest, desired: &Config) -> Result<Vec<Wr
         .collect()
 }
 
-fn write_of(root: &Root, found: Found, section: &Section) -> Result<Write, HostError> {
+fn write_of(root: &Root, found: ConfigFile, section: &ConfigSection) -> Result<FileWrite, HostError> {
     if found.text.len() as u64 > MAX_FILE {
         let why = format!("it would be larger than {MAX_FILE} bytes");
         return Err(refused(&section.file, why));
@@ -129,13 +131,13 @@ fn write_of(root: &Root, found: Found, section: &Section) -> Result<Write, HostE
         None => {
             let folder = found.real.parent().is_some_and(Path::is_dir);
             if !folder {
-                let why = "its folder does not exist; the application's package should bring it";
+                let why = "its folder does not exist; the application's package must create it";
                 return Err(refused(&section.file, why));
             }
             (section.creation.mode, owner_of_new(root, section)?)
         }
     };
-    Ok(Write {
+    Ok(FileWrite {
         path: found.real,
         text: found.text,
         mode,
@@ -143,9 +145,11 @@ fn write_of(root: &Root, found: Found, section: &Section) -> Result<Write, HostE
     })
 }
 
-/// Replaces one file; its mode and owner stay.
-pub fn write(write: &Write) -> Result<(), HostError> {
-    atomic_file::replace_owned(&write.path, write.text.as_bytes(), write.mode, write.owner).map_err(|error| {
+/// Replaces one file. Mode and owner of an existing file stay.
+pub fn write(write: &FileWrite) -> Result<(), HostError> {
+    let bytes = write.text.as_bytes();
+    let written = atomic_file::replace_or_overwrite(&write.path, bytes, write.mode, write.owner);
+    written.map_err(|error| {
         let category = match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Category::DiskSpace,
             _ => Category::Host,
@@ -157,14 +161,14 @@ pub fn write(write: &Write) -> Result<(), HostError> {
     })
 }
 
-fn open(root: &Root, path: &Path) -> Result<Found, HostError> {
+fn open(root: &Root, path: &Path) -> Result<ConfigFile, HostError> {
     let failed = |error: io::Error| {
         let message = format!("cannot read the configuration file {}: {error}", path.display());
         HostError::new(Category::Host, message)
     };
     let (real, read) = resolve_and_read(root, path, MAX_FILE).map_err(failed)?;
     let Some((bytes, metadata)) = read else {
-        return Ok(Found {
+        return Ok(ConfigFile {
             real,
             text: String::new(),
             metadata: None,
@@ -172,16 +176,19 @@ fn open(root: &Root, path: &Path) -> Result<Found, HostError> {
     };
     let text = String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
-        refused(path, format!("it is not UTF-8 (byte {at}); it is left as it is"))
+        refused(
+            path,
+            format!("it is not UTF-8 (byte {at}); the agent does not change it"),
+        )
     })?;
-    Ok(Found {
+    Ok(ConfigFile {
         real,
         text,
         metadata: Some(metadata),
     })
 }
 
-/// The desired config and this file don't go together: for someone to solve.
+/// This file cannot hold the desired config: somebody must change one of them.
 fn refused(path: &Path, why: impl std::fmt::Display) -> HostError {
     let message = format!("configuration file {}: {why}", path.display());
     HostError::new(Category::Invalid, message)
@@ -199,8 +206,8 @@ fn without_prefix(keys: Keys, prefix: &str) -> Keys {
         .collect()
 }
 
-/// User and group of a file to be made.
-fn owner_of_new(root: &Root, section: &Section) -> Result<Option<(u32, u32)>, HostError> {
+/// User and group of a new file.
+fn owner_of_new(root: &Root, section: &ConfigSection) -> Result<Option<(u32, u32)>, HostError> {
     let Creation {
         owner: Some(owner), ..
     } = &section.creation
@@ -214,7 +221,7 @@ fn owner_of_new(root: &Root, section: &Section) -> Result<Option<(u32, u32)>, Ho
     let unknown = |what: &str, name: &str, file: &str| {
         refused(
             &section.file,
-            format!("its owner is to be the {what} {name:?}, which {file} does not name"),
+            format!("the manifest names the {what} {name:?} as its owner, but {file} does not have it"),
         )
     };
     let account = account(root, "/etc/passwd", user);
@@ -240,8 +247,8 @@ struct Account {
     group: Option<u32>,
 }
 
-/// A line of passwd(5) or group(5). Read by hand: names from the network (LDAP) do not own configuration
-/// files that a package brings, and numbers do for the rest.
+/// A line of passwd(5) or group(5). Names from the network (LDAP) are not supported: they do not
+/// own configuration files of packages, and numbers are always possible.
 fn account(root: &Root, database: &str, name: &str) -> Option<Account> {
     let text = fs::read_to_string(root.join(database)).ok()?;
     text.lines().find_map(|line| {

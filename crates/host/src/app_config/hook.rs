@@ -1,7 +1,7 @@
-//! The hook contract: an executable that the application's package brings.
+//! The hook contract: an executable in the application's package.
 //!
-//! What goes in and out of it is config and may be secret: none of it is ever quoted, except for those
-//! lines on stderr that the hook itself marks as meant for the operator (`error: ...`).
+//! Its input and output are config and may be secret. Errors never quote them, except for lines on
+//! stderr that the hook marks for the operator (`error: ...`).
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -15,23 +15,23 @@ use serde_json::Value;
 use crate::command::{Command, CommandError, Leftovers, Output, Overflow, Runner};
 use crate::{HostError, Root};
 
-/// Linux takes no argument over 128 KiB (MAX_ARG_STRLEN); a longer config goes to stdin.
+/// Linux allows no argument over 128 KiB (MAX_ARG_STRLEN); a longer config goes to stdin.
 const MAX_ARGUMENT: usize = 100 * 1000;
 /// For each of stdout and stderr.
 const OUTPUT_CAP: usize = 1024 * 1024;
-/// What marks a line on stderr as fit for an error message.
+/// Marks a line on stderr for the operator.
 const FOR_OPERATOR: &str = "error: ";
-const MAX_SAID: usize = 300;
+const MAX_QUOTED: usize = 300;
 
 /// An application's hook.
 #[derive(Debug, Clone)]
 pub struct Hook {
     /// The real path.
     pub program: PathBuf,
-    /// Of a sandbox; tells the hook where its files are.
+    /// The root of a sandbox, for the hook.
     pub sandbox: Option<PathBuf>,
     pub deadline: Duration,
-    /// Starts it; `None`: the agent does.
+    /// Runs it; `None`: the agent does.
     pub runner: Option<Arc<Runner>>,
 }
 
@@ -59,23 +59,23 @@ impl Hook {
         };
         decode_config(&output.stdout, limits).map_err(|error| {
             let problem = format!(
-                "printed no valid config, which is a JSON object of objects: {error}. Run it by hand to see"
+                "printed no valid config (a JSON object of objects): {error}. Run it by hand to see its output"
             );
             self.error(Category::Script, "--get-config", &problem)
         })
     }
 
-    /// Applies `desired`, which the hook merges into its config, and makes sure that it did.
+    /// Applies `desired`, which the hook merges into its config, and checks the result.
     pub async fn set_config(&self, desired: &Config) -> Result<(), HostError> {
         let json = serde_json::to_string(desired)
-            .map_err(|_| HostError::new(Category::Invalid, "the desired config has no form in JSON"))?;
-        // What it restarts may stay.
+            .map_err(|_| HostError::new(Category::Invalid, "the desired config cannot be written as JSON"))?;
+        // Services that it restarts must stay.
         let command = self.command("--set-config").leftovers(Leftovers::Leave);
         let command = match json.len() <= MAX_ARGUMENT {
             true => command.secret_arg(&json),
             false => command.arg("-").stdin(json),
         };
-        // Not cut short with the future: half a change is the worst of all.
+        // Not killed if the future is dropped: a half-made change is worse than a late one.
         let output = command.run_to_end().await;
         self.check("--set-config", output)
             .map_err(|error| HostError::new(error.category, mask(error.message, desired)))?;
@@ -84,15 +84,15 @@ impl Hook {
             None => Ok(()),
             Some(key) => {
                 let problem = format!(
-                    "ended well, but --get-config does not show the desired value of {key} afterwards; \
-                     the hook must merge what it gets into the config and print it again"
+                    "succeeded, but --get-config does not print the desired value of {key} afterwards; the \
+                     hook must merge the desired config into its config and print all of it"
                 );
                 Err(self.error(Category::Script, "--set-config", &problem))
             }
         }
     }
 
-    /// The application's services; `None` if the hook does not know the question.
+    /// The application's services; `None`: the hook does not know `--get-services`.
     pub async fn get_services(&self) -> Result<Option<BTreeSet<String>>, HostError> {
         let command = self.command("--get-services").leftovers(Leftovers::Kill);
         let output = command
@@ -115,18 +115,18 @@ impl Hook {
         }
     }
 
-    /// Only a run that ended well counts.
+    /// Accepts only exit code 0.
     fn check(&self, question: &str, run: Result<Output, CommandError>) -> Result<Output, HostError> {
         let output = run.map_err(|error| self.failure(question, error))?;
         if output.success() {
             return Ok(output);
         }
         let mut problem = format!("failed with {}", output.exit);
-        match said_to_operator(&output.stderr) {
+        match lines_for_operator(&output.stderr) {
             Some(said) => problem.push_str(&format!(": {said}")),
             None => problem.push_str(
-                "; what it printed may hold secrets and is not shown: run it by hand, or let it print \
-                 lines that begin with `error: ` on stderr, which are shown here",
+                ". Its output may hold secrets and is not shown: run it by hand, or make it print lines that \
+                 begin with `error: ` on stderr, which are shown here",
             ),
         }
         Err(self.error(Category::Script, question, &problem))
@@ -139,10 +139,10 @@ impl Hook {
                 format!("printed more than {OUTPUT_CAP} bytes and was killed")
             }
             CommandError::Io { source, .. } => {
-                format!("was lost, and how far it came is not known: {source}")
+                format!("was interrupted, and its result is unknown: {source}")
             }
             CommandError::Start { .. } | CommandError::Failed { .. } => {
-                "could not be run; is its interpreter (first line) there?".to_owned()
+                "cannot be run; does its interpreter (in its first line) exist?".to_owned()
             }
         };
         self.error(HostError::from(error).category, question, &problem)
@@ -154,7 +154,7 @@ impl Hook {
     }
 }
 
-/// The path as the host's programs name it.
+/// The path as the host's own programs name it.
 fn shown(program: &Path, sandbox: Option<&Path>) -> String {
     match sandbox.and_then(|root| program.strip_prefix(root).ok()) {
         Some(inside) => format!("/{}", inside.display()),
@@ -162,14 +162,14 @@ fn shown(program: &Path, sandbox: Option<&Path>) -> String {
     }
 }
 
-/// Names in a JSON list, or between blanks; `None` for anything else.
+/// Names in a JSON list, or separated by blanks; `None` for anything else.
 fn services(stdout: &[u8]) -> Option<BTreeSet<String>> {
     let text = std::str::from_utf8(stdout).ok()?;
     let (names, listed): (Vec<String>, bool) = match serde_json::from_str::<Value>(text) {
         Ok(Value::Array(_)) => (serde_json::from_str(text).ok()?, true),
         _ => (text.split_whitespace().map(str::to_owned).collect(), false),
     };
-    // A hook that ignores what it does not know prints nothing; one without services prints `[]`.
+    // A hook that ignores unknown questions prints nothing; one without services prints `[]`.
     if names.is_empty() && !listed {
         return None;
     }
@@ -193,19 +193,22 @@ fn first_unsatisfied(desired: &Config, current: &Config) -> Option<String> {
     })
 }
 
-/// Those lines of what a program said on stderr that it marks as meant for the operator.
-pub fn said_to_operator(stderr: &[u8]) -> Option<String> {
+/// The lines on stderr that a program marks for the operator.
+pub fn lines_for_operator(stderr: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(stderr);
     let lines: Vec<&str> = text
         .lines()
         .filter_map(|line| line.strip_prefix(FOR_OPERATOR))
         .collect();
     let said = lines.join(" | ");
-    let cut = said.char_indices().nth(MAX_SAID).map_or(said.len(), |(at, _)| at);
+    let cut = said
+        .char_indices()
+        .nth(MAX_QUOTED)
+        .map_or(said.len(), |(at, _)| at);
     (!said.is_empty()).then(|| said[..cut].to_owned())
 }
 
-/// `text` without the strings that `desired` holds. (Shorter ones would mask half of any sentence.)
+/// Masks the strings of `desired` in `text`. (Very short ones would mask parts of any sentence.)
 fn mask(mut text: String, desired: &Config) -> String {
     const SHORTEST: usize = 4;
     fn strings<'v>(value: &'v Value, found: &mut Vec<&'v str>) {
@@ -251,13 +254,13 @@ mod tests {
 
     #[test]
     fn only_marked_lines_reach_the_operator() {
-        assert_eq!(said_to_operator(b"password=hunter2\n"), None);
-        let said = said_to_operator(b"+ set hunter2\nerror: no such pool\nx error: y\n");
+        assert_eq!(lines_for_operator(b"password=hunter2\n"), None);
+        let said = lines_for_operator(b"+ set hunter2\nerror: no such pool\nx error: y\n");
         assert_eq!(said.as_deref(), Some("no such pool"));
         let long = format!("error: {}", "\u{e9}".repeat(1000));
         assert_eq!(
-            said_to_operator(long.as_bytes()).map(|said| said.chars().count()),
-            Some(MAX_SAID)
+            lines_for_operator(long.as_bytes()).map(|said| said.chars().count()),
+            Some(MAX_QUOTED)
         );
     }
 }

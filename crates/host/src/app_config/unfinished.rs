@@ -1,5 +1,5 @@
-//! Applications whose config was written, but not yet taken up: a file for each, so that an agent that is killed in
-//! between knows it when it is back.
+//! Applications whose config was written but whose services have not read it yet. One file for
+//! each, so that the next agent knows it if this one is killed in between.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +12,7 @@ use crate::HostError;
 use crate::atomic_file;
 use crate::paths::exists;
 
-/// The folder of those files.
+/// The folder of these files.
 pub struct Unfinished(PathBuf);
 
 impl Unfinished {
@@ -51,7 +51,7 @@ impl Unfinished {
             .map(|marker| marker.map(|marker| marker.file_name()))
             .collect::<Result<_, _>>()
             .map_err(failed)?;
-        // Others are temporary files of a write that was cut short.
+        // Other names are temporary files of an interrupted write.
         let apps = names.iter().filter_map(|name| AppName::new(name.to_str()?).ok());
         Ok(apps.collect())
     }
@@ -66,5 +66,5 @@ fn state_error(path: &Path, error: io::Error) -> HostError {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Category::DiskSpace,
         _ => Category::Host,
     };
-    HostError::new(category, format!("cannot keep {}: {error}", path.display()))
+    HostError::new(category, format!("cannot access {}: {error}", path.display()))
 }

@@ -1,9 +1,9 @@
-//! What a child prints.
+//! The output of a child.
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::Overflow;
-use super::supervise::End;
+use super::ended::End;
 
 /// One stream of a child, up to a cap.
 pub(super) struct Capture {
@@ -21,7 +21,7 @@ impl Capture {
         }
     }
 
-    /// Reads to the end. Cancel-safe: what was read so far stays.
+    /// Reads to the end. Cancel-safe: what was read stays.
     pub async fn read(&mut self, pipe: Option<impl AsyncRead + Unpin>) -> Result<(), End> {
         let Some(mut pipe) = pipe else { return Ok(()) };
         let mut chunk = [0; 8192];
@@ -32,7 +32,7 @@ impl Capture {
             }
             match self.overflow {
                 Overflow::Kill if self.bytes.len() > self.cap => return Err(End::Overflow),
-                // Not at each read, which would move the whole tail each time.
+                // Not at each read: that would move the whole tail each time.
                 Overflow::KeepTail if self.bytes.len() > 2 * self.cap => self.cut(),
                 Overflow::Kill | Overflow::KeepTail => {}
             }

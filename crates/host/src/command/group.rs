@@ -19,25 +19,25 @@ impl Group {
         self.0 = None;
     }
 
-    /// Kills the group, and those descendants that left it but still hang off it by parentage (apt runs
-    /// dpkg in a session of its own). The child has not been reaped yet, or only just now, so its id
-    /// cannot mean another process.
+    /// Kills the group, and the descendants that have left it (apt runs dpkg in a session of its
+    /// own). The child is not reaped yet, or only just now, so that its id cannot belong to another
+    /// process.
     pub fn kill(&mut self) {
         if let Some(leader) = self.0.take() {
             kill(leader, descendants(leader));
         }
     }
 
-    /// As [`Self::kill`]; tells whom.
-    pub fn kill_and_tell(&mut self) -> Dying {
+    /// As [`Self::kill`]; returns the killed processes.
+    pub fn kill_and_list(&mut self) -> KilledProcesses {
         let Some(leader) = self.0.take() else {
-            return Dying(Vec::new());
+            return KilledProcesses(Vec::new());
         };
         let descendants = descendants(leader);
-        let mut dying = members(leader);
-        dying.extend(&descendants);
+        let mut killed = members(leader);
+        killed.extend(&descendants);
         kill(leader, descendants);
-        Dying(dying)
+        KilledProcesses(killed)
     }
 }
 
@@ -54,25 +54,25 @@ fn kill(leader: Pid, descendants: Vec<Pid>) {
     }
 }
 
-/// Processes that were killed. Until they are dead they hold their locks.
+/// Processes that were killed. They hold their locks until they are dead.
 #[must_use]
-pub(super) struct Dying(Vec<Pid>);
+pub(super) struct KilledProcesses(Vec<Pid>);
 
-impl Dying {
-    /// Returns when all are dead. Cancel-safe.
-    pub async fn end(self) {
+impl KilledProcesses {
+    /// Cancel-safe.
+    pub async fn wait_until_dead(self) {
         for process in self.0 {
             while stat(process).is_some_and(|stat| stat.state != 'Z' && stat.state != 'X') {
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         }
     }
 }
 
-/// Between two looks at a dying process; the kernel tells nobody but its parent.
-const LOOK: Duration = Duration::from_millis(5);
+/// Polls, because the kernel reports the death of a process only to its parent.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// All processes of a group, their parents alive or not.
+/// All processes of a group, also those whose parents are dead.
 fn members(leader: Pid) -> Vec<Pid> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let processes = entries.filter_map(|entry| process_id(entry.file_name().to_str()?));
@@ -84,8 +84,8 @@ fn members(leader: Pid) -> Vec<Pid> {
 /// All living descendants of `process`, from `/proc`.
 fn descendants(process: Pid) -> Vec<Pid> {
     let mut found = Vec::new();
-    let mut open = vec![process];
-    while let Some(parent) = open.pop() {
+    let mut unvisited = vec![process];
+    while let Some(parent) = unvisited.pop() {
         let Ok(threads) = std::fs::read_dir(format!("/proc/{parent}/task")) else {
             continue;
         };
@@ -94,7 +94,7 @@ fn descendants(process: Pid) -> Vec<Pid> {
             let children = children.split_ascii_whitespace().filter_map(|id| id.parse().ok());
             for child in children.filter_map(Pid::from_raw) {
                 found.push(child);
-                open.push(child);
+                unvisited.push(child);
             }
         }
     }

@@ -1,16 +1,16 @@
 //! The one spawner of child processes.
 //!
-//! A child gets its arguments as they are (there is no shell), an environment of its own, `/` as its
-//! folder, an empty stdin and a process group. However it behaves, [`Command::run`] returns soon after
-//! the deadline and holds at most twice the output cap: a child that hangs, prints without end or forks
-//! away while it keeps the pipes open can neither hang the agent nor fill its memory.
+//! A child gets its arguments unchanged (there is no shell), an environment of its own, `/` as its
+//! folder, an empty stdin and a process group. [`Command::run`] always returns soon after the
+//! deadline and holds at most twice the output cap: a child that hangs, prints without end or
+//! leaves processes that keep the pipes open can neither block the agent nor fill its memory.
 //!
-//! Dropping the future kills the group. What must not be cut short (a package manager) runs with
-//! [`Command::run_to_end`].
+//! Dropping the future kills the process group. A command that must not be interrupted (a package
+//! manager) runs with [`Command::run_to_end`].
 //!
-//! On a host with systemd the agent's own unit is tight, and what it runs must not be: a package manager is a unit of its
-//! own ([`Command::in_unit`]), where it goes on without the agent; all else that comes from packages is started by a
-//! [`Runner`] ([`Command::by_runner`]).
+//! On a host with systemd the agent's own unit is sandboxed, and its commands must not be: a
+//! package manager runs in a unit of its own ([`Command::in_unit`]) and continues without the
+//! agent; hooks and health checks are started by a [`Runner`] ([`Command::by_runner`]).
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
@@ -20,44 +20,46 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-mod capture;
-mod group;
 mod outcome;
-mod runner;
-mod supervise;
+mod run;
+mod child;
 mod unit;
+mod runner;
 
-pub(crate) use outcome::last_lines;
+mod capture;
+mod ended;
+mod group;
+
 pub use outcome::{CommandError, Exit, Output};
+pub(crate) use outcome::{EXCERPT_LINES, last_lines};
 pub use runner::{COMMAND as RUN_HOOKS, Runner, serve as serve_hooks};
 pub use unit::OwnUnits;
 
-/// What a hook may take; package managers get more.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
 const DEFAULT_OUTPUT_CAP: usize = 1024 * 1024;
-/// An argument longer than this is cut short in logs and errors.
+/// Longer arguments are shortened in logs and errors.
 const SHOWN_ARGUMENT: usize = 200;
 const MASK: &str = "<secret>";
 
-/// What happens when a stream exceeds the output cap.
+/// When a stream exceeds the output cap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Overflow {
-    /// The group is killed and the run fails: the output is wanted whole or not at all.
+    /// Kills the group and fails: incomplete output has no use.
     Kill,
-    /// The child goes on and the newest bytes are kept: the output is a log.
+    /// The child continues and the newest bytes are kept: the output is a log.
     KeepTail,
 }
 
-/// What happens to processes that are still in the child's group when the child itself has ended.
+/// Processes that are still in the child's group when the child itself has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Leftovers {
-    /// They live on, with a broken pipe for stdout: a service that a script has started.
+    /// They continue, with a broken pipe for stdout: a service that a script has started.
     Leave,
-    /// They are killed: a child that has no business leaving anything behind.
+    /// They are killed.
     Kill,
 }
 
-/// A child process to be.
+/// A child process to start.
 #[derive(Debug, Clone)]
 pub struct Command {
     program: OsString,
@@ -86,11 +88,11 @@ impl Argument {
     }
 }
 
-/// Whose child it is.
+/// Which process starts it.
 #[derive(Debug, Clone)]
 enum Place {
     Agent,
-    /// systemd's, in a unit of its own.
+    /// systemd, in a unit of its own.
     Unit(Arc<OwnUnits>),
     Runner(Arc<Runner>),
 }
@@ -124,15 +126,15 @@ impl Command {
         self
     }
 
-    /// An argument that appears in no log and no error (though anyone may read it in `/proc` while the
-    /// child runs).
+    /// An argument that appears in no log and no error. (Every user can read it in `/proc` while
+    /// the child runs.)
     pub fn secret_arg(mut self, argument: impl AsRef<OsStr>) -> Self {
         let argument = argument.as_ref();
         self.arguments.push(Argument::Secret(argument.into()));
         self.redact(argument.to_string_lossy())
     }
 
-    /// `text` is masked wherever the command or its output is quoted in a log or an error.
+    /// Masks `text` in the command line and the output, in logs and errors.
     pub fn redact(mut self, text: impl Into<String>) -> Self {
         let text = text.into();
         if !text.is_empty() {
@@ -141,13 +143,13 @@ impl Command {
         self
     }
 
-    /// What the child prints may hold secrets that nobody can name: no log and no error quotes it.
+    /// The output may hold unknown secrets: no log and no error quotes it.
     pub fn secret_output(mut self) -> Self {
         self.secret_output = true;
         self
     }
 
-    /// The child's environment is PATH, LANG and HOME, and what is added here.
+    /// The child's environment is PATH, LANG, HOME and the variables added here.
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.environment
             .push((name.as_ref().into(), value.as_ref().into()));
@@ -159,13 +161,13 @@ impl Command {
         self
     }
 
-    /// From the start to the end of the child; then its group is killed. 30 s unless set.
+    /// From the start of the child; after it the group is killed. 30 s unless set.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// For stdout and for stderr, each. 1 MiB and [`Overflow::Kill`] unless set.
+    /// For each of stdout and stderr. 1 MiB and [`Overflow::Kill`] unless set.
     pub fn output_cap(mut self, bytes: usize, overflow: Overflow) -> Self {
         self.output_cap = bytes;
         self.overflow = overflow;
@@ -178,8 +180,9 @@ impl Command {
         self
     }
 
-    /// Where there are units, it runs in one of its own, with an empty stdin and [`Overflow::KeepTail`]. All that it leaves
-    /// behind is killed at its end. Dropping the future leaves it to itself.
+    /// If there are units, it runs in one of its own, with an empty stdin and
+    /// [`Overflow::KeepTail`]. All its processes are killed at its end. It continues if the future
+    /// is dropped.
     pub fn in_unit(mut self, units: Option<&Arc<OwnUnits>>) -> Self {
         if let Some(units) = units {
             self.place = Place::Unit(units.clone());
@@ -187,7 +190,7 @@ impl Command {
         self
     }
 
-    /// Where there is a runner, it starts the child, and all else is as if the agent did.
+    /// If there is a runner, the runner starts the child; nothing else changes.
     pub fn by_runner(mut self, runner: Option<&Arc<Runner>>) -> Self {
         if let Some(runner) = runner {
             self.place = Place::Runner(runner.clone());
@@ -195,7 +198,7 @@ impl Command {
         self
     }
 
-    /// The last lines of stderr (of stdout, if stderr says nothing), with secrets masked.
+    /// The last lines of stderr (of stdout, if stderr is empty), with secrets masked.
     fn excerpt(&self, stdout: &[u8], stderr: &[u8]) -> String {
         if self.secret_output {
             return String::new();
@@ -206,7 +209,7 @@ impl Command {
         };
         match text(stderr) {
             empty if empty.is_empty() => text(stdout),
-            said => said,
+            lines => lines,
         }
     }
 
@@ -218,7 +221,7 @@ impl Command {
     }
 }
 
-/// The command line as it may be shown: secrets masked, long arguments cut.
+/// The command line for logs and errors: secrets masked, long arguments shortened.
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.program.to_string_lossy())?;

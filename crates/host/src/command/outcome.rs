@@ -1,4 +1,4 @@
-//! How a child ended, and what it left.
+//! What a command gives to its caller: its output, or why there is none.
 
 use std::fmt;
 use std::io;
@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::HostError;
 
-/// What an error message holds of stderr at most.
-const EXCERPT_LINES: usize = 5;
+/// An error message quotes at most so much of stderr.
+pub(crate) const EXCERPT_LINES: usize = 5;
 pub(super) const EXCERPT_BYTES: usize = 1500;
 
-/// How a child ended.
+/// How a command ended by itself or by a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Exit {
     Code(i32),
@@ -29,7 +29,7 @@ impl fmt::Display for Exit {
     }
 }
 
-/// What a child left.
+/// What a command printed, and how it ended.
 #[derive(Debug, Clone)]
 pub struct Output {
     pub exit: Exit,
@@ -52,7 +52,7 @@ impl Output {
     }
 }
 
-/// Why a child gave no usable output. `command` and `output` are fit for logs: without secrets.
+/// Why a command gave no usable output. `command` and `output` hold no secrets.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     #[error("cannot start `{command}`: {reason}")]
@@ -61,14 +61,17 @@ pub enum CommandError {
         reason: String,
         source: io::Error,
     },
-    #[error("`{command}` failed with {exit}{}", Said(output))]
+    #[error("`{command}` failed with {exit}{}", Quoted(output))]
     Failed {
         command: String,
         exit: Exit,
-        /// Its last lines on stderr, or on stdout where stderr is empty.
+        /// The last lines of stderr, or of stdout if stderr is empty.
         output: String,
     },
-    #[error("`{command}` did not end within {deadline:?} and was killed{}", Said(output))]
+    #[error(
+        "`{command}` did not end within {deadline:?} and was killed{}",
+        Quoted(output)
+    )]
     TimedOut {
         command: String,
         deadline: Duration,
@@ -76,14 +79,14 @@ pub enum CommandError {
     },
     #[error("`{command}` printed more than {cap} bytes and was killed")]
     TooMuchOutput { command: String, cap: usize },
-    #[error("lost track of `{command}`: {source}")]
+    #[error("cannot tell how `{command}` ended: {source}")]
     Io { command: String, source: io::Error },
 }
 
 /// `: TEXT`, or nothing.
-struct Said<'a>(&'a str);
+struct Quoted<'a>(&'a str);
 
-impl fmt::Display for Said<'_> {
+impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             "" => Ok(()),

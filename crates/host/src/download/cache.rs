@@ -1,8 +1,8 @@
-//! The folder of downloaded packages: names, what is known of each file, and who has to go.
+//! The folder of downloaded packages: names, metadata and eviction.
 //!
-//! Per URL (and digest) one entry of up to four files: `NAME` (complete), `NAME.meta` (its validators),
-//! `NAME.part` and `NAME.part.meta` (what an earlier try left). Files by other names are nobody's
-//! business here.
+//! Each URL (and digest) has one entry of up to four files: `NAME` (complete), `NAME.meta` (its
+//! validators), `NAME.part` and `NAME.part.meta` (of an interrupted try). The cache never touches
+//! files with other names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -18,31 +18,34 @@ use sha2::{Digest, Sha256};
 use crate::{Download, HostError};
 use crate::{atomic_file, hex};
 
-/// Hex digits of the URL's hash that begin each name.
+/// Each name begins with so many hex digits of the URL's hash.
 const KEY_LENGTH: usize = 16;
-/// What a file's name keeps of the URL's last segment.
+/// A name contains at most so many characters of the URL's last segment.
 const MAX_SEGMENT: usize = 100;
 
 /// The cache of one agent.
-pub struct Cache {
+pub struct PackageCache {
     folder: PathBuf,
     max_size: u64,
-    state: Mutex<State>,
+    /// What names end with, without the dot: package managers go by it. Empty: as in the URL.
+    extension: &'static str,
+    uses: Mutex<CacheUses>,
 }
 
+/// Entries that eviction spares.
 #[derive(Default)]
-struct State {
-    /// Names that a download is under way for; it holds the lock.
+struct CacheUses {
+    /// Names with a download in progress; it holds the lock.
     active: BTreeMap<String, Weak<tokio::sync::Mutex<()>>>,
-    /// Names handed out since [`Cache::protect`].
+    /// Names handed out since [`PackageCache::protect`].
     handed_out: BTreeSet<String>,
-    /// Names that the engine still needs.
+    /// Names that the engine needs.
     protected: BTreeSet<String>,
 }
 
 /// The place of one download in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct CacheEntry {
     name: String,
     pub complete: PathBuf,
     pub part: PathBuf,
@@ -50,42 +53,47 @@ pub struct Entry {
     part_meta: PathBuf,
 }
 
-/// What the server said of a file, and how much of it is surely on the disk.
+/// The server's validators of a file, and how much of it is durable.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Meta {
+pub struct FileMeta {
     pub etag: Option<String>,
     pub last_modified: Option<String>,
-    /// Bytes of the part that were fsynced. After a power cut others may be zeros.
+    /// Bytes of the part that were fsynced. After a power failure the others may be zeros.
     #[serde(default)]
     pub synced: u64,
 }
 
-impl Meta {
-    /// What `If-Range` takes: a strong ETag, else the date.
+impl FileMeta {
+    /// For `If-Range`: a strong ETag, otherwise the date.
     pub fn strong_validator(&self) -> Option<&str> {
         let strong = self.etag.as_deref().filter(|etag| !etag.starts_with("W/"));
         strong.or(self.last_modified.as_deref())
     }
 }
 
-impl Cache {
+impl PackageCache {
     pub fn new(folder: PathBuf, max_size: u64) -> Self {
         Self {
             folder,
             max_size,
-            state: Mutex::default(),
+            extension: "",
+            uses: Mutex::default(),
         }
     }
 
-    /// Makes the folder. Packages are no secret, and apt's own user has to read them.
+    pub fn with_extension(self, extension: &'static str) -> Self {
+        Self { extension, ..self }
+    }
+
+    /// Packages are not secret, and apt's own user must be able to read them.
     pub fn create_folder(&self) -> Result<(), HostError> {
         fs::create_dir_all(&self.folder).map_err(|error| disk_error("create", &self.folder, &error))
     }
 
-    pub fn entry(&self, download: &Download) -> Entry {
-        let name = entry_name(download);
+    pub fn entry(&self, download: &Download) -> CacheEntry {
+        let name = entry_name(download, self.extension);
         let path = |suffix: &str| self.folder.join(format!("{name}{suffix}"));
-        Entry {
+        CacheEntry {
             complete: path(""),
             part: path(".part"),
             meta: path(".meta"),
@@ -95,31 +103,32 @@ impl Cache {
     }
 
     /// The lock of an entry: parallel fetches of one URL take turns, and eviction spares it.
-    pub fn lock_of(&self, entry: &Entry) -> Arc<tokio::sync::Mutex<()>> {
-        let mut state = self.state();
-        state.active.retain(|_, lock| lock.strong_count() > 0);
-        match state.active.get(&entry.name).and_then(Weak::upgrade) {
+    pub fn lock_of(&self, entry: &CacheEntry) -> Arc<tokio::sync::Mutex<()>> {
+        let mut uses = self.uses();
+        uses.active.retain(|_, lock| lock.strong_count() > 0);
+        match uses.active.get(&entry.name).and_then(Weak::upgrade) {
             Some(lock) => lock,
             None => {
                 let lock = Arc::new(tokio::sync::Mutex::new(()));
-                state.active.insert(entry.name.clone(), Arc::downgrade(&lock));
+                uses.active.insert(entry.name.clone(), Arc::downgrade(&lock));
                 lock
             }
         }
     }
 
-    /// From now on eviction spares `files`, and no longer what was fetched before.
+    /// From now on eviction spares `files`, but no longer the entries fetched before.
     pub fn protect(&self, files: &BTreeSet<PathBuf>) {
         let names = files.iter().filter_map(|file| self.name_of(file)).collect();
-        let mut state = self.state();
-        state.protected = names;
-        state.handed_out.clear();
+        let mut uses = self.uses();
+        uses.protected = names;
+        uses.handed_out.clear();
     }
 
-    /// Notes that `entry` was used now; spared until the next [`Cache::protect`].
-    pub fn hand_out(&self, entry: &Entry) -> PathBuf {
-        self.state().handed_out.insert(entry.name.clone());
-        // Its age in the cache counts from here. Failing means only that it goes earlier.
+    /// Records that `entry` is used now. Eviction spares it until the next
+    /// [`PackageCache::protect`].
+    pub fn hand_out(&self, entry: &CacheEntry) -> PathBuf {
+        self.uses().handed_out.insert(entry.name.clone());
+        // Its age in the cache counts from now. If this fails, it is only evicted earlier.
         let _ = File::options()
             .append(true)
             .open(&entry.complete)
@@ -127,10 +136,10 @@ impl Cache {
         entry.complete.clone()
     }
 
-    /// Deletes whatever there is of the entry that `file` belongs to; a file elsewhere stays.
+    /// Deletes all files of the entry that `file` belongs to. A file outside the cache stays.
     pub fn discard(&self, file: &Path) {
         if let Some(name) = self.name_of(file) {
-            self.state().handed_out.remove(&name);
+            self.uses().handed_out.remove(&name);
             self.delete(&name);
         }
     }
@@ -141,7 +150,7 @@ impl Cache {
             .list()
             .map_err(|error| disk_error("list", &self.folder, &error))?;
         for name in victims(&entries, needed, self.max_size, self.free()) {
-            tracing::info!(package = name, "deleted from the package cache to make room");
+            tracing::info!(package = name, "deleted a package from the cache to make room");
             self.delete(name);
         }
         let free = self.free();
@@ -151,50 +160,50 @@ impl Cache {
         }
     }
 
-    /// The error for a full disk, with what is needed and what there is.
+    /// The error for a full disk.
     pub fn disk_full(&self, needed: u64, free: u64) -> HostError {
         let message = format!(
-            "no space for the package in {}: {needed} bytes are needed, {free} are free. Free some space",
+            "no space for the package in {}: it needs {needed} bytes, {free} are free. Free some space",
             self.folder.display()
         );
         HostError::new(Category::DiskSpace, message)
     }
 
-    /// Bytes that can still be written; "unknown" is taken for plenty, as writing tells.
+    /// Bytes that can still be written. If unknown, the maximum: a write then shows it.
     pub fn free(&self) -> u64 {
         rustix::fs::statvfs(&self.folder).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
-    fn list(&self) -> io::Result<Vec<Listed>> {
+    fn list(&self) -> io::Result<Vec<EntryUsage>> {
         let spared: BTreeSet<String> = {
-            let state = self.state();
-            let active = state.active.iter().filter(|(_, lock)| lock.strong_count() > 0);
+            let uses = self.uses();
+            let active = uses.active.iter().filter(|(_, lock)| lock.strong_count() > 0);
             let active = active.map(|(name, _)| name);
             active
-                .chain(&state.handed_out)
-                .chain(&state.protected)
+                .chain(&uses.handed_out)
+                .chain(&uses.protected)
                 .cloned()
                 .collect()
         };
-        let mut by_name: BTreeMap<String, Listed> = BTreeMap::new();
+        let mut by_name: BTreeMap<String, EntryUsage> = BTreeMap::new();
         for item in fs::read_dir(&self.folder)? {
             let item = item?;
             let (Some(name), Ok(metadata)) = (self.name_of(&item.path()), item.metadata()) else {
                 continue;
             };
-            let listed = by_name.entry(name.clone()).or_insert_with(|| Listed {
+            let usage = by_name.entry(name.clone()).or_insert_with(|| EntryUsage {
                 spared: spared.contains(&name),
                 name,
                 size: 0,
                 used: SystemTime::UNIX_EPOCH,
             });
-            listed.size += metadata.len();
-            listed.used = listed.used.max(metadata.modified()?);
+            usage.size += metadata.len();
+            usage.used = usage.used.max(metadata.modified()?);
         }
         Ok(by_name.into_values().collect())
     }
 
-    /// The entry's name, if `file` is one of ours.
+    /// The entry's name, if `file` belongs to the cache.
     fn name_of(&self, file: &Path) -> Option<String> {
         if file.parent() != Some(&self.folder) {
             return None;
@@ -213,25 +222,25 @@ impl Cache {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn uses(&self) -> MutexGuard<'_, CacheUses> {
+        self.uses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Entry {
-    /// What is known of the complete file; nothing, if there is none.
-    pub fn complete_meta(&self) -> Option<Meta> {
+impl CacheEntry {
+    /// The validators of the complete file, if there is one.
+    pub fn complete_meta(&self) -> Option<FileMeta> {
         fs::metadata(&self.complete).ok()?;
         read_meta(&self.meta)
     }
 
-    pub fn part_meta(&self) -> Meta {
+    pub fn part_meta(&self) -> FileMeta {
         read_meta(&self.part_meta).unwrap_or_default()
     }
 
-    /// Durably, unless nothing is known of the part yet: after a crash that is what it falls back to, and the part is
-    /// fetched anew.
-    pub fn write_part_meta(&self, meta: &Meta) -> Result<(), HostError> {
+    /// Durable, except for the first metadata of a part: if a crash loses them, the part is fetched
+    /// again.
+    pub fn write_part_meta(&self, meta: &FileMeta) -> Result<(), HostError> {
         let bytes = serde_json::to_vec(meta).unwrap_or_default();
         if meta.synced == 0 && !self.part_meta.exists() {
             return File::create_new(&self.part_meta)
@@ -252,9 +261,10 @@ impl Entry {
         let _ = fs::remove_file(&self.complete);
     }
 
-    /// Makes the part, which is fsynced, the complete file. In between there may be a file without
-    /// validators, but never one with those of another. A power cut may take the name back and leave the part, which is
-    /// then fetched again or completed: what must outlast one is kept under a name of its own ([`super::kept`]).
+    /// Makes the part, which is fsynced, the complete file. Meanwhile there may be a file without
+    /// validators, but never one with wrong validators. A power failure may undo the rename; then
+    /// the part is completed or fetched again. Files that must be durable are kept elsewhere
+    /// ([`super::kept`]).
     pub fn complete_part(&self) -> io::Result<()> {
         match fs::remove_file(&self.meta) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -275,13 +285,13 @@ pub fn disk_error(verb: &str, path: &Path, error: &io::Error) -> HostError {
     HostError::new(category, format!("cannot {verb} {}: {error}", path.display()))
 }
 
-fn read_meta(path: &Path) -> Option<Meta> {
+fn read_meta(path: &Path) -> Option<FileMeta> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
-/// `0123456789abcdef-name_1.0_amd64.deb`: the hash of the URL and the digest tells entries apart, the
-/// URL's last segment is for people and for package managers that look at extensions.
-fn entry_name(download: &Download) -> String {
+/// `0123456789abcdef-name_1.0_amd64.deb`: the hash of URL and digest makes it unique; the URL's
+/// last segment is for people. Ends with the extension of a package, which apt and dnf need.
+fn entry_name(download: &Download, extension: &str) -> String {
     let mut hash = Sha256::new();
     hash.update(download.url.as_bytes());
     if let Some(sha256) = &download.sha256 {
@@ -301,25 +311,29 @@ fn entry_name(download: &Download) -> String {
             false => '_',
         })
         .collect();
-    // ASCII only by now. The end holds the extension.
+    // ASCII only. The end holds the extension.
     let segment = &segment[segment.len().saturating_sub(MAX_SEGMENT)..];
-    format!("{key}-{segment}")
+    let end = format!(".{extension}");
+    if extension.is_empty() || segment.ends_with(&end) {
+        return format!("{key}-{segment}");
+    }
+    format!("{key}-{segment}{end}")
 }
 
-/// One entry as eviction sees it.
+/// One entry, for eviction.
 #[derive(Debug, Clone)]
-struct Listed {
+struct EntryUsage {
     name: String,
     size: u64,
     used: SystemTime,
     spared: bool,
 }
 
-/// Who has to go, oldest use first, so that `needed` bytes fit into `max` and into `free`.
-fn victims(entries: &[Listed], needed: u64, max: u64, free: u64) -> Vec<&str> {
+/// The entries to delete, oldest use first, so that `needed` bytes fit into `max` and into `free`.
+fn victims(entries: &[EntryUsage], needed: u64, max: u64, free: u64) -> Vec<&str> {
     let mut total: u64 = entries.iter().map(|entry| entry.size).sum();
     let mut free = free;
-    let mut candidates: Vec<&Listed> = entries.iter().filter(|entry| !entry.spared).collect();
+    let mut candidates: Vec<&EntryUsage> = entries.iter().filter(|entry| !entry.spared).collect();
     candidates.sort_by_key(|entry| entry.used);
     let mut victims = Vec::new();
     for candidate in candidates {
@@ -348,7 +362,7 @@ mod tests {
 
     #[test]
     fn names_are_safe_and_differ_by_url_and_digest() {
-        let name = |url: &str, sha256| entry_name(&download(url, sha256));
+        let name = |url: &str, sha256| entry_name(&download(url, sha256), "");
         assert!(name("http://h/a_1.deb?x=/b.rpm", None).ends_with("-a_1.deb"));
         assert!(name("http://h/..%2f\u{e9}\0 $x.deb", None).ends_with("-.._2f____x.deb"));
         assert!(
@@ -359,9 +373,19 @@ mod tests {
         assert_eq!(name("http://h/a", Some("00")), name("http://h/a", Some("00")));
     }
 
+    /// FIELD REPORT R34: apt and dnf refuse a file by its name.
+    #[test]
+    fn names_end_with_the_extension_of_a_package() {
+        let name = |url: &str, extension| entry_name(&download(url, None), extension);
+        assert!(name("https://h/download/web/1.0?arch=amd64", "deb").ends_with("-1.0.deb"));
+        assert!(name("https://h/", "rpm").ends_with("-.rpm"));
+        assert!(name("https://h/web.rpm", "rpm").ends_with("-web.rpm"));
+        assert!(name("https://h/web.zip", "deb").ends_with("-web.zip.deb"));
+    }
+
     #[test]
     fn the_oldest_go_until_it_fits() {
-        let entry = |name: &str, size, age: u64, spared| Listed {
+        let entry = |name: &str, size, age: u64, spared| EntryUsage {
             name: name.to_owned(),
             size,
             used: SystemTime::UNIX_EPOCH + Duration::from_secs(1000 - age),
@@ -394,7 +418,7 @@ mod tests {
     #[test]
     fn only_files_of_the_cache_are_deleted() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::new(dir.path().join("cache"), 0);
+        let cache = PackageCache::new(dir.path().join("cache"), 0);
         cache.create_folder().unwrap();
         let foreign = dir.path().join("cache/app.rpm");
         let outside = dir.path().join("0123456789abcdef-a.deb");
@@ -412,7 +436,7 @@ mod tests {
     #[test]
     fn what_is_in_use_is_spared() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::new(dir.path().to_owned(), 0);
+        let cache = PackageCache::new(dir.path().to_owned(), 0);
         let entries = ["a", "b", "c", "d"].map(|name| cache.entry(&download(name, None)));
         for entry in &entries {
             fs::write(&entry.complete, "x").unwrap();

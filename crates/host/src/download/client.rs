@@ -1,25 +1,21 @@
-//! One HTTP request: proxy, TLS, and a handle that ends it from outside.
+//! One HTTP request: proxy, TLS, and a handle to end it from another task.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use protocol::Category;
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig};
 use ureq::{Agent, Body, http};
 use url::Url;
 
 use super::DownloadOptions;
-use super::connections::{Connected, Shared};
+use super::connections::{ServerAgent, SharedConnections};
 use super::proxy::Proxy;
 use crate::HostError;
 
-/// For the name lookup and for the connection, each. What comes after is under the stall limit.
+/// For each of the name lookup and the connection. The stall timeout applies to the rest.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// Per direction: downloads are bound by the network, and memory is what the agent must not use.
+/// Per direction. Small: downloads are bound by the network, and the agent must use little memory.
 const BUFFER: usize = 32 * 1024;
 
 /// Shared by the thread that downloads and the task that watches it.
@@ -28,17 +24,17 @@ pub struct Transfer {
     stopped: AtomicBool,
     progress: AtomicU64,
     finishing: AtomicBool,
-    /// That of the request under way.
-    connected: Mutex<Option<Connected>>,
+    /// The agent of the current request.
+    current: Mutex<Option<ServerAgent>>,
 }
 
 impl Transfer {
-    /// Ends the transfer: what blocks in a read or write fails at once, what comes later is not begun. A
-    /// name lookup or connect under way ends at its own limit.
+    /// Ends the transfer: a blocked read or write fails at once, and nothing new begins. A name
+    /// lookup or connect in progress ends at its own timeout.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
-        if let Some(connected) = self.let_go() {
-            connected.agent.shutdown();
+        if let Some(current) = self.release() {
+            current.agent.shutdown();
         }
     }
 
@@ -46,7 +42,7 @@ impl Transfer {
         self.stopped.load(Ordering::Relaxed)
     }
 
-    /// Notes bytes received, or read back from the disk: either way it moves.
+    /// Counts bytes received, or read back from the disk: both are progress.
     pub fn add_progress(&self, bytes: usize) {
         self.progress.fetch_add(bytes as u64, Ordering::Relaxed);
     }
@@ -55,7 +51,7 @@ impl Transfer {
         self.progress.load(Ordering::Relaxed)
     }
 
-    /// All bytes are here. What is left is up to the disk, and no stall however long it takes.
+    /// All bytes have arrived. The rest depends on the disk and is no stall, however long it takes.
     pub fn finish(&self) {
         self.finishing.store(true, Ordering::Relaxed);
     }
@@ -64,22 +60,22 @@ impl Transfer {
         self.finishing.load(Ordering::Relaxed)
     }
 
-    /// Makes this the one to shut down. After [`Transfer::stop`] that happens here and now.
-    fn watch(&self, connected: Connected) {
-        let mut watched = self.connected();
+    /// From now on [`Transfer::stop`] shuts this agent down; at once if it was called before.
+    fn watch(&self, server: ServerAgent) {
+        let mut current = self.current();
         match self.is_stopped() {
-            true => connected.agent.shutdown(),
-            false => *watched = Some(connected),
+            true => server.agent.shutdown(),
+            false => *current = Some(server),
         }
     }
 
-    /// What was watched: from now on a stop does nothing to it.
-    pub fn let_go(&self) -> Option<Connected> {
-        self.connected().take()
+    /// The agent of the current request: from now on [`Transfer::stop`] does not affect it.
+    pub fn release(&self) -> Option<ServerAgent> {
+        self.current().take()
     }
 
-    fn connected(&self) -> MutexGuard<'_, Option<Connected>> {
-        self.connected.lock().unwrap_or_else(PoisonError::into_inner)
+    fn current(&self) -> MutexGuard<'_, Option<ServerAgent>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -87,28 +83,28 @@ impl Transfer {
 pub struct Client<'a> {
     pub settings: &'a DownloadOptions,
     pub transfer: &'a Transfer,
-    pub shared: &'a Shared,
+    pub shared: &'a SharedConnections,
 }
 
 impl Client<'_> {
-    /// Sends a GET and waits for the answer's head, whatever its status. No redirect is followed.
+    /// Sends a GET and returns the answer's head, whatever its status. Follows no redirect.
     pub fn get(&self, url: &Url, headers: &[(&str, String)]) -> Result<http::Response<Body>, HostError> {
         let proxy = Proxy::of(url, self.settings)?;
         let refused = |error| {
-            // Certificates may be what was wrong, and be mended before the next try.
+            // The cause may be certificates that are fixed before the next try.
             self.shared.forget_tls();
             HostError::new(Category::Network, describe(error))
         };
         if let Some(connected) = self.shared.take(url) {
             match self.request(connected, url, headers, proxy.as_ref()) {
                 Ok(response) => return Ok(response),
-                Err(error) if self.transfer.is_stopped() || !may_be_of_age(&error) => {
+                Err(error) if self.transfer.is_stopped() || !may_be_idle_close(&error) => {
                     return Err(refused(error));
                 }
-                Err(error) => tracing::debug!(%error, "asking again, over a new connection"),
+                Err(error) => tracing::debug!(%error, "repeating the request over a new connection"),
             }
         }
-        let connected = Connected {
+        let connected = ServerAgent {
             origin: url.origin(),
             agent: self.agent(url, proxy.as_ref())?,
         };
@@ -118,7 +114,7 @@ impl Client<'_> {
 
     fn request(
         &self,
-        connected: Connected,
+        connected: ServerAgent,
         url: &Url,
         headers: &[(&str, String)],
         proxy: Option<&Proxy>,
@@ -140,7 +136,7 @@ impl Client<'_> {
             .max_redirects(0)
             .proxy(proxy.and_then(Proxy::tunnel))
             .user_agent(concat!("hostagent/", env!("CARGO_PKG_VERSION")))
-            // Packages are compressed; a digest is over the bytes as they are.
+            // Packages are compressed already, and the digest is of the unencoded bytes.
             .accept_encoding("identity")
             .timeout_resolve(Some(CONNECT_TIMEOUT))
             .timeout_connect(Some(CONNECT_TIMEOUT))
@@ -151,7 +147,7 @@ impl Client<'_> {
         }
         Ok(match proxy.and_then(Proxy::forwarding) {
             Some((resolver, connector)) => {
-                // That connector gives one request its whole URL.
+                // The connector rewrites only one request for each connection.
                 let config = config.max_idle_connections(0).build();
                 Agent::with_parts(config, connector, resolver)
             }
@@ -160,115 +156,19 @@ impl Client<'_> {
     }
 }
 
-/// Whether a server may just have closed a connection that it took for idle: that says nothing of the server.
-fn may_be_of_age(error: &ureq::Error) -> bool {
+/// Whether the server may just have closed an idle connection. Such an error says nothing about the
+/// server.
+fn may_be_idle_close(error: &ureq::Error) -> bool {
     !matches!(error, ureq::Error::Timeout(_) | ureq::Error::HostNotFound)
 }
 
-/// TLS with the roots that this host trusts, and nothing of `[download]`.
-pub fn host_tls() -> Result<TlsConfig, HostError> {
-    Ok(TlsConfig::builder()
-        .root_certs(RootCerts::new_with_certs(&host_certificates()?))
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .build())
-}
-
-/// TLS as `[download]` wants it.
-pub fn tls_config(settings: &DownloadOptions) -> Result<TlsConfig, HostError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let roots = match &settings.ca_certs {
-        Some(path) => certificates_of(path)?,
-        None => host_certificates()?,
-    };
-    let client = match (&settings.certfile, &settings.keyfile) {
-        (Some(certfile), Some(keyfile)) => Some(client_certificate(certfile, keyfile, &provider)?),
-        _ => None,
-    };
-    Ok(TlsConfig::builder()
-        .root_certs(RootCerts::new_with_certs(&roots))
-        .client_cert(client)
-        .unversioned_rustls_crypto_provider(provider)
-        .build())
-}
-
-fn host_certificates() -> Result<Vec<Certificate<'static>>, HostError> {
-    let found = rustls_native_certs::load_native_certs();
-    if found.certs.is_empty() {
-        return Err(HostError::new(
-            Category::Host,
-            "this host has no CA certificates: install its package ca-certificates, or set ca_certs in [download]",
-        ));
-    }
-    let to_owned = |der: CertificateDer<'_>| Certificate::from_der(&der).to_owned();
-    Ok(found.certs.into_iter().map(to_owned).collect())
-}
-
-fn certificates_of(path: &Path) -> Result<Vec<Certificate<'static>>, HostError> {
-    let certificates: Vec<_> = pem_items(path)?
-        .into_iter()
-        .filter_map(|item| match item {
-            PemItem::Certificate(certificate) => Some(certificate),
-            _ => None,
-        })
-        .collect();
-    match certificates.is_empty() {
-        true => Err(pem_error(path, "holds no PEM certificate")),
-        false => Ok(certificates),
-    }
-}
-
-fn client_certificate(
-    certfile: &Path,
-    keyfile: &Path,
-    provider: &Arc<CryptoProvider>,
-) -> Result<ClientCert, HostError> {
-    let chain = certificates_of(certfile)?;
-    let key: PrivateKey<'static> = pem_items(keyfile)?
-        .into_iter()
-        .find_map(|item| match item {
-            PemItem::PrivateKey(key) => Some(key),
-            _ => None,
-        })
-        .ok_or_else(|| pem_error(keyfile, "holds no PEM private key"))?;
-    // ureq panics on a key that does not fit, so it is tried here first.
-    let der_chain = chain
-        .iter()
-        .map(|certificate| CertificateDer::from(certificate.der().to_vec()));
-    PrivateKeyDer::try_from(key.der().to_vec())
-        .map_err(str::to_owned)
-        .and_then(|key| {
-            rustls::ClientConfig::builder_with_provider(Arc::clone(provider))
-                .with_safe_default_protocol_versions()
-                .map_err(|error| error.to_string())?
-                .with_root_certificates(rustls::RootCertStore::empty())
-                .with_client_auth_cert(der_chain.collect(), key)
-                .map_err(|error| error.to_string())
-        })
-        .map_err(|reason| pem_error(keyfile, &format!("does not fit {}: {reason}", certfile.display())))?;
-    Ok(ClientCert::new_with_certs(&chain, key))
-}
-
-fn pem_items(path: &Path) -> Result<Vec<PemItem<'static>>, HostError> {
-    let bytes = std::fs::read(path).map_err(|error| pem_error(path, &format!("cannot be read: {error}")))?;
-    ureq::tls::parse_pem(&bytes)
-        .collect::<Result<_, _>>()
-        .map_err(|error| pem_error(path, &format!("is not valid PEM: {}", describe(error))))
-}
-
-fn pem_error(path: &Path, reason: &str) -> HostError {
-    HostError::new(
-        Category::Host,
-        format!("{} of [download] {reason}", path.display()),
-    )
-}
-
-/// Why a request failed, without the URL: it may hold credentials, and the caller names it.
+/// Why a request failed. Without the URL, which may hold credentials: the caller shows it.
 pub fn describe(error: ureq::Error) -> String {
     match error {
-        ureq::Error::BadUri(_) => "the URL is not valid for a request".to_owned(),
+        ureq::Error::BadUri(_) => "the URL is not valid".to_owned(),
         ureq::Error::Timeout(phase) => format!("timed out ({phase})"),
         ureq::Error::Io(error) => error.to_string(),
-        ureq::Error::HostNotFound => "the host's name has no address".to_owned(),
+        ureq::Error::HostNotFound => "the host name has no address".to_owned(),
         ureq::Error::Rustls(error) => format!("TLS: {error}"),
         other => other.to_string(),
     }

@@ -1,5 +1,5 @@
-//! What one transfer leaves to the next: a connection to the same server, and the certificates that TLS trusts. It goes
-//! with the last download that is under way, so that an idle agent holds none of it.
+//! What downloads share: idle connections, and the TLS set-up with the trusted certificates.
+//! Dropped with the last download in progress, so that an idle agent keeps none of it in memory.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -8,16 +8,16 @@ use ureq::tls::TlsConfig;
 use url::{Origin, Url};
 
 use super::DownloadOptions;
-use super::client::tls_config;
+use super::tls::{ClientFiles, tls_config};
 use crate::HostError;
 
-/// Those of one downloader.
+/// The connections of one downloader.
 #[derive(Default)]
-pub struct Connections(Mutex<Weak<Shared>>);
+pub struct Connections(Mutex<Weak<SharedConnections>>);
 
 impl Connections {
-    /// For as long as a download holds it.
-    pub fn hold(&self) -> Arc<Shared> {
+    /// Kept as long as a download holds it.
+    pub fn hold(&self) -> Arc<SharedConnections> {
         let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         current.upgrade().unwrap_or_else(|| {
             let new = Arc::default();
@@ -27,51 +27,55 @@ impl Connections {
     }
 }
 
-/// Shared by the downloads that are under way.
+/// Shared by the downloads in progress.
 #[derive(Default)]
-pub struct Shared(Mutex<State>);
+pub struct SharedConnections(Mutex<IdleConnections>);
 
 #[derive(Default)]
-struct State {
-    idle: Vec<Connected>,
+struct IdleConnections {
+    agents: Vec<ServerAgent>,
     tls: Option<TlsConfig>,
 }
 
-/// An agent of one server; it may have a connection there.
-pub struct Connected {
+/// An HTTP agent for one server. It may hold an open connection.
+pub struct ServerAgent {
     pub origin: Origin,
     pub agent: Agent,
 }
 
-impl Shared {
-    /// One that nobody else has.
-    pub fn take(&self, url: &Url) -> Option<Connected> {
+impl SharedConnections {
+    /// An idle agent for the server of `url`.
+    pub fn take(&self, url: &Url) -> Option<ServerAgent> {
         let origin = url.origin();
-        let idle = &mut self.state().idle;
-        let at = idle.iter().position(|connected| connected.origin == origin)?;
-        Some(idle.swap_remove(at))
+        let agents = &mut self.idle().agents;
+        let at = agents.iter().position(|server| server.origin == origin)?;
+        Some(agents.swap_remove(at))
     }
 
-    pub fn give_back(&self, connected: Connected) {
-        self.state().idle.push(connected);
+    pub fn give_back(&self, server: ServerAgent) {
+        self.idle().agents.push(server);
     }
 
-    /// Read once for all of them.
+    /// Made once for all downloads in progress.
     pub fn tls(&self, settings: &DownloadOptions) -> Result<TlsConfig, HostError> {
-        let known = &mut self.state().tls;
+        let known = &mut self.idle().tls;
         if let Some(tls) = known {
             return Ok(tls.clone());
         }
-        let tls = tls_config(settings)?;
+        let client = match (&settings.certfile, &settings.keyfile) {
+            (Some(certfile), Some(keyfile)) => Some(ClientFiles { certfile, keyfile }),
+            _ => None,
+        };
+        let tls = tls_config(settings.ca_certs.as_deref(), client)?;
         *known = Some(tls.clone());
         Ok(tls)
     }
 
     pub fn forget_tls(&self) {
-        self.state().tls = None;
+        self.idle().tls = None;
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn idle(&self) -> MutexGuard<'_, IdleConnections> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

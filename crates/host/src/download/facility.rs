@@ -12,7 +12,7 @@ use crate::HostError;
 /// What to download.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Download {
-    /// http, https or file URL, its extension already that of this host's family.
+    /// An http, https or file URL with the extension of this host's package family.
     pub url: String,
     /// Lower-case hex.
     pub sha256: Option<String>,
@@ -21,30 +21,21 @@ pub struct Download {
 /// Downloads packages into the cache.
 #[async_trait]
 pub trait Downloads: Send + Sync {
-    /// A complete local file (from the cache where it is there and, with a digest, verified). Resumes
-    /// what an earlier try left. Ends early, transiently, when `cancel` is set.
+    /// A complete local file, from the cache if possible; verified if there is a digest. Resumes an
+    /// interrupted download. Fails with a transient error when `cancel` is set.
     async fn fetch(&self, download: &Download, cancel: &Cancel) -> Result<PathBuf, HostError>;
-    /// Deletes a file that turned out wrong, so that the next try fetches it anew.
+    /// Deletes a file that is not valid, so that the next [`Self::fetch`] downloads it again.
     async fn discard(&self, file: &Path);
-    /// Keeps the present content of a fetched file, whatever is fetched from the same URL later; gives the
-    /// path to find it at. It stays until a call of [`Downloads::protect`] does not name it.
-    async fn keep(&self, file: &Path) -> Result<PathBuf, HostError> {
-        Ok(file.to_owned())
-    }
-    /// [`Self::keep`] of each, in their order.
-    async fn keep_all(&self, files: &[&Path]) -> Vec<Result<PathBuf, HostError>> {
-        let mut kept = Vec::with_capacity(files.len());
-        for file in files {
-            kept.push(self.keep(file).await);
-        }
-        kept
-    }
-    /// From now on the cache keeps `files`, however full it gets (those that a rollback needs), and no
-    /// longer what was fetched before this call.
-    fn protect(&self, _files: &BTreeSet<PathBuf>) {}
+    /// Keeps the current content of a fetched file under another path, whatever is fetched from the
+    /// same URL later. Returns that path. It is kept until a call of [`Self::protect`] does not
+    /// name it.
+    async fn keep(&self, file: &Path) -> Result<PathBuf, HostError>;
+    /// Makes the cache keep `files` (those that a rollback needs), however full it is. Releases
+    /// every other file that was kept, or fetched before this call.
+    fn protect(&self, files: &BTreeSet<PathBuf>);
 }
 
-/// Set from outside to end a long operation at its next safe point. Cheap to clone.
+/// Ends a long operation at its next safe point. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<AtomicBool>);
 

@@ -1,20 +1,23 @@
 //! Downloads of packages over http and https, into a cache.
 //!
-//! One download at a time per URL, a few at once in all, not counting those that only wait for the disk. Each try
-//! ([`transfer`]) runs on a thread that may block; here a task watches it, ends it when it is cancelled or has [`stall`]ed, and decides
-//! whether to try again at once. What still fails then is for the reconciler's own, longer backoff.
+//! One download at a time for each URL, and `max_parallel` in all, not counting those that only
+//! wait for the disk. Each try ([`transfer`]) runs on a thread that may block. A task here watches
+//! it, ends it when it is cancelled or has [`stall`]ed, and decides whether to retry at once. The
+//! engine retries later, with a longer backoff.
 
 mod facility;
-mod cache;
-mod client;
-mod connections;
-mod kept;
 mod options;
+mod url;
+mod transfer;
+mod client;
 mod proxy;
+mod no_proxy;
+mod tls;
+mod connections;
 mod retry_after;
 mod stall;
-mod transfer;
-mod url;
+mod cache;
+mod kept;
 
 pub use self::facility::{Cancel, Download, Downloads};
 
@@ -29,46 +32,48 @@ use protocol::Category;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use self::cache::Cache;
+use self::cache::PackageCache;
 use self::client::Transfer;
-pub use self::client::{describe, host_tls};
+pub use self::client::describe;
 use self::connections::Connections;
-use self::kept::Kept;
+use self::kept::KeptFiles;
+pub use self::no_proxy::is_no_proxy_entry;
 pub use self::options::DownloadOptions;
 use self::stall::StallWatch;
-use self::transfer::{Job, Outcome};
+pub use self::tls::{ClientFiles, tls_config};
+use self::transfer::{DownloadTry, TryOutcome};
 pub use self::url::url_for_family;
 use crate::HostError;
 use crate::Root;
 use protocol::without_credentials;
 
-/// How often a transfer is looked at.
+/// How often the progress of a transfer is checked.
 const TICK: Duration = Duration::from_millis(200);
-/// Tries within one fetch, each resuming the one before.
+/// Tries within one fetch; each resumes the one before.
 const TRIES: u32 = 5;
-/// Pause after a try that was cut off; grows with each.
+/// Pause after an interrupted try; it grows with each.
 const PAUSE: Duration = Duration::from_millis(300);
-/// What the server may ask to wait within one fetch; for longer, the reconciler's backoff takes over.
+/// A server may ask for so much waiting within one fetch. If it asks for more, the fetch fails.
 const MAX_WAIT: Duration = Duration::from_secs(60);
-/// How long a stopped thread is waited for; it ends by itself in any case.
+/// How long to wait for a stopped thread. It ends by itself in any case.
 const AFTER_STOP: Duration = Duration::from_millis(500);
 
 /// The real [`Downloads`].
 pub struct Downloader {
     settings: Arc<DownloadOptions>,
     root: Root,
-    cache: Arc<Cache>,
-    kept: Kept,
+    cache: Arc<PackageCache>,
+    kept: KeptFiles,
     slots: Arc<Semaphore>,
     connections: Connections,
 }
 
 impl Downloader {
-    /// `folder`: the cache; a real path.
-    pub fn new(root: &Root, folder: PathBuf, options: DownloadOptions) -> Self {
+    /// `folder`: of the cache; a real path. `extension`: of packages, without the dot.
+    pub fn new(root: &Root, folder: PathBuf, options: DownloadOptions, extension: &'static str) -> Self {
         Self {
-            kept: Kept::new(&folder),
-            cache: Arc::new(Cache::new(folder, options.max_cache_size)),
+            kept: KeptFiles::new(&folder),
+            cache: Arc::new(PackageCache::new(folder, options.max_cache_size).with_extension(extension)),
             slots: Arc::new(Semaphore::new(options.max_parallel as usize)),
             connections: Connections::default(),
             settings: Arc::new(options),
@@ -82,20 +87,20 @@ impl Downloads for Downloader {
     async fn fetch(&self, download: &Download, cancel: &Cancel) -> Result<PathBuf, HostError> {
         let location = url::parse(&download.url, self.settings.allow_file_urls, &self.root)?;
         let shown = without_credentials(&download.url);
-        // Before its turn comes: the one that ends meanwhile leaves something to it.
+        // Before this fetch's turn: the download that ends meanwhile leaves its connection.
         let shared = self.connections.hold();
         let entry = self.cache.entry(download);
         let lock = self.cache.lock_of(&entry);
         let in_turn = unless_cancelled(cancel, &shown, lock.lock_owned()).await?;
         let slot = unless_cancelled(cancel, &shown, Arc::clone(&self.slots).acquire_owned()).await?;
         let slot = Arc::new(Slot(Mutex::new(slot.ok())));
-        // Held by the thread, too, as is the slot: it may outlive this future.
+        // The thread holds it, too, as it holds the slot: it may outlive this future.
         let held = Arc::new(in_turn);
         let mut tries = 0;
         let mut waited = Duration::ZERO;
         loop {
             tries += 1;
-            let job = Job {
+            let job = DownloadTry {
                 location: location.clone(),
                 sha256: download.sha256.clone(),
                 entry: entry.clone(),
@@ -105,9 +110,9 @@ impl Downloads for Downloader {
                 slot: Arc::clone(&slot),
                 shared: Arc::clone(&shared),
             };
-            let pause = match self.watched(job, Arc::clone(&held), cancel, &shown).await? {
-                Outcome::Complete(path) => return Ok(path),
-                Outcome::Later { after, error } => {
+            let pause = match self.run_watched(job, Arc::clone(&held), cancel, &shown).await? {
+                TryOutcome::Complete(path) => return Ok(path),
+                TryOutcome::Later { after, error } => {
                     waited = waited.saturating_add(after);
                     if waited > MAX_WAIT {
                         let seconds = after.as_secs();
@@ -117,9 +122,9 @@ impl Downloads for Downloader {
                     tracing::info!(url = shown, ?after, "the server asks to wait");
                     after
                 }
-                Outcome::Interrupted(error) if tries >= TRIES => return Err(error),
-                Outcome::Interrupted(error) => {
-                    tracing::info!(error = error.message, tries, "download cut off, it goes on");
+                TryOutcome::Interrupted(error) if tries >= TRIES => return Err(error),
+                TryOutcome::Interrupted(error) => {
+                    tracing::info!(error = error.message, tries, "download interrupted; resuming");
                     PAUSE * tries
                 }
             };
@@ -132,12 +137,7 @@ impl Downloads for Downloader {
     }
 
     async fn keep(&self, file: &Path) -> Result<PathBuf, HostError> {
-        let mut kept = self.kept.keep(&[file]);
-        kept.pop().unwrap_or_else(|| Ok(file.to_owned()))
-    }
-
-    async fn keep_all(&self, files: &[&Path]) -> Vec<Result<PathBuf, HostError>> {
-        self.kept.keep(files)
+        self.kept.keep(file)
     }
 
     fn protect(&self, files: &BTreeSet<PathBuf>) {
@@ -148,15 +148,15 @@ impl Downloads for Downloader {
 
 impl Downloader {
     /// Runs one try on a thread of its own, and ends it when it is cancelled or stalls.
-    async fn watched(
+    async fn run_watched(
         &self,
-        job: Job,
+        job: DownloadTry,
         held: Arc<impl Send + Sync + 'static>,
         cancel: &Cancel,
         shown: &str,
-    ) -> Result<Outcome, HostError> {
+    ) -> Result<TryOutcome, HostError> {
         let transfer = Arc::clone(&job.transfer);
-        // A future that is dropped stops its thread as well.
+        // Dropping this future stops the thread, too.
         let _stop = StopOnDrop(Arc::clone(&transfer));
         let limit = self.settings.stall_timeout;
         let mut stall = StallWatch::new(limit, self.settings.min_rate, Instant::now());
@@ -169,8 +169,7 @@ impl Downloader {
             // Cancel-safe: a timeout drops only the reference to the handle.
             if let Ok(ended) = tokio::time::timeout(TICK, &mut thread).await {
                 return ended.unwrap_or_else(|_| {
-                    let message =
-                        format!("the download of {shown} failed from within: a defect of the agent");
+                    let message = format!("the download of {shown} panicked; this is a bug of the agent");
                     Err(HostError::new(Category::Host, message))
                 });
             }
@@ -181,8 +180,8 @@ impl Downloader {
             if stalled && !transfer.is_finishing() {
                 let (rate, limit) = (self.settings.min_rate, limit.as_secs());
                 let message = format!(
-                    "cannot download {shown}: it stalled, with less than {rate} bytes a second for {limit} s; \
-                     it will be resumed"
+                    "cannot download {shown}: it stalled (less than {rate} bytes a second for {limit} s); it \
+                     will be resumed"
                 );
                 break HostError::new(Category::Network, message);
             }
@@ -193,7 +192,7 @@ impl Downloader {
     }
 }
 
-/// One of the downloads that may be under way at once.
+/// One of the `max_parallel` downloads.
 struct Slot(Mutex<Option<OwnedSemaphorePermit>>);
 
 impl Slot {
@@ -223,7 +222,7 @@ async fn unless_cancelled<T>(
     let mut future = std::pin::pin!(future);
     loop {
         let done = tokio::time::timeout(TICK, &mut future).await;
-        // Also when it is done: a turn that comes because others were cancelled is not to be used.
+        // Also when it is done: a cancelled fetch must not use its turn.
         if cancel.is_set() {
             return Err(cancelled(shown));
         }

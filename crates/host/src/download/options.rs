@@ -11,7 +11,7 @@ pub struct DownloadOptions {
     pub allow_file_urls: bool,
     pub http_proxy: Option<ProxyUrl>,
     pub https_proxy: Option<ProxyUrl>,
-    /// Names, `.domain` or `*`.
+    /// Names, addresses, networks or `*`, each perhaps with `:port`.
     pub no_proxy: Vec<String>,
     /// Bytes of one package.
     pub max_size: u64,

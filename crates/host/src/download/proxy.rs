@@ -1,5 +1,5 @@
-//! The HTTP proxy: a tunnel (`CONNECT`) for https; for http the request itself, with its whole URL, as
-//! proxies as a rule tunnel to port 443 only, and cache what they can read.
+//! The HTTP proxy: a tunnel (`CONNECT`) for https. For http the proxy gets the request itself, with
+//! the whole URL: most proxies tunnel only to port 443, and cache http.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -14,6 +14,7 @@ use ureq::{Error, ProxyProtocol};
 use url::Url;
 
 use super::DownloadOptions;
+use super::no_proxy::bypasses_proxy;
 use crate::HostError;
 
 /// How one request goes through its proxy.
@@ -21,14 +22,14 @@ pub enum Proxy {
     Tunnel(ureq::Proxy),
     Forward {
         proxy: Uri,
-        /// What the request's path is put behind: `http://host:port`.
+        /// Comes before the request's path: `http://host:port`.
         origin: String,
         authorization: Option<String>,
     },
 }
 
 impl Proxy {
-    /// The proxy for `url`, if settings have one and do not except that host.
+    /// The proxy for `url`, if there is one and `no_proxy` does not name the host.
     pub fn of(url: &Url, settings: &DownloadOptions) -> Result<Option<Self>, HostError> {
         let is_https = url.scheme() == "https";
         let configured = match is_https {
@@ -38,7 +39,7 @@ impl Proxy {
         let Some(configured) = configured else {
             return Ok(None);
         };
-        if bypasses_proxy(url.host_str().unwrap_or_default(), &settings.no_proxy) {
+        if bypasses_proxy(url, &settings.no_proxy) {
             return Ok(None);
         }
         let proxy = Url::parse(configured.expose()).ok();
@@ -49,7 +50,7 @@ impl Proxy {
         match made {
             Some(proxy) => Ok(Some(proxy)),
             None => {
-                let message = format!("the proxy's URL {configured} is not valid");
+                let message = format!("the proxy URL {configured} is not valid");
                 Err(HostError::new(Category::Host, message))
             }
         }
@@ -62,7 +63,7 @@ impl Proxy {
         }
     }
 
-    /// What makes an agent talk to the proxy in the place of the server.
+    /// Makes an agent connect to the proxy instead of the server.
     pub fn forwarding(&self) -> Option<(impl Resolver, impl Connector)> {
         match self {
             Self::Tunnel(_) => None,
@@ -76,7 +77,7 @@ impl Proxy {
         }
     }
 
-    /// The header that tells a forwarding proxy who asks. (A tunnel's goes with `CONNECT`.)
+    /// The header with the credentials for a forwarding proxy. (For a tunnel `CONNECT` has it.)
     pub fn authorization(&self) -> Option<(&'static str, &str)> {
         match self {
             Self::Tunnel(_) => None,
@@ -89,7 +90,7 @@ fn tunnel(proxy: &Url) -> Option<Proxy> {
     let mut builder = ureq::Proxy::builder(ProxyProtocol::Http)
         .host(proxy.host_str()?)
         .port(proxy.port_or_known_default()?)
-        // The proxy knows names that this host need not know.
+        // The proxy resolves the name: this host may not be able to.
         .resolve_target(false);
     if let Some((user, password)) = credentials(proxy) {
         builder = builder.username(&user).password(&password);
@@ -136,21 +137,7 @@ fn decode_percent(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Whether `host` is reached without the proxy, by a list as in `no_proxy`: names, `.domain` for all
-/// below it, or `*`.
-pub fn bypasses_proxy(host: &str, no_proxy: &[String]) -> bool {
-    let host = host.to_ascii_lowercase();
-    no_proxy.iter().any(|entry| {
-        let entry = entry.to_ascii_lowercase();
-        let entry = entry.strip_prefix('*').unwrap_or(&entry);
-        match entry.strip_prefix('.') {
-            Some(_) => host.ends_with(entry),
-            None => entry.is_empty() || host == entry,
-        }
-    })
-}
-
-/// Finds the proxy, whatever host is asked for.
+/// Resolves the proxy's name instead of the server's.
 #[derive(Debug)]
 struct ProxyResolver(Uri);
 
@@ -160,7 +147,7 @@ impl Resolver for ProxyResolver {
     }
 }
 
-/// Wraps connections so that requests go out with whole URLs.
+/// Wraps connections so that requests carry whole URLs.
 #[derive(Debug)]
 struct WholeUrls {
     origin: String,
@@ -182,7 +169,7 @@ impl<In: Transport> Connector<In> for WholeUrls {
 #[derive(Debug)]
 struct WholeUrlTransport<T> {
     inner: T,
-    /// Until the first request is out; the connection is not used for a second one.
+    /// Taken by the first request; the connection is not used for a second one.
     origin: Option<String>,
 }
 
@@ -240,22 +227,5 @@ mod tests {
         ] {
             assert_eq!(decode_percent(text), decoded);
         }
-    }
-
-    #[test]
-    fn what_the_proxy_is_not_asked_for() {
-        let list: Vec<String> = [".corp.example", "Localhost", "*.x"].map(str::to_owned).to_vec();
-        for (host, bypasses) in [
-            ("a.corp.example", true),
-            ("corp.example", false),
-            ("evilcorp.example", false),
-            ("LOCALHOST", true),
-            ("localhost.evil", false),
-            ("a.x", true),
-        ] {
-            assert_eq!(bypasses_proxy(host, &list), bypasses, "{host}");
-        }
-        assert!(bypasses_proxy("any", &["*".to_owned()]));
-        assert!(!bypasses_proxy("any", &[]));
     }
 }

@@ -4,45 +4,17 @@ use std::time::Duration;
 
 use ureq::http::HeaderMap;
 
-/// How long the server asks to wait: seconds, or a date, which counts from the server's own `Date`, so
-/// that the two clocks need not agree.
+/// How long the server asks to wait: seconds, or a date. A date is compared with the server's own
+/// `Date`, so that the two clocks need not agree.
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let header = |name| headers.get(name)?.to_str().ok().map(str::trim);
     let asked = header("retry-after")?;
     if let Ok(seconds) = asked.parse() {
         return Some(Duration::from_secs(seconds));
     }
-    let wait = parse_date(asked)? - parse_date(header("date")?)?;
-    Some(Duration::from_secs(wait.try_into().unwrap_or(0)))
-}
-
-/// Seconds since some day, of `Sun, 06 Nov 1994 08:49:37 GMT`.
-fn parse_date(text: &str) -> Option<i64> {
-    let (_, rest) = text.split_once(", ")?;
-    let mut words = rest.split(' ');
-    let day: i64 = words.next()?.parse().ok()?;
-    let month = words.next()?;
-    let month = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ]
-    .iter()
-    .position(|name| *name == month)? as i64
-        + 1;
-    let year: i64 = words.next()?.parse().ok()?;
-    let mut seconds = 0;
-    for part in words.next()?.split(':') {
-        seconds = seconds * 60 + i64::from(part.parse::<u8>().ok()?);
-    }
-    if !(0..10_000).contains(&year) || !(1..=31).contains(&day) || words.next() != Some("GMT") {
-        return None;
-    }
-    // Years from March on, so that the leap day is the last.
-    let (year, month) = match month {
-        1 | 2 => (year - 1, month + 9),
-        _ => (year, month - 3),
-    };
-    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day;
-    Some(days * 86_400 + seconds)
+    let date = |text| httpdate::parse_http_date(text).ok();
+    let (then, now) = (date(asked)?, date(header("date")?)?);
+    Some(then.duration_since(now).unwrap_or_default())
 }
 
 #[cfg(test)]

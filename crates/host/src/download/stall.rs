@@ -1,13 +1,13 @@
-//! Whether a transfer still moves.
+//! Tells when a transfer stalls.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Looks at a transfer's byte count now and then, and says when too little has come for too long.
+/// Samples a transfer's byte count, and tells when it has grown too little for too long.
 pub struct StallWatch {
-    /// When what had come, over the last `limit`, oldest first.
+    /// Times and byte counts of the last `limit`, oldest first.
     samples: VecDeque<(Instant, u64)>,
     limit: Duration,
     /// Fewer bytes than this within `limit` are a stall.
@@ -15,7 +15,7 @@ pub struct StallWatch {
 }
 
 impl StallWatch {
-    /// Fewer than `min_rate` bytes a second for `limit`; at 0, no byte at all for that long.
+    /// A stall: fewer than `min_rate` bytes a second for `limit`; if it is 0, no byte at all.
     pub fn new(limit: Duration, min_rate: u64, now: Instant) -> Self {
         Self {
             samples: VecDeque::from([(now, 0)]),
@@ -27,7 +27,7 @@ impl StallWatch {
     /// `received`: all bytes so far.
     pub fn is_stalled(&mut self, now: Instant, received: u64) -> bool {
         self.samples.push_back((now, received));
-        // Keeps one sample that is `limit` old, to compare with.
+        // Keeps one sample that is `limit` old, for comparison.
         while let Some((second, _)) = self.samples.get(1)
             && now.duration_since(*second) >= self.limit
         {

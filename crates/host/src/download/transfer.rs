@@ -13,9 +13,9 @@ use url::Url;
 
 use super::DownloadOptions;
 use super::Slot;
-use super::cache::{Cache, Entry, Meta, disk_error};
+use super::cache::{CacheEntry, FileMeta, PackageCache, disk_error};
 use super::client::{Client, Transfer};
-use super::connections::Shared;
+use super::connections::SharedConnections;
 use super::retry_after::retry_after;
 use super::url::{Location, follow};
 use crate::HostError;
@@ -24,48 +24,48 @@ use protocol::without_credentials;
 
 const BUFFER: usize = 64 * 1024;
 
-/// What to download, and all that takes.
-pub struct Job {
+/// One try: what to download, and with what.
+pub struct DownloadTry {
     pub location: Location,
     /// Lower-case hex.
     pub sha256: Option<String>,
-    pub entry: Entry,
-    pub cache: Arc<Cache>,
+    pub entry: CacheEntry,
+    pub cache: Arc<PackageCache>,
     pub settings: Arc<DownloadOptions>,
     pub transfer: Arc<Transfer>,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<SharedConnections>,
     pub(super) slot: Arc<Slot>,
 }
 
-/// How a try ended, if not for good with an error.
+/// How a try ended. (An error is final for this fetch.)
 #[derive(Debug)]
-pub enum Outcome {
+pub enum TryOutcome {
     Complete(PathBuf),
-    /// The server asks to come back after this time.
+    /// The server asks to retry after this time.
     Later {
         after: Duration,
         error: HostError,
     },
-    /// Cut off; what came is kept where it can be resumed.
+    /// Interrupted. The received bytes are kept if the download can be resumed.
     Interrupted(HostError),
 }
 
 /// How a body ended.
-enum End {
+enum BodyEnd {
     Complete,
     Broken(String),
 }
 
-impl Job {
-    pub fn run(&self) -> Result<Outcome, HostError> {
+impl DownloadTry {
+    pub fn run(&self) -> Result<TryOutcome, HostError> {
         self.cache.create_folder()?;
         if let Some(sha256) = &self.sha256
             && let Some(found) = self.digest_of(&self.entry.complete)?
         {
             if found == *sha256 {
-                return Ok(Outcome::Complete(self.cache.hand_out(&self.entry)));
+                return Ok(TryOutcome::Complete(self.cache.hand_out(&self.entry)));
             }
-            tracing::warn!(file = %self.entry.complete.display(), "a cached package had changed: deleted");
+            tracing::warn!(file = %self.entry.complete.display(), "deleted a package from the cache: its contents had changed");
             self.entry.delete_complete();
         }
         match &self.location {
@@ -74,7 +74,7 @@ impl Job {
         }
     }
 
-    /// The URL as it may be printed.
+    /// The URL without credentials.
     fn shown(&self) -> String {
         match &self.location {
             Location::Web(url) => without_credentials(url.as_str()),
@@ -86,30 +86,34 @@ impl Job {
         HostError::new(category, format!("cannot download {}: {reason}", self.shown()))
     }
 
-    fn request(&self, url: &Url) -> Result<Outcome, HostError> {
+    fn request(&self, url: &Url) -> Result<TryOutcome, HostError> {
         let offset = self.resumable_bytes();
         let (response, conditional) = self.follow_redirects(url, offset)?;
         let status = response.status().as_u16();
         match status {
             304 if conditional => {
                 drop(response);
-                self.hand_on();
-                Ok(Outcome::Complete(self.cache.hand_out(&self.entry)))
+                self.release_connection();
+                Ok(TryOutcome::Complete(self.cache.hand_out(&self.entry)))
             }
             200 => self.receive(response, 0, None),
             206 => match content_range(&response) {
                 Some((start, whole)) if start == offset && offset > 0 => self.receive(response, start, whole),
-                _ => Ok(self.start_over("the server sent another range than asked for")),
+                _ => Ok(self.start_over("the server sent another range than requested")),
             },
             416 if offset > 0 => self.complete_or_start_over(offset),
+            401 | 403 => {
+                let reason = format!("the server refuses it ({status}): has the URL expired?");
+                Err(self.error(Category::NotFound, &reason))
+            }
             404 | 410 => {
-                let reason = format!("the server says {status}: it is not there");
+                let reason = format!("the server does not have it ({status})");
                 Err(self.error(Category::NotFound, &reason))
             }
             429 | 503 => {
                 let error = self.error(Category::Network, &format!("the server is busy ({status})"));
                 match retry_after(response.headers()) {
-                    Some(after) => Ok(Outcome::Later { after, error }),
+                    Some(after) => Ok(TryOutcome::Later { after, error }),
                     None => Err(error),
                 }
             }
@@ -117,8 +121,8 @@ impl Job {
         }
     }
 
-    /// Bytes of the part that may be kept. With a digest all of them: it decides in the end. Without one,
-    /// those that are surely on the disk, if the server can tell whether they are still of the same file.
+    /// How many bytes of the part can be kept. With a digest all of them: it is checked in the end.
+    /// Without one, the durable bytes, if a validator shows whether they belong to the same file.
     fn resumable_bytes(&self) -> u64 {
         let length = std::fs::metadata(&self.entry.part).map_or(0, |metadata| metadata.len());
         let meta = self.entry.part_meta();
@@ -129,7 +133,8 @@ impl Job {
         }
     }
 
-    /// The first answer that is no redirect, and whether it was asked for "unless it is unchanged".
+    /// The first answer that is no redirect, and whether the request was conditional ("unless
+    /// unchanged").
     fn follow_redirects(&self, url: &Url, offset: u64) -> Result<(http::Response<Body>, bool), HostError> {
         let mut headers = Vec::new();
         if offset > 0 {
@@ -140,8 +145,8 @@ impl Job {
         }
         let mut conditional = true;
         match self.entry.complete_meta() {
-            Some(Meta { etag: Some(etag), .. }) => headers.push(("if-none-match", etag)),
-            Some(Meta {
+            Some(FileMeta { etag: Some(etag), .. }) => headers.push(("if-none-match", etag)),
+            Some(FileMeta {
                 last_modified: Some(date),
                 ..
             }) => headers.push(("if-modified-since", date)),
@@ -161,32 +166,32 @@ impl Job {
                 return Ok((response, conditional));
             }
             let location = header(&response, "location")
-                .ok_or_else(|| self.error(Category::Network, "the server redirects to nowhere"))?;
+                .ok_or_else(|| self.error(Category::Network, "the server redirects without a location"))?;
             url = follow(&url, &location)?;
         }
         let reason = format!("over {} redirects (max_redirects)", self.settings.max_redirects);
         Err(self.error(Category::Network, &reason))
     }
 
-    /// Takes in the body, which begins at `start` of the file.
+    /// Receives the body, which begins at `start` of the file.
     fn receive(
         &self,
         response: http::Response<Body>,
         start: u64,
         whole: Option<u64>,
-    ) -> Result<Outcome, HostError> {
+    ) -> Result<TryOutcome, HostError> {
         let length = header(&response, "content-length").and_then(|value| value.parse::<u64>().ok());
         let whole = whole.or(length.map(|length| start.saturating_add(length)));
         let before = self.entry.part_meta();
-        let meta = Meta {
+        let meta = FileMeta {
             etag: header(&response, "etag").or(before.etag.filter(|_| start > 0)),
             last_modified: header(&response, "last-modified").or(before.last_modified.filter(|_| start > 0)),
             synced: 0,
         };
-        self.take_in(&mut response.into_body().into_reader(), start, whole, meta)
+        self.receive_body(&mut response.into_body().into_reader(), start, whole, meta)
     }
 
-    fn copy_local(&self, path: &Path) -> Result<Outcome, HostError> {
+    fn copy_local(&self, path: &Path) -> Result<TryOutcome, HostError> {
         let open = || -> io::Result<(File, std::fs::Metadata)> {
             let file = File::open(path)?;
             let metadata = file.metadata()?;
@@ -202,17 +207,17 @@ impl Job {
         if !metadata.is_file() {
             return Err(self.error(Category::NotFound, "it is not a regular file"));
         }
-        self.take_in(&mut file, 0, Some(metadata.len()), Meta::default())
+        self.receive_body(&mut file, 0, Some(metadata.len()), FileMeta::default())
     }
 
-    /// From a body to the complete, verified file. `whole`: the file's length, if known.
-    fn take_in(
+    /// Writes a body to the complete, verified file. `whole`: the file's length, if known.
+    fn receive_body(
         &self,
         body: &mut dyn Read,
         start: u64,
         whole: Option<u64>,
-        mut meta: Meta,
-    ) -> Result<Outcome, HostError> {
+        mut meta: FileMeta,
+    ) -> Result<TryOutcome, HostError> {
         if whole.is_some_and(|whole| whole > self.settings.max_size) {
             return Err(self.too_large(whole));
         }
@@ -222,52 +227,57 @@ impl Job {
         let mut sink = self.open_sink(start).map_err(|error| part_error("open", error))?;
         self.entry.write_part_meta(&meta)?;
         match self.pump(body, &mut sink, whole)? {
-            End::Complete => {}
-            End::Broken(reason) => {
-                // What is kept must be on the disk before it is called so.
+            BodyEnd::Complete => {}
+            BodyEnd::Broken(reason) => {
+                // The bytes must be durable before the metadata says so.
                 sink.file
                     .sync_data()
                     .map_err(|error| part_error("write", error))?;
                 meta.synced = sink.size;
                 self.entry.write_part_meta(&meta)?;
-                return Ok(Outcome::Interrupted(self.error(Category::Network, &reason)));
+                return Ok(TryOutcome::Interrupted(self.error(Category::Network, &reason)));
             }
         }
         if let (Some(wanted), Some(found)) = (&self.sha256, sink.digest())
             && *wanted != found
         {
             self.entry.delete_part();
-            // What an earlier try left may be of an older file, or have suffered from a power cut.
+            // The part may be of an older file, or damaged by a power failure.
             if start > 0 {
-                return Ok(self.start_over("what an earlier try left does not fit"));
+                return Ok(self.start_over("the part from an earlier try does not match"));
             }
-            let reason = format!("its sha256 is {found}, asked for was {wanted}; the file was deleted");
+            let reason = format!("its sha256 is {found}, expected {wanted}; the file was deleted");
             return Err(self.error(Category::Verification, &reason));
         }
         self.transfer.finish();
-        self.hand_on();
+        self.release_connection();
         self.slot.free();
         sink.file.sync_all().map_err(|error| part_error("write", error))?;
         self.entry
             .complete_part()
             .map_err(|error| part_error("rename", error))?;
-        Ok(Outcome::Complete(self.cache.hand_out(&self.entry)))
+        Ok(TryOutcome::Complete(self.cache.hand_out(&self.entry)))
     }
 
     /// Leaves the connection to the next download.
-    fn hand_on(&self) {
-        if let Some(connected) = self.transfer.let_go() {
-            self.shared.give_back(connected);
+    fn release_connection(&self) {
+        if let Some(server) = self.transfer.release() {
+            self.shared.give_back(server);
         }
     }
 
-    fn pump(&self, body: &mut dyn Read, sink: &mut Sink, whole: Option<u64>) -> Result<End, HostError> {
+    fn pump(
+        &self,
+        body: &mut dyn Read,
+        sink: &mut PartWriter,
+        whole: Option<u64>,
+    ) -> Result<BodyEnd, HostError> {
         let mut buffer = vec![0; BUFFER];
         loop {
             let read = body.read(&mut buffer);
-            // Stopping shuts the socket down, which a body without a length can't tell from its end.
+            // A stop shuts the socket down. For a body without a length that looks like its end.
             if self.transfer.is_stopped() {
-                return Ok(End::Broken("it was stopped".to_owned()));
+                return Ok(BodyEnd::Broken("it was stopped".to_owned()));
             }
             let bytes = match read {
                 Ok(0) => break,
@@ -275,8 +285,8 @@ impl Job {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
                     let of = whole.map(|whole| format!(" of {whole}")).unwrap_or_default();
-                    return Ok(End::Broken(format!(
-                        "it broke off after {}{of} bytes: {error}",
+                    return Ok(BodyEnd::Broken(format!(
+                        "the connection ended after {}{of} bytes: {error}",
                         sink.size
                     )));
                 }
@@ -289,11 +299,11 @@ impl Job {
                 .map_err(|error| self.write_error(&error, sink.size, whole))?;
         }
         match whole {
-            Some(whole) if sink.size < whole => Ok(End::Broken(format!(
-                "it broke off after {} of {whole} bytes",
+            Some(whole) if sink.size < whole => Ok(BodyEnd::Broken(format!(
+                "the connection ended after {} of {whole} bytes",
                 sink.size
             ))),
-            _ => Ok(End::Complete),
+            _ => Ok(BodyEnd::Complete),
         }
     }
 
@@ -318,19 +328,20 @@ impl Job {
         )
     }
 
-    /// The server has nothing beyond what is here: either that is all, or it is of another file.
-    fn complete_or_start_over(&self, offset: u64) -> Result<Outcome, HostError> {
+    /// The server has no bytes beyond the part: either the part is complete, or it is of another
+    /// file.
+    fn complete_or_start_over(&self, offset: u64) -> Result<TryOutcome, HostError> {
         match (&self.sha256, self.digest_of(&self.entry.part)?) {
             (Some(wanted), Some(found)) if *wanted == found => {
                 let meta = self.entry.part_meta();
-                self.take_in(&mut io::empty(), offset, Some(offset), meta)
+                self.receive_body(&mut io::empty(), offset, Some(offset), meta)
             }
-            _ => Ok(self.start_over("what an earlier try left does not fit")),
+            _ => Ok(self.start_over("the part from an earlier try does not match")),
         }
     }
 
     /// Keeps the first `start` bytes of the part.
-    fn open_sink(&self, start: u64) -> io::Result<Sink> {
+    fn open_sink(&self, start: u64) -> io::Result<PartWriter> {
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false);
         let mut file = options.open(&self.entry.part)?;
@@ -340,7 +351,7 @@ impl Job {
             self.hash_all(&mut file, hash)?;
         }
         file.seek(SeekFrom::Start(start))?;
-        Ok(Sink {
+        Ok(PartWriter {
             file,
             size: start,
             hash,
@@ -376,20 +387,20 @@ impl Job {
         }
     }
 
-    fn start_over(&self, reason: &str) -> Outcome {
+    fn start_over(&self, reason: &str) -> TryOutcome {
         self.entry.delete_part();
-        Outcome::Interrupted(self.error(Category::Network, reason))
+        TryOutcome::Interrupted(self.error(Category::Network, reason))
     }
 }
 
-/// The part being written, hashed on the way.
-struct Sink {
+/// The part that is written, and its hash so far.
+struct PartWriter {
     file: File,
     size: u64,
     hash: Option<Sha256>,
 }
 
-impl Sink {
+impl PartWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes)?;
         self.size += bytes.len() as u64;
@@ -408,7 +419,7 @@ fn header(response: &http::Response<Body>, name: &str) -> Option<String> {
     Some(response.headers().get(name)?.to_str().ok()?.to_owned())
 }
 
-/// `bytes 5-9/10`: where it starts, and the length of the whole where the server knows it.
+/// `bytes 5-9/10`: the start, and the length of the whole file if the server knows it.
 fn content_range(response: &http::Response<Body>) -> Option<(u64, Option<u64>)> {
     let value = header(response, "content-range")?;
     let (range, whole) = value.strip_prefix("bytes ")?.split_once('/')?;

@@ -1,4 +1,4 @@
-//! What a URL may be, and where a redirect may lead. Pure.
+//! Which URLs and redirects are allowed. Pure.
 
 use std::path::PathBuf;
 
@@ -17,8 +17,8 @@ pub enum Location {
     Local(PathBuf),
 }
 
-/// `url` for a host of `family`: an .rpm becomes a .deb and the other way round. Only the extension
-/// changes; query and fragment stay.
+/// `url` for a host of `family`: `.rpm` becomes `.deb` or the other way round. Query and fragment
+/// stay.
 pub fn url_for_family(url: &str, family: Family) -> String {
     let (path, rest) = url.split_at(url.find(['?', '#']).unwrap_or(url.len()));
     for other in [Family::Deb, Family::Rpm] {
@@ -37,33 +37,37 @@ pub fn url_for_family(url: &str, family: Family) -> String {
     url.to_owned()
 }
 
-/// Takes only what may be downloaded from.
+/// Refuses URLs that are not allowed.
 pub fn parse(text: &str, allow_file_urls: bool, root: &Root) -> Result<Location, HostError> {
     let refuse = |reason: &str| {
         let shown = without_credentials(text);
-        HostError::new(Category::Invalid, format!("{shown} is refused: {reason}"))
+        HostError::new(
+            Category::Invalid,
+            format!("refusing to download {shown}: {reason}"),
+        )
     };
-    let url = Url::parse(text).map_err(|error| refuse(&format!("it is no URL: {error}")))?;
+    let url = Url::parse(text).map_err(|error| refuse(&format!("not a URL: {error}")))?;
     match url.scheme() {
         "http" | "https" => Ok(Location::Web(url)),
         "file" if !allow_file_urls => Err(refuse(
-            "the settings do not allow file: URLs (allow_file_urls in [hostagent])",
+            "file: URLs are not allowed (allow_file_urls in [hostagent])",
         )),
         "file" => match url.to_file_path() {
             Ok(path) => Ok(Location::Local(root.join(path))),
-            Err(()) => Err(refuse("it names no file of this host")),
+            Err(()) => Err(refuse("it does not name a file of this host")),
         },
         scheme => Err(refuse(&format!(
-            "{scheme}: is not among http:, https: and (where settings allow it) file:"
+            "its scheme is {scheme}; allowed are http, https and (with allow_file_urls) file"
         ))),
     }
 }
 
-/// Where a redirect from `from` leads. https never leads to http, and the web never to anything else.
+/// The target of a redirect from `from`. https must not redirect to http, and neither to another
+/// scheme.
 pub fn follow(from: &Url, location: &str) -> Result<Url, HostError> {
     let refuse = |to: &str, reason: &str| {
         let message = format!(
-            "{} redirects to {}, which is refused: {reason}",
+            "refusing to follow the redirect from {} to {}: {reason}",
             without_credentials(from.as_str()),
             without_credentials(to)
         );
@@ -71,11 +75,14 @@ pub fn follow(from: &Url, location: &str) -> Result<Url, HostError> {
     };
     let to = from
         .join(location)
-        .map_err(|error| refuse(location, &format!("it is no URL: {error}")))?;
+        .map_err(|error| refuse(location, &format!("not a URL: {error}")))?;
     match (from.scheme(), to.scheme()) {
         ("https", "https") | ("http", "http" | "https") => Ok(to),
-        ("https", "http") => Err(refuse(to.as_str(), "https must not lead to http")),
-        (_, scheme) => Err(refuse(to.as_str(), &format!("{scheme}: is not http: or https:"))),
+        ("https", "http") => Err(refuse(to.as_str(), "https must not redirect to http")),
+        (_, scheme) => Err(refuse(
+            to.as_str(),
+            &format!("the scheme is {scheme}, not http or https"),
+        )),
     }
 }
 
@@ -154,7 +161,7 @@ mod tests {
         let error = follow(&web("https://u:secret@h/a"), "http://u:secret@h/b").unwrap_err();
         assert_eq!(
             error.message,
-            "https://h/a redirects to http://h/b, which is refused: https must not lead to http"
+            "refusing to follow the redirect from https://h/a to http://h/b: https must not redirect to http"
         );
     }
 }

@@ -1,5 +1,5 @@
-//! Facts for a status's `info`: what an operator wants to know of a host at a glance. Read from files and
-//! system calls only; none of them secret.
+//! Facts for `info` of a status: what an operator wants to know about a host at a glance. Read from
+//! files and system calls only. None is secret.
 
 use std::fs;
 use std::sync::OnceLock;
@@ -11,12 +11,12 @@ use super::{Facts, Family, Root};
 
 mod addresses;
 
-/// Collects the facts of one host again and again.
+/// Collects the facts of one host.
 pub struct Collector {
     root: Root,
     family: Family,
     init: &'static str,
-    /// Does not change while the host runs.
+    /// Constant while the host runs.
     virtualization: OnceLock<Option<String>>,
 }
 
@@ -31,7 +31,8 @@ impl Collector {
         }
     }
 
-    /// What cannot be found out is left out, except for what the protocol requires: `hostname`, `os_family`, `arch`, `os_info`.
+    /// Omits unknown facts, except for those that the protocol requires: `hostname`, `os_family`,
+    /// `arch`, `os_info`.
     pub fn collect(&self) -> Facts {
         let system = rustix::system::uname();
         let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
@@ -50,7 +51,7 @@ impl Collector {
             json!(os_info(os_release.as_deref().unwrap_or_default())),
         );
         set("kernel", json!(text(system.release())));
-        // One call, where the standard library also reads what the agent's own control group may use.
+        // The standard library would also read the limits of the agent's own control group.
         if let Ok(cpus) = rustix::thread::sched_getaffinity(None) {
             set("cpus", json!(cpus.count()));
         }
@@ -78,8 +79,8 @@ impl Collector {
     }
 }
 
-/// The fully qualified name: the nodename, or the first full name that /etc/hosts gives it. DNS is not
-/// asked: it may not answer for minutes.
+/// The fully qualified name: the nodename, or its first full name in /etc/hosts. Does not ask DNS,
+/// which may not answer for minutes.
 fn full_name(nodename: &str, hosts: &str) -> String {
     if nodename.contains('.') {
         return nodename.to_owned();
@@ -94,7 +95,7 @@ fn full_name(nodename: &str, hosts: &str) -> String {
     full.unwrap_or(nodename).to_owned()
 }
 
-/// os-release(5) -> `debian 12 bookworm`: id, version, code name, as far as they are there.
+/// os-release(5) -> `debian 12 bookworm`: id, version and code name, if present.
 fn os_info(os_release: &str) -> String {
     let field = |name: &str| {
         let value = os_release
@@ -111,7 +112,7 @@ fn os_info(os_release: &str) -> String {
     }
 }
 
-/// RFC 3339, to the minute: computed from the uptime it would vary by a second from look to look.
+/// RFC 3339, rounded to the minute: computed from the uptime, the seconds would vary.
 fn boot_time(uptime_s: i64) -> Option<String> {
     let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
     let booted = since_epoch.checked_sub(Duration::from_secs(uptime_s.try_into().ok()?))?;
@@ -120,7 +121,7 @@ fn boot_time(uptime_s: i64) -> Option<String> {
     Some(time.to_string())
 }
 
-/// The container or hypervisor that the host runs in, where a file says so.
+/// The container or hypervisor that the host runs in, if a file says so.
 fn virtualization(read: impl Fn(&str) -> Option<String>) -> Option<String> {
     if let Some(container) = read("/run/systemd/container") {
         return Some(container.trim().to_owned());

@@ -5,8 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-/// Identity of files' content, as far as that shows without reading them. Without the time at which their
-/// metadata last changed: a query by root changes that of rpm's journal.
+/// Identity of files' content, as far as that shows without reading them. Without the time at which
+/// their metadata last changed: a query by root changes that of rpm's journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamp(Vec<Option<[i64; 5]>>);
 
@@ -46,7 +46,8 @@ impl<T: Clone> Cache<T> {
             .map(|(_, value)| value.clone())
     }
 
-    /// Nothing is kept where there is no file whose change would tell. `stamp`: from before the files were read, so that a change in the meantime is seen next time.
+    /// Nothing is kept where there is no file whose change would tell. `stamp`: from before the
+    /// files were read, so that a change in the meantime is seen next time.
     pub fn keep(&self, stamp: Stamp, value: T) {
         if stamp.0.iter().all(Option::is_none) {
             return;

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use protocol::Category;
 
-use super::{InstalledPackages, Relations, Stamp};
+use super::InstalledPackages;
 use crate::HostError;
 
 /// Which package manager a host has.
@@ -40,18 +40,13 @@ pub struct PackageFile {
     pub arch_fits: bool,
     /// Bytes it takes up when installed.
     pub installed_size: u64,
-    /// dpkg's configuration files in it, absolute paths without the root. rpm's are not looked for.
-    pub conffiles: Vec<PathBuf>,
-    /// Of a Debian package whose control archive is in every way as usual.
-    pub relations: Option<Arc<Relations>>,
-    /// Of an rpm package whose own digests are those of what is in it: the file as it was when they were worked out.
-    pub verified: Option<Stamp>,
 }
 
 /// Where the package manager takes a package from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// A local file, downloaded and verified. Never a URL: rpm and dnf would fetch it by themselves.
+    /// A local file, downloaded and verified. Never a URL: rpm and dnf would fetch it by
+    /// themselves.
     File(PackageFile),
     /// The host's own repositories, at this full version.
     Repository { name: String, version: String },
@@ -123,8 +118,8 @@ impl Simulation {
 /// The package database shows all of a transaction.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// What failed besides, and changes nothing of that: a hook of apt, a trigger of another package, a script of
-    /// the version that left.
+    /// What failed besides, and changes nothing of that: a hook of apt, a trigger of another
+    /// package, a script of the version that left.
     pub warnings: Vec<String>,
 }
 
@@ -172,50 +167,57 @@ pub enum EarlierRuns {
 pub trait Packages: Send + Sync {
     fn family(&self) -> Family;
 
-    /// The package database. Reads it only when its files have changed; starts a child process at most
-    /// then (rpm), or never (dpkg).
+    /// The package database. Reads it only when its files have changed; starts a child process at
+    /// most then (rpm), or never (dpkg).
     async fn installed(&self) -> Result<Arc<InstalledPackages>, HostError>;
 
     /// Reads a package file's own name, version and architecture.
     async fn inspect(&self, file: &Path) -> Result<PackageFile, HostError>;
 
-    /// The full version under which the host's repositories offer `package` at `version` (which may lack
-    /// its release part).
+    /// The full version at which the host's repositories offer what `version` of `package` asks
+    /// for: exact, without its release part, or a pattern (`*`, `1.22.*`). Of several the one that
+    /// the package manager prefers, then the newest. Where it is not offered, package lists are
+    /// refreshed, at most once per `refresh_interval`.
     async fn find_in_repositories(&self, package: &str, version: &str) -> Result<String, HostError>;
 
-    /// When the host's package lists were last changed, whoever refreshed them. What the repositories did not offer before
-    /// may be offered since. `None`: there are no lists.
+    /// [`Self::find_in_repositories`] by the package lists as they are: changes nothing.
+    async fn find_in_lists(&self, package: &str, version: &str) -> Result<String, HostError>;
+
+    /// When the host's package lists were last changed, whoever refreshed them. What the
+    /// repositories did not offer before may be offered since. `None`: there are no lists.
     fn lists_stamp(&self) -> Option<SystemTime>;
 
-    /// Repairs what a killed package manager left: `dpkg --configure -a`, duplicate rpm entries. Cheap if
-    /// nothing is broken.
+    /// Repairs what a killed package manager left: `dpkg --configure -a`, duplicate rpm entries.
+    /// Cheap if nothing is broken.
     async fn heal(&self) -> Result<(), HostError>;
 
-    /// The package manager's own dry run. Changes nothing. Empty where the package manager cannot say which other
-    /// packages are concerned. An error: the transaction would be refused, and why.
+    /// The package manager's own dry run. Changes nothing. Empty where the package manager cannot
+    /// say which other packages are concerned. An error: the transaction would be refused, and why.
     async fn simulate(&self, transaction: &Transaction) -> Result<Simulation, HostError>;
 
-    /// Whether [`Self::apply`] itself refuses a transaction that does not fit before it touches anything. Elsewhere
-    /// [`Self::simulate`] has to be asked first.
+    /// Whether [`Self::apply`] itself refuses a transaction that does not fit before it touches
+    /// anything. Elsewhere [`Self::simulate`] has to be asked first.
     fn refuses_untouched(&self) -> bool;
 
-    /// Installs, upgrades, downgrades and removes. The result is judged by what the package database shows of the
-    /// transaction's packages, and not by the exit code of the package manager.
+    /// Installs, upgrades, downgrades and removes. The result is judged by what the package
+    /// database shows of the transaction's packages, and not by the exit code of the package
+    /// manager.
     async fn apply(&self, transaction: &Transaction) -> Result<Applied, ApplyError>;
 
-    /// Whether nothing of a package that is about to be installed is on this host: neither the package nor its
-    /// configuration files. Only then may [`Self::purge`] delete all of it again.
+    /// Whether nothing of a package that is about to be installed is on this host: neither the
+    /// package nor its configuration files. Only then may [`Self::purge`] delete all of it again.
     async fn is_new_here(&self, source: &Source) -> Result<bool, HostError>;
 
-    /// Deletes the configuration files that the removal of `package` has left. Does nothing to a package that is
-    /// installed, nor where the package manager leaves none.
+    /// Deletes the configuration files that the removal of `package` has left. Does nothing to a
+    /// package that is installed, nor where the package manager leaves none.
     async fn purge(&self, package: &str) -> Result<(), HostError>;
 
-    /// Clears the mark that an installed package is to be removed, which an interrupted removal has left. Does nothing
-    /// where the package manager has no such mark.
+    /// Clears the mark that an installed package is to be removed, which an interrupted removal has
+    /// left. Does nothing where the package manager has no such mark.
     async fn keep(&self, package: &str) -> Result<(), HostError>;
 
-    /// Returns as soon as a package manager runs that outlives the agent; never, where none can. Cancel-safe.
+    /// Returns as soon as a package manager runs that outlives the agent; never, where none can.
+    /// Cancel-safe.
     async fn works_alone(&self);
 
     /// Waits for the end of the runs that an earlier agent started. Cancel-safe.
@@ -227,10 +229,12 @@ pub trait Packages: Send + Sync {
     /// Absolute paths that an installed package ships, without the root.
     async fn shipped_files(&self, package: &str) -> Result<Vec<PathBuf>, HostError>;
 
-    /// [`Self::shipped_files`] of those of `packages` that are cheaper to ask for together than one by one.
+    /// [`Self::shipped_files`] of those of `packages` that are cheaper to ask for together than one
+    /// by one.
     async fn shipped_files_of(&self, packages: &[&str]) -> Result<BTreeMap<String, Vec<PathBuf>>, HostError>;
 
-    /// Files whose change means that the package database may have changed (for inotify), under the root.
+    /// Files whose change means that the package database may have changed (for inotify), under the
+    /// root.
     fn database_paths(&self) -> Vec<PathBuf>;
 }
 

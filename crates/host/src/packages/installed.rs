@@ -1,4 +1,5 @@
-//! The packages of a host, kept in few bytes: a host has thousands, and all stay in memory between two looks at it.
+//! The packages of a host, kept in few bytes: a host has thousands, and all stay in memory between
+//! two looks at it.
 
 use std::collections::BTreeMap;
 
@@ -31,8 +32,8 @@ impl InstalledPackage<&str> {
 /// Package name -> package, while a database is being read.
 pub type PackagesByName = BTreeMap<String, InstalledPackage>;
 
-/// All packages of a host by name, as they were at one moment. Two allocations, where a map of strings takes three for
-/// each package and four times the bytes.
+/// All packages of a host by name, as they were at one moment. Two allocations, where a map of
+/// strings takes three for each package and four times the bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InstalledPackages {
     /// Of each package its name, its version and its architecture, without anything between.

@@ -3,7 +3,7 @@
 use protocol::Category;
 
 use crate::HostError;
-use crate::command::last_lines;
+use crate::command::{EXCERPT_LINES, last_lines};
 
 /// Beginnings of lines by which dpkg, apt, rpm and dnf say that someone else is at work. Only whole
 /// beginnings: a maintainer script may speak of locks, too.
@@ -23,15 +23,15 @@ const LOCKED: &[&str] = &[
     "Another app is currently holding the yum lock",
 ];
 
-/// Parts of lines, in the order in which they count: a full disk also makes scripts fail, and a failed
-/// script leaves the dependencies of others unmet.
+/// Parts of lines, in the order in which they count: a full disk also makes scripts fail, and a
+/// failed script leaves the dependencies of others unmet.
 const SIGNS: &[(Category, &[&str])] = &[
     (
         Category::DiskSpace,
         &[
             "No space left on device",
             "enough free space",
-            "needs more space",
+            "more space on the ",
             "MB on the ",
             "KB on the ",
         ],
@@ -105,6 +105,7 @@ const NOISE: &[&str] = &[
     "Errors were encountered while processing",
     "Note: removing the lock file is always wrong",
     "and the entire system. See <",
+    "Unable to detect release version",
     "rpm: RPM should not be used directly",
     "rpm: However assuming you know",
     "W: ",
@@ -136,8 +137,8 @@ pub(super) struct Script<'a> {
     pub package: &'a str,
 }
 
-/// The scripts of which rpm or dnf says in `text` that they have failed, or were not run at all: their exit codes do
-/// not say so. `None`: the line does not name the script.
+/// The scripts of which rpm or dnf says in `text` that they have failed, or were not run at all:
+/// their exit codes do not say so. `None`: the line does not name the script.
 pub(super) fn failed_scripts(text: &str) -> impl Iterator<Item = Option<Script<'_>>> {
     text.lines().filter_map(|line| {
         if let Some(rest) = line.strip_prefix("Error in ")
@@ -182,8 +183,8 @@ const DPKG_AT_WORK: &[&str] = &[
     "Processing triggers for ",
 ];
 
-/// Whether a package manager that has failed in this way had not begun to change anything. Where its output does not
-/// say so, it counts as begun.
+/// Whether a package manager that has failed in this way had not begun to change anything. Where
+/// its output does not say so, it counts as begun.
 pub(super) fn touched_nothing(category: Category, stdout: &str, stderr: &str) -> bool {
     // dnf says when it begins; its checks are other lines.
     if stdout.lines().any(|line| line == "Running transaction") {
@@ -208,16 +209,17 @@ pub(super) fn touched_nothing(category: Category, stdout: &str, stderr: &str) ->
     }
 }
 
-/// Whether rpm says that it can't make a temporary file. It names them by the second in which it was started, so
-/// it trips over those of a run that was killed in the same second.
-pub(super) fn tells_of_twin_transaction(stderr: &str) -> bool {
+/// Whether rpm says that it cannot make a temporary file. It names them by the second in which it
+/// was started, so it trips over those of a run that was killed in the same second.
+pub(super) fn tells_of_name_clash(stderr: &str) -> bool {
     stderr.contains("unpacking of archive failed on file ") && stderr.contains(": cpio: open failed")
 }
 
-/// The failure that a package manager reports with `stderr` (and, where scripts write there, `stdout`).
+/// The failure that a package manager reports with `stderr` (and, where scripts write there,
+/// `stdout`).
 pub(super) fn diagnose(doing: &str, stdout: &str, stderr: &str) -> HostError {
     if is_locked(stderr) {
-        let said = excerpt(stderr);
+        let said = excerpt(stderr, Category::Locked);
         return HostError::new(Category::Locked, format!("waiting for the package lock ({said})"));
     }
     let found = |text: &str| {
@@ -226,28 +228,115 @@ pub(super) fn diagnose(doing: &str, stdout: &str, stderr: &str) -> HostError {
             .find(|(_, signs)| signs.iter().any(|sign| text.contains(sign)))
             .map(|sign| sign.0)
     };
-    let category = found(stderr).or_else(|| found(stdout)).unwrap_or(Category::Host);
-    let mut said = excerpt(stderr);
-    // A script may have told the reason on stdout only; the manager's own words name script and package.
+    let obstacle = known_obstacle(stdout, stderr);
+    let category = match obstacle {
+        Some(_) => Category::Dependency,
+        None => found(stderr).or_else(|| found(stdout)).unwrap_or(Category::Host),
+    };
+    let mut said = excerpt(stderr, category);
+    // A script may have told the reason on stdout only; the manager's own words name script and
+    // package.
     let is_managers = |line: &str| {
-        [" ", "dpkg:", "error: ", "warning: %"]
+        [" ", "dpkg:", "error: ", "warning: %", "Error in "]
             .iter()
             .any(|own| line.starts_with(own))
     };
     let script_was_mute = stderr.lines().all(|line| is_managers(line) || is_noise(line));
     if said.is_empty() || (category == Category::Script && script_was_mute) {
-        said = format!("{said} (output: {})", excerpt(stdout));
+        said = format!("{said} (output: {})", excerpt(stdout, category));
     }
-    HostError::new(category, format!("{doing} failed: {said}"))
+    match obstacle {
+        Some(obstacle) => HostError::new(category, format!("{doing} failed: {obstacle} ({said})")),
+        None => HostError::new(category, format!("{doing} failed: {said}")),
+    }
+}
+
+/// What stands in the way, by what apt says, and the command that clears it.
+fn known_obstacle(stdout: &str, stderr: &str) -> Option<String> {
+    let under = |heading| words_under(stdout, heading);
+    if stderr.contains("Held packages were changed") {
+        let held = under("The following held packages will be changed:");
+        let (names, verb) = (held.join(", "), if held.len() == 1 { "is" } else { "are" });
+        return Some(format!(
+            "{names} {verb} on hold: apt-mark unhold {}",
+            held.join(" ")
+        ));
+    }
+    if stderr.contains("but remove is disabled") {
+        let removed = under("The following packages will be REMOVED:").join(", ");
+        return Some(format!("{removed} would have to be removed"));
+    }
+    if let Some((_, rest)) = stderr.split_once("E: The package ")
+        && let Some((name, _)) = rest.split_once(" needs to be reinstalled")
+    {
+        return Some(format!(
+            "package {name} is half-installed, and apt does nothing beside it: apt-get install --reinstall {name}, or dpkg \
+             --remove --force-remove-reinstreq {name}"
+        ));
+    }
+    if stderr.contains("dpkg was interrupted") {
+        return Some("an earlier run of dpkg was interrupted: dpkg --configure -a".to_owned());
+    }
+    let (_, unmet) = stdout.split_once("The following packages have unmet dependencies:")?;
+    let unmet: Vec<&str> = unmet
+        .lines()
+        .skip(1)
+        .take_while(|line| line.starts_with(' '))
+        .take(UNMET_LINES)
+        .map(str::trim)
+        .collect();
+    let advice = match stderr.contains("--fix-broken install") {
+        true => ": apt-get --fix-broken install",
+        false => "",
+    };
+    Some(format!("unmet dependencies of {}{advice}", unmet.join("; ")))
+}
+
+/// Of apt's list of unmet dependencies.
+const UNMET_LINES: usize = 5;
+
+/// Words in the indented lines below `heading`.
+fn words_under<'a>(text: &'a str, heading: &str) -> Vec<&'a str> {
+    let lines = text.lines().skip_while(|line| *line != heading).skip(1);
+    let block = lines.take_while(|line| line.starts_with(' '));
+    block.flat_map(str::split_whitespace).collect()
+}
+
+/// The line by which apt-get update says that it could not fetch something, if there is one.
+pub(super) fn not_fetched(stderr: &str) -> Option<&str> {
+    stderr
+        .lines()
+        .find(|line| line.contains("Failed to fetch") || line.contains("does not have a Release file"))
 }
 
 fn is_noise(line: &str) -> bool {
     line.trim().is_empty() || NOISE.iter().any(|noise| line.starts_with(noise))
 }
 
-fn excerpt(text: &str) -> String {
-    let lines: Vec<_> = text.lines().filter(|line| !is_noise(line)).collect();
-    last_lines(&lines.join("\n"))
+/// The last lines of `text`, and in any case the first that tells the cause, with the line before
+/// it.
+fn excerpt(text: &str, category: Category) -> String {
+    let lines: Vec<&str> = text.lines().filter(|line| !is_noise(line)).collect();
+    let signs = SIGNS
+        .iter()
+        .find(|(of, _)| *of == category)
+        .map_or(&[][..], |(_, signs)| *signs);
+    let cause = lines
+        .iter()
+        .position(|line| signs.iter().any(|sign| line.contains(sign)));
+    let last = last_lines(&lines.join("\n"));
+    let Some(cause) = cause else {
+        return last;
+    };
+    // The line before names what it is about, or is what a script has said.
+    let before = cause.saturating_sub(1);
+    let tail = lines.len().saturating_sub(EXCERPT_LINES);
+    if before >= tail {
+        return last;
+    }
+    let gap = if cause >= tail { "" } else { "... | " };
+    let told = last_lines(&lines[before..=cause.min(tail - 1)].join("\n"));
+    format!("{told} | {gap}{last}")
 }
 
 #[cfg(test)]
@@ -306,8 +395,7 @@ mod tests {
             ),
             (
                 Category::DiskSpace,
-                "\tinstalling package app-1-1.noarch needs 12MB more space on the / filesystem\n\
-                 needs 12MB on the / filesystem\n",
+                "\tinstalling package app-1-1.noarch needs 12MB more space on the / filesystem\n",
             ),
             (
                 Category::Dependency,
@@ -346,7 +434,8 @@ mod tests {
             "x\nwarning: %post(app-1-1.noarch) scriptlet failed, exit status 3\n"
         ));
         assert!(failed("Error in POSTIN scriptlet in rpm package app\n"));
-        // As rpm 4.18 says on a full disk; it then ends with 0, the package installed and its script not run.
+        // As rpm 4.18 says on a full disk; it then ends with 0, the package installed and its
+        // script not run.
         let full =
             "error: Couldn't create temporary file for %post(app-1-1.noarch): No space left on device\n";
         assert!(failed(full));
@@ -387,5 +476,69 @@ mod tests {
         );
         assert!(!failure.message.contains("Setting up"), "{}", failure.message);
         assert!(failure.message.contains("no database"));
+    }
+
+    /// Of apt 2.6.
+    #[test]
+    fn what_stands_in_the_way_is_named_with_the_command_that_clears_it() {
+        let table = [
+            (
+                "Reading package lists...\nThe following held packages will be changed:\n  svc\nThe following packages will be \
+                 upgraded:\n  svc web\n",
+                "E: Held packages were changed and -y was used without --allow-change-held-packages.\n",
+                "failed: svc is on hold: apt-mark unhold svc (",
+            ),
+            (
+                "The following packages will be REMOVED:\n  systemd-timesyncd\nThe following NEW packages will be \
+                 installed:\n  chrony\n",
+                "E: Packages need to be removed but remove is disabled.\n",
+                "failed: systemd-timesyncd would have to be removed (",
+            ),
+            (
+                "",
+                "E: The package odd needs to be reinstalled, but I can't find an archive for it.\n",
+                "dpkg --remove --force-remove-reinstreq odd",
+            ),
+            (
+                "",
+                "E: dpkg was interrupted, you must manually run 'dpkg --configure -a' to correct the problem.\n",
+                "interrupted: dpkg --configure -a",
+            ),
+            (
+                "The following packages have unmet dependencies:\n needy : Depends: nosuch-lib but it is not installable\n",
+                "E: Unmet dependencies. Try 'apt --fix-broken install' with no packages (or specify a solution).\n",
+                "needy : Depends: nosuch-lib but it is not installable: apt-get --fix-broken install",
+            ),
+        ];
+        for (stdout, stderr, expected) in table {
+            let error = diagnose("installing x", stdout, stderr);
+            assert_eq!(error.category, Category::Dependency, "{error}");
+            assert!(error.message.contains(expected), "{error}");
+            assert!(touched_nothing(error.category, stdout, stderr));
+        }
+    }
+
+    #[test]
+    fn the_cause_is_never_the_line_that_is_cut_off() {
+        let cause = "dpkg: error processing archive x.deb (--unpack):\n trying to overwrite '/opt/a', which is also in package app 1\n";
+        let noise = "dpkg-deb: a long line of no interest to anybody\n".repeat(40);
+        let error = diagnose("installing x", "", &format!("{cause}{noise}"));
+        assert_eq!(error.category, Category::Dependency);
+        assert!(
+            error
+                .message
+                .contains("archive x.deb (--unpack): | trying to overwrite '/opt/a'"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn apt_get_update_fails_although_it_says_it_does_not() {
+        let said = "W: Failed to fetch http://deb.example/InRelease  Could not connect\nW: Some index files failed to download.\n";
+        assert!(not_fetched(said).is_some_and(|line| line.contains("Could not connect")));
+        assert_eq!(
+            not_fetched("W: Target Packages is configured multiple times\n"),
+            None
+        );
     }
 }

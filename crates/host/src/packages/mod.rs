@@ -1,14 +1,13 @@
 //! The package manager: dpkg/apt or rpm/dnf.
 //!
-//! On the host itself packages come and go through apt or dnf, so that dependencies resolve, and through dpkg where there is
-//! nothing to resolve; under a sandbox root through dpkg or rpm alone, without privileges. There, maintainer scripts run as
+//! On the host itself apt-get or dnf makes every change, with its own history, hooks, pins and
+//! locks. Under a sandbox root dpkg or rpm does, without privileges: maintainer scripts run as
 //! processes of the real host and find the root in `BACKBONE_ROOT` (and dpkg's own `DPKG_ROOT`).
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::satisfied::version_satisfied;
 use protocol::{AppName, Category};
 
 use super::command::Runner;
@@ -20,10 +19,13 @@ mod cache;
 mod deb;
 #[doc(hidden)]
 pub mod fuzzing;
+mod lock;
 mod messages;
+mod offers;
 mod outcome;
 mod rpm;
 mod runs;
+mod space;
 mod version;
 
 pub use facility::{
@@ -32,8 +34,7 @@ pub use facility::{
 };
 pub use installed::{InstalledPackage, InstalledPackages, PackagesByName};
 
-pub use cache::Stamp;
-pub use deb::{Deb, Relations};
+pub use deb::Deb;
 pub use rpm::Rpm;
 pub use version::compare as compare_versions;
 
@@ -49,8 +50,12 @@ const APPLICATION_MARK: &str = "pf9app";
 pub struct Options {
     /// `None`: detected.
     pub family: Option<Family>,
-    /// For one run of the package manager, maintainer scripts included. Then its process group is killed.
+    /// For one run of the package manager, maintainer scripts included. Then its process group is
+    /// killed.
     pub deadline: Duration,
+    /// Package lists are refreshed when a version is not offered, and then not again within this
+    /// time.
+    pub refresh_interval: Duration,
     /// Starts what only looks into repositories; `None`: the agent does.
     pub runner: Option<Arc<Runner>>,
 }
@@ -60,13 +65,14 @@ impl Default for Options {
         Self {
             family: None,
             deadline: Duration::from_secs(15 * 60),
+            refresh_interval: Duration::from_secs(60 * 60),
             runner: None,
         }
     }
 }
 
-/// The package manager of `root`: that of the database it has; where it has none or both, that whose
-/// tools the host has, dpkg first.
+/// The package manager of `root`: that of the database it has; where it has none or both, that
+/// whose tools the host has, dpkg first.
 pub fn detect(root: &Root, options: Options) -> Result<Arc<dyn Packages>, HostError> {
     let family = match options.family {
         Some(family) => family,
@@ -108,7 +114,8 @@ fn is_installed(program: &str) -> bool {
         .any(|folder| Path::new(folder).join(program).is_file())
 }
 
-/// Names and versions that could be options, paths or globs never reach an argument list, whoever asks.
+/// Names and versions that could be options, paths or globs never reach an argument list, whoever
+/// asks.
 fn check_words(transaction: &Transaction) -> Result<(), HostError> {
     for source in &transaction.install {
         match source {
@@ -157,68 +164,6 @@ fn check_path(path: &Path) -> Result<(), HostError> {
     }
 }
 
-/// Refuses a transaction that would fill the file system: during an upgrade old and new files exist side
-/// by side.
-fn check_free_space(root: &Root, transaction: &Transaction) -> Result<(), HostError> {
-    let needed: u64 = transaction
-        .install
-        .iter()
-        .map(|source| match source {
-            Source::File(file) => file.installed_size,
-            Source::Repository { .. } => 0,
-        })
-        .sum();
-    let Ok(file_system) = rustix::fs::statvfs(root.path()) else {
-        return Ok(());
-    };
-    let free = file_system.f_bavail.saturating_mul(file_system.f_frsize);
-    if needed <= free {
-        return Ok(());
-    }
-    let mib = |bytes: u64| bytes.div_ceil(1024 * 1024);
-    Err(HostError::new(
-        Category::DiskSpace,
-        format!(
-            "the packages take up {} MiB but only {} MiB are free on {}: free some space",
-            mib(needed),
-            mib(free),
-            root.path().display()
-        ),
-    ))
-}
-
-/// The newest of the versions on offer that is what `version` asks for.
-fn newest_satisfying(
-    family: Family,
-    package: &str,
-    version: &str,
-    offered: Vec<String>,
-) -> Result<String, HostError> {
-    let satisfying = offered.iter().filter(|offer| version_satisfied(version, offer));
-    satisfying
-        .max_by(|a, b| compare_versions(family, a, b))
-        .cloned()
-        .ok_or_else(|| {
-            let message = match &*offered {
-                [] => format!(
-                    "the host's repositories do not offer package {package}: add a url, or a repository"
-                ),
-                some => {
-                    let some = some
-                        .iter()
-                        .take(5)
-                        .map(String::as_str)
-                        .collect::<Vec<_>>()
-                        .join(", ");
-                    format!(
-                        "the host's repositories do not offer package {package} at {version}, only at {some}"
-                    )
-                }
-            };
-            HostError::new(Category::NotFound, message)
-        })
-}
-
 fn no_repositories(package: &str, root: &Root) -> HostError {
     let root = root.path().display();
     let message = format!("package {package} needs a url: the sandbox root {root} has no repositories");
@@ -264,30 +209,5 @@ mod tests {
             .unwrap_err();
             assert_eq!(refused.category, Category::Invalid, "{version}");
         }
-    }
-
-    #[test]
-    fn more_than_the_free_space_is_refused() {
-        let root = Root::new("/");
-        let file = |installed_size| {
-            let file = PackageFile {
-                path: "/x.deb".into(),
-                name: "x".into(),
-                version: "1".into(),
-                arch: "all".into(),
-                arch_fits: true,
-                installed_size,
-                conffiles: Vec::new(),
-                relations: None,
-                verified: None,
-            };
-            Transaction {
-                install: vec![Source::File(file)],
-                remove: Vec::new(),
-            }
-        };
-        check_free_space(&root, &file(1)).unwrap();
-        let refused = check_free_space(&root, &file(1 << 60)).unwrap_err();
-        assert_eq!(refused.category, Category::DiskSpace);
     }
 }

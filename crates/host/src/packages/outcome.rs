@@ -1,4 +1,5 @@
-//! How a run of a package manager ended, judged by what the package database shows of the transaction's packages.
+//! How a run of a package manager ended, judged by what the package database shows of the
+//! transaction's packages.
 
 use protocol::Category;
 
@@ -27,8 +28,8 @@ pub(super) fn judge(
         (Err(failed), Some(_)) => return Err(ApplyError::Failed(failed.error)),
         (Err(failed), None) => failed,
     };
-    // rpm enters a package in its database before it runs the package's last scripts: that the package is there
-    // says nothing of them.
+    // rpm enters a package in its database before it runs the package's last scripts: that the
+    // package is there says nothing of them.
     let is_certain = family == Family::Deb || transaction.install.is_empty();
     if is_certain || (failed.ended_by_itself && !comes_with_failed_script(transaction, &failed.said)) {
         return Ok(Applied {
@@ -65,8 +66,8 @@ fn missing_install(source: &Source, installed: &InstalledPackages) -> Option<Str
     }
 }
 
-/// Whether rpm or dnf says that a script of a package that comes has failed. A line that names no script is taken for
-/// one of them.
+/// Whether rpm or dnf says that a script of a package that comes has failed. A line that names no
+/// script is taken for one of them.
 fn comes_with_failed_script(transaction: &Transaction, said: &str) -> bool {
     let mut scripts = messages::failed_scripts(said).peekable();
     if scripts.peek().is_none() {
@@ -83,7 +84,8 @@ fn comes_with_failed_script(transaction: &Transaction, said: &str) -> bool {
     })
 }
 
-/// Whether rpm means the package of `source` by `NAME`, `NAME-VERSION-RELEASE` or `NAME-VERSION-RELEASE.ARCH`.
+/// Whether rpm means the package of `source` by `NAME`, `NAME-VERSION-RELEASE` or
+/// `NAME-VERSION-RELEASE.ARCH`.
 fn names_package(said: &str, source: &Source) -> bool {
     let version = source.version();
     let version = version.split_once(':').map_or(version, |(_, rest)| rest);
@@ -131,6 +133,7 @@ mod tests {
         FailedRun {
             error: HostError::new(Category::Script, "failed"),
             said: said.into(),
+            printed: String::new(),
             touched_nothing: false,
             ended_by_itself: true,
         }

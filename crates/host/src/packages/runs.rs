@@ -1,11 +1,12 @@
 //! Runs of a package manager.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::Category;
 
-use super::messages;
+use super::{lock, messages};
 use crate::command::{Command, CommandError, Exit, Output, OwnUnits};
 use crate::{EarlierRuns, HostError};
 
@@ -23,6 +24,8 @@ pub(super) struct FailedRun {
     pub error: HostError,
     /// What the package manager printed on stderr.
     pub said: String,
+    /// And on stdout.
+    pub printed: String,
     /// By what the package manager says it ended before it touched anything.
     pub touched_nothing: bool,
     /// It was neither killed nor lost.
@@ -35,9 +38,22 @@ impl FailedRun {
         Self {
             error,
             said: String::new(),
+            printed: String::new(),
             touched_nothing: true,
             ended_by_itself: true,
         }
+    }
+}
+
+impl FailedRun {
+    /// Where somebody holds one of these locks, says who.
+    pub(super) fn naming_holder(mut self, locks: &[PathBuf]) -> Self {
+        if self.error.category == Category::Locked
+            && let Some(holder) = lock::holder(locks)
+        {
+            self.error.message = format!("waiting for the package lock, which {holder} holds");
+        }
+        self
     }
 }
 
@@ -47,8 +63,8 @@ impl From<FailedRun> for HostError {
     }
 }
 
-/// Runs it to its end, even if the caller goes away: cut short, it leaves broken packages. `doing`: for
-/// the error message.
+/// Runs it to its end, even if the caller goes away: cut short, it leaves broken packages. `doing`:
+/// for the error message.
 pub(super) async fn run(command: Command, doing: &str) -> Result<Output, FailedRun> {
     let output = command.run_to_end().await.map_err(|error| {
         let touched_nothing = matches!(error, CommandError::Start { .. });
@@ -65,6 +81,7 @@ pub(super) async fn run(command: Command, doing: &str) -> Result<Output, FailedR
         FailedRun {
             error,
             said: String::new(),
+            printed: String::new(),
             touched_nothing,
             ended_by_itself: false,
         }
@@ -77,6 +94,7 @@ pub(super) async fn run(command: Command, doing: &str) -> Result<Output, FailedR
         return Err(FailedRun {
             error: HostError::new(Category::Host, message),
             said: output.stderr_text(),
+            printed: output.stdout_text(),
             touched_nothing: false,
             ended_by_itself: false,
         });
@@ -91,12 +109,13 @@ pub(super) async fn run(command: Command, doing: &str) -> Result<Output, FailedR
         touched_nothing: messages::touched_nothing(error.category, &stdout, &stderr),
         error,
         said: stderr,
+        printed: stdout,
         ended_by_itself: true,
     })
 }
 
-/// Runs `removal`, then `install`; the other way round where something depends on what is to go until
-/// the installation has replaced it.
+/// Runs `removal`, then `install`; the other way round where something depends on what is to go
+/// until the installation has replaced it.
 pub(super) async fn run_in_turn(
     removal: Option<Command>,
     install: Option<Command>,
@@ -119,7 +138,7 @@ pub(super) async fn run_in_turn(
 /// See [`crate::Packages::works_alone`].
 pub(super) async fn work_alone(units: Option<&Arc<OwnUnits>>) {
     match units {
-        Some(units) => units.at_work().await,
+        Some(units) => units.wait_until_running().await,
         None => std::future::pending().await,
     }
 }
@@ -132,7 +151,7 @@ pub(super) async fn earlier_end(
     let Some(units) = units else {
         return Ok(EarlierRuns::None);
     };
-    let outputs = units.orphans_end(deadline).await?;
+    let outputs = units.wait_for_orphans(deadline).await?;
     let well = |output: &Option<Output>| {
         let output = output.as_ref();
         output.is_some_and(|output| {
@@ -149,7 +168,7 @@ pub(super) async fn earlier_end(
 /// See [`crate::Packages::forget_earlier_runs`].
 pub(super) async fn forget_earlier(units: Option<&Arc<OwnUnits>>) -> Result<(), HostError> {
     match units {
-        Some(units) => Ok(units.put_away_orphans().await?),
+        Some(units) => Ok(units.remove_orphans().await?),
         None => Ok(()),
     }
 }

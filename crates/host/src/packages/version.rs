@@ -4,8 +4,8 @@ use std::cmp::Ordering;
 
 use super::Family;
 
-/// Compares full versions, `[epoch:]upstream[-release]`, by the rules of the family: deb-version(7), or
-/// rpm-version(7). A release that one of them lacks is the oldest of all.
+/// Compares full versions, `[epoch:]upstream[-release]`, by the rules of the family:
+/// deb-version(7), or rpm-version(7). A release that one of them lacks is the oldest of all.
 pub fn compare(family: Family, a: &str, b: &str) -> Ordering {
     let (a_epoch, a) = split_epoch(a);
     let (b_epoch, b) = split_epoch(b);
@@ -92,8 +92,8 @@ fn compare_deb(a: &str, b: &str) -> Ordering {
     Ordering::Equal
 }
 
-/// Segments of digits or letters; what separates them does not count; a number is newer than letters;
-/// `~` is older and `^` newer than the end.
+/// Segments of digits or letters; what separates them does not count; a number is newer than
+/// letters; `~` is older and `^` newer than the end.
 fn compare_rpm(a: &str, b: &str) -> Ordering {
     let counts = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'~' | b'^');
     let (mut a, mut b) = (a.as_bytes(), b.as_bytes());

@@ -1,56 +1,57 @@
-//! The services that have changed by themselves, on their way from the init system to the drift watch.
+//! Services that have changed externally, reported by the init system to the drift watch.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-/// Meeting point of an init system that sees services change and the one task that wants to know
-/// ([`crate::watch`]).
+/// A set of changed services, with one writer (the init system) and one reader (the agent's drift
+/// watch).
 #[derive(Debug, Default)]
 pub struct ServiceChanges {
-    inner: Mutex<Inner>,
+    sets: Mutex<ServiceSets>,
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct ServiceSets {
     watched: BTreeSet<String>,
     changed: BTreeSet<String>,
 }
 
 impl ServiceChanges {
-    /// From now on exactly these services matter.
+    /// Sets the services to report.
     pub fn set_watched(&self, services: BTreeSet<String>) {
-        let mut inner = self.lock();
-        inner.changed.retain(|service| services.contains(service));
-        inner.watched = services;
+        let mut sets = self.lock();
+        sets.changed.retain(|service| services.contains(service));
+        sets.watched = services;
     }
 
-    /// The services that matter.
+    /// The services to report.
     pub fn watched(&self) -> BTreeSet<String> {
         self.lock().watched.clone()
     }
 
-    /// The init system saw `service` change.
+    /// The init system has noticed a change of `service`.
     pub fn report(&self, service: &str) {
-        let mut inner = self.lock();
-        if inner.watched.contains(service) {
-            inner.changed.insert(service.to_owned());
+        let mut sets = self.lock();
+        if sets.watched.contains(service) {
+            sets.changed.insert(service.to_owned());
             self.changed.notify_one();
         }
     }
 
-    /// The init system may have missed changes: any service may be other than it was.
+    /// The init system may have missed changes: any service may have changed.
     pub fn report_all(&self) {
-        let mut inner = self.lock();
-        inner.changed = inner.watched.clone();
-        if !inner.changed.is_empty() {
+        let mut sets = self.lock();
+        sets.changed = sets.watched.clone();
+        if !sets.changed.is_empty() {
             self.changed.notify_one();
         }
     }
 
-    /// Waits until watched services have changed and takes their names; cancel-safe. For one waiter.
+    /// Waits until watched services have changed and returns their names. Cancel-safe. For one
+    /// waiter.
     pub async fn take(&self) -> BTreeSet<String> {
         loop {
             let changed = std::mem::take(&mut self.lock().changed);
@@ -61,8 +62,8 @@ impl ServiceChanges {
         }
     }
 
-    // Each holder leaves the sets whole, so a panic elsewhere does not spoil them.
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    // Every holder leaves the sets consistent, so a panic elsewhere does no harm.
+    fn lock(&self) -> MutexGuard<'_, ServiceSets> {
+        self.sets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! The init system: systemd over D-Bus where the host was booted with it, SysV scripts elsewhere.
+//! The init system: systemd over D-Bus if the host was booted with it, otherwise SysV scripts.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use protocol::Category;
 
-use super::command::Runner;
+use crate::command::Runner;
 use crate::{HostError, Root};
 
 mod facility;
@@ -16,12 +16,14 @@ pub mod sysv;
 
 pub use facility::{ServiceState, Services};
 
+pub use crate::systemd::is_systemd;
 pub use changes::ServiceChanges;
 pub use systemd::Systemd;
 pub use sysv::SysV;
 
-/// The init system of the host under `root`: systemd where `/` was booted with it (the test of
-/// sd_booted(3)), SysV scripts for any other host and for every sandbox. `runner` starts the distribution's tools for scripts that systemd wraps, if there is one.
+/// The init system of the host under `root`: systemd if `/` was booted with it, SysV scripts for
+/// any other host and for every sandbox. `runner`: runs the distribution's tools for SysV scripts
+/// that systemd has wrapped.
 pub fn detect(root: &Root, runner: Option<&Arc<Runner>>) -> Arc<dyn Services> {
     match is_systemd(root) {
         true => Arc::new(Systemd::new(root).runner(runner)),
@@ -29,12 +31,7 @@ pub fn detect(root: &Root, runner: Option<&Arc<Runner>>) -> Arc<dyn Services> {
     }
 }
 
-/// Whether [`detect`] chooses systemd.
-pub fn is_systemd(root: &Root) -> bool {
-    root.is_host() && root.join("/run/systemd/system").is_dir()
-}
-
-/// Refuses what cannot be a service's name: hooks and manifests name services too.
+/// Refuses names that no service can have: hooks and manifests name services, too.
 fn check_name(service: &str) -> Result<(), HostError> {
     let starts_well = service
         .chars()
@@ -46,20 +43,20 @@ fn check_name(service: &str) -> Result<(), HostError> {
         false => Err(HostError::new(
             Category::Invalid,
             format!(
-                "{service:?} is no service name: allowed are letters, digits and + . _ - : @ \\, beginning \
-                 with a letter or digit, up to 240 in all"
+                "{service:?} is not a service name. Allowed are up to 240 letters, digits and + . _ - : @ \\, and \
+                 the first must be a letter, a digit or _"
             ),
         )),
     }
 }
 
-/// Names of the SysV scripts among `files`, as the host's own programs would name these.
+/// Names of the SysV scripts among `files` (paths as the host's own programs name them).
 fn scripts_in<P: AsRef<Path>>(files: &[P]) -> BTreeSet<String> {
     let folders = ["/etc/init.d", "/etc/rc.d/init.d"].map(Path::new);
     let name = |file: &Path| {
         let name = file.file_name()?.to_str()?;
         let is_script = folders.contains(&file.parent()?) && check_name(name).is_ok();
-        // Packages of old put these beside their scripts.
+        // Old packages have these in the same folder.
         (is_script && !name.ends_with(".sh") && name != "functions").then(|| name.to_owned())
     };
     files.iter().filter_map(|file| name(file.as_ref())).collect()
@@ -68,13 +65,6 @@ fn scripts_in<P: AsRef<Path>>(files: &[P]) -> BTreeSet<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_sandbox_never_talks_to_the_hosts_systemd() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(folder.path().join("run/systemd/system")).unwrap();
-        assert!(!is_systemd(&Root::new(folder.path())));
-    }
 
     #[test]
     fn names_that_could_be_paths_or_options_are_refused() {

@@ -9,7 +9,7 @@ use protocol::HostId;
 
 use crate::engine::Engine;
 use crate::engine::observe::Observer;
-use crate::identity::Identity;
+use crate::identity::{self, IdSource, Identity};
 use crate::ledger::Ledger;
 use crate::settings::Settings;
 use host::{self, Facts, Host};
@@ -19,6 +19,7 @@ pub struct Context {
     pub host: Host,
     /// A real path.
     pub state_dir: PathBuf,
+    id_source: IdSource,
     bake_period: Duration,
     max_crashes: u32,
 }
@@ -27,7 +28,7 @@ impl Context {
     pub fn open(settings: &Settings) -> Result<Self> {
         let Identity { host_id, source } = super::id::identify(settings)?;
         if source.is_doubtful() {
-            tracing::warn!(%host_id, "the host id is the {source}");
+            tracing::warn!(%host_id, "source of the host id: {source}");
         }
         let state_dir = settings.state_dir();
         let host = host::open(settings.host_options())?;
@@ -35,6 +36,7 @@ impl Context {
             host_id,
             host,
             state_dir,
+            id_source: source,
             bake_period: settings.hostagent.bake_period,
             max_crashes: settings.hostagent.max_converge_attempts,
         })
@@ -60,7 +62,12 @@ impl Context {
             .recursive(true)
             .mode(0o700)
             .create(&self.state_dir)
-            .with_context(|| format!("can't make the state folder {}", self.state_dir.display()))
+            .with_context(|| format!("cannot create the state folder {}", self.state_dir.display()))?;
+        let identity = Identity {
+            host_id: self.host_id.clone(),
+            source: self.id_source.clone(),
+        };
+        identity::keep(&self.state_dir, &identity).context("cannot store the host id in the state folder")
     }
 
     pub fn engine(&self, ledger: Ledger) -> Arc<Engine> {

@@ -1,70 +1,69 @@
-//! `hostagent enroll`: gets this host its login at the broker from a master, writes it down, and starts the
-//! agent.
+//! `hostagent enroll`: gets this host's broker login from a master, writes it to a settings file,
+//! and starts the agent.
 
 use std::fs::DirBuilder;
 use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use protocol::HostId;
 use protocol::rest::{Enroll, Enrolled, Problem};
 use ureq::Agent;
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use url::{Host, Url};
 
 use super::{Exit, id, print};
 use crate::settings::{Loaded, PROGRAM, Settings, Sources};
 use host::atomic_file;
-use host::download::{describe, host_tls};
+use host::download::{describe, tls_config};
 use host::services;
 
-/// What the operator says.
+/// The command line.
 #[derive(Debug, clap::Args)]
 pub struct Request {
     /// The master: https://master.example.net:8082.
     #[arg(long, value_name = "URL")]
     pub master: Url,
-    /// The enrolment token. On the command line every user of this host can read it while this runs; the variable
-    /// BACKBONE_ENROLL_TOKEN is better.
+    /// The enrolment token. Better: the variable BACKBONE_ENROLL_TOKEN, because every user of this
+    /// host can read the command line while it runs.
     #[arg(long)]
     pub token: Option<String>,
-    /// PEM file of the authorities that may vouch for the master. Not given: those of the host.
+    /// PEM file of the authorities trusted for the master. Not given: those of the host.
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// Take a master without TLS on another machine: whoever is on the way reads the token and the password.
+    /// Allow a master without TLS on another machine: anybody on the network can read token and
+    /// password.
     #[arg(long)]
     pub allow_plain_http: bool,
 }
 
-/// Where the token is looked for beside the command line. Not `HOSTAGENT_SECTION_KEY`: it is no setting.
+/// The variable with the token. Not `HOSTAGENT_SECTION_KEY`: it is no setting.
 pub const TOKEN_VARIABLE: &str = "BACKBONE_ENROLL_TOKEN";
 const UNIT: &str = "hostagent";
-/// Late in the order of names, so that it wins over what a package or an image brings.
+/// Late in the order of names, so that it wins over files of a package or an image.
 const DROP_IN: &str = "90-enrolled.conf";
 const CA: &str = "90-enrolled-ca.pem";
-const PATIENCE: Duration = Duration::from_secs(60);
+const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 
-/// `sources`: where this host's settings are; the new ones are put beside them.
+/// `sources`: of this host's settings; the new file is put into their drop-in folder.
 pub async fn enroll(sources: &Sources, settings: &Settings, request: Request) -> anyhow::Result<Exit> {
     let token = match &request.token {
         Some(token) => token.clone(),
         None => std::env::var(TOKEN_VARIABLE)
-            .with_context(|| format!("no token: set {TOKEN_VARIABLE}, or give --token"))?,
+            .with_context(|| format!("no token: set {TOKEN_VARIABLE}, or use --token"))?,
     };
     check_url(&request)?;
     let identity = id::identify(settings)?;
     let host_id = identity.host_id;
     let folder = drop_ins(sources);
-    // First: a token is not to be spent on what then cannot be written down.
+    // First: the token must not be used up if the result cannot be written.
     make_writable(&folder)?;
     let asked = host_id.clone();
     let enrolled = tokio::task::spawn_blocking(move || ask(&request, &token, &asked)).await??;
     ensure!(
         enrolled.host_id == host_id,
-        "the master enrolled {}, and not this host, {host_id}",
+        "the master enrolled {} instead of this host, {host_id}",
         enrolled.host_id
     );
     write_down(&folder, &enrolled)?;
@@ -92,10 +91,10 @@ fn check_url(request: &Request) -> anyhow::Result<()> {
         "https" => Ok(()),
         "http" if is_here || request.allow_plain_http => Ok(()),
         "http" => bail!(
-            "{url} is not encrypted: whoever is on the way would read the token and this host's password. Use https, \
-             or say --allow-plain-http"
+            "{url} is not encrypted: anybody on the network could read the token and this host's password. Use \
+             https, or --allow-plain-http"
         ),
-        other => bail!("--master {url}: {other} is neither https nor http"),
+        other => bail!("--master {url}: the scheme {other} is neither https nor http"),
     }
 }
 
@@ -109,7 +108,7 @@ fn drop_ins(sources: &Sources) -> PathBuf {
 fn make_writable(folder: &Path) -> anyhow::Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o755).create(folder);
     made.and_then(|()| Ok(rustix::fs::access(folder, rustix::fs::Access::WRITE_OK)?))
-        .with_context(|| format!("cannot write into {}: run this as root", folder.display()))
+        .with_context(|| format!("cannot write to {}: run this as root", folder.display()))
 }
 
 fn ask(request: &Request, token: &str, host_id: &HostId) -> anyhow::Result<Enrolled> {
@@ -121,12 +120,9 @@ fn ask(request: &Request, token: &str, host_id: &HostId) -> anyhow::Result<Enrol
         .http_status_as_error(false)
         .max_redirects(0)
         .user_agent(concat!("hostagent/", env!("CARGO_PKG_VERSION")))
-        .timeout_global(Some(PATIENCE));
+        .timeout_global(Some(ANSWER_DEADLINE));
     if url.scheme() == "https" {
-        config = config.tls_config(match &request.ca {
-            Some(file) => tls_by(file)?,
-            None => host_tls()?,
-        });
+        config = config.tls_config(tls_config(request.ca.as_deref(), None)?);
     }
     let body = serde_json::to_vec(&Enroll {
         host_id: host_id.clone(),
@@ -146,27 +142,11 @@ fn ask(request: &Request, token: &str, host_id: &HostId) -> anyhow::Result<Enrol
         let problem: Option<Problem> = serde_json::from_str(&text).ok();
         let why = problem.and_then(|problem| problem.detail);
         bail!(
-            "the master did not let {host_id} in: {}",
-            why.unwrap_or_else(|| format!("{url} answered {status}, as no master does"))
+            "the master refused to enrol {host_id}: {}",
+            why.unwrap_or_else(|| format!("{url} answered {status}; is it a master?"))
         );
     }
-    serde_json::from_str(&text).with_context(|| format!("{url} answered what no master does"))
-}
-
-fn tls_by(file: &Path) -> anyhow::Result<TlsConfig> {
-    let what = || format!("--ca {}", file.display());
-    let pem = std::fs::read(file).with_context(what)?;
-    let mut roots: Vec<Certificate<'static>> = Vec::new();
-    for item in parse_pem(&pem) {
-        if let PemItem::Certificate(certificate) = item.with_context(what)? {
-            roots.push(certificate);
-        }
-    }
-    ensure!(!roots.is_empty(), "{} holds no PEM certificate", what());
-    Ok(TlsConfig::builder()
-        .root_certs(RootCerts::new_with_certs(&roots))
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .build())
+    serde_json::from_str(&text).with_context(|| format!("{url} sent an invalid answer; is it a master?"))
 }
 
 fn write_down(folder: &Path, enrolled: &Enrolled) -> anyhow::Result<()> {
@@ -181,7 +161,7 @@ fn write_down(folder: &Path, enrolled: &Enrolled) -> anyhow::Result<()> {
         .with_context(|| format!("cannot write {}", file.display()))
 }
 
-/// The settings, with their secret.
+/// The new settings, with the password.
 fn drop_in(enrolled: &Enrolled, ca: &Path) -> anyhow::Result<String> {
     let trusted = enrolled.trusted_users.join(", ");
     let ca = match enrolled.ca {
@@ -197,15 +177,15 @@ fn drop_in(enrolled: &Enrolled, ca: &Path) -> anyhow::Result<String> {
         ("trusted_users", &trusted),
     ];
     let mut text = format!(
-        "# Written by `hostagent enroll`, which writes it anew.\n[hostagent]\nhost_id = {}\n\n[amqp]\n",
+        "# Written by `hostagent enroll`; the next run overwrites it.\n[hostagent]\nhost_id = {}\n\n[amqp]\n",
         enrolled.host_id
     );
     for (key, value) in pairs {
-        // A line end would be a further setting.
+        // A line break could start another setting.
         let is_plain = !value.chars().any(char::is_control) && value.trim() == value;
         ensure!(
             is_plain,
-            "the master's answer has a {key} that cannot stand in a settings file"
+            "the {key} in the master's answer is not valid in a settings file"
         );
         text.push_str(&format!("{key} = {value}\n"));
     }
@@ -217,10 +197,10 @@ fn drop_in(enrolled: &Enrolled, ca: &Path) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// Whether the agent will see what was written: another file or a variable may win over it.
+/// Checks that the new settings apply: another file or a variable may win over them.
 fn check_effect(sources: &Sources, enrolled: &Enrolled, file: &Path) -> anyhow::Result<()> {
     let Loaded { settings, .. } = Settings::load(sources)
-        .with_context(|| format!("with {} the settings are not valid", file.display()))?;
+        .with_context(|| format!("the settings are not valid with {}", file.display()))?;
     let amqp = &settings.amqp;
     let password = amqp.password.as_ref().map(|password| password.expose());
     let is_ours = (
@@ -236,7 +216,8 @@ fn check_effect(sources: &Sources, enrolled: &Enrolled, file: &Path) -> anyhow::
     );
     ensure!(
         is_ours,
-        "another setting wins over {}: `hostagent check-config` says which. Remove it, and restart the agent",
+        "another setting has precedence over {}: find it with `hostagent check-config`, remove it, and restart \
+         the agent",
         file.display()
     );
     Ok(())
@@ -246,7 +227,7 @@ fn check_effect(sources: &Sources, enrolled: &Enrolled, file: &Path) -> anyhow::
 async fn start(settings: &Settings) -> anyhow::Result<Exit> {
     let root = settings.root();
     if !services::is_systemd(&root) {
-        print("This host does not run systemd: start `hostagent run` by its own means, at each boot.\n")?;
+        print("This host does not run systemd: make its init system start `hostagent run` at boot.\n")?;
         return Ok(Exit::Ok);
     }
     let systemd = services::detect(&root, None);
@@ -258,7 +239,7 @@ async fn start(settings: &Settings) -> anyhow::Result<Exit> {
         return Ok(Exit::Ok);
     }
     systemd.enable(UNIT).await?;
-    // Started if it was not; a running one has the settings that it was started with.
+    // Also starts a stopped agent. A running one has its old settings.
     systemd.restart(UNIT).await?;
     print(&format!("{UNIT}.service is enabled and started.\n"))?;
     Ok(Exit::Ok)
@@ -310,7 +291,7 @@ mod tests {
         let error = check_effect(&sources, &enrolled(), &main)
             .unwrap_err()
             .to_string();
-        assert!(error.contains("another setting wins"), "{error}");
+        assert!(error.contains("another setting has precedence"), "{error}");
     }
 
     #[test]

@@ -23,5 +23,6 @@ pub fn id(settings: &Settings, verbose: bool) -> anyhow::Result<Exit> {
 pub fn identify(settings: &Settings) -> Result<Identity, identity::IdentityError> {
     let configured = settings.hostagent.host_id.as_ref().map(|id| id.as_str());
     let system = rustix::system::uname();
-    identity::identify(configured, Path::new(SYS), &system.nodename().to_string_lossy())
+    let own = identity::identify(configured, Path::new(SYS), &system.nodename().to_string_lossy())?;
+    Ok(identity::prefer_kept(&settings.state_dir(), own))
 }

@@ -1,15 +1,14 @@
-//! Takes secrets out of JSON documents that leave the host.
+//! Removes secrets from JSON documents that leave the host.
 
 use serde_json::Value;
 
 use crate::settings::without_credentials;
 
-/// A key that holds one of these holds nothing for strangers: applications' config is where their
-/// passwords are.
+/// The values of keys that contain one of these are secret: the config of applications holds
+/// passwords.
 const SECRET_KEYS: [&str; 6] = ["config", "password", "secret", "token", "credential", "private"];
 
-/// Replaces every value below a secret key, but keeps the keys; takes credentials out of URLs, wherever
-/// they stand.
+/// Replaces every value below a secret key, and keeps the keys. Removes credentials from all URLs.
 pub fn redact(value: &mut Value) {
     match value {
         Value::Object(fields) => {

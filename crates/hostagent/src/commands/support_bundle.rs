@@ -1,4 +1,5 @@
-//! `hostagent support-bundle`: all that helps with a problem, and no secret, in one tar file.
+//! `hostagent support-bundle`: information for the analysis of a problem, without secrets, in one
+//! tar file.
 
 use std::fmt::Write;
 use std::fs::{self, File};
@@ -22,17 +23,17 @@ const DEFAULT_OUTPUT: &str = "hostagent-support.tar";
 const LOG_LINES: &str = "2000";
 const LOG_CAP: usize = 4 * 1024 * 1024;
 const JOURNAL_DEADLINE: Duration = Duration::from_secs(20);
-/// A state file larger than this is only named.
+/// A larger state file is only listed.
 const MAX_STATE_FILE: u64 = 16 * 1024 * 1024;
 
 /// One file of the bundle.
-struct Item {
+struct BundleItem {
     name: String,
     about: &'static str,
     content: String,
 }
 
-/// Writes the bundle and prints what is in it. Works with settings that are not valid, too.
+/// Writes the bundle and prints its contents. Works also if the settings are not valid.
 pub async fn support_bundle(
     loaded: &Result<Loaded, SettingsError>,
     output: Option<&Path>,
@@ -50,17 +51,17 @@ pub async fn support_bundle(
         ),
         item(
             "settings.txt",
-            "settings and their origins, secrets hidden",
+            "settings and their sources, secrets hidden",
             show_settings(loaded),
         ),
         item(
             "identity.txt",
-            "the host id, and where it comes from",
+            "the host id and its source",
             show_identity(&settings),
         ),
         item(
             "facts.json",
-            "what a status says of this host",
+            "the host's facts, as in a status",
             show_facts(&settings, &root),
         ),
         item(
@@ -88,18 +89,18 @@ pub async fn support_bundle(
     Ok(Exit::Ok)
 }
 
-fn item(name: impl Into<String>, about: &'static str, content: String) -> Item {
-    Item {
+fn item(name: impl Into<String>, about: &'static str, content: String) -> BundleItem {
+    BundleItem {
         name: name.into(),
         about,
         content,
     }
 }
 
-fn contents(items: &[Item]) -> Item {
+fn contents(items: &[BundleItem]) -> BundleItem {
     let mut text = String::from(
-        "Support bundle of a Backbone host agent. Passwords, the values of applications' config and\n\
-         credentials in URLs are left out. It still names hosts, applications and versions.\n\n",
+        "Support bundle of a Backbone host agent. It contains no passwords, no values of applications'\n\
+         config and no credentials in URLs. It contains names of hosts and applications, and versions.\n\n",
     );
     for item in items {
         let _ = writeln!(
@@ -175,8 +176,8 @@ fn list(folder: &Path) -> String {
     lines.concat()
 }
 
-/// The agent's state files without the values of config.
-fn state(folder: &Path) -> Vec<Item> {
+/// The agent's state files, without the values of config.
+fn state(folder: &Path) -> Vec<BundleItem> {
     let listing = item("state.txt", "names and sizes of state files", list(folder));
     let mut items = vec![listing];
     let mut paths: Vec<PathBuf> = fs::read_dir(folder)
@@ -191,14 +192,14 @@ fn state(folder: &Path) -> Vec<Item> {
         let name = path.file_name().unwrap_or_default().display().to_string();
         items.push(item(
             format!("state/{name}"),
-            "state, values of config hidden",
+            "state file, values of config hidden",
             redacted(&path),
         ));
     }
     items
 }
 
-/// A file whose first JSON document can't be read is not quoted: nobody knows what is in it.
+/// A file that is not JSON is not included: its secrets are unknown.
 fn redacted(path: &Path) -> String {
     let read = || -> io::Result<Vec<u8>> {
         let size = fs::metadata(path)?.len();
@@ -219,7 +220,7 @@ fn redacted(path: &Path) -> String {
             redact(&mut document);
             format!("{document:#}\n")
         }
-        Some(Err(_)) | None => format!("not included: {} bytes that are no JSON\n", bytes.len()),
+        Some(Err(_)) | None => format!("not included: {} bytes that are not JSON\n", bytes.len()),
     }
 }
 
@@ -228,7 +229,7 @@ async fn newest_log_lines() -> String {
         .args([
             "--unit",
             "hostagent",
-            // The guard, the runner of hooks, package managers.
+            // The guard, hook runners, package managers.
             "--unit",
             "hostagent-*",
             "--lines",
@@ -245,8 +246,8 @@ async fn newest_log_lines() -> String {
     }
 }
 
-/// Readable by its owner only: it is for the operator to decide who else sees it.
-fn write(path: &Path, items: &[Item]) -> io::Result<()> {
+/// Only its owner can read it; the operator decides who else may.
+fn write(path: &Path, items: &[BundleItem]) -> io::Result<()> {
     let file = File::options()
         .write(true)
         .create(true)

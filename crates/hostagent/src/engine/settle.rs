@@ -352,7 +352,7 @@ async fn settle_step(engine: &Engine, observed: &Observed, step: &Step<SettleAct
 fn restore_file(file: &SavedFile) -> Result<(), HostError> {
     let result = match &file.content {
         Some(content) => {
-            atomic_file::replace_owned(&file.path, content.as_bytes(), file.mode, Some(file.owner))
+            atomic_file::replace_or_overwrite(&file.path, content.as_bytes(), file.mode, Some(file.owner))
         }
         None => match std::fs::remove_file(&file.path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),

@@ -100,7 +100,7 @@ pub async fn undo_source(
     if let Some((url, sha256)) = provenance.and_then(|p| p.url.clone().map(|url| (url, p.sha256.clone()))) {
         return UndoSource::Url { url, sha256 };
     }
-    match host.packages.find_in_repositories(package, version).await {
+    match host.packages.find_in_lists(package, version).await {
         Ok(found) if found == version => UndoSource::Repository,
         Ok(found) => UndoSource::Nowhere {
             reason: format!(

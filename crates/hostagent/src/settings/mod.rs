@@ -1,6 +1,6 @@
 //! The agent's settings. How they are read: the crate `settings`.
 //!
-//! [`table`] lists every key once; all else follows from it.
+//! [`table`] lists every key once; everything else follows from it.
 
 mod check;
 pub mod table;
@@ -15,14 +15,14 @@ use std::path::PathBuf;
 use host::download::DownloadOptions;
 use host::{Family, HostOptions, Root};
 
-/// Settings that hold, and where each came from.
+/// The effective settings, and the source of each.
 pub type Loaded = ::settings::Loaded<Settings>;
 
-/// The settings as text: what holds now, and the commented default file.
+/// The settings as text: the effective ones, and the commented default file.
 pub mod show {
     use super::{Loaded, PROGRAM};
 
-    /// All settings with where each came from, as an INI file would have them. Secrets are hidden.
+    /// All settings with their sources, in the form of an INI file. Secrets are hidden.
     pub fn effective(loaded: &Loaded) -> String {
         ::settings::show::effective(&PROGRAM, loaded)
     }
@@ -62,29 +62,29 @@ impl ::settings::Parse for PackageFamily {
 }
 
 impl Settings {
-    /// Reads all sources. Errors list everything that is wrong.
+    /// Reads all sources. An error lists all problems.
     pub fn load(sources: &Sources) -> Result<Loaded, SettingsError> {
         Self::from_gathered(sources.gather(&PROGRAM))
     }
 
-    /// The same, from what was gathered already.
+    /// The same, from sources that were read already.
     pub fn from_gathered(mut gathered: Gathered) -> Result<Loaded, SettingsError> {
         let settings = Self::parse(&mut gathered)
             .map(|settings| check::read_password_and_check(settings, &mut gathered));
         gathered.finish(settings)
     }
 
-    /// The folder that all of the host's paths hang off.
+    /// The folder that all paths of the host are below.
     pub fn root(&self) -> Root {
         Root::new(&self.hostagent.root)
     }
 
-    /// Where the agent keeps what it must remember; a real path.
+    /// The folder of the agent's state; a real path.
     pub fn state_dir(&self) -> PathBuf {
         self.root().join(&self.hostagent.state_dir)
     }
 
-    /// What the facilities of this host need to know.
+    /// Options of the facilities of this host.
     pub fn host_options(&self) -> HostOptions {
         let root = self.root();
         HostOptions {
@@ -118,7 +118,7 @@ impl Settings {
         }
     }
 
-    /// The port that is set, else the registered one for TLS or for plain AMQP.
+    /// The port in the settings, otherwise the registered one for AMQP with or without TLS.
     pub fn amqp_port(&self) -> u16 {
         self.amqp.port.unwrap_or(match self.ssl.disable {
             true => 5672,

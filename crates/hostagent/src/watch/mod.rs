@@ -1,7 +1,9 @@
-//! Wakes the reconciler when the host changes behind its back: packages, services, applications' config.
+//! Wakes the engine when the host changes externally: packages, services, the config of
+//! applications.
 //!
-//! What wakes it is a hint of what to read again, never of what to do. Changes that come together are told
-//! together ([`DEBOUNCE`]), and what never comes to rest wakes it at a bounded rate ([`pace`]), without holding up the rest.
+//! A change says what to read again, never what to do. Changes that come together are reported
+//! together ([`DEBOUNCE`]). What changes all the time wakes the engine at a bounded rate ([`pace`])
+//! and does not delay the rest.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -16,18 +18,18 @@ use host::services::ServiceChanges;
 mod files;
 mod pace;
 
-use files::Files;
+use files::WatchedFiles;
 use pace::Pace;
 
-/// From the first change until it is told: others tend to follow.
+/// From the first change until it is reported: others tend to follow.
 const DEBOUNCE: Duration = Duration::from_millis(200);
 
-/// What has changed, as far as it is watched.
+/// Watched things that have changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Drift {
     /// The package database.
     pub packages: bool,
-    /// Services that started, stopped, or whose units were enabled, disabled or changed.
+    /// Services that started or stopped, or whose units were enabled, disabled or changed.
     pub services: BTreeSet<String>,
     /// Files that hold config.
     pub config: BTreeSet<PathBuf>,
@@ -59,30 +61,30 @@ impl Drift {
     }
 }
 
-/// The watch over one host. Dropping it ends it.
+/// Watches one host until it is dropped.
 pub struct Watch {
-    /// `None`: the kernel has no inotify left for us; heartbeats find drift all the same.
-    files: Option<Files>,
+    /// `None`: the kernel allows no more inotify instances. Heartbeats find drift, too.
+    files: Option<WatchedFiles>,
     databases: BTreeSet<PathBuf>,
     services: Option<Arc<ServiceChanges>>,
-    /// What is to be told, and since when it is.
+    /// What is to be reported, and when it changed first.
     pending: BTreeMap<Subject, Instant>,
-    /// Of what has changed lately.
+    /// Of the things that have changed lately.
     paces: HashMap<Subject, Pace>,
     host: Pace,
 }
 
 impl Watch {
-    /// `databases`: the files of the package database. `services`: where the init system reports changes.
-    /// Must be called within a Tokio runtime.
+    /// `databases`: the files of the package database. `services`: where the init system reports
+    /// changes. Must be called within a Tokio runtime.
     pub fn new(databases: impl IntoIterator<Item = PathBuf>, services: Option<Arc<ServiceChanges>>) -> Self {
-        let files = match Files::new() {
+        let files = match WatchedFiles::new() {
             Ok(files) => Some(files),
             Err(error) => {
                 tracing::warn!(
                     %error,
-                    "cannot watch files: changes of packages and config are seen at heartbeats only; raise the \
-                     sysctl fs.inotify.max_user_instances"
+                    "cannot watch files: changes of packages and config are noticed at heartbeats only; raise \
+                     the sysctl fs.inotify.max_user_instances"
                 );
                 None
             }
@@ -99,35 +101,36 @@ impl Watch {
         watch
     }
 
-    /// From now on these are the files (or folders) that hold config. They need not exist.
+    /// Sets the files (or folders) that hold config. They need not exist.
     pub fn set_files(&mut self, files: BTreeSet<PathBuf>) {
         if let Some(watched) = &mut self.files {
             watched.set_wanted(files.union(&self.databases).cloned().collect());
         }
     }
 
-    /// From now on these are the services that matter.
+    /// Sets the services to watch.
     pub fn set_units(&mut self, services: BTreeSet<String>) {
         if let Some(changes) = &self.services {
             changes.set_watched(services);
         }
     }
 
-    /// Waits for the next drift that may wake somebody. Cancel-safe: what was seen is told by the next call.
+    /// Waits for the next drift to report. Cancel-safe: the next call reports what was seen.
     pub async fn changed(&mut self) -> Drift {
         loop {
             let due = self.due();
-            // Each arm is cancel-safe: it loses nothing when the other one is first.
+            // Each arm is cancel-safe.
             tokio::select! {
                 _ = self.seen() => {}
-                () = alarm::reached(due) => return self.tell(Instant::now()),
+                () = alarm::reached(due) => return self.report(Instant::now()),
             }
         }
     }
 
-    /// Waits until something changes, and says at once what; [`Self::changed`] will tell it, too. Cancel-safe.
+    /// Waits until something changes, and returns it at once. [`Self::changed`] reports it later,
+    /// too. Cancel-safe.
     pub async fn seen(&mut self) -> Drift {
-        // As above.
+        // Each arm is cancel-safe.
         let subjects: Vec<Subject> = tokio::select! {
             files = next_files(&mut self.files) => {
                 let subject = |file| match self.databases.contains(&file) {
@@ -147,7 +150,7 @@ impl Watch {
         Drift::of(subjects)
     }
 
-    /// When the first of what is pending may be told; all the rest is told with it.
+    /// When the first pending change may be reported. All others are reported with it.
     fn due(&self) -> Option<Instant> {
         let each = self.pending.iter().map(|(subject, since)| {
             let rested = *since + DEBOUNCE;
@@ -156,25 +159,25 @@ impl Watch {
         each.min().map(|due| self.host.next(due))
     }
 
-    fn tell(&mut self, now: Instant) -> Drift {
+    fn report(&mut self, now: Instant) -> Drift {
         self.host.take(now);
         self.paces.retain(|_, pace| !pace.is_full(now));
-        let told = std::mem::take(&mut self.pending);
-        for (subject, since) in &told {
+        let reported = std::mem::take(&mut self.pending);
+        for (subject, since) in &reported {
             let pace = self
                 .paces
                 .entry(subject.clone())
                 .or_insert_with(|| Pace::of_one(now));
-            // Else it is told for the sake of another one.
+            // Otherwise it is reported together with another one, and costs nothing.
             if pace.next(*since + DEBOUNCE) <= now {
                 pace.take(now);
             }
         }
-        Drift::of(told.into_keys())
+        Drift::of(reported.into_keys())
     }
 }
 
-async fn next_files(files: &mut Option<Files>) -> BTreeSet<PathBuf> {
+async fn next_files(files: &mut Option<WatchedFiles>) -> BTreeSet<PathBuf> {
     let failure = match files {
         Some(watched) => match watched.changed().await {
             Ok(changed) => return changed,
@@ -182,7 +185,7 @@ async fn next_files(files: &mut Option<Files>) -> BTreeSet<PathBuf> {
         },
         None => return std::future::pending().await,
     };
-    tracing::warn!(error = %failure, "files are no longer watched: changes are seen at heartbeats only");
+    tracing::warn!(error = %failure, "cannot watch files any more: changes are noticed at heartbeats only");
     *files = None;
     std::future::pending().await
 }

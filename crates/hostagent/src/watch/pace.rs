@@ -1,14 +1,15 @@
-//! How often drift may wake the reconciler: a token bucket for each thing that changes, and one for the host.
+//! How often drift may wake the engine: a token bucket for each thing that changes, and one for the
+//! host.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Wake-ups that may follow each other at once. A repair makes two: the second is for what it has changed itself.
+/// Wake-ups without a delay. A repair causes two: the second is for its own changes.
 pub(super) const BURST: u32 = 10;
-/// After that, one in each of these. A service that fails again and again thus costs little.
+/// After them, one in this time: a service that keeps failing costs little.
 const EVERY: Duration = Duration::from_secs(5);
-/// The same for all that changes together, where that is many things.
+/// The same for the whole host, if many things change.
 const HOST_BURST: u32 = 20;
 const HOST_EVERY: Duration = Duration::from_secs(1);
 
@@ -16,7 +17,7 @@ pub(super) struct Pace {
     burst: u32,
     every: Duration,
     tokens: u32,
-    /// When the last whole token came.
+    /// When the last token was added.
     filled: Instant,
 }
 
@@ -38,7 +39,7 @@ impl Pace {
         }
     }
 
-    /// The first instant at or after `wanted` at which a token is there.
+    /// The first instant at or after `wanted` with a token.
     pub(super) fn next(&self, wanted: Instant) -> Instant {
         match self.tokens {
             0 => wanted.max(self.filled + self.every),
@@ -46,17 +47,17 @@ impl Pace {
         }
     }
 
-    /// Takes a token, which [`Self::next`] has promised for `now`.
+    /// Takes a token. [`Self::next`] must have allowed `now`.
     pub(super) fn take(&mut self, now: Instant) {
         self.fill(now);
         if self.tokens >= self.burst {
-            // A full bucket begins to fill when something is taken.
+            // A full bucket begins to fill when a token is taken.
             self.filled = now;
         }
         self.tokens = self.tokens.saturating_sub(1);
     }
 
-    /// Whether it is as good as a new one.
+    /// Whether it is as a new one.
     pub(super) fn is_full(&mut self, now: Instant) -> bool {
         self.fill(now);
         self.tokens >= self.burst

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use host::app_config::Contracts;
+use host::services::ServiceChanges;
 use host::{AppConfig, HostError, Root, ServiceState, Services};
 use protocol::{AppName, Category, Config};
 use serde_json::Value;
@@ -122,6 +123,13 @@ impl Services for Recorder {
     }
     fn services_in(&self, _: &[PathBuf]) -> BTreeSet<String> {
         BTreeSet::new()
+    }
+    fn forget_answers(&self) {}
+    fn has_unit_files(&self) -> bool {
+        false
+    }
+    fn changes(&self) -> Option<Arc<ServiceChanges>> {
+        None
     }
 }
 

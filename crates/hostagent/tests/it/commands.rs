@@ -210,7 +210,7 @@ fn a_support_bundle_has_what_helps_and_no_secret() {
     assert!(content("desired.json").contains("redacted: text of 7 bytes"));
     assert_eq!(
         content("progress.json"),
-        "not included: 13 bytes that are no JSON\n"
+        "not included: 13 bytes that are not JSON\n"
     );
     let printed = stdout(&output);
     assert!(printed.contains("state/desired.json"), "{printed}");
@@ -304,6 +304,6 @@ fn status_says_whether_an_agent_is_there_to_converge() {
     let _agent = hostagent::lock::Lock::take(&state).unwrap();
     assert_eq!(
         status(),
-        format!("web-1: converging\n  not as desired; a running agent is at it, or about to\n{missing}")
+        format!("web-1: converging\n  not as desired; the running agent is converging, or about to\n{missing}")
     );
 }

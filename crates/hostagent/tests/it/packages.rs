@@ -15,6 +15,7 @@ use protocol::Category;
 mod apt;
 mod both;
 mod deb;
+mod dnf;
 mod rpm;
 
 /// A sandbox root, its package manager, and a folder of packages built for it.
@@ -31,7 +32,11 @@ impl World {
 
     /// `deadline`: for one run of the package manager.
     fn with_deadline(family: Family, deadline: Duration) -> Self {
-        let sandbox = Sandbox::temporary(family).unwrap();
+        Self::in_sandbox(Sandbox::temporary(family).unwrap(), deadline)
+    }
+
+    fn in_sandbox(sandbox: Sandbox, deadline: Duration) -> Self {
+        let family = sandbox.family();
         let options = Options {
             family: Some(hosts(family)),
             deadline,
@@ -112,6 +117,27 @@ fn plain(name: &str, version: &str) -> Package {
     Package::new(name, version).file(&format!("/opt/{name}/version"), 0o644, version)
 }
 
+/// Packs `members` of a Debian control archive, with nothing else.
+fn build_by_hand(folder: &std::path::Path, name: &str, members: &[(&str, &str)]) -> PathBuf {
+    let tree = tempfile::tempdir().unwrap();
+    let control = tree.path().join("DEBIAN");
+    std::fs::create_dir(&control).unwrap();
+    for (member, content) in members {
+        let path = control.join(member);
+        std::fs::write(&path, content).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(path, mode).unwrap();
+    }
+    let file = folder.join(format!("{name}.deb"));
+    let output = std::process::Command::new("dpkg-deb")
+        .args(["--root-owner-group", "--build"])
+        .args([tree.path(), &file])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    file
+}
+
 /// Waits until `condition` holds.
 async fn until(what: &str, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -129,8 +155,8 @@ fn is_alive(id: &str) -> bool {
         .is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
 }
 
-/// Locks a file as another package manager would: with fcntl(2), whose locks belong to a process, and
-/// this one is neither dpkg nor rpm. Held until dropped.
+/// Locks a file as another package manager would: with fcntl(2), whose locks belong to a process,
+/// and this one is neither dpkg nor rpm. Held until dropped.
 pub(crate) fn hold_lock(path: &std::path::Path) -> std::fs::File {
     let file = std::fs::OpenOptions::new()
         .create(true)

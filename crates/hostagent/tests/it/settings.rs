@@ -209,6 +209,18 @@ fn what_is_unknown_is_a_warning_with_its_place_and_a_guess() {
     );
 }
 
+/// R33.
+#[test]
+fn an_entry_of_no_proxy_that_never_matches_is_a_warning() {
+    let files = Files::new("[download]\nno_proxy = 10.0.0.0/8, http://repo.example, example.org:8080\n");
+    let warnings = files.warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(
+        warnings[0].contains("no_proxy: \"http://repo.example\" matches no host"),
+        "{warnings:?}"
+    );
+}
+
 #[test]
 fn an_override_is_typed_by_hand_so_a_wrong_one_is_an_error() {
     for (text, problem) in [

@@ -42,6 +42,7 @@ mod failures;
 mod health;
 mod master;
 mod retry;
+mod slow_hook;
 mod together;
 mod untouched;
 mod way_back;

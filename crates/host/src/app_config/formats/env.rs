@@ -1,5 +1,6 @@
-//! Environment files: `KEY=value` lines as systemd's `EnvironmentFile=` reads them and as a shell can
-//! source them. What is written is quoted so that both read the same.
+//! Environment files: `KEY=value` lines that systemd (`EnvironmentFile=`) and a shell read alike.
+//! Values are quoted so that both read the same. Lines that are no assignment are kept, and ignored
+//! as systemd does.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,57 +12,78 @@ use super::{Edit, FormatError, Keys, line_break, line_of, splice};
 struct Assignment<'t> {
     key: &'t str,
     value: String,
-    /// The value as it is written, quotes included.
+    /// Of the value in the text, with its quotes.
     range: Range<usize>,
 }
 
-fn assignments(text: &str) -> Result<Vec<Assignment<'_>>, FormatError> {
-    let mut found = Vec::new();
-    let mut at = 0;
-    while at < text.len() {
-        let rest = &text[at..];
-        let line_len = rest.find('\n').map_or(rest.len(), |end| end + 1);
-        let line = rest[..line_len].trim_end();
-        let body = line.trim_start();
-        let body_start = at + (line.len() - body.len());
-        if body.is_empty() || body.starts_with(['#', ';']) {
-            at += line_len;
-            continue;
-        }
-        let syntax = |reason| FormatError::Syntax {
-            format: "environment file",
-            line: line_of(text, at),
-            reason,
-        };
-        let (name, exported) = match body.strip_prefix("export") {
-            Some(after) if after.starts_with([' ', '\t']) => (after.trim_start(), body.len()),
-            _ => (body, body.len()),
-        };
-        let Some((key, _)) = name.split_once('=') else {
-            return Err(syntax("a line without ="));
-        };
-        if !is_name(key) {
-            return Err(syntax("not the name of a variable before ="));
-        }
-        let start = body_start + (exported - name.len()) + key.len() + 1;
-        let Some((value, len)) = unquote(&text[start..]) else {
-            return Err(syntax("a quote that is not closed"));
-        };
-        found.push(Assignment {
-            key,
-            value,
-            range: start..start + len,
-        });
-        let after = start + len;
-        at = text[after..].find('\n').map_or(text.len(), |end| after + end + 1);
-    }
-    Ok(found)
+/// The lines of a file, without comments.
+struct EnvFile<'t> {
+    assignments: Vec<Assignment<'t>>,
+    /// Lines that are no assignment, such as `export A` or `. /etc/x`.
+    other_lines: Vec<&'t str>,
 }
 
-/// The value at the start of `text`, and how many bytes it takes up there.
+impl<'t> EnvFile<'t> {
+    fn parse(text: &'t str) -> Result<Self, FormatError> {
+        let mut file = Self {
+            assignments: Vec::new(),
+            other_lines: Vec::new(),
+        };
+        let mut at = 0;
+        while at < text.len() {
+            let rest = &text[at..];
+            let line_len = rest.find('\n').map_or(rest.len(), |end| end + 1);
+            let line = rest[..line_len].trim();
+            let Some(key) = assigned_key(line) else {
+                if !line.is_empty() && !line.starts_with(['#', ';']) {
+                    file.other_lines.push(line);
+                }
+                at += line_len;
+                continue;
+            };
+            // Both are parts of the line, so that the first `=` is the one behind the key.
+            let start = at + rest.find('=').map_or(0, |at| at + 1);
+            let Some((value, len)) = unquote(&text[start..]) else {
+                return Err(FormatError::Syntax {
+                    format: "environment file",
+                    line: line_of(text, at),
+                    reason: "a quote that is not closed",
+                });
+            };
+            file.assignments.push(Assignment {
+                key,
+                value,
+                range: start..start + len,
+            });
+            let after = start + len;
+            at = text[after..].find('\n').map_or(text.len(), |end| after + end + 1);
+        }
+        Ok(file)
+    }
+
+    /// Whether a line that is no assignment contains `key` as a word.
+    fn mentions(&self, key: &str) -> bool {
+        let is_name_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        self.other_lines
+            .iter()
+            .any(|line| line.split(|c| !is_name_part(c)).any(|word| word == key))
+    }
+}
+
+/// The key of `KEY=...` or `export KEY=...`.
+fn assigned_key(line: &str) -> Option<&str> {
+    let assignment = match line.strip_prefix("export") {
+        Some(after) if after.starts_with([' ', '\t']) => after.trim_start(),
+        _ => line,
+    };
+    let (key, _) = assignment.split_once('=')?;
+    is_name(key).then_some(key)
+}
+
+/// The value at the start of `text`, and its length there in bytes.
 fn unquote(text: &str) -> Option<(String, usize)> {
     let mut value = String::new();
-    // Length of `value` without unquoted blanks at its end, and where those begin in `text`.
+    // Length of `value` without unquoted blanks at its end, and where these begin in `text`.
     let (mut kept, mut end) = (0, 0);
     let mut quote = None;
     let mut chars = text.char_indices();
@@ -77,7 +99,7 @@ fn unquote(text: &str) -> Option<(String, usize)> {
             (None, '\'' | '"') => quote = Some(c),
             (Some(open), c) if open == c => quote = None,
             (None, '\\') => match chars.next() {
-                // A line that goes on.
+                // The line continues.
                 Some((_, '\n')) | None => {}
                 Some((_, next)) => value.push(next),
             },
@@ -121,14 +143,17 @@ fn is_name(key: &str) -> bool {
         && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-/// Why this can't be the name of a variable.
+/// Why this is not the name of a variable.
 pub fn why_not(key: &str) -> Option<&'static str> {
-    (!is_name(key)).then_some("the name of a variable is letters, digits and _, no digit first")
+    (!is_name(key)).then_some(
+        "the name of a variable consists of letters, digits and _, and does not begin with a digit",
+    )
 }
 
 /// Key -> text. The last of several counts.
 pub fn parse(text: &str) -> Result<Value, FormatError> {
-    let document: Map<String, Value> = assignments(text)?
+    let document: Map<String, Value> = EnvFile::parse(text)?
+        .assignments
         .into_iter()
         .map(|assignment| (assignment.key.to_owned(), Value::String(assignment.value)))
         .collect();
@@ -136,10 +161,10 @@ pub fn parse(text: &str) -> Result<Value, FormatError> {
 }
 
 pub fn edit(text: &str, changes: &Keys) -> Result<String, FormatError> {
-    let assignments = assignments(text)?;
+    let file = EnvFile::parse(text)?;
     let mut edits = Vec::new();
     let mut found: BTreeMap<&str, usize> = BTreeMap::new();
-    for assignment in &assignments {
+    for assignment in &file.assignments {
         let Some(value) = changes.get(assignment.key).and_then(Value::as_str) else {
             continue;
         };
@@ -152,7 +177,7 @@ pub fn edit(text: &str, changes: &Keys) -> Result<String, FormatError> {
     if let Some((key, _)) = found.iter().find(|(_, count)| **count > 1) {
         return Err(FormatError::CannotEdit {
             path: (*key).to_owned(),
-            reason: "the variable is set there more than once",
+            reason: "the variable is set more than once in the file",
         });
     }
     let newline = line_break(text);
@@ -161,6 +186,12 @@ pub fn edit(text: &str, changes: &Keys) -> Result<String, FormatError> {
         .iter()
         .filter(|(key, _)| !found.contains_key(key.as_str()))
     {
+        if file.mentions(key) {
+            return Err(FormatError::CannotEdit {
+                path: key.clone(),
+                reason: "a line that is not an assignment contains it",
+            });
+        }
         added.push_str(&format!(
             "{key}={}{newline}",
             quote(value.as_str().unwrap_or_default())

@@ -1,45 +1,49 @@
-//! INI as Python's configparser and oslo.config read it, which most services that speak INI are near to:
-//! comments begin a line with `#` or `;`, a key ends at the first `=` or `:`, a line indented deeper than
-//! its key goes on with its value. Values are text, taken as they stand (quotes included).
+//! INI as Python's configparser and oslo.config read it: a comment line begins with `#` or `;`, a
+//! key ends at the first `=` or `:`, and a line that is indented deeper than its key continues the
+//! value. Values are text, quotes included.
 //!
-//! Line by line rather than with `ini_core`: continuation lines, `#` and the spans to edit are not
-//! among its events.
+//! Keys that differ only in case are one key to configparser and two to others, and a section that
+//! is there twice is an error or not: such edits are refused.
+//!
+//! Parsed line by line: `ini_core` reports neither continuation lines nor `#` comments nor byte
+//! ranges.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use serde_json::{Map, Value};
 
 use super::{Edit, FormatError, Keys, line_break, splice};
 
-/// Keys that stand before the first section header; as a path that is the empty one.
+/// The section of keys before the first header; its path is empty.
 const NO_SECTION: &str = "";
 
 /// One section header, or one key with its value.
-struct Entry<'t> {
+struct IniEntry<'t> {
     section: &'t str,
     kind: EntryKind<'t>,
 }
 
 enum EntryKind<'t> {
-    /// The line's end, line break included.
+    /// The end of the line, with its line break.
     Header { end: usize },
     Key {
         key: &'t str,
         value: String,
-        /// From after the delimiter and its blanks to the end of the last line, without the line break.
+        /// From after the delimiter and its blanks to the end of the last line, without its line
+        /// break.
         value_range: Range<usize>,
         delimiter: Option<&'t str>,
         indent: &'t str,
-        /// The last line's end, line break included.
+        /// The end of the last line, with its line break.
         end: usize,
     },
 }
 
-fn entries(text: &str) -> Result<Vec<Entry<'_>>, FormatError> {
-    let mut entries: Vec<Entry> = Vec::new();
+fn entries(text: &str) -> Result<Vec<IniEntry<'_>>, FormatError> {
+    let mut entries: Vec<IniEntry> = Vec::new();
     let mut section = NO_SECTION;
-    // Indentation of the key that a deeper line would continue.
+    // Indentation of the current key: a deeper line continues its value.
     let mut key_indent: Option<usize> = None;
     let mut at = 0;
     for (number, raw) in text.split_inclusive('\n').enumerate() {
@@ -76,14 +80,14 @@ fn entries(text: &str) -> Result<Vec<Entry<'_>>, FormatError> {
             };
             section = name;
             key_indent = None;
-            entries.push(Entry {
+            entries.push(IniEntry {
                 section,
                 kind: EntryKind::Header { end: at },
             });
             continue;
         }
         key_indent = Some(indent);
-        entries.push(Entry {
+        entries.push(IniEntry {
             section,
             kind: key_entry(line, start, indent, at),
         });
@@ -112,7 +116,7 @@ fn key_entry(line: &str, start: usize, indent: usize, end: usize) -> EntryKind<'
     }
 }
 
-/// Section -> key -> text; keys before any header stand at the top. The last of several counts.
+/// Section -> key -> text; keys before the first header are at the top. The last of several counts.
 pub fn parse(text: &str) -> Result<Value, FormatError> {
     let mut document = Map::new();
     for entry in entries(text)? {
@@ -139,16 +143,16 @@ pub fn parse(text: &str) -> Result<Value, FormatError> {
     Ok(Value::Object(document))
 }
 
-/// Why this key or value would not read back as it is.
+/// Why this key or value would not read back unchanged.
 pub fn why_not(key: &str, value: &str) -> Option<&'static str> {
     if key.is_empty() || key.trim() != key {
-        return Some("an INI key can't be empty or begin or end with a blank");
+        return Some("an INI key cannot be empty, or begin or end with a blank");
     }
     if key.starts_with(['#', ';', '[']) || key.contains(['=', ':']) {
-        return Some("an INI key can't begin with # ; or [ or hold = or :");
+        return Some("an INI key cannot begin with # ; or [, and cannot contain = or :");
     }
     if value.trim() != value {
-        return Some("an INI value can't begin or end with a blank");
+        return Some("an INI value cannot begin or end with a blank");
     }
     None
 }
@@ -159,18 +163,22 @@ pub fn edit(text: &str, path: &[String], changes: &Keys) -> Result<String, Forma
     if section.contains(['\n', '\r', ']']) || section.trim() != section {
         return Err(FormatError::CannotEdit {
             path: section.to_owned(),
-            reason: "no INI section can have that name",
+            reason: "an INI section cannot have this name",
         });
     }
     let entries = entries(text)?;
-    let newline = line_break(text);
+    let in_section: Vec<&IniEntry> = entries.iter().filter(|entry| entry.section == section).collect();
+    check_unambiguous(section, &in_section, changes)?;
     let mut edits = Vec::new();
-    let mut found: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut insert_at = (section == NO_SECTION).then_some(0);
-    let mut style = ("", " = ");
-    for entry in entries.iter().filter(|entry| entry.section == section) {
+    let mut found: BTreeSet<&str> = BTreeSet::new();
+    let mut place = NewKeys {
+        at: (section == NO_SECTION).then_some(0),
+        indent: "",
+        delimiter: " = ",
+    };
+    for entry in &in_section {
         match &entry.kind {
-            EntryKind::Header { end } => insert_at = Some(*end),
+            EntryKind::Header { end } => place.at = Some(*end),
             EntryKind::Key {
                 key,
                 value_range,
@@ -179,14 +187,16 @@ pub fn edit(text: &str, path: &[String], changes: &Keys) -> Result<String, Forma
                 end,
                 ..
             } => {
-                insert_at = Some(*end);
+                place.at = Some(*end);
+                place.indent = indent;
                 // `key =` without a value lacks the blank that other keys need.
-                let delimiter_style = delimiter.filter(|_| !value_range.is_empty());
-                style = (*indent, delimiter_style.unwrap_or(style.1));
+                if let Some(delimiter) = delimiter.filter(|_| !value_range.is_empty()) {
+                    place.delimiter = delimiter;
+                }
                 let Some(value) = changes.get(*key).and_then(Value::as_str) else {
                     continue;
                 };
-                *found.entry(*key).or_default() += 1;
+                found.insert(key);
                 let prefix = if delimiter.is_none() { " = " } else { "" };
                 edits.push(Edit {
                     range: value_range.clone(),
@@ -195,38 +205,95 @@ pub fn edit(text: &str, path: &[String], changes: &Keys) -> Result<String, Forma
             }
         }
     }
-    if let Some((key, _)) = found.iter().find(|(_, count)| **count > 1) {
+    let added = changes.iter().filter(|(key, _)| !found.contains(key.as_str()));
+    edits.extend(place.insert(text, section, added));
+    Ok(splice(text, edits))
+}
+
+/// Refuses an edit whose result readers of INI would not agree on.
+fn check_unambiguous(section: &str, entries: &[&IniEntry], changes: &Keys) -> Result<(), FormatError> {
+    let headers = entries
+        .iter()
+        .filter(|entry| matches!(entry.kind, EntryKind::Header { .. }));
+    if headers.count() > 1 {
         return Err(FormatError::CannotEdit {
-            path: format!("{section}.{key}"),
-            reason: "the key stands there more than once",
+            path: section.to_owned(),
+            reason: "the section is in the file more than once",
         });
     }
-    let (indent, delimiter) = style;
-    let mut added = String::new();
-    for (key, value) in changes
-        .iter()
-        .filter(|(key, _)| !found.contains_key(key.as_str()))
-    {
-        let value = value.as_str().unwrap_or_default();
-        added.push_str(&format!("{indent}{key}{delimiter}{value}{newline}"));
+    for changed in changes.keys() {
+        let mut same = 0;
+        for entry in entries {
+            let EntryKind::Key { key, .. } = &entry.kind else {
+                continue;
+            };
+            if key == changed {
+                same += 1;
+            } else if key.eq_ignore_ascii_case(changed) {
+                return Err(FormatError::OtherCase {
+                    key: changed.clone(),
+                    in_file: (*key).to_owned(),
+                });
+            }
+        }
+        if same > 1 {
+            return Err(FormatError::CannotEdit {
+                path: format!("{section}.{changed}"),
+                reason: "the key is in the section more than once",
+            });
+        }
+        let other = changes
+            .keys()
+            .find(|other| *other != changed && other.eq_ignore_ascii_case(changed));
+        if let Some(other) = other {
+            return Err(FormatError::OtherCase {
+                key: changed.clone(),
+                in_file: other.clone(),
+            });
+        }
     }
-    if !added.is_empty() {
-        let at = insert_at.unwrap_or(text.len());
+    Ok(())
+}
+
+/// Where new keys of a section go, and how they are written.
+struct NewKeys<'t> {
+    /// `None`: there is no such section yet.
+    at: Option<usize>,
+    indent: &'t str,
+    delimiter: &'t str,
+}
+
+impl NewKeys<'_> {
+    fn insert<'c>(
+        &self,
+        text: &str,
+        section: &str,
+        keys: impl Iterator<Item = (&'c String, &'c Value)>,
+    ) -> Option<Edit> {
+        let newline = line_break(text);
+        let mut lines = String::new();
+        for (key, value) in keys {
+            let value = value.as_str().unwrap_or_default();
+            lines.push_str(&format!("{}{key}{}{value}{newline}", self.indent, self.delimiter));
+        }
+        if lines.is_empty() {
+            return None;
+        }
+        let at = self.at.unwrap_or(text.len());
         let mut block = String::new();
         if at > 0 && !text[..at].ends_with('\n') {
             block.push_str(newline);
         }
-        if insert_at.is_none() {
+        if self.at.is_none() {
             if !text.is_empty() {
                 block.push_str(newline);
             }
             block.push_str(&format!("[{section}]{newline}"));
         }
-        block.push_str(&added);
-        edits.push(Edit {
+        block.push_str(&lines);
+        Some(Edit {
             range: at..at,
             text: block,
-        });
+        })
     }
-    Ok(splice(text, edits))
 }

@@ -1,5 +1,5 @@
-//! JSON, edited by the places of its values in the text: whatever is not changed stays byte for byte,
-//! order and indentation included.
+//! JSON, edited at the places of its values in the text: everything else stays byte for byte, with
+//! order and indentation.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,12 +18,12 @@ pub fn parse(text: &str) -> Result<Value, FormatError> {
     serde_json::from_str(text).map_err(|error| FormatError::Syntax {
         format: "JSON",
         line: error.line(),
-        // Its message may quote the file.
+        // The parser's own message may quote the file.
         reason: "the JSON parser refuses it",
     })
 }
 
-/// An object's members in their order, each value as it is written.
+/// An object's members in their order, each value as its text.
 struct Members<'t>(Vec<(Cow<'t, str>, &'t RawValue)>);
 
 impl<'t> Deserialize<'t> for Members<'t> {
@@ -54,21 +54,21 @@ impl<'t> Members<'t> {
         })
     }
 
-    /// The value of `key`, where there is exactly one.
+    /// The value of `key`; an error if there are several.
     fn get(&self, key: &str) -> Result<Option<&'t RawValue>, FormatError> {
         let mut found = self.0.iter().filter(|(name, _)| name == key);
         let first = found.next();
         if found.next().is_some() {
             return Err(FormatError::CannotEdit {
                 path: key.to_owned(),
-                reason: "the key stands there more than once",
+                reason: "the key is in the object more than once",
             });
         }
         Ok(first.map(|(_, value)| *value))
     }
 }
 
-/// Where `part`, a slice of `text`, stands in it.
+/// The range of `part`, a slice of `text`.
 fn range_in(text: &str, part: &str) -> Range<usize> {
     let start = part.as_ptr().addr() - text.as_ptr().addr();
     start..start + part.len()
@@ -86,7 +86,7 @@ pub fn edit(text: &str, path: &[String], changes: &Keys) -> Result<String, Forma
         walked.push(part.as_str());
         match members.get(part)? {
             Some(value) if value.get() != "null" => object = value.get(),
-            // Nothing to merge with: the rest of the path comes as one new value.
+            // No table there yet: the rest of the path is one new value.
             Some(_) | None => {
                 let added = [(part.clone(), nested(&path[depth + 1..], changes))].into();
                 return Ok(splice(text, set_members(text, object, &members, &added)?));
@@ -125,7 +125,7 @@ fn set_members(
     let place = range_in(text, object);
     let open = place.start + 1;
     let close = place.end - 1;
-    // What stands before the first key stands before a new one too.
+    // A new key gets the same blanks before it as the first key.
     let (lead, inner) = match text[open..close].find('"') {
         Some(at) => {
             let lead = &text[open..open + at];
@@ -174,7 +174,7 @@ fn line_indent(text: &str, offset: usize) -> &str {
     &rest[..rest.len() - rest.trim_start_matches([' ', '\t']).len()]
 }
 
-/// Indented by two blanks, each line but the first behind `indent`. A scalar in a line is one line.
+/// Indented by two blanks; every line after the first begins with `indent`.
 fn pretty(value: &Value, indent: &str) -> String {
     let text = serde_json::to_string_pretty(value).unwrap_or_else(|_| value.to_string());
     text.replace('\n', &format!("\n{indent}"))

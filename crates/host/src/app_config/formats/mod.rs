@@ -1,10 +1,10 @@
-//! The file formats that a manifest can map a config section to: read a file's text, and edit it in
-//! place, so that comments, order and whatever else stands in the file stay.
+//! The file formats of a manifest's config sections. They read a file's text, and edit it in place:
+//! comments, order and everything else in the file stay.
 //!
-//! Every edit is checked before it is let out: the new text is parsed again and must hold exactly the
-//! old document with the changes in it. What an editor gets wrong is refused, never written.
+//! Every edit is checked before it is returned: the new text is parsed again and must hold exactly
+//! the old document with the changes. If it does not, the edit is refused and nothing is written.
 //!
-//! No error carries a value: values may be secrets.
+//! No error contains a value: values may be secrets.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -28,7 +28,7 @@ pub enum Format {
     Env,
 }
 
-/// A file's text that can't be read, or a change that its format can't take.
+/// A text that cannot be parsed, or a change that its format does not allow.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FormatError {
     #[error("line {line}: not valid {format}: {reason}")]
@@ -37,11 +37,16 @@ pub enum FormatError {
         line: usize,
         reason: &'static str,
     },
-    #[error("{path:?} is {found} in this file, where a table of keys is needed")]
+    #[error("{path:?} is {found} in this file; it must be a table of keys")]
     NotATable { path: String, found: &'static str },
     #[error("key {key:?}: {reason}")]
     Unrepresentable { key: String, reason: &'static str },
-    #[error("{path:?} can't be edited safely ({reason}): change the file by hand, or use a hook")]
+    #[error(
+        "key {key:?} is {in_file:?} in this file or config: INI keys that differ only in case are one key to \
+         many readers. Use one spelling"
+    )]
+    OtherCase { key: String, in_file: String },
+    #[error("cannot edit {path:?} safely ({reason}): change the file by hand, or use a hook")]
     CannotEdit { path: String, reason: &'static str },
 }
 
@@ -72,7 +77,7 @@ impl Format {
         }
     }
 
-    /// The keys of the table at `path`; empty where there is none.
+    /// The keys of the table at `path`; empty if there is none.
     pub fn read(self, text: &str, path: &[String]) -> Result<Keys, FormatError> {
         let document = self.parse(text)?;
         Ok(table_at(&document, path)?
@@ -80,7 +85,7 @@ impl Format {
             .unwrap_or_default())
     }
 
-    /// `text` with `desired` merged into the table at `path`; `None` if it holds all of it already.
+    /// `text` with `desired` merged into the table at `path`; `None`: it holds all of it already.
     pub fn merge(self, text: &str, path: &[String], desired: &Keys) -> Result<Option<String>, FormatError> {
         let mut expected = self.parse(text)?;
         let table = table_at(&expected, path)?;
@@ -106,12 +111,12 @@ impl Format {
             Ok(document) if document == expected => Ok(Some(edited)),
             _ => Err(FormatError::CannotEdit {
                 path: path.join("."),
-                reason: "the way it is written in this file is beyond the editor",
+                reason: "the editor does not support the way it is written in this file",
             }),
         }
     }
 
-    /// The whole document, in the shape of JSON.
+    /// The whole document, as JSON.
     fn parse(self, text: &str) -> Result<Value, FormatError> {
         if text.contains('\0') {
             return Err(FormatError::Syntax {
@@ -129,7 +134,7 @@ impl Format {
         }
     }
 
-    /// `value` as it will read back from this format, or why the format can't hold it.
+    /// `value` as this format will read it back, or why the format cannot hold it.
     fn storable(self, key: &str, value: &Value) -> Result<Value, FormatError> {
         let refuse = |reason| {
             Err(FormatError::Unrepresentable {
@@ -138,10 +143,10 @@ impl Format {
             })
         };
         if key.contains(['\n', '\r', '\0']) {
-            return refuse("a key can't hold a line break or NUL");
+            return refuse("a key cannot hold a line break or NUL");
         }
         if has_nul(value) {
-            return refuse("a value can't hold NUL in a configuration file");
+            return refuse("a value cannot hold NUL");
         }
         match self {
             Self::Json | Self::Yaml => Ok(value.clone()),
@@ -153,13 +158,13 @@ impl Format {
                 let text = match value {
                     Value::String(text) => text.clone(),
                     Value::Number(_) | Value::Bool(_) => value.to_string(),
-                    Value::Null => return refuse("null has no form here; give a string"),
+                    Value::Null => return refuse("this format has no null; use a string"),
                     Value::Array(_) | Value::Object(_) => {
-                        return refuse("lists and objects have no form here; give a string");
+                        return refuse("this format has no lists and objects; use a string");
                     }
                 };
                 if text.contains(['\n', '\r']) {
-                    return refuse("a value of more than one line has no safe form here");
+                    return refuse("this format has no safe way to write a value of more than one line");
                 }
                 let unfit = match self {
                     Self::Ini => ini::why_not(key, &text),
@@ -211,7 +216,7 @@ fn table_at<'v>(document: &'v Value, path: &[String]) -> Result<Option<&'v Map<S
     Ok(None)
 }
 
-/// Puts `changes` into the table at `path`, which [`table_at`] has found possible.
+/// Puts `changes` into the table at `path`. [`table_at`] has checked the path.
 fn put(document: &mut Value, path: &[String], changes: Keys) {
     let mut at = document;
     for part in path {
@@ -231,7 +236,7 @@ fn as_table(value: &mut Value) -> &mut Map<String, Value> {
     }
 }
 
-/// What a value is, without saying it.
+/// The type of a value, for errors that must not show the value.
 pub fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -243,7 +248,7 @@ pub fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// `changes` inside the tables of `path`, for where there are none yet.
+/// `changes` inside new tables for `path`.
 fn nested(path: &[String], changes: &Keys) -> Value {
     let leaf = Value::Object(changes.clone().into_iter().collect());
     path.iter().rev().fold(leaf, |value, part| {

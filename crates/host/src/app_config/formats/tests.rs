@@ -327,7 +327,7 @@ fn what_a_format_cannot_hold_is_refused_without_saying_the_value() {
             json!({"k": " S3CRET"}),
             "begin or end with a blank",
         ),
-        (Format::Ini, "", json!({"a=b": "S3CRET"}), "hold = or :"),
+        (Format::Ini, "", json!({"a=b": "S3CRET"}), "contain = or :"),
         (
             Format::Ini,
             "[t]\nk=1\nk=2\n",
@@ -339,6 +339,25 @@ fn what_a_format_cannot_hold_is_refused_without_saying_the_value() {
             "[t\n",
             json!({"k": "S3CRET"}),
             "line 1: not valid INI",
+        ),
+        // configparser takes these for one key, and then refuses the file.
+        (
+            Format::Ini,
+            "[t]\nPort = S3CRET\n",
+            json!({"port": "S3CRET"}),
+            "key \"port\" is \"Port\" in this file",
+        ),
+        (
+            Format::Ini,
+            "[t]\n",
+            json!({"port": "S3CRET", "PORT": "S3CRET"}),
+            "differ only in case",
+        ),
+        (
+            Format::Ini,
+            "[t]\na = 1\n[t]\nk = 1\n",
+            json!({"k": "S3CRET"}),
+            "the section is in the file more than once",
         ),
         (Format::Env, "", json!({"k": "S3CRET\n"}), "more than one line"),
         (
@@ -355,9 +374,9 @@ fn what_a_format_cannot_hold_is_refused_without_saying_the_value() {
         ),
         (
             Format::Env,
-            "S3CRET\n",
+            "export S3CRET k\n",
             json!({"k": "S3CRET"}),
-            "a line without =",
+            "a line that is not an assignment contains it",
         ),
         (
             Format::Json,
@@ -389,7 +408,7 @@ fn what_a_format_cannot_hold_is_refused_without_saying_the_value() {
             json!({"k": [null, "S3CRET"]}),
             "TOML has no null",
         ),
-        (Format::Toml, "", json!({"k": u64::MAX}), "too big for TOML"),
+        (Format::Toml, "", json!({"k": u64::MAX}), "too large for TOML"),
         (
             Format::Toml,
             "[t.k]\n",
@@ -400,7 +419,7 @@ fn what_a_format_cannot_hold_is_refused_without_saying_the_value() {
             Format::Yaml,
             "t: &a {k: S3CRET}\nu: *a\n",
             json!({"k": "S3CRET2"}),
-            "can't be edited safely",
+            "cannot edit \"t\" safely",
         ),
         (
             Format::Yaml,
@@ -422,7 +441,7 @@ fn what_a_format_cannot_hold_is_refused_without_saying_the_value() {
             "more than once",
         ),
         (Format::Yaml, "t: S3CRET\n", json!({"k": 1}), "\"t\" is a string"),
-        (Format::Yaml, "", json!({"k": "S3CRET\u{0}"}), "can't hold NUL"),
+        (Format::Yaml, "", json!({"k": "S3CRET\u{0}"}), "cannot hold NUL"),
     ];
     for (format, text, desired, want) in table {
         let at = if *format == Format::Env { "" } else { "t" };
@@ -430,6 +449,17 @@ fn what_a_format_cannot_hold_is_refused_without_saying_the_value() {
         assert!(error.contains(want), "{format:?} {text:?}: {error}");
         assert!(!error.contains("S3CRET"), "{error}");
     }
+}
+
+/// R22: environment files of packages are often small shell scripts.
+#[test]
+fn lines_of_an_environment_file_that_are_no_assignment_are_kept() {
+    let text = "ulimit -n 4096\nA=1\nexport A\n[ -r /etc/x ] && . /etc/x\nJAVA.OPTS=1\nB = 2\n";
+    let keys = Format::Env.read(text, &[]).unwrap();
+    assert_eq!(keys, Keys::from([("A".to_owned(), json!("1"))]));
+    let desired = Keys::from([("A".to_owned(), json!("3")), ("C".to_owned(), json!("4"))]);
+    let edited = Format::Env.merge(text, &[], &desired).unwrap().unwrap();
+    assert_eq!(edited, format!("{}C=4\n", text.replace("A=1", "A=3")));
 }
 
 #[test]
@@ -462,7 +492,8 @@ fn any_format() -> impl Strategy<Value = Format> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
-    /// Whatever is in a file, and whatever is to come into it: no panic, and what is written reads back.
+    /// Whatever is in a file, and whatever is to come into it: no panic, and what is written reads
+    /// back.
     #[test]
     fn any_text_is_merged_or_refused(
         format in any_format(),

@@ -11,7 +11,7 @@ fn document(text: &str) -> Result<DocumentMut, FormatError> {
     text.parse::<DocumentMut>().map_err(|error| FormatError::Syntax {
         format: "TOML",
         line: line_of(text, error.span().map_or(0, |span| span.start)),
-        // Its message may quote the file.
+        // The parser's own message may quote the file.
         reason: "the TOML parser refuses it",
     })
 }
@@ -42,7 +42,7 @@ fn value_to_json(value: &toml_edit::Value) -> Value {
     match value {
         toml_edit::Value::String(text) => Value::String(text.value().clone()),
         toml_edit::Value::Integer(number) => Value::Number((*number.value()).into()),
-        // Infinity and NaN have no form in JSON: their TOML spelling.
+        // JSON has no infinity and NaN: their TOML spelling as text.
         toml_edit::Value::Float(number) => Number::from_f64(*number.value())
             .map_or_else(|| Value::String(number.value().to_string()), Value::Number),
         toml_edit::Value::Boolean(flag) => Value::Bool(*flag.value()),
@@ -52,12 +52,12 @@ fn value_to_json(value: &toml_edit::Value) -> Value {
     }
 }
 
-/// Why TOML can't hold this value.
+/// Why TOML cannot hold this value.
 pub fn why_not(value: &Value) -> Option<&'static str> {
     match value {
         Value::Null => Some("TOML has no null"),
         Value::Number(number) if number.is_u64() && number.as_i64().is_none() => {
-            Some("the number is too big for TOML (64 bits with a sign)")
+            Some("the number is too large for TOML (64 bits with a sign)")
         }
         Value::Array(items) => items.iter().find_map(why_not),
         Value::Object(map) => map.values().find_map(why_not),
@@ -65,7 +65,7 @@ pub fn why_not(value: &Value) -> Option<&'static str> {
     }
 }
 
-/// `None` for what [`why_not`] refuses.
+/// `None` for values that [`why_not`] refuses.
 fn to_toml(value: &Value) -> Option<toml_edit::Value> {
     Some(match value {
         Value::Null => return None,
@@ -89,7 +89,7 @@ fn to_toml(value: &Value) -> Option<toml_edit::Value> {
     })
 }
 
-/// A date stays a date, where it reads back as the text that is wanted.
+/// A date stays a date if it reads back as the desired text.
 fn as_datetime(want: &Value) -> Option<toml_edit::Datetime> {
     let text = want.as_str()?;
     let time: toml_edit::Datetime = text.parse().ok()?;
@@ -112,7 +112,7 @@ pub fn edit(text: &str, path: &[String], changes: &Keys) -> Result<String, Forma
             None => {
                 return Err(FormatError::NotATable {
                     path: path[..=depth].join("."),
-                    found: "no table",
+                    found: "not a table",
                 });
             }
         };
@@ -120,7 +120,7 @@ pub fn edit(text: &str, path: &[String], changes: &Keys) -> Result<String, Forma
     for (key, want) in changes {
         let cannot_hold = || FormatError::Unrepresentable {
             key: key.clone(),
-            reason: "TOML can't hold this value",
+            reason: "TOML cannot hold this value",
         };
         let mut new = to_toml(want).ok_or_else(cannot_hold)?;
         match table.get_mut(key) {
@@ -134,7 +134,7 @@ pub fn edit(text: &str, path: &[String], changes: &Keys) -> Result<String, Forma
             Some(_) => {
                 return Err(FormatError::CannotEdit {
                     path: key.clone(),
-                    reason: "it is a table of its own, where a value is wanted",
+                    reason: "it is a table of its own in the file, and a value is desired",
                 });
             }
             None => {
@@ -147,7 +147,7 @@ pub fn edit(text: &str, path: &[String], changes: &Keys) -> Result<String, Forma
     Ok(with_mark_of(text, edited))
 }
 
-/// `toml_edit` ends the last line with a line feed, even far from the edit.
+/// `toml_edit` always ends the last line with a line feed.
 fn with_end_of(text: &str, mut edited: String) -> String {
     if !text.is_empty() && !text.ends_with('\n') && edited.ends_with('\n') {
         edited.pop();
@@ -155,7 +155,7 @@ fn with_end_of(text: &str, mut edited: String) -> String {
     edited
 }
 
-/// `toml_edit` ends every line with a line feed alone, whatever it read.
+/// `toml_edit` ends every line with a line feed only.
 fn with_line_breaks_of(text: &str, edited: String) -> Result<String, FormatError> {
     match text.matches("\r\n").count() {
         0 => Ok(edited),
@@ -167,7 +167,7 @@ fn with_line_breaks_of(text: &str, edited: String) -> Result<String, FormatError
     }
 }
 
-/// `toml_edit` drops a byte order mark, which some editors put first.
+/// `toml_edit` drops a byte order mark, which some editors write at the start.
 fn with_mark_of(text: &str, edited: String) -> String {
     match text.starts_with(MARK) && !edited.starts_with(MARK) {
         true => format!("{MARK}{edited}"),

@@ -1,6 +1,7 @@
-//! Health checks of an application's manifest: does it do its work, whatever its services look like?
+//! Health checks of an application's manifest: whether it works, whatever the states of its
+//! services.
 //!
-//! Nothing is remembered here, and dropping a check's future ends it: its process is killed, its connection
+//! Keeps no state. Dropping a check's future ends the check: its process is killed, its connection
 //! closed.
 
 use std::future::Future;
@@ -13,10 +14,10 @@ use protocol::{AppName, Category};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::hook::said_to_operator;
+use super::hook::lines_for_operator;
 use super::manifest::{HealthCheck, Probe};
 use crate::command::{Command, Leftovers, Overflow, Runner};
-use crate::download::{describe, host_tls};
+use crate::download::{describe, tls_config};
 use crate::paths::{check_trust, find};
 use crate::{HostError, Root};
 use protocol::without_credentials;
@@ -24,16 +25,16 @@ use protocol::without_credentials;
 /// For each of a program's stdout and stderr.
 const OUTPUT_CAP: usize = 64 * 1024;
 
-/// Makes checks on the host under `root`.
+/// Runs checks on the host under `root`.
 #[derive(Clone, Copy)]
 pub struct Checker<'h> {
     pub root: &'h Root,
-    /// Starts programs; `None`: the agent does.
+    /// Runs programs; `None`: the agent does.
     pub runner: Option<&'h Arc<Runner>>,
 }
 
 impl Checker<'_> {
-    /// Makes each check once, all at the same time.
+    /// Runs each check once, all in parallel.
     pub async fn is_healthy(self, app: &AppName, checks: &[HealthCheck]) -> Result<(), HostError> {
         let once = checks.iter().map(async |check| {
             self.probe(check)
@@ -43,11 +44,11 @@ impl Checker<'_> {
         try_join_all(once).await.map(drop)
     }
 
-    /// Makes each check at once, at its interval, and once more at the end of `period`, all side by side. An error as
-    /// soon as one has failed as often in a row as it may.
+    /// Runs each check at once, at its interval, and once more at the end of `period`, all in
+    /// parallel. Fails as soon as one has failed too often in a row.
     ///
-    /// Ends well only on a pass of every check: where the last one before the end of `period` has failed, it goes on at
-    /// its interval until it passes, or has failed too often.
+    /// Succeeds only with a pass of every check: if the last one before the end of `period` has
+    /// failed, it continues at its interval until it passes or has failed too often.
     pub async fn stays_healthy(
         self,
         app: &AppName,
@@ -61,7 +62,7 @@ impl Checker<'_> {
         try_join_all(watches).await.map(drop)
     }
 
-    /// Makes a check once. The error is what was found instead.
+    /// Runs a check once. The error says what was found instead.
     async fn probe(self, check: &HealthCheck) -> Result<(), String> {
         match &check.probe {
             Probe::Exec { command } => exec(self, command, check.timeout).await,
@@ -92,7 +93,7 @@ async fn watch<F: Future<Output = Result<(), String>>>(
                     return Err(unhealthy(app, check, failures, &found));
                 }
                 tracing::info!(%app, failures, allowed = check.retries, found, "a health check failed");
-                // Not sooner, even if the period ends: retries and interval are the time that it is given.
+                // Not sooner, even if the period ends: retries and interval give it its time.
                 started + check.interval
             }
         };
@@ -100,7 +101,7 @@ async fn watch<F: Future<Output = Result<(), String>>>(
     }
 }
 
-/// Which check, what was expected and found, and where to look.
+/// Names the check, what was expected and found, and what to do.
 fn unhealthy(app: &AppName, check: &HealthCheck, failures: u32, found: &str) -> HostError {
     let often = match failures {
         1 => String::new(),
@@ -119,12 +120,12 @@ fn unhealthy(app: &AppName, check: &HealthCheck, failures: u32, found: &str) -> 
         Probe::Tcp { .. } => (
             "tcp",
             "an accepted connection".to_owned(),
-            "See with `ss -ltnp` who listens on the host".to_owned(),
+            "See what listens on the host with `ss -ltnp`".to_owned(),
         ),
     };
     let message = format!(
-        "the {kind} health check of {app} failed{often}: {expected} is expected, but {found}. {hint}, and look at \
-         the log of {app}'s services"
+        "the {kind} health check of {app} failed{often}: expected {expected}, but {found}. {hint}, and read the \
+         log of {app}'s services"
     );
     HostError::new(Category::Unhealthy, message)
 }
@@ -137,11 +138,11 @@ async fn exec(checker: Checker<'_>, argv: &[String], timeout: Duration) -> Resul
     let (real, metadata) = match find(root, Path::new(program)) {
         Ok(Some(found)) => found,
         Ok(None) => return Err(format!("there is no {program}")),
-        Err(error) => return Err(format!("{program} cannot be looked at: {error}")),
+        Err(error) => return Err(format!("cannot read {program}: {error}")),
     };
-    check_trust(root, &real, &metadata).map_err(|why| format!("it is not run: {why}"))?;
+    check_trust(root, &real, &metadata).map_err(|why| format!("the agent refuses to run it: {why}"))?;
     let command = match root.is_host() {
-        // By the name it is given: some programs go by it.
+        // By the path in the manifest: some programs depend on it.
         true => Command::new(program),
         false => Command::new(real).env("BACKBONE_ROOT", root.path()),
     };
@@ -151,15 +152,15 @@ async fn exec(checker: Checker<'_>, argv: &[String], timeout: Duration) -> Resul
         .output_cap(OUTPUT_CAP, Overflow::KeepTail)
         .leftovers(Leftovers::Kill)
         .by_runner(checker.runner)
-        // As a hook's: it may print the application's config.
+        // It may print the application's config, as a hook may.
         .secret_output();
     let output = command.run_any_exit().await.map_err(|error| error.to_string())?;
     if output.success() {
         return Ok(());
     }
     let failure = command.failure(&output);
-    Err(match said_to_operator(&output.stderr) {
-        Some(said) => format!("{failure}: {said}"),
+    Err(match lines_for_operator(&output.stderr) {
+        Some(lines) => format!("{failure}: {lines}"),
         None => failure.to_string(),
     })
 }
@@ -167,8 +168,8 @@ async fn exec(checker: Checker<'_>, argv: &[String], timeout: Duration) -> Resul
 async fn tcp(address: &str, timeout: Duration) -> Result<(), String> {
     match tokio::time::timeout(timeout, TcpStream::connect(address)).await {
         Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(format!("{address} gave none: {error}")),
-        Err(_) => Err(format!("{address} gave none within {timeout:?}")),
+        Ok(Err(error)) => Err(format!("{address} accepted none: {error}")),
+        Err(_) => Err(format!("{address} accepted none within {timeout:?}")),
     }
 }
 
@@ -177,7 +178,7 @@ async fn http(url: &str, expected: Option<u16>, timeout: Duration) -> Result<(),
     let request = tokio::time::timeout(timeout, get(url, timeout)).await;
     let status = request
         .unwrap_or_else(|_| Err(format!("no answer within {timeout:?}")))
-        .map_err(|why| format!("{shown} gave none: {why}"))?;
+        .map_err(|why| format!("{shown} gave no status: {why}"))?;
     let fine = match expected {
         Some(expected) => status == expected,
         None => (200..300).contains(&status),
@@ -188,24 +189,24 @@ async fn http(url: &str, expected: Option<u16>, timeout: Duration) -> Result<(),
     }
 }
 
-/// The status of the answer; its body is not read. No redirect is followed, and no proxy asked.
+/// The status of the answer. Reads no body, follows no redirect, and uses no proxy.
 async fn get(url: &str, timeout: Duration) -> Result<u16, String> {
     let mut config = ureq::Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(0)
         .proxy(None)
         .user_agent(concat!("hostagent/", env!("CARGO_PKG_VERSION")))
-        // Also ends the thread where nothing else can: in a name lookup.
+        // Also ends the thread during a name lookup, where nothing else can.
         .timeout_global(Some(timeout))
         .max_idle_connections(0);
     if url
         .get(..6)
         .is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:"))
     {
-        config = config.tls_config(host_tls().map_err(|error| error.message)?);
+        config = config.tls_config(tls_config(None, None).map_err(|error| error.message)?);
     }
     let agent = config.build().new_agent();
-    // Ends what the thread is waiting for, once nobody waits for the thread.
+    // Ends the request of the thread when this future is dropped.
     let _ended_with_this = Shutdown(agent.clone());
     let request = agent.get(url);
     let call = move || match request.call() {
@@ -215,7 +216,7 @@ async fn get(url: &str, timeout: Duration) -> Result<u16, String> {
     };
     tokio::task::spawn_blocking(call)
         .await
-        .unwrap_or_else(|_| Err("the request was cut short".to_owned()))
+        .unwrap_or_else(|_| Err("the request was interrupted".to_owned()))
 }
 
 struct Shutdown(ureq::Agent);

@@ -1,11 +1,13 @@
-//! When a check is made, and what its results come to: with time that tests move. Real checks: tests/it.
+//! When a check is made, and what its results come to: with time that tests move. Real checks:
+//! tests/it.
 
 use std::cell::RefCell;
 
 use super::*;
 
-/// Watches a check of 10 s and 3 retries; each letter is a result of it, `P` or `F`, the last one for ever.
-/// Gives the second of the end, whether it was well, and the seconds at which the check was made.
+/// Watches a check of 10 s and 3 retries; each letter is a result of it, `P` or `F`, the last one
+/// for ever. Gives the second of the end, whether it was well, and the seconds at which the check
+/// was made.
 async fn watched(results: &str, period: u64) -> (u64, bool, Vec<u64>) {
     let check = HealthCheck {
         probe: Probe::Tcp {
@@ -36,7 +38,8 @@ async fn checks_are_made_at_once_at_their_interval_and_at_the_end() {
         ("P", 0, 0, true, &[0]),
         ("P", 5, 5, true, &[0, 5]),
         ("P", 25, 25, true, &[0, 10, 20, 25]),
-        // A service that is not up yet has interval and retries to get there, however short the period.
+        // A service that is not up yet has interval and retries to get there, however short the
+        // period.
         ("FP", 5, 10, true, &[0, 10]),
         ("FFP", 0, 20, true, &[0, 10, 20]),
         ("F", 0, 20, false, &[0, 10, 20]),
@@ -69,7 +72,7 @@ async fn a_check_that_takes_longer_than_its_interval_is_made_again_at_once() {
     };
     let hangs = || async {
         tokio::time::sleep(check.timeout).await;
-        Err("db:5432 gave none within 4s".to_owned())
+        Err("db:5432 accepted none within 4s".to_owned())
     };
     let begin = Instant::now();
     let app = AppName::new("web").unwrap();
@@ -78,7 +81,8 @@ async fn a_check_that_takes_longer_than_its_interval_is_made_again_at_once() {
     assert_eq!(error.category, Category::Unhealthy);
     assert_eq!(
         error.message,
-        "the tcp health check of web failed 2 times in a row: an accepted connection is expected, but db:5432 gave \
-         none within 4s. See with `ss -ltnp` who listens on the host, and look at the log of web's services"
+        "the tcp health check of web failed 2 times in a row: expected an accepted connection, but db:5432 \
+         accepted none within 4s. See what listens on the host with `ss -ltnp`, and read the log of web's \
+         services"
     );
 }

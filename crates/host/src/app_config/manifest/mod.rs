@@ -8,32 +8,32 @@ use super::formats::Format;
 
 mod parse;
 
-/// A valid manifest. What each field means to a packager: docs/app-contract.md.
+/// A valid manifest. docs/app-contract.md describes each field.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Manifest {
-    /// In the order in which they are reloaded; `None`: left to the package.
+    /// In the order in which they are reloaded; `None`: the package decides.
     pub services: Option<Vec<String>>,
-    pub sections: BTreeMap<String, Section>,
+    pub sections: BTreeMap<String, ConfigSection>,
     pub on_change: OnChange,
     pub health: Vec<HealthCheck>,
-    /// Keys that mean nothing here, with file and line.
+    /// Unknown keys, with file and line.
     pub warnings: Vec<String>,
 }
 
-/// Where one section of the config lives.
+/// Where one section of the config is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Section {
+pub struct ConfigSection {
     /// Absolute, as the application names it (without the root), free of `..`.
     pub file: PathBuf,
     pub format: Format,
-    /// Names of the tables to go through.
+    /// The path of the table: the names from the top.
     pub table: Vec<String>,
-    /// What the names of an environment file's variables begin with, before the key.
+    /// In an environment file, the part of each variable's name before the key.
     pub prefix: String,
     pub creation: Creation,
 }
 
-/// How a file is made if it does not exist; one that does keeps its own.
+/// Mode and owner of a new file; an existing file keeps its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Creation {
     pub mode: u32,
@@ -41,16 +41,16 @@ pub struct Creation {
     pub owner: Option<String>,
 }
 
-/// What running services do after a file has changed.
+/// How running services read a changed file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnChange {
     Reload,
     Restart,
-    /// The application notices by itself.
+    /// The application notices the change itself.
     Nothing,
 }
 
-/// Says whether the application works.
+/// Tells whether the application works.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HealthCheck {
     pub probe: Probe,
@@ -62,7 +62,7 @@ pub struct HealthCheck {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probe {
-    /// Exit code 0 is healthy. An argv, no shell; the program is absolute.
+    /// Exit code 0 is healthy. An argv, no shell; an absolute program path.
     Exec { command: Vec<String> },
     /// A 2xx answer, or exactly `status`, is healthy.
     Http { url: String, status: Option<u16> },
@@ -70,15 +70,15 @@ pub enum Probe {
     Tcp { address: String },
 }
 
-/// What is wrong in a manifest, and where.
+/// An error in a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{file}:{line}: {key}: {problem}", file = file.display())]
 pub struct ManifestError {
     pub file: PathBuf,
     pub line: usize,
-    /// Dotted path of the key; `(syntax)` where it is no TOML at all.
+    /// Dotted path of the key; `(syntax)` if the file is not TOML.
     pub key: String,
-    /// What was found and what is allowed.
+    /// What was found, and what is allowed.
     pub problem: String,
 }
 

@@ -115,11 +115,11 @@ fn an_error_says_line_key_what_was_found_and_what_is_allowed() {
         ("services = [".into(), "1: (syntax): "),
         (
             "services = \"web\"".into(),
-            "1: services: found a value of type string; a list of strings is needed",
+            "1: services: found a value of type string; it must be a list of strings",
         ),
         (
             "services = [\"../x\"]".into(),
-            "1: services: found \"../x\", which is no name of a service",
+            "1: services: found \"../x\", which is not a service name",
         ),
         (
             "\non_change = \"kill\"".into(),
@@ -127,31 +127,31 @@ fn an_error_says_line_key_what_was_found_and_what_is_allowed() {
         ),
         (
             "config = 1".into(),
-            "1: config: found a value of type integer; a table is needed",
+            "1: config: found a value of type integer; it must be a table",
         ),
         (
             "[config.a]\nformat = \"ini\"".into(),
-            "1: config.a.file: missing; an absolute path is needed",
+            "1: config.a.file: missing; it must be an absolute path",
         ),
         (
             "[config.a]\nfile = \"/etc/../x\"".into(),
-            "2: config.a.file: found \"/etc/../x\"; an absolute path",
+            "2: config.a.file: found \"/etc/../x\"; it must be an absolute path",
         ),
         (
             "[config.a]\nfile = \"etc/x\"".into(),
-            "2: config.a.file: found \"etc/x\"; an absolute path",
+            "2: config.a.file: found \"etc/x\"; it must be an absolute path",
         ),
         (
             "[config.a]\nfile = \"/etc/\"".into(),
-            "2: config.a.file: found \"/etc/\"; an absolute path",
+            "2: config.a.file: found \"/etc/\"; it must be an absolute path",
         ),
         (
             section(""),
-            "1: config.a.format: missing; \"ini\", \"json\", \"yaml\", \"toml\" or \"env\" is needed",
+            "1: config.a.format: missing; it must be \"ini\", \"json\", \"yaml\", \"toml\" or \"env\"",
         ),
         (
             section("format = \"xml\""),
-            "3: config.a.format: found \"xml\"; \"ini\", ",
+            "3: config.a.format: found \"xml\"; it must be \"ini\", ",
         ),
         (
             section("format = \"env\"\ntable = \"t\""),
@@ -167,11 +167,11 @@ fn an_error_says_line_key_what_was_found_and_what_is_allowed() {
         ),
         (
             section("format = \"ini\"\nmode = \"0666\""),
-            "4: config.a.mode: found \"0666\"; an octal mode",
+            "4: config.a.mode: found \"0666\"; it must be an octal mode",
         ),
         (
             section("format = \"ini\"\nmode = \"rw\""),
-            "4: config.a.mode: found \"rw\"; an octal mode",
+            "4: config.a.mode: found \"rw\"; it must be an octal mode",
         ),
         (
             section("format = \"ini\"\n[config.b]\nfile = \"/etc/a\"\nformat = \"env\""),
@@ -179,32 +179,32 @@ fn an_error_says_line_key_what_was_found_and_what_is_allowed() {
         ),
         (
             section("format = \"ini\"\n[config.b]\nfile = \"/etc/a\"\nformat = \"ini\"\ntable = \"a\""),
-            "config.b: config.a is the same place",
+            "config.b: config.a is the same table",
         ),
         (
             "[[health]]\ntype = \"ping\"".into(),
-            "2: health.type: found \"ping\"; \"exec\", \"http\" or \"tcp\" is needed",
+            "2: health.type: found \"ping\"; it must be \"exec\", \"http\" or \"tcp\"",
         ),
         ("[[health]]\n".into(), "1: health.type: missing"),
         (
             "[[health]]\ntype = \"exec\"\ncommand = [\"true\"]".into(),
-            "3: health.command: found \"true\"; a list",
+            "3: health.command: found \"true\"; it must be a list",
         ),
         (
             "[[health]]\ntype = \"http\"\nurl = \"ftp://x\"".into(),
-            "3: health.url: found \"ftp://x\"; an http",
+            "3: health.url: found \"ftp://x\"; it must be an http",
         ),
         (
             "[[health]]\ntype = \"tcp\"\naddress = \"x\"".into(),
-            "3: health.address: found \"x\"; \"HOST:PORT\"",
+            "3: health.address: found \"x\"; it must be \"HOST:PORT\"",
         ),
         (
             "[[health]]\ntype = \"tcp\"\naddress = \"x:1\"\ninterval = 0".into(),
-            "4: health.interval: found 0; seconds from 1 to 3600",
+            "4: health.interval: found 0; it must be seconds from 1 to 3600",
         ),
         (
             "[[health]]\ntype = \"tcp\"\naddress = \"x:1\"\nretries = -1".into(),
-            "4: health.retries: found -1; 1 to 100",
+            "4: health.retries: found -1; it must be 1 to 100",
         ),
     ];
     for (text, want) in table {

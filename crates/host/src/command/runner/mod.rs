@@ -1,10 +1,11 @@
-//! Children outside the agent's sandbox: hooks and health checks may need whatever their application
-//! needs, so that the agent's own unit could take nothing away from itself if they ran there.
+//! Children outside the agent's sandbox. Hooks and health checks may need anything that their
+//! application needs; if they ran in the agent's unit, it could not be sandboxed at all.
 //!
-//! A runner is a process of the agent's own program, in a transient unit of its own. The agent hands it a socket for each
-//! child, and asks for it there: so no argument of a child, which may be a secret, is a property of a unit, where every user
-//! could read it. It supervises as the agent itself would ([`super::supervise`]). It is started with the first
-//! child, ends when no child was asked for in a while, and with the agent.
+//! A runner is a process of the agent's own program, in a transient unit of its own. The agent
+//! passes it a socket for each child and sends the child's command there. That way no argument,
+//! which may be a secret, is a property of a unit, where every user could read it. The runner runs
+//! a child as the agent itself would ([`super::child`]). It is started with the first child, and
+//! ends after a while without children, and with the agent.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -29,65 +30,67 @@ pub use serve::serve;
 pub use start::COMMAND;
 use start::Start;
 
-use super::supervise::{AFTER_KILL, Ended};
-use super::unit::manager::ManagerError;
+use super::child::AFTER_KILL;
+use super::ended::Ended;
 use super::{Command, CommandError};
 use crate::Root;
+use crate::systemd::{SystemdError, is_systemd};
 
-/// A runner without a child ends after that time.
+/// A runner without a child ends after this time.
 const IDLE: Duration = Duration::from_secs(60);
-/// A child that no runner has taken by then never will be.
+/// For a runner to take a child.
 const TAKEN_WITHIN: Duration = Duration::from_secs(30);
-/// What a runner says as soon as it has read what it is asked for.
+/// Sent by a runner as soon as it has read the command.
 const TAKEN: u8 = b'!';
 
 /// The agent's side.
 #[derive(Debug)]
 pub struct Runner {
     start: Start,
-    at_work: Mutex<Option<AtWork>>,
+    running: Mutex<Option<RunningRunner>>,
 }
 
 /// A runner that was started.
 #[derive(Debug)]
-struct AtWork {
+struct RunningRunner {
     unit: String,
-    /// It ends when this is closed. A clone is with each child.
+    /// The runner ends when this is closed. Each child holds a clone.
     control: Arc<OwnedFd>,
     used: Instant,
 }
 
-/// A child that a runner is at.
-struct Taken {
+/// A child that a runner has taken.
+struct TakenChild {
     unit: String,
     socket: UnixStream,
     _control: Arc<OwnedFd>,
 }
 
-/// Why a child was not even started.
+/// Why no runner took a child.
 #[derive(Debug, thiserror::Error)]
 enum NotTaken {
-    #[error("its runner, {0}, ended at once: `journalctl -u {0}` says why")]
+    #[error("the hook runner {0} ended at once; see `journalctl -u {0}`")]
     Gone(String),
-    #[error("no runner takes it within {TAKEN_WITHIN:?}: look at `systemctl list-units 'hostagent-hooks-*'`")]
+    #[error("no hook runner took it within {TAKEN_WITHIN:?}; see `systemctl list-units 'hostagent-hooks-*'`")]
     Late,
     #[error(transparent)]
-    Manager(ManagerError),
-    #[error("no socket for its runner: {0}")]
+    Systemd(SystemdError),
+    #[error("cannot make a socket for the hook runner: {0}")]
     Io(io::Error),
 }
 
 impl Runner {
-    /// `None`: `root` is a sandbox, its host has another init system, or this is a command of a user who may start no units.
+    /// `None`: `root` is a sandbox, its host has another init system, or this user may not start
+    /// units.
     pub fn of(root: &Root) -> Option<Arc<Self>> {
         let may = rustix::process::geteuid().is_root();
-        (may && crate::services::is_systemd(root)).then(|| Self::new(Start::Unit))
+        (may && is_systemd(root)).then(|| Self::new(Start::Unit))
     }
 
     fn new(start: Start) -> Arc<Self> {
         Arc::new(Self {
             start,
-            at_work: Mutex::new(None),
+            running: Mutex::new(None),
         })
     }
 
@@ -99,34 +102,37 @@ impl Runner {
         };
         let mut taken = match self.taken_in_time(command).await {
             Ok(taken) => taken,
-            Err(NotTaken::Manager(ManagerError::Unsupported(why))) => {
-                tracing::warn!(%why, "systemd takes no units of ours; hooks and checks run in the agent's sandbox");
+            Err(NotTaken::Systemd(error)) if error.is_unsupported() => {
+                tracing::warn!(
+                    %error,
+                    "this systemd cannot run a hook runner; hooks and health checks run in the agent's sandbox"
+                );
                 return Ok(None);
             }
             Err(error) => return Err(lost(error.to_string())),
         };
         let unit = taken.unit;
         let longest = command.deadline.saturating_add(2 * AFTER_KILL);
-        let why = match tokio::time::timeout(longest, wire::answered(&mut taken.socket)).await {
+        let why = match tokio::time::timeout(longest, wire::receive_answer(&mut taken.socket)).await {
             Ok(Ok(ended)) => return Ok(Some(ended)),
             Ok(Err(error)) if error.kind() != io::ErrorKind::InvalidData => {
-                // Whoever killed the runner may have left its children.
+                // If the runner was killed, its children may still run.
                 self.start.kill(&unit).await;
-                format!("its runner, {unit}, has ended ({error})")
+                format!("the hook runner {unit} has ended ({error})")
             }
-            Ok(Err(error)) => format!("its runner, {unit}, is not to be understood: {error}"),
-            Err(_) => format!("its runner, {unit}, does not answer"),
+            Ok(Err(error)) => format!("the hook runner {unit} sent an invalid answer: {error}"),
+            Err(_) => format!("the hook runner {unit} does not answer"),
         };
-        self.let_go(&unit).await;
+        self.forget(&unit).await;
         Err(lost(why))
     }
 
-    /// Hands `command` to a runner. One that has ended unnoticed is replaced, once.
-    async fn taken_in_time(self: &Arc<Self>, command: &Command) -> Result<Taken, NotTaken> {
+    /// Sends `command` to a runner. One that has ended is replaced, once.
+    async fn taken_in_time(self: &Arc<Self>, command: &Command) -> Result<TakenChild, NotTaken> {
         let taken = async {
             match self.taken(command).await {
                 Err(NotTaken::Gone(unit)) => {
-                    tracing::info!(%unit, "the runner of hooks has ended; starting another");
+                    tracing::info!(%unit, "the hook runner has ended; starting another");
                     self.taken(command).await
                 }
                 taken => taken,
@@ -135,75 +141,75 @@ impl Runner {
         tokio::time::timeout(TAKEN_WITHIN, taken)
             .await
             .unwrap_or_else(|_| {
-                // Unless somebody else is at it.
-                if let Ok(mut at_work) = self.at_work.try_lock() {
-                    *at_work = None;
+                // Unless another task uses it now.
+                if let Ok(mut running) = self.running.try_lock() {
+                    *running = None;
                 }
                 Err(NotTaken::Late)
             })
     }
 
-    /// Hands `command` to the runner, which is started if there is none.
-    async fn taken(self: &Arc<Self>, command: &Command) -> Result<Taken, NotTaken> {
+    /// Sends `command` to the runner, which is started if there is none.
+    async fn taken(self: &Arc<Self>, command: &Command) -> Result<TakenChild, NotTaken> {
         let mut taken = self.socket().await?;
         let answer = async {
-            wire::ask(&mut taken.socket, command).await?;
+            wire::send_request(&mut taken.socket, command).await?;
             taken.socket.read_u8().await
         };
         match answer.await {
             Ok(_) => Ok(taken),
             Err(_) => {
-                self.let_go(&taken.unit).await;
+                self.forget(&taken.unit).await;
                 Err(NotTaken::Gone(taken.unit))
             }
         }
     }
 
-    /// The next child is for another runner. This one ends with the last that it has.
-    async fn let_go(&self, unit: &str) {
-        let mut at_work = self.at_work.lock().await;
-        if at_work.as_ref().is_some_and(|known| known.unit == unit) {
-            *at_work = None;
+    /// The next child gets another runner. This one ends with its last child.
+    async fn forget(&self, unit: &str) {
+        let mut running = self.running.lock().await;
+        if running.as_ref().is_some_and(|known| known.unit == unit) {
+            *running = None;
         }
     }
 
-    /// A socket whose other end the runner has.
-    async fn socket(self: &Arc<Self>) -> Result<Taken, NotTaken> {
-        let mut at_work = self.at_work.lock().await;
-        let known = match at_work.take() {
+    /// A socket whose other end was sent to the runner.
+    async fn socket(self: &Arc<Self>) -> Result<TakenChild, NotTaken> {
+        let mut running = self.running.lock().await;
+        let known = match running.take() {
             Some(known) => known,
-            None => self.started().await.map_err(NotTaken::Manager)?,
+            None => self.started().await.map_err(NotTaken::Systemd)?,
         };
-        let known = at_work.insert(known);
+        let known = running.insert(known);
         let (ours, theirs) = StdStream::pair().map_err(NotTaken::Io)?;
         ours.set_nonblocking(true).map_err(NotTaken::Io)?;
         let ours = UnixStream::from_std(ours).map_err(NotTaken::Io)?;
-        if let Err(error) = hand_over(known.control.as_fd(), theirs.as_fd()) {
-            tracing::debug!(unit = %known.unit, %error, "the runner of hooks takes nothing");
+        if let Err(error) = send_socket(known.control.as_fd(), theirs.as_fd()) {
+            tracing::debug!(unit = %known.unit, %error, "the hook runner takes no child");
             let unit = std::mem::take(&mut known.unit);
-            *at_work = None;
+            *running = None;
             return Err(NotTaken::Gone(unit));
         }
         known.used = Instant::now();
-        Ok(Taken {
+        Ok(TakenChild {
             unit: known.unit.clone(),
             socket: ours,
             _control: known.control.clone(),
         })
     }
 
-    async fn started(self: &Arc<Self>) -> Result<AtWork, ManagerError> {
+    async fn started(self: &Arc<Self>) -> Result<RunningRunner, SystemdError> {
         let unit = format!(
             "hostagent-hooks-{}-{:08x}.service",
             std::process::id(),
             fastrand::u32(..)
         );
         let (ours, theirs) =
-            StdStream::pair().map_err(|error| ManagerError::Unreachable(error.to_string()))?;
+            StdStream::pair().map_err(|error| SystemdError::Unreachable(error.to_string()))?;
         self.start.start(&unit, theirs.into()).await?;
-        tracing::debug!(%unit, "started a runner of hooks");
+        tracing::debug!(%unit, "started a hook runner");
         tokio::spawn(end_when_idle(Arc::downgrade(self), unit.clone()));
-        Ok(AtWork {
+        Ok(RunningRunner {
             unit,
             control: Arc::new(ours.into()),
             used: Instant::now(),
@@ -215,11 +221,11 @@ async fn end_when_idle(runner: Weak<Runner>, unit: String) {
     loop {
         tokio::time::sleep(IDLE).await;
         let Some(runner) = runner.upgrade() else { return };
-        let mut at_work = runner.at_work.lock().await;
-        match at_work.as_ref() {
+        let mut running = runner.running.lock().await;
+        match running.as_ref() {
             Some(known) if known.unit == unit => {
                 if Arc::strong_count(&known.control) == 1 && known.used.elapsed() >= IDLE {
-                    *at_work = None;
+                    *running = None;
                     return;
                 }
             }
@@ -228,8 +234,8 @@ async fn end_when_idle(runner: Weak<Runner>, unit: String) {
     }
 }
 
-/// Sends `socket` over `control`, with one byte. A runner that takes nothing is not waited for.
-fn hand_over(control: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> rustix::io::Result<()> {
+/// Sends `socket` over `control`, with one byte. Does not wait for a runner that does not read.
+fn send_socket(control: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> rustix::io::Result<()> {
     let sockets = [socket];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);

@@ -1,4 +1,4 @@
-//! The runner's side: a process that starts children for the agent that has started it.
+//! The runner's side: a process that starts children for its agent.
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::{TAKEN, wire};
 
-/// Serves the agent at the other end of `control`, until that is gone: then every child that still runs is killed.
+/// Serves the agent at the other end of `control` until the agent is gone; then kills all children.
 pub async fn serve(control: OwnedFd) -> io::Result<()> {
     let control = stream(control)?;
     let mut children = JoinSet::new();
@@ -27,20 +27,20 @@ pub async fn serve(control: OwnedFd) -> io::Result<()> {
     }
 }
 
-/// Starts one child, and tells how it ended. Killed as soon as nobody waits for it.
+/// Runs one child and sends its result. Kills it as soon as the agent no longer waits for it.
 async fn serve_one(socket: UnixStream) {
     let (mut from, mut to) = socket.into_split();
     let served = async {
-        let command = wire::asked(&mut from).await?;
+        let command = wire::receive_request(&mut from).await?;
         to.write_all(&[TAKEN]).await?;
         tokio::select! {
-            ended = command.child() => wire::answer(&mut to, ended).await,
-            // Nothing follows: this is its end.
+            ended = command.run_as_child() => wire::send_answer(&mut to, ended).await,
+            // The agent sends nothing more: this is the end of the socket.
             _ = from.read_u8() => Ok(()),
         }
     };
     if let Err(error) = served.await {
-        tracing::debug!(%error, "a child that nobody waits for any more");
+        tracing::debug!(%error, "the agent no longer waits for a child");
     }
 }
 
@@ -50,7 +50,7 @@ fn stream(socket: OwnedFd) -> io::Result<UnixStream> {
     UnixStream::from_std(socket)
 }
 
-/// The socket of the next child; `None`: there is no agent any more. Cancel-safe.
+/// The socket of the next child; `None`: the agent is gone. Cancel-safe.
 async fn next(control: &UnixStream) -> io::Result<Option<OwnedFd>> {
     control
         .async_io(Interest::READABLE, || receive(control.as_fd()))
@@ -77,7 +77,7 @@ fn receive(control: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
         Some(socket) => Ok(Some(socket)),
         None => Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            "the agent sent a byte and no socket",
+            "the agent sent a byte without a socket",
         )),
     }
 }

@@ -1,13 +1,14 @@
-//! How a runner comes to be.
+//! Starts a runner.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::command::supervise::PATH;
-use crate::command::unit::manager::{Manager, ManagerError, NewUnit};
+use crate::command::child::PATH;
+use crate::command::unit::transient::{NewUnit, TransientUnits};
+use crate::systemd::SystemdError;
 
-/// What the agent's own program is told to become a runner.
+/// The command of the agent's own program that makes it a runner.
 pub const COMMAND: &str = "run-hooks";
 
 #[derive(Debug)]
@@ -26,17 +27,17 @@ pub(super) enum Start {
 }
 
 impl Start {
-    /// Ends all that is left of a runner that is lost.
+    /// Kills all processes of a lost runner.
     pub async fn kill(&self, unit: &str) {
         if matches!(self, Self::Unit)
-            && let Err(error) = async { Manager::connect().await?.kill(unit).await }.await
+            && let Err(error) = async { TransientUnits::connect().await?.kill(unit).await }.await
         {
-            tracing::warn!(%unit, %error, "what a lost runner of hooks has started may still run");
+            tracing::warn!(%unit, %error, "cannot kill the processes of a lost hook runner; they may still run");
         }
     }
 
     /// `control`: the runner's end.
-    pub async fn start(&self, unit: &str, control: OwnedFd) -> Result<(), ManagerError> {
+    pub async fn start(&self, unit: &str, control: OwnedFd) -> Result<(), SystemdError> {
         match self {
             Self::Unit => {
                 let program = own_program();
@@ -46,7 +47,10 @@ impl Start {
                     argv: vec![program, COMMAND.into()],
                     environment: vec![format!("PATH={PATH}"), "LANG=C.UTF-8".into(), "HOME=/root".into()],
                 };
-                Manager::connect().await?.start_fed(&unit, control).await
+                TransientUnits::connect()
+                    .await?
+                    .start_with_stdin(&unit, control)
+                    .await
             }
             #[cfg(test)]
             Self::Task(task) => {
@@ -71,7 +75,7 @@ impl Start {
     }
 }
 
-/// This very program, whatever an upgrade has put in its place by now.
+/// The program of this process, even if an upgrade has replaced the file.
 fn own_program() -> String {
     let by_process = format!("/proc/{}/exe", std::process::id());
     let is_same = |path: &Path| {

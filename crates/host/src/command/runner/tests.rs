@@ -19,8 +19,8 @@ fn abort(runner: &Runner) {
 }
 
 async fn unit_of(runner: &Runner) -> Option<String> {
-    let at_work = runner.at_work.lock().await;
-    at_work.as_ref().map(|known| known.unit.clone())
+    let running = runner.running.lock().await;
+    running.as_ref().map(|known| known.unit.clone())
 }
 
 #[tokio::test]
@@ -130,7 +130,7 @@ async fn a_runner_that_has_ended_unnoticed_is_replaced_and_one_that_never_lives_
     let child = shell("true").by_runner(Some(&stillborn));
     let error = child.run().await.unwrap_err().to_string();
     assert!(
-        error.contains("ended at once: `journalctl -u hostagent-hooks-"),
+        error.contains("ended at once; see `journalctl -u hostagent-hooks-"),
         "{error}"
     );
 }
@@ -144,7 +144,7 @@ async fn a_runner_that_takes_nothing_is_an_error_in_time() {
         .await
         .unwrap_err()
         .to_string();
-    assert!(error.contains("no runner takes it within 30s"), "{error}");
+    assert!(error.contains("no hook runner took it within 30s"), "{error}");
     assert_eq!(unit_of(&runner).await, None);
 }
 
@@ -160,7 +160,7 @@ async fn a_runner_that_ends_in_the_midst_takes_its_children_with_it_and_is_not_t
     let process = read_when_there(&file).await;
     abort(&runner);
     let error = running.await.unwrap().unwrap_err().to_string();
-    assert!(error.contains("its runner, hostagent-hooks-"), "{error}");
+    assert!(error.contains("the hook runner hostagent-hooks-"), "{error}");
     assert_ends(&process).await;
     assert_eq!(
         std::fs::read_to_string(&file).unwrap(),
@@ -170,7 +170,7 @@ async fn a_runner_that_ends_in_the_midst_takes_its_children_with_it_and_is_not_t
 }
 
 #[tokio::test]
-async fn a_runner_that_is_let_go_ends_with_its_last_child() {
+async fn a_forgotten_runner_ends_with_its_last_child() {
     let runner = runner();
     let child = shell("sleep 0.3; echo done").by_runner(Some(&runner));
     let running = tokio::spawn(async move { child.run().await });
@@ -178,7 +178,7 @@ async fn a_runner_that_is_let_go_ends_with_its_last_child() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let unit = unit_of(&runner).await.unwrap();
-    runner.let_go(&unit).await;
+    runner.forget(&unit).await;
     assert_eq!(running.await.unwrap().unwrap().stdout, b"done\n");
     let Start::Task(task) = &runner.start else {
         panic!("no task")

@@ -1,7 +1,8 @@
-//! What agent and runner say to each other about one child, over a socket of its own.
+//! The messages of agent and runner about one child, over a socket of its own.
 //!
-//! A frame is a length (4 bytes, big-endian), so many bytes of JSON, and the byte strings whose lengths that JSON
-//! tells: arguments and output need not be text. Both sides are the same program.
+//! A frame is a length (4 bytes, big-endian), a JSON head of that length, and the byte strings
+//! whose lengths are in the head: arguments and output need not be text. Both sides are the same
+//! program.
 
 use std::ffi::OsString;
 use std::io;
@@ -12,15 +13,16 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::command::supervise::{End, Ended};
+use crate::command::ended::{End, Ended};
 use crate::command::{Argument, Command, Exit, Leftovers, Overflow};
 
-/// More than any child may be given or may print: what claims to be longer is no frame of ours.
+/// More than any child may be given or may print.
 const MAX_FRAME: usize = 64 * 1024 * 1024;
 
-/// The child to be. Its program, its arguments, the names and values of its environment and its stdin follow.
+/// The child to start. Its program, its arguments, the names and values of its environment and its
+/// stdin follow.
 #[derive(Debug, Serialize, Deserialize)]
-struct Request {
+struct ChildRequest {
     arguments: usize,
     environment: usize,
     has_stdin: bool,
@@ -32,7 +34,7 @@ struct Request {
 
 /// How it ended. Its stdout and its stderr follow.
 #[derive(Debug, Serialize, Deserialize)]
-enum Answer {
+enum ChildAnswer {
     Exited(Exit),
     Deadline,
     Overflow,
@@ -65,9 +67,8 @@ impl From<Fault> for io::Error {
     }
 }
 
-/// Asks for the child that `command` describes.
-pub(super) async fn ask(to: &mut (impl AsyncWrite + Unpin), command: &Command) -> io::Result<()> {
-    let request = Request {
+pub(super) async fn send_request(to: &mut (impl AsyncWrite + Unpin), command: &Command) -> io::Result<()> {
+    let request = ChildRequest {
         arguments: command.arguments.len(),
         environment: command.environment.len(),
         has_stdin: command.stdin.is_some(),
@@ -90,14 +91,13 @@ pub(super) async fn ask(to: &mut (impl AsyncWrite + Unpin), command: &Command) -
     send(to, &request, &strings).await
 }
 
-/// What [`ask`] has sent.
-pub(super) async fn asked(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Command> {
-    let (request, strings): (Request, _) = receive(from).await?;
+pub(super) async fn receive_request(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Command> {
+    let (request, strings): (ChildRequest, _) = receive(from).await?;
     let mut strings = strings.into_iter();
     let mut next = || {
         strings
             .next()
-            .ok_or_else(|| broken("fewer strings than it tells of"))
+            .ok_or_else(|| broken("fewer strings than announced"))
     };
     let mut command = Command::new(OsString::from_vec(next()?))
         .deadline(request.deadline)
@@ -117,28 +117,26 @@ pub(super) async fn asked(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Com
     Ok(command)
 }
 
-/// Tells how the child ended.
-pub(super) async fn answer(to: &mut (impl AsyncWrite + Unpin), ended: Ended) -> io::Result<()> {
+pub(super) async fn send_answer(to: &mut (impl AsyncWrite + Unpin), ended: Ended) -> io::Result<()> {
     let answer = match ended.end {
-        End::Exited(exit) => Answer::Exited(exit),
-        End::Deadline => Answer::Deadline,
-        End::Overflow => Answer::Overflow,
-        End::NotStarted(error) => Answer::NotStarted(error.into()),
-        End::Lost(error) => Answer::Lost(error.into()),
+        End::Exited(exit) => ChildAnswer::Exited(exit),
+        End::Deadline => ChildAnswer::Deadline,
+        End::Overflow => ChildAnswer::Overflow,
+        End::NotStarted(error) => ChildAnswer::NotStarted(error.into()),
+        End::Lost(error) => ChildAnswer::Lost(error.into()),
     };
     send(to, &answer, &[&ended.stdout, &ended.stderr]).await
 }
 
-/// What [`answer`] has sent.
-pub(super) async fn answered(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Ended> {
+pub(super) async fn receive_answer(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Ended> {
     let (answer, strings) = receive(from).await?;
-    let [stdout, stderr] = <[Vec<u8>; 2]>::try_from(strings).map_err(|_| broken("no two streams"))?;
+    let [stdout, stderr] = <[Vec<u8>; 2]>::try_from(strings).map_err(|_| broken("not two streams"))?;
     let end = match answer {
-        Answer::Exited(exit) => End::Exited(exit),
-        Answer::Deadline => End::Deadline,
-        Answer::Overflow => End::Overflow,
-        Answer::NotStarted(fault) => End::NotStarted(fault.into()),
-        Answer::Lost(fault) => End::Lost(fault.into()),
+        ChildAnswer::Exited(exit) => End::Exited(exit),
+        ChildAnswer::Deadline => End::Deadline,
+        ChildAnswer::Overflow => End::Overflow,
+        ChildAnswer::NotStarted(fault) => End::NotStarted(fault.into()),
+        ChildAnswer::Lost(fault) => End::Lost(fault.into()),
     };
     Ok(Ended { end, stdout, stderr })
 }
@@ -174,7 +172,7 @@ async fn receive<H: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin)) -> io
 
 async fn exactly(from: &mut (impl AsyncRead + Unpin), length: usize, room: usize) -> io::Result<Vec<u8>> {
     if length > room {
-        return Err(broken("longer than any"));
+        return Err(broken("too long"));
     }
     let mut bytes = vec![0; length];
     from.read_exact(&mut bytes).await?;

@@ -1,4 +1,4 @@
-//! What a child in a unit of its own prints: two files, read when it has ended.
+//! The output of a child in a unit of its own: two files, read when it has ended.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
-/// In memory, and gone with a reboot, as the units are.
+/// In memory, and lost with a reboot, as the units are.
 const FOLDER: &str = "/run/hostagent";
-/// A file that takes up more than so many times the cap is cut.
+/// A file that takes more space than this many times the cap is cut.
 const SLACK: u64 = 16;
 
 pub(super) struct Logs {
@@ -32,7 +32,7 @@ impl Logs {
         }
     }
 
-    /// `cap`: what is kept of each.
+    /// `cap`: how many bytes of each are kept.
     pub fn create(unit: &str, cap: usize) -> io::Result<Self> {
         let folder = Path::new(FOLDER);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
@@ -41,18 +41,18 @@ impl Logs {
         Ok(logs)
     }
 
-    /// Whoever writes into them writes at their end, also after they were cut.
+    /// For appending: a write goes to the end of the file, also after it was cut.
     pub fn open(&self) -> io::Result<[File; 2]> {
         let [stdout, stderr] = &self.paths;
         Ok([appending(stdout)?, appending(stderr)?])
     }
 
-    /// Keeps a child that prints without end from filling the memory: the newest of it stays. A hole is made where the
-    /// oldest was, so that nothing is lost which is printed at that very instant.
+    /// Keeps a child that prints without end from filling the memory: the newest output stays. A
+    /// hole replaces the oldest output, so that nothing is lost that is printed at that instant.
     pub fn cut(&self) {
         for path in &self.paths {
             if let Err(error) = self.cut_one(path) {
-                tracing::warn!(path = %path.display(), %error, "the output of a child grows and can't be cut");
+                tracing::warn!(path = %path.display(), %error, "cannot cut the growing output of a child");
             }
         }
     }
@@ -68,7 +68,7 @@ impl Logs {
         Ok(fallocate(&file, hole, 0, oldest)?)
     }
 
-    /// The newest of stdout and stderr.
+    /// The newest output on stdout and on stderr.
     pub fn read(&self) -> (Vec<u8>, Vec<u8>) {
         let [stdout, stderr] = &self.paths;
         let read = |path| tail(path, self.cap).unwrap_or_default();
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn what_grows_is_cut_to_its_end_and_the_writer_goes_on() {
-        // On disk most file systems can; the real place is in memory.
+        // Memory, as the real folder is; not every file system on disk can make holes.
         let folder = tempfile::tempdir_in("/dev/shm").unwrap();
         let logs = Logs::new(folder.path(), "u", 5000);
         let [mut stdout, mut stderr] = logs.open().unwrap();

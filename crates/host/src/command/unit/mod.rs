@@ -1,8 +1,9 @@
-//! A child in a systemd unit of its own: outside the agent's unit, so that it goes on when the agent is stopped,
-//! killed or upgraded in the midst, and none of the agent's own limits and sandboxing holds for it.
+//! A child in a systemd unit of its own, outside the agent's unit: it continues when the agent is
+//! stopped, killed or upgraded, and the agent's limits and sandbox do not apply to it.
 //!
-//! Such a unit stays loaded after its child has ended (`RemainAfterExit`), until whoever started it has read how. An agent
-//! that finds the unit of a starter that is no more waits for its end and puts it away.
+//! The unit stays loaded after its child has ended (`RemainAfterExit`), until its starter has read
+//! the result. An agent that finds a unit whose starter is gone (an orphan) waits for its end and
+//! unloads it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,58 +12,60 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 use tokio::sync::watch;
 
-use super::supervise::{AFTER_KILL, End, Ended, PATH};
+use super::child::{AFTER_KILL, PATH};
+use super::ended::{End, Ended};
 use super::{Command, CommandError, Output};
 use crate::Root;
+use crate::systemd::{SystemdError, is_systemd};
 
 mod log;
-pub(super) mod manager;
+pub(super) mod transient;
 
 use log::Logs;
-use manager::{Manager, ManagerError, State};
+use transient::{NewUnit, TransientUnits, UnitState, command_error};
 
 /// Followed by the starter's process id, a dash and a random number.
 const PREFIX: &str = "hostagent-run-";
-/// How often to look whether a log has grown too long; and at the unit, should a signal get lost.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// After a failed call. The bus is started anew when it is upgraded.
+/// How often to check the size of the logs; and the unit, in case a signal was lost.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Pause after a failed call: an upgrade restarts the bus.
 const RECONNECT: Duration = Duration::from_millis(500);
 
-/// Where children can have units of their own: a host that was booted with systemd.
+/// The units of commands, on a host that was booted with systemd.
 #[derive(Debug)]
 pub struct OwnUnits {
-    /// How many are awaited now.
-    under_way: watch::Sender<u32>,
+    /// How many this process waits for.
+    running: watch::Sender<u32>,
 }
 
 impl OwnUnits {
     /// `None`: `root` is a sandbox, or its host has another init system.
     pub fn of(root: &Root) -> Option<Arc<Self>> {
-        crate::services::is_systemd(root).then(|| {
+        is_systemd(root).then(|| {
             Arc::new(Self {
-                under_way: watch::Sender::new(0),
+                running: watch::Sender::new(0),
             })
         })
     }
 
-    /// Returns as soon as a child is at work in a unit of its own. Cancel-safe.
-    pub async fn at_work(&self) {
-        let mut under_way = self.under_way.subscribe();
-        if under_way.wait_for(|count| *count > 0).await.is_err() {
+    /// Returns as soon as a child runs in a unit of its own. Cancel-safe.
+    pub async fn wait_until_running(&self) {
+        let mut running = self.running.subscribe();
+        if running.wait_for(|count| *count > 0).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 
-    /// Waits for the children of starters that are no more; each is killed when it has had `deadline` from now. How each
-    /// has ended, if that can be told. Their units stay, for all who ask.
-    pub async fn orphans_end(&self, deadline: Duration) -> Result<Vec<Option<Output>>, CommandError> {
+    /// Waits for the ends of orphans; kills each that still runs `deadline` from now. Returns how
+    /// each has ended, if known. The units stay loaded, so that every caller sees them.
+    pub async fn wait_for_orphans(&self, deadline: Duration) -> Result<Vec<Option<Output>>, CommandError> {
         let mut outputs = Vec::new();
         for name in orphans().await? {
             let started = Instant::now();
-            tracing::info!(unit = %name, "waiting for the end of what an earlier agent has started");
-            let mut unit = Unit::found(name);
-            let end = unit.end(started, deadline).await;
-            tracing::info!(unit = %unit.name, ?end, "it has ended");
+            tracing::info!(unit = %name, "waiting for the end of a command of an earlier agent");
+            let mut unit = RunningUnit::found(name);
+            let end = unit.wait_for_end(started, deadline).await;
+            tracing::info!(unit = %unit.name, ?end, "the command of an earlier agent has ended");
             let (stdout, stderr) = unit.logs.read();
             outputs.push(match end {
                 End::Exited(exit) => Some(Output {
@@ -77,11 +80,11 @@ impl OwnUnits {
         Ok(outputs)
     }
 
-    /// Puts the units away whose starters are no more.
-    pub async fn put_away_orphans(&self) -> Result<(), CommandError> {
+    /// Unloads the units of processes that are gone.
+    pub async fn remove_orphans(&self) -> Result<(), CommandError> {
         for name in orphans().await? {
             if !starter(&name).is_some_and(is_alive) {
-                Unit::found(name).put_away().await;
+                RunningUnit::found(name).remove().await;
             }
         }
         Ok(())
@@ -91,29 +94,28 @@ impl OwnUnits {
 /// Units that other processes have started.
 async fn orphans() -> Result<Vec<String>, CommandError> {
     let orphans = async {
-        let manager = Manager::connect().await?;
-        let mut names = manager.loaded(PREFIX).await?;
+        let mut names = TransientUnits::connect().await?.loaded(PREFIX).await?;
         names.retain(|name| starter(name) != Some(std::process::id()));
-        Ok::<_, ManagerError>(names)
+        Ok::<_, SystemdError>(names)
     };
     orphans
         .await
-        .map_err(|error| error.about("units of an earlier agent"))
+        .map_err(|error| command_error("units of an earlier agent", error))
 }
 
-/// Counts as under way as long as it lives.
-struct AtWork<'a>(&'a OwnUnits);
+/// Counts as running until it is dropped.
+struct CountedRun<'a>(&'a OwnUnits);
 
-impl<'a> AtWork<'a> {
+impl<'a> CountedRun<'a> {
     fn begin(units: &'a OwnUnits) -> Self {
-        units.under_way.send_modify(|count| *count += 1);
+        units.running.send_modify(|count| *count += 1);
         Self(units)
     }
 }
 
-impl Drop for AtWork<'_> {
+impl Drop for CountedRun<'_> {
     fn drop(&mut self) {
-        self.0.under_way.send_modify(|count| *count -= 1);
+        self.0.running.send_modify(|count| *count -= 1);
     }
 }
 
@@ -122,7 +124,7 @@ fn starter(name: &str) -> Option<u32> {
     name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok()
 }
 
-/// Also where `/proc` hides processes with more rights than the agent's (`hidepid`).
+/// Works also where `/proc` hides processes with more rights than the agent's (`hidepid`).
 fn is_alive(process: u32) -> bool {
     let process = i32::try_from(process).ok().and_then(Pid::from_raw);
     process.is_some_and(|process| rustix::process::test_kill_process(process) != Err(Errno::SRCH))
@@ -134,58 +136,66 @@ pub(super) async fn run(
     units: &OwnUnits,
     started: Instant,
 ) -> Result<Option<Ended>, CommandError> {
+    let _counted = CountedRun::begin(units);
+    let Some(mut unit) = start(command).await? else {
+        return Ok(None);
+    };
+    tracing::debug!(%command, unit = %unit.name, "started in a unit of its own");
+    let end = unit.wait_for_end(started, command.deadline).await;
+    let (stdout, stderr) = unit.logs.read();
+    unit.remove().await;
+    Ok(Some(Ended { end, stdout, stderr }))
+}
+
+/// `None`: this systemd is too old for it.
+async fn start(command: &Command) -> Result<Option<RunningUnit>, CommandError> {
     let name = format!("{PREFIX}{}-{:08x}.service", std::process::id(), fastrand::u32(..));
     let argv = argv(command)?;
-    let io = |source| CommandError::Io {
+    let logs = Logs::create(&name, command.output_cap).map_err(|source| CommandError::Io {
         command: command.to_string(),
         source,
-    };
-    let logs = Logs::create(&name, command.output_cap).map_err(io)?;
-    let _at_work = AtWork::begin(units);
-    let unit = manager::NewUnit {
+    })?;
+    let unit = NewUnit {
         name: &name,
         description: format!("Backbone host agent: {}", super::shortened(&command.to_string())),
         argv,
         environment: environment(command),
     };
     let start = async {
-        Manager::connect()
+        TransientUnits::connect()
             .await?
             .start(&unit, command.deadline, &logs)
             .await
     };
     match start.await {
-        Ok(()) => {}
-        Err(ManagerError::Unsupported(why)) => {
-            tracing::warn!(%why, "systemd takes no units of ours; running it beside the agent");
+        Ok(()) => Ok(Some(RunningUnit { name, logs })),
+        Err(error) if error.is_unsupported() => {
+            tracing::warn!(
+                %error,
+                "this systemd cannot run the command in a unit of its own; running it as a child of the agent"
+            );
             logs.delete();
-            return Ok(None);
+            Ok(None)
         }
-        Err(error) => return Err(error.about(&command.to_string())),
+        Err(error) => Err(command_error(&command.to_string(), error)),
     }
-    tracing::debug!(%command, unit = %name, "started in a unit of its own");
-    let mut unit = Unit { name, logs };
-    let end = unit.end(started, command.deadline).await;
-    let (stdout, stderr) = unit.logs.read();
-    unit.put_away().await;
-    Ok(Some(Ended { end, stdout, stderr }))
 }
 
 /// A unit that was started.
-struct Unit {
+struct RunningUnit {
     name: String,
     logs: Logs,
 }
 
-impl Unit {
+impl RunningUnit {
     /// Started by another process.
     fn found(name: String) -> Self {
         let logs = Logs::of(&name);
         Self { name, logs }
     }
 
-    /// Waits for the end of the child. Whatever happens to the bus meanwhile, it is asked again.
-    async fn end(&mut self, started: Instant, deadline: Duration) -> End {
+    /// Waits for the end of the child. If the bus fails meanwhile, it connects again.
+    async fn wait_for_end(&mut self, started: Instant, deadline: Duration) -> End {
         let mut killed = false;
         let mut last_error = String::new();
         loop {
@@ -194,51 +204,52 @@ impl Unit {
                 return lost(format!("its unit {} does not end: {last_error}", self.name));
             }
             match self.follow(deadline.saturating_sub(elapsed), &mut killed).await {
-                Ok(State::Running) => tokio::time::sleep(RECONNECT).await,
-                Ok(State::Ended(_)) if killed => return End::Deadline,
-                Ok(State::Ended(exit)) => return End::Exited(exit),
-                Ok(State::Gone) => {
-                    return lost(format!("its unit {} was stopped by someone", self.name));
+                Ok(UnitState::Running) => tokio::time::sleep(RECONNECT).await,
+                Ok(UnitState::Ended(_)) if killed => return End::Deadline,
+                Ok(UnitState::Ended(exit)) => return End::Exited(exit),
+                Ok(UnitState::Gone) => {
+                    return lost(format!("its unit {} was stopped externally", self.name));
                 }
                 Err(error) => {
                     last_error = error.to_string();
-                    tracing::debug!(unit = %self.name, error = %last_error, "asking systemd again");
+                    tracing::debug!(unit = %self.name, error = %last_error, "connecting to systemd again");
                     tokio::time::sleep(RECONNECT).await;
                 }
             }
         }
     }
 
-    /// Over one connection. Returns [`State::Running`] a while after it was told to kill.
-    async fn follow(&mut self, mut left: Duration, killed: &mut bool) -> Result<State, ManagerError> {
-        let manager = Manager::connect().await?;
-        let mut changes = manager.changes(&self.name).await?;
+    /// Waits over one connection. Returns [`UnitState::Running`] if a kill has had no effect.
+    async fn follow(&mut self, mut left: Duration, killed: &mut bool) -> Result<UnitState, SystemdError> {
+        let units = TransientUnits::connect().await?;
+        let mut changes = units.changes(&self.name).await?;
         loop {
-            match manager.state(&self.name).await? {
-                State::Running => {}
+            match units.state(&self.name).await? {
+                UnitState::Running => {}
                 ended => return Ok(ended),
             }
             if left.is_zero() && *killed {
-                return Ok(State::Running);
+                return Ok(UnitState::Running);
             }
             if left.is_zero() {
-                manager.kill(&self.name).await?;
+                units.kill(&self.name).await?;
                 *killed = true;
                 left = AFTER_KILL;
             }
             let began = Instant::now();
-            // A change that is missed here only costs a second.
-            let _ = tokio::time::timeout(left.min(LOOK_AGAIN), manager::next(&mut changes)).await;
+            // A missed change delays the result by a second at most.
+            let change = transient::next_change(&mut changes);
+            let _ = tokio::time::timeout(left.min(POLL_INTERVAL), change).await;
             left = left.saturating_sub(began.elapsed());
             self.logs.cut();
         }
     }
 
-    /// Ends what is left of it, and lets systemd forget it.
-    async fn put_away(self) {
-        let put_away = async { Manager::connect().await?.put_away(&self.name).await };
-        if let Err(error) = put_away.await {
-            tracing::debug!(unit = %self.name, %error, "its unit stays loaded");
+    /// Kills its remaining processes and unloads it.
+    async fn remove(self) {
+        let remove = async { TransientUnits::connect().await?.remove(&self.name).await };
+        if let Err(error) = remove.await {
+            tracing::debug!(unit = %self.name, %error, "cannot unload the unit of a command");
         }
         self.logs.delete();
     }
@@ -248,7 +259,7 @@ fn lost(why: String) -> End {
     End::Lost(std::io::Error::other(why))
 }
 
-/// systemd wants the program's whole path, text, and `$` twice.
+/// systemd needs the program's whole path, UTF-8, and every `$` doubled.
 fn argv(command: &Command) -> Result<Vec<String>, CommandError> {
     let start_error = |reason: &str| CommandError::Start {
         command: command.to_string(),

@@ -1,5 +1,5 @@
-//! dpkg's database of installed packages, read without dpkg: `status`, and the journal `updates/` that
-//! dpkg merges into it when it ends. Format: deb822(5), dpkg-query(1).
+//! dpkg's database of installed packages, read without dpkg: `status`, and the journal `updates/`
+//! that dpkg merges into it when it ends. Format: deb822(5), dpkg-query(1).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -53,13 +53,6 @@ pub fn read(admin: &Path) -> io::Result<Database> {
     Ok(database)
 }
 
-/// The status file of the database in `admin`; `None` if that is not all of the database.
-pub fn status_alone(admin: &Path) -> io::Result<Option<BufReader<File>>> {
-    let status = File::open(admin.join("status"))?;
-    let is_all = pending_updates(admin)?.is_empty();
-    Ok(is_all.then(|| BufReader::with_capacity(64 * 1024, status)))
-}
-
 /// The journal's files, oldest first. Names are numbers; others (`tmp.i`) are not complete.
 fn pending_updates(admin: &Path) -> io::Result<Vec<PathBuf>> {
     let folder = match fs::read_dir(admin.join("updates")) {
@@ -104,8 +97,8 @@ fn merge(stanza: &Stanzas<impl BufRead>, database: &mut Database) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let name = text(package);
     let arch = text(architecture);
-    // Where two architectures of a package are allowed at all, they are at the same version: one entry
-    // serves both. A broken one counts, one that is gone does not.
+    // Where two architectures of a package are allowed at all, they are at the same version: one
+    // entry serves both. A broken one counts, one that is gone does not.
     let other_arch = database.packages.get(&name).filter(|other| other.arch != arch);
     let other_counts = other_arch.map(|other| other.broken);
     // WANT FLAG STATE

@@ -1,9 +1,9 @@
 //! dpkg and apt.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -11,10 +11,12 @@ use protocol::Category;
 use tokio::sync::OnceCell;
 
 use super::cache::{Cache, Stamp};
+use super::offers::{self, Lists, Offer, Refreshes};
 use super::outcome::judge;
 use super::runs::{self, FailedRun, ask, run, run_in_turn};
+use super::space::{self, Arrival};
 use super::{
-    Options, ROOT_VARIABLE, check_name, check_path, check_words, describe, newest_satisfying, no_repositories,
+    Options, ROOT_VARIABLE, check_name, check_path, check_words, describe, messages, no_repositories,
 };
 use crate::command::{Command, Overflow, OwnUnits, Runner};
 use crate::{
@@ -23,25 +25,20 @@ use crate::{
 };
 
 mod apt;
-pub(super) mod archive;
-pub(super) mod control;
 pub(super) mod database;
-mod fit;
-mod package_file;
-mod relations;
+pub(super) mod package_file;
 mod stanzas;
 
-pub use relations::Relations;
-
-use apt::{is_noted, madison_versions, simulation};
+use apt::{policy_offers, simulation};
 use database::{Breakage, Database};
-use fit::Arriving;
 
+/// A line for each file of a large package, or for each package of a large change.
+const QUERY_CAP: usize = 64 * 1024 * 1024;
 const ADMIN_FOLDER: &str = "/var/lib/dpkg";
-/// Where apt notes what came as a dependency only.
-const APT_STATES: &str = "/var/lib/apt/extended_states";
 /// Where apt keeps the lists of what repositories offer.
 const APT_LISTS: &str = "/var/lib/apt/lists";
+/// Has dpkg bring back configuration files that were deleted.
+const RESTORE_CONFFILES: &str = "--force-confmiss";
 /// Of a package manager's output the end says why it failed.
 const LOG_CAP: usize = 64 * 1024;
 /// Queries: they read, and never wait.
@@ -59,6 +56,16 @@ pub struct Deb {
     units: Option<Arc<OwnUnits>>,
     runner: Option<Arc<Runner>>,
     native_arch: OnceCell<String>,
+    /// Packages whose scripts have hung.
+    hung: Mutex<BTreeSet<String>>,
+    refreshes: Refreshes,
+}
+
+/// The program that makes a change on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Maker {
+    Apt,
+    Dpkg,
 }
 
 /// Whether `root` has a dpkg database that holds packages.
@@ -78,7 +85,13 @@ impl Deb {
             deadline: options.deadline,
             cache: Cache::empty(),
             native_arch: OnceCell::new(),
+            hung: Mutex::default(),
+            refreshes: Refreshes::new(options.refresh_interval),
         }
+    }
+
+    fn locks(&self) -> [PathBuf; 2] {
+        ["lock-frontend", "lock"].map(|lock| self.admin.join(lock))
     }
 
     /// The database; read anew only if its files have changed.
@@ -135,7 +148,8 @@ impl Deb {
                 "-o",
                 "Dpkg::Options::=--force-confold",
             ])
-            // With a terminal of its own dpkg would run in another session, out of the group's reach.
+            // With a terminal of its own dpkg would run in another session, out of the group's
+            // reach.
             .args(["-o", "Dpkg::Use-Pty=0", "-o", "DPkg::Lock::Timeout=3"])
     }
 
@@ -154,47 +168,44 @@ impl Deb {
     }
 
     /// One run of apt-get for all of it. `mode`: nothing, or `--simulate`.
-    fn apt_transaction(&self, transaction: &Transaction, mode: &[&str]) -> Command {
-        let apt_get = self.apt_get().args(mode);
-        let apt_get = match transaction.remove.is_empty() {
-            // To make room for something, apt would remove what nobody asked it to.
-            true => apt_get.arg("--no-remove"),
-            false => apt_get,
-        };
+    async fn apt_transaction(&self, transaction: &Transaction, mode: &[&str]) -> Result<Command, HostError> {
+        let mut apt_get = self.apt_get().args(mode);
+        if self.restores_conffiles(transaction)? {
+            apt_get = apt_get
+                .arg("-o")
+                .arg(format!("Dpkg::Options::={RESTORE_CONFFILES}"));
+        }
         let installs = transaction.install.iter().map(|source| match source {
             Source::File(file) => file.path.clone().into_os_string(),
             Source::Repository { name, version } => format!("{name}={version}").into(),
         });
-        let removals = transaction.remove.iter().map(|name| format!("{name}-").into());
-        apt_get.arg("install").arg("--").args(installs.chain(removals))
+        let removals = self
+            .removals(transaction)
+            .await?
+            .into_iter()
+            .map(|name| format!("{name}-").into());
+        Ok(apt_get.arg("install").arg("--").args(installs.chain(removals)))
     }
 
-    /// One run of dpkg for all packages that come, one for all that go. `mode`: nothing, or `--no-act`.
+    /// One run of dpkg for all packages that come, one for all that go. `mode`: nothing, or
+    /// `--no-act`.
     async fn run_dpkg(&self, transaction: &Transaction, mode: &[&str], doing: &str) -> Result<(), FailedRun> {
         let files = local_files(transaction).map_err(FailedRun::before_start)?;
-        let removal = self.dpkg_remove(mode).args(&transaction.remove);
-        let install = self.dpkg().args(mode).args(["--install", "--"]).args(&files);
+        let removals = self
+            .removals(transaction)
+            .await
+            .map_err(FailedRun::before_start)?;
+        let removal = self.dpkg_remove(mode).args(removals);
+        let mut install = self.dpkg().args(mode);
+        if self
+            .restores_conffiles(transaction)
+            .map_err(FailedRun::before_start)?
+        {
+            install = install.arg(RESTORE_CONFFILES);
+        }
+        let install = install.args(["--install", "--"]).args(&files);
         let removal = (!transaction.remove.is_empty()).then_some(removal);
         run_in_turn(removal, (!files.is_empty()).then_some(install), doing).await
-    }
-
-    /// Whether dpkg, and apt, would surely take all of it: then no dry run need be asked, and apt may be left out. `false`
-    /// says nothing.
-    async fn surely_fits(&self, transaction: &Transaction) -> bool {
-        let arriving: Option<Vec<Arriving>> = transaction.install.iter().map(arriving).collect();
-        let Some(arriving) = arriving.filter(|_| transaction.remove.is_empty()) else {
-            return false;
-        };
-        // It has a say of its own in dpkg's dry run.
-        if super::is_installed("debsig-verify") {
-            return false;
-        }
-        let Ok(native) = self.native_arch().await else {
-            return false;
-        };
-        let fits = database::status_alone(&self.admin)
-            .and_then(|status| status.map_or(Ok(false), |status| fit::surely_fit(&arriving, status, native)));
-        fits.unwrap_or(false)
     }
 
     /// Removes even what is half-installed; configuration files stay.
@@ -215,36 +226,83 @@ impl Deb {
     /// apt's dry run.
     async fn simulate_apt(&self, transaction: &Transaction) -> Result<Simulation, FailedRun> {
         let doing = format!("dry run of {}", describe(transaction));
-        let output = run(self.apt_transaction(transaction, &["--simulate"]), &doing).await?;
+        let apt_get = self.apt_transaction(transaction, &["--simulate"]).await;
+        // A query: a killed agent need not find out how it ended.
+        let apt_get = apt_get
+            .map_err(FailedRun::before_start)?
+            .by_runner(self.runner.as_ref())
+            .output_cap(QUERY_CAP, Overflow::Kill);
+        let output = run(apt_get, &doing).await?;
         Ok(simulation(&output.stdout_text(), transaction))
     }
 
-    /// apt refuses all work while a package must be reinstalled and no archive of it is at hand.
-    async fn remove_half_installed(&self, transaction: &Transaction) -> Result<(), FailedRun> {
-        let (database, _) = self.database().map_err(FailedRun::before_start)?;
-        let half_installed = |name: &&String| database.broken.get(*name) == Some(&Breakage::HalfInstalled);
-        let names: Vec<_> = transaction.remove.iter().filter(half_installed).collect();
-        match names.is_empty() {
-            true => Ok(()),
-            false => run(self.dpkg_remove(&[]).args(names), &describe(transaction))
-                .await
-                .map(|_| ()),
+    /// Which program makes this change on the host, and what it would do besides.
+    async fn resolve(&self, transaction: &Transaction) -> Result<(Simulation, Maker), FailedRun> {
+        let refused = match self.simulate_apt(transaction).await {
+            Ok(simulation) => return Ok((simulation, Maker::Apt)),
+            Err(failed) => failed,
+        };
+        let is_refusal = refused.touched_nothing && refused.error.category != Category::Locked;
+        if !transaction.install.is_empty() || !is_refusal {
+            return Err(refused);
+        }
+        // apt refuses all work beside a package that is half-installed or lacks a dependency,
+        // whoever installed it.
+        let doing = format!("dry run of {}", describe(transaction));
+        match self.run_dpkg(transaction, &["--no-act"], &doing).await {
+            Ok(()) => {
+                tracing::warn!(error = %refused.error, "using dpkg for a removal that apt refuses because of other packages");
+                Ok((Simulation::default(), Maker::Dpkg))
+            }
+            Err(_) => Err(refused),
         }
     }
 
-    /// Beside its own work apt configures every package that is not: it would run the script again that has just
-    /// hung or failed for another application, and fail for it. dpkg keeps to what it is told, where it can do it.
-    async fn dpkg_is_to_do(&self, transaction: &Transaction) -> Result<bool, HostError> {
-        let (database, _) = self.database()?;
-        let removals = transaction.remove.iter().map(String::as_str);
-        let ours: Vec<&str> = transaction
-            .install
+    async fn run(&self, transaction: &Transaction) -> Result<(), FailedRun> {
+        let doing = describe(transaction);
+        let maker = if !self.root.is_host() || self.avoids_hung_script(transaction).await? {
+            Maker::Dpkg
+        } else if transaction.remove.is_empty() {
+            Maker::Apt
+        } else {
+            let (simulation, maker) = self.resolve(transaction).await?;
+            simulation
+                .refuse_removals(transaction)
+                .map_err(FailedRun::before_start)?;
+            maker
+        };
+        match maker {
+            Maker::Apt => {
+                // To make room for something, apt would remove what nobody asked it to.
+                let mode: &[&str] = if transaction.remove.is_empty() {
+                    &["--no-remove"]
+                } else {
+                    &[]
+                };
+                let apt_get = self.apt_transaction(transaction, mode).await;
+                run(apt_get.map_err(FailedRun::before_start)?, &doing)
+                    .await
+                    .map(|_| ())
+            }
+            Maker::Dpkg => self.run_dpkg(transaction, &[], &doing).await,
+        }
+    }
+
+    /// Whether dpkg has to do this because apt, which configures all packages that are not, would
+    /// run a script again that has hung in another package.
+    async fn avoids_hung_script(&self, transaction: &Transaction) -> Result<bool, FailedRun> {
+        let hung = self.hung.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if hung.is_empty() || local_files(transaction).is_err() {
+            return Ok(false);
+        }
+        let (database, _) = self.database().map_err(FailedRun::before_start)?;
+        let is_named = |name: &String| {
+            transaction.remove.contains(name)
+                || transaction.install.iter().any(|source| source.name() == name)
+        };
+        if !hung
             .iter()
-            .map(Source::name)
-            .chain(removals)
-            .collect();
-        if database.broken.keys().all(|name| ours.contains(&name.as_str()))
-            || local_files(transaction).is_err()
+            .any(|name| database.broken.contains_key(name) && !is_named(name))
         {
             return Ok(false);
         }
@@ -252,52 +310,139 @@ impl Deb {
         Ok(self.run_dpkg(transaction, &["--no-act"], &doing).await.is_ok())
     }
 
-    /// Of what surely fits there is nothing for apt to find out, for which it takes the most of a second: it would have
-    /// dpkg install these files. Unless it was configured to do more, or has noted something of them.
-    async fn apt_adds_nothing(&self, transaction: &Transaction) -> bool {
-        if !transaction.remove.is_empty() || local_files(transaction).is_err() {
-            return false;
-        }
-        let dump = Command::new("apt-config").arg("dump").deadline(QUERY_DEADLINE);
-        let Ok(configuration) = ask(&dump).await else {
-            return false;
-        };
-        let names: Vec<&str> = transaction.install.iter().map(Source::name).collect();
-        let is_noted = match fs::read_to_string(self.root.join(APT_STATES)) {
-            Ok(states) => is_noted(&states, &names),
-            Err(error) => error.kind() != std::io::ErrorKind::NotFound,
-        };
-        // Last, right before dpkg takes its lock: apt would look while it holds it.
-        if !self.surely_fits(transaction).await {
-            return false;
-        }
-        let more = apt::does_more(&configuration);
-        if let Some(setting) = more {
-            tracing::info!(%setting, "by apt, whose configuration asks for more than dpkg does");
-        }
-        more.is_none() && !is_noted
+    /// Remembers the packages whose scripts ran when a run was killed at its deadline.
+    fn note_hung(&self, database: &Database) {
+        let ran = database
+            .broken
+            .iter()
+            .filter(|(_, breakage)| **breakage != Breakage::Unpacked);
+        let mut hung = self.hung.lock().unwrap_or_else(PoisonError::into_inner);
+        hung.extend(ran.map(|(name, _)| name.clone()));
     }
 
-    async fn run(&self, transaction: &Transaction) -> Result<(), FailedRun> {
-        let doing = describe(transaction);
-        if !self.root.is_host()
-            || self.apt_adds_nothing(transaction).await
-            || self
-                .dpkg_is_to_do(transaction)
-                .await
-                .map_err(FailedRun::before_start)?
-        {
-            return self.run_dpkg(transaction, &[], &doing).await;
+    async fn find(&self, package: &str, version: &str, may_refresh: bool) -> Result<String, HostError> {
+        check_name(package)?;
+        if !self.root.is_host() {
+            return Err(no_repositories(package, &self.root));
         }
-        if !transaction.remove.is_empty() {
-            let simulation = self.simulate_apt(transaction).await?;
-            let refused = simulation.refuse_removals(transaction);
-            refused.map_err(FailedRun::before_start)?;
-            self.remove_half_installed(transaction).await?;
+        let mut offers = self.offers(package).await?;
+        let mut lists = Lists::Present;
+        if may_refresh && offers::best(Family::Deb, version, &offers).is_none() && self.refreshes.begin() {
+            match self.refresh_lists().await {
+                Ok(()) => offers = self.offers(package).await?,
+                Err(error) => lists = Lists::Stale(error),
+            }
         }
-        run(self.apt_transaction(transaction, &[]), &doing)
-            .await
-            .map(|_| ())
+        if let Some(best) = offers::best(Family::Deb, version, &offers) {
+            return Ok(best.version.clone());
+        }
+        if !self.has_lists() {
+            lists = match lists {
+                Lists::Stale(error) => Lists::Absent(Some(error)),
+                Lists::Present | Lists::Absent(_) => Lists::Absent(None),
+            };
+        }
+        Err(offers::not_offered(package, version, &offers, lists))
+    }
+
+    async fn offers(&self, package: &str) -> Result<Vec<Offer>, HostError> {
+        let apt_cache = Command::new("apt-cache")
+            .args(["policy", "--", package])
+            .by_runner(self.runner.as_ref())
+            .deadline(QUERY_DEADLINE);
+        let output = run(apt_cache, &format!("looking for {package}")).await?;
+        Ok(policy_offers(&output.stdout_text(), package))
+    }
+
+    async fn refresh_lists(&self) -> Result<(), HostError> {
+        tracing::info!("refreshing the package lists with apt-get update");
+        let update = Command::new("apt-get")
+            .args(["-q", "update"])
+            .by_runner(self.runner.as_ref())
+            .output_cap(LOG_CAP, Overflow::KeepTail)
+            .deadline(self.deadline);
+        let output = run(update, "apt-get update").await?;
+        match messages::not_fetched(&output.stderr_text()) {
+            None => Ok(()),
+            // apt-get update calls this a success.
+            Some(line) => Err(HostError::new(
+                Category::Network,
+                format!("apt-get update: {line}"),
+            )),
+        }
+    }
+
+    /// Whether apt has the list of any repository.
+    fn has_lists(&self) -> bool {
+        let Ok(folder) = fs::read_dir(self.root.join(APT_LISTS)) else {
+            return false;
+        };
+        let own = ["lock", "partial", "auxfiles"];
+        folder
+            .filter_map(Result::ok)
+            .any(|entry| !own.iter().any(|own| entry.file_name() == *own))
+    }
+
+    /// `NAME`, or `NAME:ARCH` where the package is installed for a foreign architecture: by the
+    /// name alone apt means the host's own.
+    async fn qualified(&self, name: &str, installed: &InstalledPackages) -> Result<String, HostError> {
+        match installed.get(name) {
+            Some(package) if package.arch != "all" && package.arch != *self.native_arch().await? => {
+                Ok(format!("{name}:{}", package.arch))
+            }
+            _ => Ok(name.to_owned()),
+        }
+    }
+
+    /// Names of what goes, as dpkg and apt take them.
+    async fn removals(&self, transaction: &Transaction) -> Result<Vec<String>, HostError> {
+        let (_, installed) = self.database()?;
+        let mut names = Vec::new();
+        for name in &transaction.remove {
+            names.push(self.qualified(name, &installed).await?);
+        }
+        Ok(names)
+    }
+
+    /// Whether to bring back configuration files that were deleted: those of a package that is
+    /// removed but for its configuration files, unless an installed package changes in the same run
+    /// and lacks one. That one was somebody's decision.
+    fn restores_conffiles(&self, transaction: &Transaction) -> Result<bool, HostError> {
+        let (database, installed) = self.database()?;
+        let names = || transaction.install.iter().map(Source::name);
+        let lacks_one = |name: &str| {
+            let list = self.admin.join("info").join(format!("{name}.conffiles"));
+            let list = fs::read_to_string(list).unwrap_or_default();
+            let mut conffiles = package_file::listed_conffiles(&list).into_iter();
+            conffiles.any(|path| fs::symlink_metadata(self.root.join(path)).is_err())
+        };
+        Ok(names().any(|name| database.remains.contains(name))
+            && !names().any(|name| installed.contains(name) && lacks_one(name)))
+    }
+
+    /// Refuses packages that have no room. Their lists of files are read only where that is in
+    /// doubt.
+    async fn check_free_space(&self, transaction: &Transaction) -> Result<(), HostError> {
+        let files = transaction.install.iter().filter_map(|source| match source {
+            Source::File(file) => Some(file),
+            Source::Repository { .. } => None,
+        });
+        if space::is_ample(&self.root, files.clone().map(|file| file.installed_size).sum()) {
+            return Ok(());
+        }
+        let mut arrivals = Vec::new();
+        for file in files {
+            let contents = Command::new("dpkg-deb").arg("--contents").arg(&file.path);
+            let contents = contents
+                .deadline(self.deadline)
+                .output_cap(QUERY_CAP, Overflow::Kill);
+            arrivals.push(Arrival {
+                name: file.name.clone(),
+                new: space::contents(&ask(&contents).await?),
+                old: self.shipped_files(&file.name).await.unwrap_or_default(),
+            });
+        }
+        space::check(&self.root, &arrivals)
     }
 
     async fn native_arch(&self) -> Result<&String, HostError> {
@@ -333,24 +478,15 @@ impl Packages for Deb {
             arch,
             arch_fits,
             installed_size: said.installed_size,
-            conffiles: said.conffiles,
-            relations: said.relations.map(Arc::new),
-            verified: None,
         })
     }
 
     async fn find_in_repositories(&self, package: &str, version: &str) -> Result<String, HostError> {
-        check_name(package)?;
-        if !self.root.is_host() {
-            return Err(no_repositories(package, &self.root));
-        }
-        let apt_cache = Command::new("apt-cache")
-            .args(["madison", "--", package])
-            .by_runner(self.runner.as_ref())
-            .deadline(QUERY_DEADLINE);
-        let output = run(apt_cache, &format!("looking for {package}")).await?;
-        let offered = madison_versions(&output.stdout_text(), package);
-        newest_satisfying(Family::Deb, package, version, offered)
+        self.find(package, version, true).await
+    }
+
+    async fn find_in_lists(&self, package: &str, version: &str) -> Result<String, HostError> {
+        self.find(package, version, false).await
     }
 
     fn lists_stamp(&self) -> Option<SystemTime> {
@@ -363,9 +499,11 @@ impl Packages for Deb {
         if before.broken.is_empty() && !before.interrupted {
             return Ok(());
         }
-        // No warning yet: it may be the work in progress of somebody else's dpkg, which holds the lock.
-        tracing::info!(packages = ?before.broken, interrupted = before.interrupted, "healing dpkg's database");
-        // Those that only wait for their turn come first: a script that hangs must not hold them up.
+        // No warning yet: it may be the work in progress of somebody else's dpkg, which holds the
+        // lock.
+        tracing::info!(packages = ?before.broken, interrupted = before.interrupted, "repairing dpkg's database");
+        // Those that only wait for their turn come first: a script that hangs must not hold them
+        // up.
         let waiting: Vec<_> = before
             .broken
             .iter()
@@ -378,19 +516,18 @@ impl Packages for Deb {
         }
         runs.push(self.dpkg().args(["--configure", "--pending"]));
         for dpkg in runs {
-            match run(dpkg, "healing the package database")
-                .await
-                .map_err(HostError::from)
-            {
+            let run = run(dpkg, "repairing the package database").await;
+            match run.map_err(|failed| HostError::from(failed.naming_holder(&self.locks()))) {
                 Ok(_) => {}
                 Err(locked) if locked.category == Category::Locked => return Err(locked),
                 // What hangs would hang again, for another deadline.
                 Err(error) if error.category == Category::Timeout => {
-                    tracing::warn!(%error, "a package stays broken, and others that wait may stay so with it");
+                    tracing::warn!(%error, "package still broken; pending packages may be affected");
                     return Ok(());
                 }
-                // What stays broken shows in the database; it must not hold back the other packages.
-                Err(error) => tracing::warn!(%error, "a package stays broken"),
+                // What stays broken shows in the database; it must not hold back the other
+                // packages.
+                Err(error) => tracing::warn!(%error, "package still broken"),
             }
         }
         if self.root.is_host() && !self.database()?.0.broken.is_empty() {
@@ -399,7 +536,7 @@ impl Packages for Deb {
                 .await
                 .map_err(HostError::from)
             {
-                tracing::warn!(%error, "a package stays broken");
+                tracing::warn!(%error, "package still broken");
             }
         }
         Ok(())
@@ -407,12 +544,12 @@ impl Packages for Deb {
 
     async fn simulate(&self, transaction: &Transaction) -> Result<Simulation, HostError> {
         check_words(transaction)?;
-        super::check_free_space(&self.root, transaction)?;
+        self.check_free_space(transaction).await?;
         let transaction = self.still_to_do(transaction)?;
         let doing = format!("dry run of {}", describe(&transaction));
         match self.root.is_host() {
-            _ if transaction.is_empty() || self.surely_fits(&transaction).await => Ok(Simulation::default()),
-            true => Ok(self.simulate_apt(&transaction).await?),
+            _ if transaction.is_empty() => Ok(Simulation::default()),
+            true => Ok(self.resolve(&transaction).await?.0),
             false => {
                 self.run_dpkg(&transaction, &["--no-act"], &doing).await?;
                 Ok(Simulation::default())
@@ -426,14 +563,22 @@ impl Packages for Deb {
 
     async fn apply(&self, transaction: &Transaction) -> Result<Applied, ApplyError> {
         check_words(transaction).map_err(ApplyError::Refused)?;
-        super::check_free_space(&self.root, transaction).map_err(ApplyError::Refused)?;
+        self.check_free_space(transaction)
+            .await
+            .map_err(ApplyError::Refused)?;
         let transaction = self.still_to_do(transaction).map_err(ApplyError::Refused)?;
         if transaction.is_empty() {
             return Ok(Applied::default());
         }
         let (_, before) = self.database().map_err(ApplyError::Refused)?;
-        let run = self.run(&transaction).await;
-        let (_, after) = self.database().map_err(ApplyError::Failed)?;
+        let run = self
+            .run(&transaction)
+            .await
+            .map_err(|failed| failed.naming_holder(&self.locks()));
+        let (database, after) = self.database().map_err(ApplyError::Failed)?;
+        if matches!(&run, Err(failed) if failed.error.category == Category::Timeout) {
+            self.note_hung(&database);
+        }
         judge(Family::Deb, &transaction, run, &before, &after)
     }
 
@@ -446,7 +591,8 @@ impl Packages for Deb {
         if installed.contains(&file.name) || database.remains.contains(&file.name) {
             return Ok(false);
         }
-        Ok(!file.conffiles.iter().any(|path| self.root.join(path).exists()))
+        let conffiles = package_file::conffiles(&file.path).await?;
+        Ok(!conffiles.iter().any(|path| self.root.join(path).exists()))
     }
 
     async fn purge(&self, package: &str) -> Result<(), HostError> {
@@ -526,19 +672,6 @@ impl Packages for Deb {
 
     fn database_paths(&self) -> Vec<PathBuf> {
         vec![self.admin.join("status"), self.admin.join("updates")]
-    }
-}
-
-/// `None`: of what is to come too little is known.
-fn arriving(source: &Source) -> Option<Arriving<'_>> {
-    match source {
-        Source::File(file) => Some(Arriving {
-            name: &file.name,
-            version: &file.version,
-            arch: &file.arch,
-            relations: file.relations.as_deref()?,
-        }),
-        Source::Repository { .. } => None,
     }
 }
 

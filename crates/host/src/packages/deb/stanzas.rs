@@ -2,8 +2,8 @@
 
 use std::io::{self, BufRead};
 
-/// Reads stanza after stanza, and keeps those fields of the current one that are asked for. Buffers are reused for all,
-/// so that only what a caller keeps is allocated.
+/// Reads stanza after stanza, and keeps those fields of the current one that are asked for. Buffers
+/// are reused for all, so that only what a caller keeps is allocated.
 pub struct Stanzas<R> {
     reader: R,
     names: &'static [&'static str],
@@ -63,11 +63,6 @@ impl<R: BufRead> Stanzas<R> {
     pub fn value(&self, index: usize) -> &[u8] {
         self.values.get(index).map_or(&[], Vec::as_slice)
     }
-
-    /// The same as text; `None`: it is not UTF-8.
-    pub fn text(&self, index: usize) -> Option<&str> {
-        std::str::from_utf8(self.value(index)).ok()
-    }
 }
 
 #[cfg(test)]
@@ -80,7 +75,7 @@ mod tests {
         let mut stanzas = Stanzas::new(text.as_bytes(), &["Package", "Provides"]);
         let mut read = Vec::new();
         while stanzas.advance().unwrap() {
-            read.push([0, 1].map(|index| stanzas.text(index).unwrap().to_owned()));
+            read.push([0, 1].map(|index| String::from_utf8(stanzas.value(index).to_owned()).unwrap()));
         }
         assert_eq!(read, [["a", "b, c"], ["d", ""]]);
         assert!(!stanzas.advance().unwrap());

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 
 use super::database::without_zero_epoch;
 use crate::packages::{compare_versions, is_installed};
-use crate::{Family, InstalledPackages, Source};
+use crate::{Family, InstalledPackages, PackageVersion, Simulation, Source, Transaction};
 
 /// What resolves dependencies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,4 +67,65 @@ pub fn yum_versions(output: &str, package: &str) -> Vec<String> {
             _ => None,
         })
         .collect()
+}
+
+/// Whether dnf got as far as to show what it would do.
+pub fn is_plan(output: &str) -> bool {
+    output
+        .lines()
+        .any(|line| line.trim_end() == "Transaction Summary")
+}
+
+/// Adds what dnf's table of packages names besides `transaction`. Under headings that end with a
+/// colon it has a line ` NAME ARCH VERSION REPOSITORY SIZE` for each package; a long name has a
+/// line of its own. What a package replaces stands below it.
+pub fn add_plan(output: &str, transaction: &Transaction, simulation: &mut Simulation) {
+    let mut removes = None;
+    let mut long_name = None;
+    for line in output
+        .lines()
+        .take_while(|line| line.trim_end() != "Transaction Summary")
+    {
+        if let Some(heading) = line.strip_suffix(':').filter(|heading| !heading.starts_with(' ')) {
+            removes = match heading.split(' ').next() {
+                Some("Removing") => Some(true),
+                Some("Installing" | "Upgrading" | "Downgrading" | "Reinstalling") => Some(false),
+                _ => None,
+            };
+            continue;
+        }
+        let Some(removes) = removes.filter(|_| line.starts_with(' ')) else {
+            continue;
+        };
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (is_removal, name, version) = match *words {
+            ["replacing", package, version, ..] => (
+                true,
+                package.rsplit_once('.').map_or(package, |(name, _)| name),
+                version,
+            ),
+            [name] => {
+                long_name = Some(name);
+                continue;
+            }
+            [first, second, third, ..] => match long_name.take() {
+                Some(name) => (removes, name, second),
+                None => (removes, first, third),
+            },
+            _ => continue,
+        };
+        let is_named = transaction.install.iter().any(|source| source.name() == name)
+            || transaction.remove.iter().any(|remove| remove == name);
+        if !is_named {
+            let list = if is_removal {
+                &mut simulation.removes
+            } else {
+                &mut simulation.installs
+            };
+            list.push(PackageVersion {
+                name: name.to_owned(),
+                version: without_zero_epoch(version).to_owned(),
+            });
+        }
+    }
 }

@@ -1,13 +1,12 @@
 //! rpm and dnf.
 //!
-//! Under a sandbox root rpm does not change its root (`--root` needs privileges, and a shell inside) but
-//! relocates: `/` of every package becomes the root. Paths in the database are then those of the real
-//! host.
+//! Under a sandbox root rpm does not change its root (`--root` needs privileges, and a shell
+//! inside) but relocates: `/` of every package becomes the root. Paths in the database are then
+//! those of the real host.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -15,11 +14,10 @@ use protocol::Category;
 
 use super::cache::{Cache, Stamp};
 use super::messages;
+use super::offers::{self, Lists, Offer, Refreshes};
 use super::outcome::judge;
 use super::runs::{self, FailedRun, ask, run, run_in_turn};
-use super::{
-    Options, ROOT_VARIABLE, check_name, check_path, check_words, describe, newest_satisfying, no_repositories,
-};
+use super::{Options, ROOT_VARIABLE, check_name, check_path, check_words, describe, no_repositories};
 use crate::command::{Command, CommandError, Overflow, OwnUnits, Runner, last_lines};
 use crate::{
     Applied, ApplyError, EarlierRuns, Family, HostError, InstalledPackages, PackageFile, Packages, Root,
@@ -28,7 +26,6 @@ use crate::{
 
 mod database;
 mod dnf;
-pub(super) mod header;
 
 use database::{Database, ENTRY_FORMAT, without_zero_epoch};
 use dnf::{Tool, argument, repoquery_versions, verb_for, yum_versions};
@@ -37,11 +34,10 @@ use dnf::{Tool, argument, repoquery_versions, verb_for, yum_versions};
 const DATABASE_FOLDERS: [&str; 2] = ["/usr/lib/sysimage/rpm", "/var/lib/rpm"];
 /// One of these is the database, by rpm's back ends: sqlite and its journal, ndb, Berkeley DB.
 const DATABASE_FILES: [&str; 4] = ["rpmdb.sqlite", "rpmdb.sqlite-wal", "Packages.db", "Packages"];
+/// In the database's folder; of dnf's own lock it says itself who holds it.
+const RPM_LOCKS: [&str; 1] = [".rpm.lock"];
 /// First bytes of a package. A file without them rpm takes for a list of packages to fetch.
 const MAGIC: [u8; 4] = [0xED, 0xAB, 0xEE, 0xDB];
-/// For packages whose digests fit ([`PackageFile::verified`]): rpm does not work out those of header and payload once more,
-/// which is a third of all it does. It looks at signatures as before, and at the digest of each file that it unpacks.
-const NO_DIGESTS: &[&str] = &["--nodigest"];
 /// Where dnf 4 and dnf 5 keep what repositories offer.
 const METADATA_FOLDERS: [&str; 2] = ["/var/cache/dnf", "/var/cache/libdnf5"];
 const LOG_CAP: usize = 64 * 1024;
@@ -58,12 +54,9 @@ pub struct Rpm {
     folder: PathBuf,
     deadline: Duration,
     cache: Cache<Snapshot>,
-    /// What rpm alone was last found to suffice for.
-    sufficed: Cache<Transaction>,
-    /// A dry run went well with all digests, and not without: this host's rpm insists on them.
-    insists_on_digests: AtomicBool,
     units: Option<Arc<OwnUnits>>,
     runner: Option<Arc<Runner>>,
+    refreshes: Refreshes,
 }
 
 /// The folder of `root` that holds an rpm database.
@@ -85,8 +78,7 @@ impl Rpm {
             folder,
             deadline: options.deadline,
             cache: Cache::empty(),
-            sufficed: Cache::empty(),
-            insists_on_digests: AtomicBool::new(false),
+            refreshes: Refreshes::new(options.refresh_interval),
         }
     }
 
@@ -165,7 +157,7 @@ impl Rpm {
             .env("NEEDRESTART_MODE", "l")
     }
 
-    /// All `files` come in one run, newer, older or the same. `mode`: `--test`, [`NO_DIGESTS`].
+    /// All `files` come in one run, newer, older or the same. `mode`: nothing, or `--test`.
     fn rpm_install(&self, mode: &[&str], files: Vec<PathBuf>) -> Command {
         let rpm = self
             .rpm()
@@ -202,63 +194,14 @@ impl Rpm {
         transaction
     }
 
-    /// Whether rpm alone can install all of it: every file is there, and so are their dependencies. Tried once for a dry run and
-    /// its transaction, if nothing comes between.
-    async fn suffices(&self, transaction: &Transaction) -> Result<bool, HostError> {
-        let Ok(files) = local_files(transaction) else {
-            return Ok(false);
-        };
-        let stamp = Stamp::of(&self.database_paths());
-        if self.sufficed.get(&stamp).as_ref() == Some(transaction) {
-            return Ok(true);
-        }
-        match self.test(None, files, digests_fit(transaction), "test").await {
-            Ok(()) => {
-                self.sufficed.keep(stamp, transaction.clone());
-                Ok(true)
-            }
-            Err(failed) if failed.error.category == Category::Dependency => Ok(false),
-            Err(failed) => Err(failed.error),
-        }
-    }
-
-    /// rpm's dry run. Where the digests are known to fit it goes without them, and with them only if it finds fault.
-    async fn test(
-        &self,
-        removal: Option<Command>,
-        files: Vec<PathBuf>,
-        digests_fit: bool,
-        doing: &str,
-    ) -> Result<(), FailedRun> {
-        let without = digests_fit && !self.insists_on_digests.load(Ordering::Relaxed);
-        if without {
-            let install = self.rpm_install(&[&["--test"], NO_DIGESTS].concat(), files.clone());
-            match run_in_turn(removal.clone(), Some(install), doing).await {
-                Ok(()) => return Ok(()),
-                Err(failed) if matches!(failed.error.category, Category::Locked | Category::Timeout) => {
-                    return Err(failed);
-                }
-                Err(failed) => {
-                    tracing::debug!(error = %failed.error, "asking rpm once more, with all digests");
-                }
-            }
-        }
-        run_in_turn(removal, Some(self.rpm_install(&["--test"], files)), doing).await?;
-        if without {
-            tracing::info!("rpm installs only with digests here; it is given them from now on");
-            self.insists_on_digests.store(true, Ordering::Relaxed);
-        }
-        Ok(())
-    }
-
-    /// Runs of dnf, which fetches dependencies: one for all that changes version, one for what is to be
-    /// made whole. yum, its predecessor, wants what becomes older in a run of its own.
+    /// Runs of dnf, which fetches dependencies: one for all that changes version, one for what is
+    /// to be made whole. yum, its predecessor, wants what becomes older in a run of its own.
     fn dnf_runs(
         &self,
         tool: Tool,
         transaction: &Transaction,
         installed: &InstalledPackages,
-        mode: &[&str],
+        answer: &str,
     ) -> Vec<Command> {
         let verbs = ["install", "downgrade", "reinstall"].map(|verb| {
             let sources = transaction.install.iter();
@@ -267,22 +210,81 @@ impl Rpm {
         });
         let needed = verbs.into_iter().filter(|(_, arguments)| !arguments.is_empty());
         needed
-            .map(|(verb, arguments)| self.dnf(tool).args(mode).arg(verb).arg("--").args(arguments))
+            .map(|(verb, arguments)| self.dnf(tool).args([answer, verb, "--"]).args(arguments))
             .collect()
+    }
+
+    /// What came as a dependency of `names` stays.
+    fn dnf_remove(&self, tool: Tool, names: &[String]) -> Command {
+        let dnf = self.dnf(tool).arg("--setopt=clean_requirements_on_remove=False");
+        dnf.args(["--assumeyes", "remove", "--"]).args(names)
     }
 
     fn dnf(&self, tool: Tool) -> Command {
         match tool {
-            Tool::Yum => self.prepare(Command::new("yum")).arg("--assumeyes"),
+            Tool::Yum => self.prepare(Command::new("yum")),
             Tool::Dnf => self
                 .prepare(Command::new("dnf"))
-                .args(["--assumeyes", "--setopt=install_weak_deps=False"])
+                .arg("--setopt=install_weak_deps=False")
                 // Ends at once, with a message, instead of waiting without end.
                 .arg("--setopt=exit_on_lock=True"),
         }
     }
 
-    /// Fails if the database cannot be opened (Berkeley DB after a kill), after trying to rebuild it.
+    async fn find(&self, package: &str, version: &str, may_refresh: bool) -> Result<String, HostError> {
+        check_name(package)?;
+        if !self.root.is_host() {
+            return Err(no_repositories(package, &self.root));
+        }
+        let tool = Tool::of_host();
+        let mut offers = self.offers(tool, package).await?;
+        let mut lists = Lists::Present;
+        if may_refresh && offers::best(Family::Rpm, version, &offers).is_none() && self.refreshes.begin() {
+            match self.refresh_lists(tool).await {
+                Ok(()) => offers = self.offers(tool, package).await?,
+                Err(error) => lists = Lists::Stale(error),
+            }
+        }
+        match offers::best(Family::Rpm, version, &offers) {
+            Some(best) => Ok(best.version.clone()),
+            None => Err(offers::not_offered(package, version, &offers, lists)),
+        }
+    }
+
+    /// dnf fetches the metadata of repositories by itself where it has none, or where it has
+    /// expired.
+    async fn offers(&self, tool: Tool, package: &str) -> Result<Vec<Offer>, HostError> {
+        let format = "%{name} %{epoch}:%{version}-%{release}\n";
+        let query = match tool {
+            Tool::Dnf => Command::new("dnf").args(["--quiet", "repoquery", "--queryformat", format, "--"]),
+            Tool::Yum => Command::new("yum").args(["--quiet", "--showduplicates", "list", "available", "--"]),
+        };
+        let query = query
+            .arg(package)
+            .by_runner(self.runner.as_ref())
+            .deadline(self.deadline);
+        let output = run(query, &format!("looking for {package}")).await?.stdout_text();
+        let versions = match tool {
+            Tool::Dnf => repoquery_versions(&output, package),
+            Tool::Yum => yum_versions(&output, package),
+        };
+        Ok(versions.into_iter().map(Offer::new).collect())
+    }
+
+    async fn refresh_lists(&self, tool: Tool) -> Result<(), HostError> {
+        let refresh = match tool {
+            Tool::Dnf => Command::new("dnf").args(["--quiet", "--refresh", "makecache"]),
+            Tool::Yum => Command::new("yum").args(["--quiet", "makecache"]),
+        };
+        tracing::info!(command = %refresh, "refreshing the package lists");
+        let refresh = refresh.by_runner(self.runner.as_ref()).deadline(self.deadline);
+        let refresh = refresh.output_cap(LOG_CAP, Overflow::KeepTail);
+        run(refresh, "refreshing the package lists").await?;
+        Ok(())
+    }
+
+    /// Fails if the database cannot be opened (Berkeley DB after a kill), after trying to rebuild
+    /// it.
     async fn readable(&self) -> Result<Arc<Database>, HostError> {
         match self.database().await {
             Ok((database, _)) => Ok(database),
@@ -297,35 +299,84 @@ impl Rpm {
 
     async fn run(&self, transaction: &Transaction, installed: &InstalledPackages) -> Result<(), FailedRun> {
         let doing = describe(transaction);
-        let removal = self.removal(&[], transaction);
-        let by_rpm = transaction.install.is_empty()
-            || !self.root.is_host()
-            || self
-                .suffices(transaction)
-                .await
-                .map_err(FailedRun::before_start)?;
-        if !by_rpm {
-            if let Some(removal) = removal {
-                run(removal, &doing).await?;
-            }
-            for dnf in self.dnf_runs(Tool::of_host(), transaction, installed, &[]) {
-                run(dnf, &doing).await?;
-            }
-            return Ok(());
+        if self.root.is_host() {
+            return self.run_dnf(transaction, installed, &doing).await;
         }
         let files = local_files(transaction).map_err(FailedRun::before_start)?;
-        let without = digests_fit(transaction) && !self.insists_on_digests.load(Ordering::Relaxed);
-        let digests = if without { NO_DIGESTS } else { &[] };
-        let install = (!files.is_empty()).then(|| self.rpm_install(digests, files));
+        let removal = self.removal(&[], transaction);
+        let install = (!files.is_empty()).then(|| self.rpm_install(&[], files));
         match run_in_turn(removal.clone(), install.clone(), &doing).await {
-            Err(failed) if messages::tells_of_twin_transaction(&failed.said) => {
+            Err(failed) if messages::tells_of_name_clash(&failed.said) => {
                 let error = failed.error;
-                tracing::warn!(%error, "rpm met what a run killed in this very second has left; trying again in the next");
+                tracing::warn!(%error, "rpm found a temporary file of a run that was killed in this second; trying again in the next");
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 run_in_turn(removal, install, &doing).await
             }
             result => result,
         }
+    }
+
+    /// dnf on the host. It would remove whatever depends on a package that goes, so rpm's dry run
+    /// has to say first that nothing does; where something does until it is replaced, the
+    /// installation comes first.
+    async fn run_dnf(
+        &self,
+        transaction: &Transaction,
+        installed: &InstalledPackages,
+        doing: &str,
+    ) -> Result<(), FailedRun> {
+        let tool = Tool::of_host();
+        let removal = (!transaction.remove.is_empty()).then(|| self.dnf_remove(tool, &transaction.remove));
+        let mut removal_comes_last = false;
+        if let Some(removal) = &removal {
+            match run(self.rpm_remove(&["--test"], &transaction.remove), doing).await {
+                Ok(_) => drop(run(removal.clone(), doing).await?),
+                Err(failed)
+                    if failed.error.category == Category::Dependency && !transaction.install.is_empty() =>
+                {
+                    removal_comes_last = true;
+                }
+                Err(failed) => return Err(failed),
+            }
+        }
+        for dnf in self.dnf_runs(tool, transaction, installed, "--assumeyes") {
+            run(dnf, doing).await?;
+        }
+        if let Some(removal) = removal.filter(|_| removal_comes_last) {
+            run(self.rpm_remove(&["--test"], &transaction.remove), doing).await?;
+            run(removal, doing).await?;
+        }
+        Ok(())
+    }
+
+    /// dnf's dry run: it shows its plan, and is told not to go on.
+    async fn simulate_dnf(
+        &self,
+        transaction: &Transaction,
+        installed: &InstalledPackages,
+        doing: &str,
+    ) -> Result<Simulation, FailedRun> {
+        let tool = Tool::of_host();
+        if let Some(removal) = self.removal(&["--test"], transaction)
+            && let Err(failed) = run(removal, doing).await
+            && (failed.error.category != Category::Dependency || transaction.install.is_empty())
+        {
+            return Err(failed);
+        }
+        let mut simulation = Simulation::default();
+        for dnf in self.dnf_runs(tool, transaction, installed, "--assumeno") {
+            // A query: a killed agent need not find out how it ended.
+            let dnf = dnf
+                .by_runner(self.runner.as_ref())
+                .output_cap(QUERY_CAP, Overflow::Kill);
+            let plan = match run(dnf, doing).await {
+                Ok(output) => output.stdout_text(),
+                Err(failed) if dnf::is_plan(&failed.printed) => failed.printed,
+                Err(failed) => return Err(failed),
+            };
+            dnf::add_plan(&plan, transaction, &mut simulation);
+        }
+        Ok(simulation)
     }
 }
 
@@ -357,23 +408,9 @@ impl Packages for Rpm {
             return Err(not_usable("it does not begin as one"));
         }
         let arch_fits = |arch: &str| arch_fits(arch, &rustix::system::uname().machine().to_string_lossy());
-        if let Some((said, verified)) = read_header(file).await {
-            check_name(&said.name).map_err(|error| not_usable(&error.message))?;
-            super::check_version(&said.version).map_err(|error| not_usable(&error.message))?;
-            return Ok(PackageFile {
-                path: file.to_owned(),
-                arch_fits: arch_fits(&said.arch),
-                name: said.name,
-                version: said.version,
-                arch: said.arch,
-                installed_size: said.size,
-                conffiles: Vec::new(),
-                relations: None,
-                verified,
-            });
-        }
         let format = "%{NAME}\\n%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\n%{ARCH}\\n%{LONGSIZE}\\n%|SOURCERPM?{binary}:{source}|\\n";
-        // On the root's database: rpm looks for keys even here, and makes a database where it finds none.
+        // On the root's database: rpm looks for keys even here, and makes a database where it finds
+        // none.
         let query = self.query().args([
             "--package",
             "--nomanifest",
@@ -403,44 +440,15 @@ impl Packages for Rpm {
             arch_fits: arch_fits(&arch),
             arch,
             installed_size: size.parse().unwrap_or(0),
-            conffiles: Vec::new(),
-            relations: None,
-            verified: None,
         })
     }
 
     async fn find_in_repositories(&self, package: &str, version: &str) -> Result<String, HostError> {
-        check_name(package)?;
-        if !self.root.is_host() {
-            return Err(no_repositories(package, &self.root));
-        }
-        let offered = match Tool::of_host() {
-            Tool::Dnf => {
-                let format = "%{name} %{epoch}:%{version}-%{release}\n";
-                let dnf = Command::new("dnf").args(["--quiet", "repoquery", "--queryformat", format, "--"]);
-                let dnf = dnf
-                    .arg(package)
-                    .by_runner(self.runner.as_ref())
-                    .deadline(self.deadline);
-                repoquery_versions(
-                    &run(dnf, &format!("looking for {package}")).await?.stdout_text(),
-                    package,
-                )
-            }
-            Tool::Yum => {
-                let yum =
-                    Command::new("yum").args(["--quiet", "--showduplicates", "list", "available", "--"]);
-                let yum = yum
-                    .arg(package)
-                    .by_runner(self.runner.as_ref())
-                    .deadline(self.deadline);
-                yum_versions(
-                    &run(yum, &format!("looking for {package}")).await?.stdout_text(),
-                    package,
-                )
-            }
-        };
-        newest_satisfying(Family::Rpm, package, version, offered)
+        self.find(package, version, true).await
+    }
+
+    async fn find_in_lists(&self, package: &str, version: &str) -> Result<String, HostError> {
+        self.find(package, version, false).await
     }
 
     fn lists_stamp(&self) -> Option<SystemTime> {
@@ -476,37 +484,19 @@ impl Packages for Rpm {
 
     async fn simulate(&self, transaction: &Transaction) -> Result<Simulation, HostError> {
         check_words(transaction)?;
-        super::check_free_space(&self.root, transaction)?;
         let (_, installed) = self.database().await?;
         let transaction = Self::still_to_do(transaction, &installed);
         let doing = format!("dry run of {}", describe(&transaction));
+        if transaction.is_empty() {
+            return Ok(Simulation::default());
+        }
+        if self.root.is_host() {
+            return Ok(self.simulate_dnf(&transaction, &installed, &doing).await?);
+        }
+        let files = local_files(&transaction)?;
         let removal = self.removal(&["--test"], &transaction);
-        if transaction.install.is_empty() {
-            run_in_turn(removal, None, &doing).await?;
-            return Ok(Simulation::default());
-        }
-        let suffices = !self.root.is_host() || self.suffices(&transaction).await?;
-        if suffices && self.root.is_host() && removal.is_none() {
-            // That was the dry run.
-            return Ok(Simulation::default());
-        }
-        if suffices {
-            let files = local_files(&transaction)?;
-            self.test(removal, files, digests_fit(&transaction), &doing)
-                .await?;
-            return Ok(Simulation::default());
-        }
-        if let Some(removal) = removal {
-            run(removal, &doing).await?;
-        }
-        for dnf in self.dnf_runs(
-            Tool::of_host(),
-            &transaction,
-            &installed,
-            &["--setopt=tsflags=test"],
-        ) {
-            run(dnf, &doing).await?;
-        }
+        let install = (!files.is_empty()).then(|| self.rpm_install(&["--test"], files));
+        run_in_turn(removal, install, &doing).await?;
         Ok(Simulation::default())
     }
 
@@ -516,13 +506,14 @@ impl Packages for Rpm {
 
     async fn apply(&self, transaction: &Transaction) -> Result<Applied, ApplyError> {
         check_words(transaction).map_err(ApplyError::Refused)?;
-        super::check_free_space(&self.root, transaction).map_err(ApplyError::Refused)?;
         let before = self.installed().await.map_err(ApplyError::Refused)?;
         let transaction = Self::still_to_do(transaction, &before);
         if transaction.is_empty() {
             return Ok(Applied::default());
         }
+        let locks = RPM_LOCKS.map(|lock| self.folder.join(lock));
         let run = self.run(&transaction, &before).await;
+        let run = run.map_err(|failed| failed.naming_holder(&locks));
         let after = self.installed().await.map_err(ApplyError::Failed)?;
         judge(Family::Rpm, &transaction, run, &before, &after)
     }
@@ -532,7 +523,8 @@ impl Packages for Rpm {
         Ok(false)
     }
 
-    /// rpm leaves configuration files only where somebody changed them, and then they are not its own any more.
+    /// rpm leaves configuration files only where somebody changed them, and then they are not its
+    /// own any more.
     async fn purge(&self, _package: &str) -> Result<(), HostError> {
         Ok(())
     }
@@ -595,23 +587,8 @@ impl Packages for Rpm {
     }
 }
 
-/// The header, and as what all the rest of the file was found to be what it says; on a thread that may wait for the disk.
-/// `None`: rpm is to be asked.
-async fn read_header(file: &Path) -> Option<(header::Header, Option<Stamp>)> {
-    let file = file.to_owned();
-    let read = tokio::task::spawn_blocking(move || {
-        let stamp = Stamp::of(std::slice::from_ref(&file));
-        let mut package = std::io::BufReader::new(std::fs::File::open(file)?);
-        let Some(header) = header::read(&mut package)? else {
-            return Ok(None);
-        };
-        let is_whole = header.is_of(package)?;
-        std::io::Result::Ok(Some((header, is_whole.then_some(stamp))))
-    });
-    read.await.ok()?.ok()?
-}
-
-/// When the metadata of any repository in dnf's cache was last changed: each has a folder with a `repodata` in it.
+/// When the metadata of any repository in dnf's cache was last changed: each has a folder with a
+/// `repodata` in it.
 fn newest_metadata(cache: &Path) -> Option<SystemTime> {
     let repositories = std::fs::read_dir(cache).ok()?.filter_map(Result::ok);
     let metadata = repositories.filter_map(|entry| std::fs::metadata(entry.path().join("repodata")).ok());
@@ -636,17 +613,6 @@ fn arch_fits(arch: &str, machine: &str) -> bool {
         _ => &[],
     };
     arch == "noarch" || arch == machine || also.contains(&arch)
-}
-
-/// Of every file that comes, and none has changed since.
-fn digests_fit(transaction: &Transaction) -> bool {
-    transaction.install.iter().all(|source| match source {
-        Source::File(file) => file
-            .verified
-            .as_ref()
-            .is_some_and(|stamp| *stamp == Stamp::of(std::slice::from_ref(&file.path))),
-        Source::Repository { .. } => false,
-    })
 }
 
 fn local_files(transaction: &Transaction) -> Result<Vec<PathBuf>, HostError> {

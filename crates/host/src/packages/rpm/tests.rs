@@ -34,7 +34,7 @@ fn dnf_and_yum_get_as_few_runs_as_they_can_do_with() {
     };
     let rpm = Rpm::new(Root::new("/"), Options::default());
     let verbs = |tool| {
-        let runs = rpm.dnf_runs(tool, &transaction, &installed, &[]);
+        let runs = rpm.dnf_runs(tool, &transaction, &installed, "--assumeyes");
         let shown = |command: &Command| {
             let shown = command.to_string();
             let (options, arguments) = shown.split_once(" -- ").unwrap();
@@ -55,6 +55,43 @@ fn dnf_and_yum_get_as_few_runs_as_they_can_do_with() {
             "reinstall same-1-1"
         ]
     );
+}
+
+#[test]
+fn the_plan_of_dnf_names_what_comes_and_goes_besides() {
+    // Of dnf 4.14; a long name has a line of its own.
+    let output = "Dependencies resolved.\n\
+        ================================================================================\n \
+        Package       Architecture    Version            Repository              Size\n\
+        ================================================================================\n\
+        Installing:\n \
+        app           noarch          1.0-1              @commandline            6.5 k\n     \
+            replacing  old.noarch 1:3-1\n\
+        Installing dependencies:\n \
+        a-package-with-a-rather-long-name-of-its-own\n               \
+                      noarch          2:1.1-1            local                   6.3 k\n\
+        Removing dependent packages:\n \
+        web           noarch          2-1                @local                  1 k\n\n\
+        Transaction Summary\n\
+        ================================================================================\n\
+        Install  2 Packages\nOperation aborted.\n";
+    assert!(dnf::is_plan(output) && !dnf::is_plan("Error: nothing\n"));
+    let transaction = Transaction {
+        install: vec![repository("app", "1.0-1")],
+        remove: Vec::new(),
+    };
+    let mut simulation = Simulation::default();
+    dnf::add_plan(output, &transaction, &mut simulation);
+    let shown = |list: &[crate::PackageVersion]| -> Vec<String> {
+        list.iter()
+            .map(|package| format!("{} {}", package.name, package.version))
+            .collect()
+    };
+    assert_eq!(
+        shown(&simulation.installs),
+        ["a-package-with-a-rather-long-name-of-its-own 2:1.1-1"]
+    );
+    assert_eq!(shown(&simulation.removes), ["old 1:3-1", "web 2-1"]);
 }
 
 #[test]

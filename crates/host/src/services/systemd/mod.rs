@@ -1,6 +1,5 @@
-//! systemd over D-Bus (<https://www.freedesktop.org/software/systemd/man/org.freedesktop.systemd1.html>):
-//! no `systemctl` processes. A look at a unit that has been looked at before asks nobody; signals void what
-//! is known ([`view`]).
+//! systemd over D-Bus. A unit that was read before is not read again: signals void what is known
+//! ([`view`]).
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,31 +9,29 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use protocol::Category;
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Mutex, RwLock};
-use zbus::wire::OwnedObjectPath;
 
 use super::{ServiceChanges, SysV, check_name, scripts_in};
 use crate::command::Runner;
+use crate::systemd::{MANAGER, MANAGER_PATH, SERVICE, SystemdError, UNIT, object_path};
 use crate::{HostError, Root, ServiceState, Services};
 
-mod bus;
+mod job;
+mod signals;
 mod unit;
 mod view;
 
-use bus::{Bus, CallError, MANAGER, MANAGER_PATH, SERVICE, UNIT, read};
-pub(crate) use unit::object_path;
-use unit::{Unit, unit_name};
-use view::{EndedJob, View};
+use job::JobKind;
+use signals::WatchedClient;
+use unit::{UnitProperties, unit_name};
+use view::View;
 
-/// For a start, stop, restart or reload. A little more than systemd's own default of 90 s, so that it is
-/// systemd that says what timed out.
-const JOB_DEADLINE: Duration = Duration::from_secs(95);
-/// For reading all unit files again.
+/// For a reload of all unit files.
 const RELOAD_DEADLINE: Duration = Duration::from_secs(90);
 
 /// Folders of unit files, in a package.
-const UNIT_FOLDERS: [&str; 3] = [
+const UNIT_FOLDERS: [&str; 4] = [
+    "/usr/local/lib/systemd/system",
     "/usr/lib/systemd/system",
     "/lib/systemd/system",
     "/etc/systemd/system",
@@ -42,40 +39,40 @@ const UNIT_FOLDERS: [&str; 3] = [
 
 /// The units of one host.
 pub struct Systemd {
-    address: String,
+    root: Root,
     /// Boot links of SysV scripts that systemd has wrapped.
     sysv: SysV,
     changes: Arc<ServiceChanges>,
     view: Arc<View>,
     /// `None`: not connected (any more).
-    bus: Mutex<Option<Bus>>,
+    connection: Mutex<Option<WatchedClient>>,
     rereads: Rereads,
 }
 
-/// Reading all unit files again takes systemd long, so it is asked once for all who have changed some meanwhile.
+/// A reload of all unit files takes long, so that one call serves all who have changed some
+/// meanwhile.
 #[derive(Default)]
 struct Rereads {
     asked: AtomicU64,
-    /// How many of those who asked have got it. Written while systemd reads, which answers nobody meanwhile: calls with a shorter
-    /// deadline wait here.
+    /// How many of those who asked are served. Locked for writing during a reload: systemd answers
+    /// no call meanwhile, and calls with a shorter deadline wait here.
     done: RwLock<u64>,
 }
 
 impl Systemd {
     pub fn new(root: &Root) -> Self {
-        let socket = root.join("/run/dbus/system_bus_socket");
         let changes = Arc::new(ServiceChanges::default());
         Self {
-            address: format!("unix:path={}", socket.display()),
+            root: root.clone(),
             sysv: SysV::new(root),
             view: Arc::new(View::new(changes.clone())),
             changes,
-            bus: Mutex::new(None),
+            connection: Mutex::new(None),
             rereads: Rereads::default(),
         }
     }
 
-    /// Starts what enables SysV scripts; not given: the agent does.
+    /// Runs the tools that enable SysV scripts; not given: the agent does.
     pub fn runner(self, runner: Option<&Arc<Runner>>) -> Self {
         Self {
             sysv: self.sysv.runner(runner),
@@ -83,56 +80,57 @@ impl Systemd {
         }
     }
 
-    /// The connection; a new one where there was none, or the last one has died.
-    async fn bus(&self) -> Result<Bus, CallError> {
-        let mut kept = self.bus.lock().await;
+    /// The connection; a new one if there is none or the last one was closed.
+    async fn watched(&self) -> Result<WatchedClient, SystemdError> {
+        let mut kept = self.connection.lock().await;
         match &*kept {
-            Some(bus) if !bus.is_closed() => Ok(bus.clone()),
+            Some(watched) if !watched.client.is_closed() => Ok(watched.clone()),
             Some(_) | None => {
                 *kept = None;
-                let bus = Bus::connect(&self.address, self.view.clone()).await?;
-                *kept = Some(bus.clone());
-                Ok(bus)
+                let watched = WatchedClient::connect(&self.root, self.view.clone()).await?;
+                *kept = Some(watched.clone());
+                Ok(watched)
             }
         }
     }
 
     /// After a failed call: whether a new connection may do better.
-    async fn drop_dead_bus(&self, error: &CallError) -> bool {
-        let CallError::Unreachable(_) = error else {
+    async fn drop_dead_connection(&self, error: &SystemdError) -> bool {
+        let SystemdError::Unreachable(_) = error else {
             return false;
         };
-        // Also where it is not closed: systemd may have let a call go unanswered.
-        let dropped = self.bus.lock().await.take().is_some();
+        // Even if it is not closed: systemd may have left a call without an answer.
+        let dropped = self.connection.lock().await.take().is_some();
         if dropped {
-            // Nobody listens to its signals any more.
+            // Its signals are no longer read.
             self.view.signals_lost();
         }
         dropped
     }
 
-    async fn look(&self, unit: &str) -> Result<Unit, CallError> {
-        match self.look_once(unit).await {
-            Err(error) if self.drop_dead_bus(&error).await => self.look_once(unit).await,
+    async fn read_unit(&self, unit: &str) -> Result<UnitProperties, SystemdError> {
+        match self.read_unit_once(unit).await {
+            Err(error) if self.drop_dead_connection(&error).await => self.read_unit_once(unit).await,
             answer => answer,
         }
     }
 
-    async fn look_once(&self, unit: &str) -> Result<Unit, CallError> {
+    async fn read_unit_once(&self, unit: &str) -> Result<UnitProperties, SystemdError> {
         let _no_reread = self.rereads.done.read().await;
-        let bus = self.bus().await?;
-        // By its path: that also loads a unit which nothing refers to. A few small questions on the wire at the
-        // same time: GetAll answers with a hundred properties, and systemd before 230 knows no
+        let watched = self.watched().await?;
+        let client = &watched.client;
+        // By its path: that also loads a unit to which nothing refers. A few small calls in
+        // parallel: GetAll answers with a hundred properties, and systemd before 230 has no
         // ListUnitsByNames.
         let path = object_path(unit);
-        let text = |name| bus.property::<String>(&path, UNIT, name);
-        // InvocationID would say the same, but not before systemd 232.
+        let text = |name| client.property::<String>(&path, UNIT, name);
+        // InvocationID would serve as well, but not before systemd 232.
         let main_started = async {
             if !unit.ends_with(".service") {
                 // A timer or a socket has no process.
                 return Ok(None);
             }
-            let property = bus.property::<u64>(&path, SERVICE, "ExecMainStartTimestampMonotonic");
+            let property = client.property::<u64>(&path, SERVICE, "ExecMainStartTimestampMonotonic");
             Ok(Some(property.await?).filter(|at| *at > 0))
         };
         let (id, load_state, active_state, sub_state, unit_file_state, main_started) = tokio::try_join!(
@@ -143,7 +141,7 @@ impl Systemd {
             text("UnitFileState"),
             main_started
         )?;
-        Ok(Unit {
+        Ok(UnitProperties {
             id,
             load_state,
             active_state,
@@ -153,88 +151,15 @@ impl Systemd {
         })
     }
 
-    /// Queues a job and waits for its end.
-    async fn run_job(&self, service: &str, verb: &str, method: &str) -> Result<(), HostError> {
-        let unit = unit_name(service)?;
-        let what = format!("{verb} {unit}");
-        let _own = self.view.changing(service, &unit);
-        let no_reread = self.rereads.done.read().await;
-        let bus = self.bus().await.map_err(|error| error.explain(&what))?;
-        if method != "StopUnit" {
-            // Else a unit that has failed too often in a short time, perhaps for the config that was just
-            // changed, is refused a start. There is no such unit: StartUnit says it better.
-            let _ = bus.manager("ResetFailedUnit", &(&unit,)).await;
-        }
-        let ended = self.view.ended_jobs();
-        let queued = async {
-            let reply = bus.manager(method, &(&unit, "replace")).await?;
-            read::<OwnedObjectPath>(&reply)
-        };
-        let job = match queued.await {
-            Ok(job) => job,
-            Err(error) => {
-                self.drop_dead_bus(&error).await;
-                return Err(error.explain(&what));
-            }
-        };
-        drop(no_reread);
-        let result = match tokio::time::timeout(JOB_DEADLINE, end_of(job.as_str(), ended)).await {
-            Ok(Some(result)) => result,
-            Ok(None) => return Err(CallError::Unreachable("the connection was lost".into()).explain(&what)),
-            Err(_) => {
-                return Err(HostError::new(
-                    Category::Timeout,
-                    format!(
-                        "cannot {what}: not done after {JOB_DEADLINE:?}, and still going on; see `systemctl list-jobs` and `systemctl status {unit}`"
-                    ),
-                ));
-            }
-        };
-        // What the job has changed is signalled also after its end, and is no news.
-        bus.settle().await;
-        match result.as_str() {
-            // Skipped: there was nothing to do.
-            "done" | "skipped" => Ok(()),
-            "canceled" => Err(HostError::new(
-                Category::Host,
-                format!("cannot {what}: its job was cancelled, by another that someone else has started"),
-            )),
-            result => {
-                let category = match result {
-                    "timeout" => Category::Timeout,
-                    "dependency" => Category::Dependency,
-                    _ => Category::Script,
-                };
-                let details = self.failure_details(&bus, &unit).await;
-                Err(HostError::new(
-                    category,
-                    format!(
-                        "cannot {what}: its job ended with `{result}`{details}. See `journalctl -u {unit} -n 50`"
-                    ),
-                ))
-            }
-        }
-    }
-
-    /// What a unit says of its own failure, as far as it says anything.
-    async fn failure_details(&self, bus: &Bus, unit: &str) -> String {
-        let path = object_path(unit);
-        let mut details = String::new();
-        if let Ok(result) = bus.property::<String>(&path, SERVICE, "Result").await {
-            details.push_str(&format!("; the unit's Result={result}"));
-        }
-        if let Ok(status) = bus.property::<i32>(&path, SERVICE, "ExecMainStatus").await {
-            details.push_str(&format!(" ExecMainStatus={status}"));
-        }
-        details
-    }
-
-    /// Enables or disables by `method`, where that means anything to the unit.
+    /// Enables or disables, where the unit allows that.
     async fn set_enabled(&self, service: &str, enabled: bool) -> Result<(), HostError> {
         let unit = unit_name(service)?;
         let what = format!("{} {unit}", if enabled { "enable" } else { "disable" });
         let _own = self.view.changing(service, &unit);
-        let found = self.look(&unit).await.map_err(|error| error.explain(&what))?;
+        let found = self
+            .read_unit(&unit)
+            .await
+            .map_err(|error| error.explain(&what))?;
         if found.is_missing() {
             return Err(HostError::new(
                 Category::NotFound,
@@ -249,20 +174,21 @@ impl Systemd {
             return self.reread_units().await;
         }
         let no_reread = self.rereads.done.read().await;
-        let bus = self.bus().await.map_err(|error| error.explain(&what))?;
+        let watched = self.watched().await.map_err(|error| error.explain(&what))?;
         let names = vec![&found.id];
+        let client = &watched.client;
         let changed = match enabled {
-            // A static unit is no error: systemd changes nothing.
-            true => bus.manager("EnableUnitFiles", &(names, false, false)).await,
-            false => bus.manager("DisableUnitFiles", &(names, false)).await,
+            // For a static unit systemd changes nothing, without an error.
+            true => client.manager("EnableUnitFiles", &(names, false, false)).await,
+            false => client.manager("DisableUnitFiles", &(names, false)).await,
         };
         changed.map_err(|error| error.explain(&what))?;
         drop(no_reread);
-        // Settles what this has changed, too.
+        // Also flushes the signals of this change.
         self.reread_units().await
     }
 
-    fn state_of(&self, service: &str, unit: &Unit) -> Result<ServiceState, HostError> {
+    fn state_of(&self, service: &str, unit: &UnitProperties) -> Result<ServiceState, HostError> {
         let mut state = unit.state();
         if unit.is_generated() {
             state.enabled = Some(self.sysv.is_enabled(service)?);
@@ -271,27 +197,17 @@ impl Systemd {
     }
 }
 
-/// How `job` ended; `None`: nobody will tell.
-async fn end_of(job: &str, mut ended: UnboundedReceiver<EndedJob>) -> Option<String> {
-    loop {
-        let other = ended.recv().await?;
-        if other.job == job {
-            return Some(other.result);
-        }
-    }
-}
-
 #[async_trait]
 impl Services for Systemd {
-    /// `fresh` makes no difference: signals keep what is known right.
+    /// `fresh` makes no difference: signals keep the view up to date.
     async fn state(&self, service: &str, _fresh: bool) -> Result<Option<ServiceState>, HostError> {
         let unit = unit_name(service)?;
         if let Some(state) = self.view.state(service) {
             return Ok(Some(state));
         }
         let since = self.view.signals_seen();
-        let looked = self.look(&unit).await;
-        let found = looked.map_err(|error| error.explain(&format!("look at {unit}")))?;
+        let read = self.read_unit(&unit).await;
+        let found = read.map_err(|error| error.explain(&format!("read the state of {unit}")))?;
         if found.is_missing() {
             self.view.forget(service);
             return Ok(None);
@@ -301,20 +217,23 @@ impl Services for Systemd {
         Ok(Some(state))
     }
 
+    /// There are none: signals keep the view up to date.
+    fn forget_answers(&self) {}
+
     async fn start(&self, service: &str) -> Result<(), HostError> {
-        self.run_job(service, "start", "StartUnit").await
+        self.run_job(service, JobKind::Start).await
     }
 
     async fn stop(&self, service: &str) -> Result<(), HostError> {
-        self.run_job(service, "stop", "StopUnit").await
+        self.run_job(service, JobKind::Stop).await
     }
 
     async fn restart(&self, service: &str) -> Result<(), HostError> {
-        self.run_job(service, "restart", "RestartUnit").await
+        self.run_job(service, JobKind::Restart).await
     }
 
     async fn reload(&self, service: &str) -> Result<(), HostError> {
-        self.run_job(service, "reload", "ReloadOrTryRestartUnit").await
+        self.run_job(service, JobKind::Reload).await
     }
 
     async fn enable(&self, service: &str) -> Result<(), HostError> {
@@ -336,18 +255,20 @@ impl Services for Systemd {
             return Ok(());
         }
         let asked = self.rereads.asked.load(Ordering::Relaxed);
-        let what = "let systemd read its unit files again";
+        let what = "make systemd reload its unit files";
         let _own = self.view.rereading_units();
-        let bus = self.bus().await.map_err(|error| error.explain(what))?;
-        let reload = bus.call(MANAGER_PATH, MANAGER, "Reload", &(), RELOAD_DEADLINE);
+        let watched = self.watched().await.map_err(|error| error.explain(what))?;
+        let reload = watched
+            .client
+            .call(MANAGER_PATH, MANAGER, "Reload", &(), RELOAD_DEADLINE);
         match reload.await {
             Ok(_) => {
-                bus.settle().await;
+                watched.flush().await;
                 *done = asked;
                 Ok(())
             }
             Err(error) => {
-                self.drop_dead_bus(&error).await;
+                self.drop_dead_connection(&error).await;
                 Err(error.explain(what))
             }
         }
@@ -395,6 +316,7 @@ mod tests {
         assert_eq!(
             services(&[
                 "/usr/lib/systemd/system/app_foo.service",
+                "/usr/local/lib/systemd/system/app_local.service",
                 "/lib/systemd/system/app-bar.service",
                 "/etc/systemd/system/app.baz.service",
                 "/lib/systemd/system/app@.service",
@@ -403,7 +325,7 @@ mod tests {
                 "/usr/lib/systemd/user/app_user.service",
                 "/etc/init.d/app_foo",
             ]),
-            ["app-bar", "app.baz", "app_foo"]
+            ["app-bar", "app.baz", "app_foo", "app_local"]
         );
         assert_eq!(
             services(&["/etc/init.d/app_old", "/usr/bin/app_old"]),

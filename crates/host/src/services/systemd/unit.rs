@@ -1,12 +1,23 @@
-//! What systemd's words mean: pure.
+//! What the properties of a unit mean. Pure.
 
 use crate::{HostError, ServiceState};
 
 use super::super::check_name;
 
-const UNIT_PATH: &str = "/org/freedesktop/systemd1/unit/";
-/// Suffixes that make a name a unit's name already: an operator's manifest may name a timer.
-const SUFFIXES: [&str; 6] = [".service", ".socket", ".timer", ".path", ".target", ".mount"];
+/// Suffixes that make a name a unit's name: a manifest may name a timer.
+const SUFFIXES: [&str; 11] = [
+    ".service",
+    ".socket",
+    ".timer",
+    ".path",
+    ".target",
+    ".mount",
+    ".automount",
+    ".swap",
+    ".slice",
+    ".scope",
+    ".device",
+];
 
 /// `app_foo` -> `app_foo.service`.
 pub(super) fn unit_name(service: &str) -> Result<String, HostError> {
@@ -17,41 +28,29 @@ pub(super) fn unit_name(service: &str) -> Result<String, HostError> {
     }
 }
 
-/// The object path of a unit, whether it is loaded or not (`bus_label_escape` in systemd's source).
-pub(crate) fn object_path(unit: &str) -> String {
-    let mut path = UNIT_PATH.to_owned();
-    for (index, byte) in unit.bytes().enumerate() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' => path.push(byte.into()),
-            b'0'..=b'9' if index > 0 => path.push(byte.into()),
-            other => path.push_str(&format!("_{other:02x}")),
-        }
-    }
-    path
-}
-
-/// What systemd says of one unit.
+/// Properties of one unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Unit {
-    /// Its primary name; other than what was asked where that was an alias.
+pub(super) struct UnitProperties {
+    /// The primary name; it differs from the name that was asked for if that is an alias.
     pub(super) id: String,
     pub(super) load_state: String,
     pub(super) active_state: String,
     pub(super) sub_state: String,
     pub(super) unit_file_state: String,
-    /// When its newest main process was started, on the monotonic clock; `None`: none ever was, or systemd can't
-    /// tell which it is.
+    /// When the newest main process was started, on the monotonic clock; `None`: never, or systemd
+    /// does not know which process it is.
     pub(super) main_started: Option<u64>,
 }
 
-impl Unit {
-    /// There is nothing of that name. (A unit whose file was removed while it runs is gone, too: systemd
+impl UnitProperties {
+    /// There is no such unit. (A running unit whose file was removed counts as missing: systemd
     /// could not start it again.)
     pub(super) fn is_missing(&self) -> bool {
         self.load_state == "not-found"
     }
 
-    /// A SysV script that systemd's generator wrapped; its links in `etc/rc?.d` decide.
+    /// A SysV script that systemd's generator wrapped; its links in `etc/rc?.d` decide whether it
+    /// is enabled.
     pub(super) fn is_generated(&self) -> bool {
         self.unit_file_state == "generated"
     }
@@ -68,9 +67,9 @@ impl Unit {
 
 /// Whether a unit counts as running.
 ///
-/// `activating` does not, since that is also the state of a unit that waits for its next try
-/// (`auto-restart`) or that never gets ready: who takes it for running takes a crash loop for health.
-/// The exception is `start-post`, when the main process is up and ready. `deactivating` does not either.
+/// `activating` does not: it is also the state of a unit in a crash loop (`auto-restart`) and of
+/// one that never gets ready. The exception is `start-post`, when the main process is up and ready.
+/// `deactivating` does not either.
 pub(super) fn is_running(active_state: &str, sub_state: &str) -> bool {
     match active_state {
         "active" | "reloading" | "refreshing" => true,
@@ -81,8 +80,8 @@ pub(super) fn is_running(active_state: &str, sub_state: &str) -> bool {
 
 /// Whether a unit starts at boot; `None`: it can be neither enabled nor disabled by itself.
 ///
-/// `static` has no `[Install]`; `indirect` has one that names other units only; `transient` and units
-/// without a file have none. What is enabled under `/run` only does not start at boot.
+/// `static` has no `[Install]`; `indirect` has one that names other units only; `transient` and
+/// units without a file have none. A unit that is enabled only under `/run` does not start at boot.
 fn is_enabled(unit_file_state: &str) -> Option<bool> {
     match unit_file_state {
         "enabled" | "alias" => Some(true),
@@ -101,20 +100,10 @@ mod tests {
         assert_eq!(unit_name("app_foo").unwrap(), "app_foo.service");
         assert_eq!(unit_name("app.foo").unwrap(), "app.foo.service");
         assert_eq!(unit_name("app_foo.timer").unwrap(), "app_foo.timer");
+        assert_eq!(unit_name("data.automount").unwrap(), "data.automount");
+        assert_eq!(unit_name("app.slice").unwrap(), "app.slice");
         assert_eq!(unit_name("ssh.service").unwrap(), "ssh.service");
         assert!(unit_name("../ssh").is_err());
-    }
-
-    #[test]
-    fn paths_of_units() {
-        let table = [
-            ("ssh.service", "ssh_2eservice"),
-            ("9p_x-1.service", "_39p_5fx_2d1_2eservice"),
-            ("getty@tty1.service", "getty_40tty1_2eservice"),
-        ];
-        for (unit, path) in table {
-            assert_eq!(object_path(unit), format!("{UNIT_PATH}{path}"));
-        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! What is known of the host's units, kept right by systemd's signals, so that a look at a steady host
-//! asks nobody.
+//! The states of the host's units as last read, kept up to date by systemd's signals: on a steady
+//! host an observation makes no call.
 //!
-//! A signal never changes what is known: it voids it (and the next look asks), since signals and
-//! replies are processed by different tasks, in no certain order.
+//! A signal never changes a known state: it voids it, and the next observation reads it again.
+//! Signals and replies are processed by different tasks, in no certain order.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::unit::{object_path, unit_name};
+use super::unit::unit_name;
 use crate::ServiceState;
 use crate::services::ServiceChanges;
+use crate::systemd::object_path;
 
-/// After this an answer is asked again, should a signal ever get lost.
-const BELIEVED_FOR: Duration = Duration::from_secs(600);
+/// A state is read again after this time, in case a signal was lost.
+const VALID_FOR: Duration = Duration::from_secs(600);
 
 /// A job of systemd that has ended.
 #[derive(Debug, Clone)]
@@ -28,29 +29,29 @@ pub(super) struct EndedJob {
 
 pub(super) struct View {
     changes: Arc<ServiceChanges>,
-    inner: Mutex<Inner>,
+    units: Mutex<KnownUnits>,
 }
 
 #[derive(Default)]
-struct Inner {
+struct KnownUnits {
     /// By service.
-    known: HashMap<String, Known>,
-    /// Signals that may have voided something.
+    known: HashMap<String, KnownUnit>,
+    /// Signals that may have voided a state.
     signals_seen: u64,
-    /// What this agent is changing, which is no news to it; `None`: unit files.
+    /// What this agent is changing: no drift. `None`: unit files.
     busy: Vec<Option<String>>,
-    /// Those who wait for the end of a job.
+    /// Receivers of the ends of jobs.
     waiting: Vec<mpsc::UnboundedSender<EndedJob>>,
 }
 
-impl Inner {
+impl KnownUnits {
     fn void_all(&mut self) {
         self.signals_seen += 1;
         self.known.values_mut().for_each(|known| known.valid = false);
     }
 }
 
-struct Known {
+struct KnownUnit {
     unit: String,
     /// The unit's object path.
     path: String,
@@ -63,15 +64,15 @@ impl View {
     pub(super) fn new(changes: Arc<ServiceChanges>) -> Self {
         Self {
             changes,
-            inner: Mutex::default(),
+            units: Mutex::default(),
         }
     }
 
-    /// What is known of `service`, if it still holds.
+    /// The known state of `service`, if it is valid.
     pub(super) fn state(&self, service: &str) -> Option<ServiceState> {
         let inner = self.lock();
         let known = inner.known.get(service)?;
-        (known.valid && known.at.elapsed() < BELIEVED_FOR).then_some(known.state)
+        (known.valid && known.at.elapsed() < VALID_FOR).then_some(known.state)
     }
 
     /// For [`Self::learn`].
@@ -79,11 +80,11 @@ impl View {
         self.lock().signals_seen
     }
 
-    /// `service` was looked at, which began when `since` signals had been seen: a later one may be newer than
-    /// the answer, and was not able to void it.
+    /// Stores the state of `service`. `since`: [`Self::signals_seen`] before it was read; a later
+    /// signal may be newer than the answer and had nothing to void yet.
     pub(super) fn learn(&self, service: &str, unit: &str, state: ServiceState, since: u64) {
         let mut inner = self.lock();
-        let known = Known {
+        let known = KnownUnit {
             unit: unit.to_owned(),
             path: object_path(unit),
             state,
@@ -93,13 +94,13 @@ impl View {
         inner.known.insert(service.to_owned(), known);
     }
 
-    /// `service` is not there (which is not kept: nothing signals that it appears).
+    /// `service` does not exist. (That is not stored: no signal says when it appears.)
     pub(super) fn forget(&self, service: &str) {
         self.lock().known.remove(service);
     }
 
-    /// While the returned value lives, changes of `service` are this agent's own doing; after it, nothing
-    /// that was known of it holds.
+    /// Until the returned value is dropped, changes of `service` are this agent's own; then its
+    /// known state is void.
     pub(super) fn changing<'a>(&'a self, service: &str, unit: &str) -> Changing<'a> {
         let mut inner = self.lock();
         let known = inner.known.get(service).map(|known| known.unit.clone());
@@ -107,12 +108,12 @@ impl View {
         self.begin(&mut inner, Some(unit))
     }
 
-    /// While the returned value lives, changes of unit files are this agent's own doing.
+    /// Until the returned value is dropped, changes of unit files are this agent's own.
     pub(super) fn rereading_units(&self) -> Changing<'_> {
         self.begin(&mut self.lock(), None)
     }
 
-    fn begin(&self, inner: &mut Inner, what: Option<String>) -> Changing<'_> {
+    fn begin(&self, inner: &mut KnownUnits, what: Option<String>) -> Changing<'_> {
         inner.busy.push(what.clone());
         Changing { view: self, what }
     }
@@ -136,8 +137,8 @@ impl View {
         );
     }
 
-    /// Signal: a job of `unit` has ended. Always news: the start of a unit that was not loaded is signalled
-    /// in no other way.
+    /// Signal: a job of `unit` has ended. Always reported: nothing else signals the start of a unit
+    /// that was not loaded.
     pub(super) fn job_ended(&self, unit: &str, job: EndedJob) {
         self.changed(|other| other == unit, |known| known.unit == unit, |_| true);
         self.lock()
@@ -145,7 +146,7 @@ impl View {
             .retain(|waiter| waiter.send(job.clone()).is_ok());
     }
 
-    /// Signal: unit files were read anew, or links to them changed.
+    /// Signal: unit files were reloaded, or links to them changed.
     pub(super) fn unit_files_changed(&self) {
         let mut inner = self.lock();
         inner.void_all();
@@ -156,13 +157,13 @@ impl View {
         }
     }
 
-    /// Signals may have gone by unseen: nothing that is known holds.
+    /// Signals may have been missed: every known state is void.
     pub(super) fn signals_lost(&self) {
         self.lock().void_all();
         self.changes.report_all();
     }
 
-    /// There are no signals any more: nothing that is known holds, no job's end will be heard of.
+    /// No more signals: every known state is void, and the ends of jobs stay unknown.
     pub(super) fn disconnected(&self) {
         let mut inner = self.lock();
         inner.signals_seen += 1;
@@ -175,37 +176,37 @@ impl View {
     fn changed(
         &self,
         is_unit: impl Fn(&str) -> bool,
-        is_known: impl Fn(&Known) -> bool,
-        is_news: impl Fn(&mut Known) -> bool,
+        is_known: impl Fn(&KnownUnit) -> bool,
+        is_change: impl Fn(&mut KnownUnit) -> bool,
     ) {
         let mut inner = self.lock();
         inner.signals_seen += 1;
         let own = inner.busy.iter().flatten().any(|unit| is_unit(unit));
-        let mut news = Vec::new();
+        let mut changed = Vec::new();
         for (service, known) in inner.known.iter_mut().filter(|(_, known)| is_known(known)) {
             known.valid = false;
-            if is_news(known) {
-                news.push(service.clone());
+            if is_change(known) {
+                changed.push(service.clone());
             }
         }
         if own {
             return;
         }
-        // What nobody has looked at yet, anything may be news of.
-        news.extend(self.changes.watched().into_iter().filter(|service| {
+        // A unit that was not read yet: any signal may mean a change.
+        changed.extend(self.changes.watched().into_iter().filter(|service| {
             !inner.known.contains_key(service) && unit_name(service).is_ok_and(|unit| is_unit(&unit))
         }));
         drop(inner);
-        news.iter().for_each(|service| self.changes.report(service));
+        changed.iter().for_each(|service| self.changes.report(service));
     }
 
-    // Each holder leaves the maps whole, so a panic elsewhere does not spoil them.
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    // Every holder leaves the maps consistent, so a panic elsewhere does no harm.
+    fn lock(&self) -> MutexGuard<'_, KnownUnits> {
+        self.units.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Lasts as long as something is being changed by this agent.
+/// Lives while this agent changes a unit or unit files.
 pub(super) struct Changing<'a> {
     view: &'a View,
     what: Option<String>,
@@ -234,7 +235,7 @@ mod tests {
         masked: false,
     };
 
-    /// A view of `app_foo`, which runs, is watched and was looked at.
+    /// A view of `app_foo`, which runs, is watched and was read.
     fn view() -> View {
         let changes = Arc::new(ServiceChanges::default());
         changes.set_watched(["app_foo".to_owned()].into());
@@ -243,14 +244,14 @@ mod tests {
         view
     }
 
-    /// Whether a change is waiting to be taken.
+    /// Whether a change is pending.
     async fn has_news(view: &View) -> bool {
         let taken = tokio::time::timeout(Duration::ZERO, view.changes.take()).await;
         taken.is_ok_and(|services| services.contains("app_foo"))
     }
 
     #[tokio::test]
-    async fn a_signal_voids_what_is_known_and_is_news_only_if_it_says_something_new() {
+    async fn a_signal_voids_what_is_known_and_is_change_only_if_it_says_something_new() {
         let path = object_path("app_foo.service");
         for (path, running, known, news) in [
             (path.as_str(), Some(false), false, true),

@@ -1,8 +1,9 @@
 //! Which SysV scripts run at boot: links `etc/rc<level>.d/S<nn><service>`.
 //!
-//! Read without a process. Changed by the distribution's own tool where `/` has one (`update-rc.d`,
-//! `chkconfig`: they order the links by dependencies); else by the links themselves, with the run levels
-//! of the script's LSB header (2 3 4 5 where it has none), `S20` to start and `K80` to stop.
+//! Reads them without a process. Changes them with the distribution's own tool if `/` has one
+//! (`update-rc.d`, `chkconfig`: they order the links by dependencies). Otherwise it makes the links
+//! itself: in the run levels of the script's LSB header (2 3 4 5 if it has none), `S20` to start
+//! and `K80` to stop.
 
 use std::fs;
 use std::io;
@@ -16,26 +17,26 @@ use crate::command::{Command, Runner};
 use crate::{HostError, Root};
 
 const LEVELS: std::ops::RangeInclusive<u8> = 0..=6;
-/// The levels in which a host does its work.
+/// The multi-user levels.
 const WORKING_LEVELS: [u8; 4] = [2, 3, 4, 5];
 
 pub(super) struct BootLinks {
     root: Root,
     runner: Option<Arc<Runner>>,
-    /// The tools number anew what others have linked, and don't wait for each other.
+    /// The tools renumber the links of other scripts, and do not lock.
     in_turn: Mutex<()>,
 }
 
-/// Which tool changes the links.
+/// The tool that changes the links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tool {
+enum LinkTool {
     UpdateRcD,
     Chkconfig,
     None,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Link {
+enum BootLink {
     Start,
     Kill,
 }
@@ -54,7 +55,7 @@ impl BootLinks {
             if self
                 .links(level, service)?
                 .iter()
-                .any(|(link, _)| *link == Link::Start)
+                .any(|(link, _)| *link == BootLink::Start)
             {
                 return Ok(true);
             }
@@ -65,23 +66,24 @@ impl BootLinks {
     pub(super) async fn enable(&self, service: &str) -> Result<(), HostError> {
         let _in_turn = self.in_turn.lock().await;
         match self.tool() {
-            Tool::UpdateRcD => {
-                // `enable` works on links that are there only; `defaults` leaves those alone.
+            LinkTool::UpdateRcD => {
+                // `enable` changes only existing links; `defaults` adds missing ones and changes no
+                // others.
                 self.run("update-rc.d", &[service, "defaults"]).await?;
                 self.run("update-rc.d", &[service, "enable"]).await
             }
-            Tool::Chkconfig => {
+            LinkTool::Chkconfig => {
                 self.run("chkconfig", &["--add", service]).await?;
                 self.run("chkconfig", &[service, "on"]).await
             }
-            Tool::None => {
+            LinkTool::None => {
                 let script = self.root.join("/etc/init.d").join(service);
                 let text = fs::read(&script).map_err(|error| failed("read", &script, &error))?;
                 let start_in = start_levels(&String::from_utf8_lossy(&text));
                 for level in LEVELS {
                     let link = match start_in.contains(&level) {
-                        true => Link::Start,
-                        false => Link::Kill,
+                        true => BootLink::Start,
+                        false => BootLink::Kill,
                     };
                     self.set_link(level, service, link)?;
                 }
@@ -93,20 +95,20 @@ impl BootLinks {
     pub(super) async fn disable(&self, service: &str) -> Result<(), HostError> {
         let _in_turn = self.in_turn.lock().await;
         match self.tool() {
-            Tool::UpdateRcD => {
+            LinkTool::UpdateRcD => {
                 self.run("update-rc.d", &[service, "defaults"]).await?;
                 self.run("update-rc.d", &[service, "disable"]).await
             }
-            Tool::Chkconfig => self.run("chkconfig", &[service, "off"]).await,
-            Tool::None => LEVELS
+            LinkTool::Chkconfig => self.run("chkconfig", &[service, "off"]).await,
+            LinkTool::None => LEVELS
                 .into_iter()
-                .try_for_each(|level| self.set_link(level, service, Link::Kill)),
+                .try_for_each(|level| self.set_link(level, service, BootLink::Kill)),
         }
     }
 
-    fn tool(&self) -> Tool {
+    fn tool(&self) -> LinkTool {
         if !self.root.is_host() {
-            return Tool::None;
+            return LinkTool::None;
         }
         let exists = |name: &str| {
             let folders = ["/usr/sbin", "/sbin"];
@@ -115,14 +117,14 @@ impl BootLinks {
                 .any(|folder| self.root.join(folder).join(name).exists())
         };
         match (exists("update-rc.d"), exists("chkconfig")) {
-            (true, _) => Tool::UpdateRcD,
-            (false, true) => Tool::Chkconfig,
-            (false, false) => Tool::None,
+            (true, _) => LinkTool::UpdateRcD,
+            (false, true) => LinkTool::Chkconfig,
+            (false, false) => LinkTool::None,
         }
     }
 
-    /// `service`'s links in one run level.
-    fn links(&self, level: u8, service: &str) -> Result<Vec<(Link, PathBuf)>, HostError> {
+    /// The links of `service` in one run level.
+    fn links(&self, level: u8, service: &str) -> Result<Vec<(BootLink, PathBuf)>, HostError> {
         let folder = self.folder(level);
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
@@ -142,7 +144,7 @@ impl BootLinks {
         Ok(links)
     }
 
-    fn set_link(&self, level: u8, service: &str, wanted: Link) -> Result<(), HostError> {
+    fn set_link(&self, level: u8, service: &str, wanted: BootLink) -> Result<(), HostError> {
         let folder = self.folder(level);
         fs::create_dir_all(&folder).map_err(|error| failed("create", &folder, &error))?;
         let links = self.links(level, service)?;
@@ -153,8 +155,8 @@ impl BootLinks {
             return Ok(());
         }
         let prefix = match wanted {
-            Link::Start => "S20",
-            Link::Kill => "K80",
+            BootLink::Start => "S20",
+            BootLink::Kill => "K80",
         };
         let path = folder.join(format!("{prefix}{service}"));
         std::os::unix::fs::symlink(format!("../init.d/{service}"), &path)
@@ -183,10 +185,10 @@ fn failed(what: &str, path: &std::path::Path, error: &io::Error) -> HostError {
 }
 
 /// `S20app_foo` -> start, `app_foo`.
-fn parse_link(name: &str) -> Option<(Link, &str)> {
+fn parse_link(name: &str) -> Option<(BootLink, &str)> {
     let link = match name.as_bytes().first()? {
-        b'S' => Link::Start,
-        b'K' => Link::Kill,
+        b'S' => BootLink::Start,
+        b'K' => BootLink::Kill,
         _ => return None,
     };
     let digits = name.get(1..3)?;
@@ -195,7 +197,7 @@ fn parse_link(name: &str) -> Option<(Link, &str)> {
     is_link.then_some((link, service))
 }
 
-/// The working levels that a script's LSB header names; all of them where it names none.
+/// The multi-user levels in a script's LSB header; all of them if it has none.
 fn start_levels(script: &str) -> Vec<u8> {
     let header = script
         .lines()
@@ -220,9 +222,9 @@ mod tests {
     #[test]
     fn names_of_links() {
         let table = [
-            ("S20app_foo", Some((Link::Start, "app_foo"))),
-            ("K80app_foo", Some((Link::Kill, "app_foo"))),
-            ("S01S02", Some((Link::Start, "S02"))),
+            ("S20app_foo", Some((BootLink::Start, "app_foo"))),
+            ("K80app_foo", Some((BootLink::Kill, "app_foo"))),
+            ("S01S02", Some((BootLink::Start, "S02"))),
             ("S2xapp", None),
             ("S20", None),
             ("README", None),

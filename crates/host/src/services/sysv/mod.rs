@@ -1,12 +1,11 @@
 //! SysV scripts under `etc/init.d`, which answer with LSB exit codes
 //! (<https://refspecs.linuxfoundation.org/LSB_5.0.0/LSB-Core-generic/LSB-Core-generic/iniscrptact.html>).
 //!
-//! Asking a script costs a process, so answers are kept: until this agent changes the service, or until
-//! someone asks `fresh` (a ping, a heartbeat) and the answer is over [`FRESH_FOR`] old.
+//! Each question costs a process, so answers are cached: until this agent changes the service, or
+//! until a caller asks for a `fresh` one (a ping, a heartbeat) and the cached one is older than
+//! [`FRESH_FOR`].
 
 use std::collections::{BTreeSet, HashMap};
-use std::ffi::OsStr;
-use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,7 +13,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use protocol::Category;
 
-use super::{check_name, scripts_in};
+use super::{ServiceChanges, check_name, scripts_in};
 use crate::command::{Command, Exit, Output, Overflow, Runner};
 use crate::{HostError, Root, ServiceState, Services};
 
@@ -23,34 +22,49 @@ mod boot_links;
 use boot_links::BootLinks;
 
 const SCRIPTS: &str = "/etc/init.d";
-/// How old an answer may be to count as fresh.
+/// A younger answer counts as fresh.
 const FRESH_FOR: Duration = Duration::from_secs(5);
-/// For one run of a script.
-const DEADLINE: Duration = Duration::from_secs(60);
-/// What a script prints is quoted in errors only.
+/// For a `status` of a script.
+const STATUS_DEADLINE: Duration = Duration::from_secs(30);
+/// For any other action: large Java applications start for minutes.
+const ACTION_DEADLINE: Duration = Duration::from_secs(300);
+/// A script whose `status` has hung is not asked again sooner: it may take its whole deadline.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
+/// Only errors quote the output of a script.
 const OUTPUT_CAP: usize = 64 * 1024;
-/// Tells scripts in a sandbox where they are.
+/// The root, for scripts in a sandbox.
 const ROOT_VARIABLE: &str = "BACKBONE_ROOT";
 
 /// The scripts of one host or sandbox.
 pub struct SysV {
     root: Root,
     boot_links: BootLinks,
-    answers: Mutex<HashMap<String, Answer>>,
+    answers: Mutex<HashMap<String, CachedAnswer>>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Answer {
-    running: bool,
+#[derive(Debug, Clone)]
+struct CachedAnswer {
+    /// An error: the script cannot tell.
+    running: Result<bool, HostError>,
     at: Instant,
 }
 
-/// What `status` says.
+impl CachedAnswer {
+    fn is_valid(&self, fresh: bool) -> bool {
+        match (&self.running, fresh) {
+            (Ok(_), false) => true,
+            (Ok(_), true) => self.at.elapsed() <= FRESH_FOR,
+            (Err(error), _) => error.category == Category::Timeout && self.at.elapsed() <= ASK_AGAIN,
+        }
+    }
+}
+
+/// The answer of `status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Status {
+enum LsbStatus {
     Running,
     NotRunning,
-    /// The script cannot tell, or this is no LSB answer.
+    /// The script does not know, or its exit code is not one of LSB's.
     Unknown,
 }
 
@@ -63,7 +77,7 @@ impl SysV {
         }
     }
 
-    /// Starts what changes links; not given: the agent does.
+    /// Runs the tools that change links; not given: the agent does.
     pub fn runner(self, runner: Option<&Arc<Runner>>) -> Self {
         Self {
             boot_links: BootLinks::new(&self.root, runner),
@@ -71,12 +85,12 @@ impl SysV {
         }
     }
 
-    /// How old the kept answer for `service` is; `None`: there is none.
+    /// The age of the cached answer for `service`; `None`: there is none.
     pub fn answer_age(&self, service: &str) -> Option<Duration> {
         self.lock().get(service).map(|answer| answer.at.elapsed())
     }
 
-    /// Whether `service` starts at boot, read from its links: no process.
+    /// Whether `service` starts at boot; read from its links, without a process.
     pub(super) fn is_enabled(&self, service: &str) -> Result<bool, HostError> {
         self.boot_links.is_enabled(service)
     }
@@ -84,24 +98,25 @@ impl SysV {
     async fn ask_if_running(&self, service: &str) -> Result<bool, HostError> {
         let command = self.command(service, "status");
         let output = command.run_any_exit().await.map_err(|error| HostError {
-            message: format!("cannot tell whether service {service} runs: {error}"),
+            message: format!("cannot tell whether service {service} is running: {error}"),
             ..error.into()
         })?;
         match status_of(output.exit) {
-            Status::Running => Ok(true),
-            Status::NotRunning => Ok(false),
-            Status::Unknown => Err(HostError::new(
+            LsbStatus::Running => Ok(true),
+            LsbStatus::NotRunning => Ok(false),
+            LsbStatus::Unknown => Err(HostError::new(
                 Category::Script,
                 format!(
-                    "cannot tell whether service {service} runs: {}. LSB allows 0 (runs) and 1, 2, 3 (does not \
-                     run) as its answer; mend the script",
+                    "cannot tell whether service {service} is running: {}. LSB status codes are 0 (running) and \
+                     1, 2, 3 (not running); fix the script",
                     command.failure(&output)
                 ),
             )),
         }
     }
 
-    /// Runs the script to its end even if nobody waits any more: half a start is worse than a late one.
+    /// Runs the script to its end even if the future is dropped: half a start is worse than a late
+    /// one.
     async fn act(&self, service: &str, action: &'static str) -> Result<Output, HostError> {
         self.existing_script(service)?;
         self.forget(service);
@@ -132,7 +147,10 @@ impl SysV {
     fn command(&self, service: &str, action: &str) -> Command {
         let command = Command::new(self.script(service))
             .arg(action)
-            .deadline(DEADLINE)
+            .deadline(match action {
+                "status" => STATUS_DEADLINE,
+                _ => ACTION_DEADLINE,
+            })
             .output_cap(OUTPUT_CAP, Overflow::KeepTail);
         match self.root.is_host() {
             true => command,
@@ -166,8 +184,8 @@ impl SysV {
         self.lock().remove(service);
     }
 
-    // Each holder leaves the map whole, so a panic elsewhere does not spoil it.
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Answer>> {
+    // Every holder leaves the map consistent, so a panic elsewhere does no harm.
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, CachedAnswer>> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -179,17 +197,21 @@ impl Services for SysV {
             self.forget(service);
             return Ok(None);
         }
-        let kept = self.lock().get(service).copied();
-        let running = match kept {
-            Some(answer) if !fresh || answer.at.elapsed() <= FRESH_FOR => answer.running,
+        let cached = self.lock().get(service).cloned();
+        let running = match cached {
+            Some(answer) if answer.is_valid(fresh) => answer.running,
             Some(_) | None => {
-                // The answer is as old as the question: what changes meanwhile is not in it.
+                // The answer is as old as the question: it misses a change in between.
                 let at = Instant::now();
-                let running = self.ask_if_running(service).await?;
-                self.lock().insert(service.to_owned(), Answer { running, at });
+                let running = self.ask_if_running(service).await;
+                let answer = CachedAnswer {
+                    running: running.clone(),
+                    at,
+                };
+                self.lock().insert(service.to_owned(), answer);
                 running
             }
-        };
+        }?;
         let enabled = Some(self.is_enabled(service)?);
         Ok(Some(ServiceState {
             running,
@@ -197,20 +219,6 @@ impl Services for SysV {
             instance: None,
             masked: false,
         }))
-    }
-
-    fn retain_possible(&self, names: &mut BTreeSet<&str>) {
-        let folder = std::fs::read_dir(self.root.join(SCRIPTS));
-        let scripts = folder.and_then(|scripts| {
-            let names = scripts.map(|script| script.map(|script| script.file_name()));
-            names.collect::<Result<BTreeSet<_>, _>>()
-        });
-        match scripts {
-            Ok(scripts) => names.retain(|name| scripts.contains(OsStr::new(name))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => names.clear(),
-            // Each by itself says why the folder cannot be read.
-            Err(_) => {}
-        }
     }
 
     fn forget_answers(&self) {
@@ -232,7 +240,7 @@ impl Services for SysV {
     async fn reload(&self, service: &str) -> Result<(), HostError> {
         self.existing_script(service)?;
         if !self.ask_if_running(service).await? {
-            // Where a reload falls back to a restart it would be a start.
+            // If the reload falls back to a restart, that would start the service.
             return Ok(());
         }
         let output = self.act(service, "reload").await?;
@@ -254,7 +262,11 @@ impl Services for SysV {
         self.boot_links.disable(service).await
     }
 
-    /// Scripts are read at each run; but a package may have stopped or started what it changed.
+    fn has_unit_files(&self) -> bool {
+        false
+    }
+
+    /// Scripts are read at each run. But a package may have stopped or started its services.
     async fn reread_units(&self) -> Result<(), HostError> {
         self.lock().clear();
         Ok(())
@@ -263,14 +275,18 @@ impl Services for SysV {
     fn services_in(&self, files: &[PathBuf]) -> BTreeSet<String> {
         scripts_in(files)
     }
+
+    fn changes(&self) -> Option<Arc<ServiceChanges>> {
+        None
+    }
 }
 
-fn status_of(exit: Exit) -> Status {
+fn status_of(exit: Exit) -> LsbStatus {
     match exit {
-        Exit::Code(0) => Status::Running,
+        Exit::Code(0) => LsbStatus::Running,
         // Dead with a pid file, dead with a lock file, not running.
-        Exit::Code(1..=3) => Status::NotRunning,
-        Exit::Code(_) | Exit::Signal(_) => Status::Unknown,
+        Exit::Code(1..=3) => LsbStatus::NotRunning,
+        Exit::Code(_) | Exit::Signal(_) => LsbStatus::Unknown,
     }
 }
 
@@ -278,16 +294,35 @@ fn status_of(exit: Exit) -> Status {
 mod tests {
     use super::*;
 
+    /// R02: a script that hangs costs its whole deadline.
+    #[test]
+    fn a_status_that_hangs_is_asked_again_only_after_a_while() {
+        let failed = |category| Err(HostError::new(category, "cannot tell"));
+        let table = [
+            (Ok(true), 30, false, true),
+            (Ok(true), 30, true, false),
+            (Ok(true), 1, true, true),
+            (failed(Category::Timeout), 30, true, true),
+            (failed(Category::Timeout), 61, true, false),
+            (failed(Category::Script), 1, false, false),
+        ];
+        for (running, age_s, fresh, valid) in table {
+            let at = Instant::now() - Duration::from_secs(age_s);
+            let answer = CachedAnswer { running, at };
+            assert_eq!(answer.is_valid(fresh), valid, "{answer:?} {age_s} {fresh}");
+        }
+    }
+
     #[test]
     fn lsb_status_codes() {
         let table = [
-            (Exit::Code(0), Status::Running),
-            (Exit::Code(1), Status::NotRunning),
-            (Exit::Code(2), Status::NotRunning),
-            (Exit::Code(3), Status::NotRunning),
-            (Exit::Code(4), Status::Unknown),
-            (Exit::Code(127), Status::Unknown),
-            (Exit::Signal(9), Status::Unknown),
+            (Exit::Code(0), LsbStatus::Running),
+            (Exit::Code(1), LsbStatus::NotRunning),
+            (Exit::Code(2), LsbStatus::NotRunning),
+            (Exit::Code(3), LsbStatus::NotRunning),
+            (Exit::Code(4), LsbStatus::Unknown),
+            (Exit::Code(127), LsbStatus::Unknown),
+            (Exit::Signal(9), LsbStatus::Unknown),
         ];
         for (exit, status) in table {
             assert_eq!(status_of(exit), status, "{exit}");

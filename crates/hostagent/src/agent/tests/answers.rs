@@ -2,7 +2,7 @@
 
 use super::*;
 use host::InstalledPackage;
-use host::fake::State;
+use host::fake::FakeState;
 
 /// The answer to a ping that is sent now; then all is said that follows from it.
 async fn pinged(driver: &mut Driver, id: &str) -> Value {
@@ -32,11 +32,11 @@ async fn with_two_applications() -> Driver {
     driver
 }
 
-fn package(state: &mut State) -> &mut InstalledPackage {
+fn package(state: &mut FakeState) -> &mut InstalledPackage {
     state.packages.get_mut("a").unwrap()
 }
 
-type Change = fn(&mut State);
+type Change = fn(&mut FakeState);
 
 #[tokio::test(start_paused = true)]
 async fn each_change_of_the_host_is_in_the_very_next_answer() {

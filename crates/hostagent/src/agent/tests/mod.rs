@@ -2,6 +2,7 @@
 
 mod answers;
 mod drift;
+mod held;
 mod order;
 mod returned;
 mod transactions;

@@ -188,7 +188,7 @@ async fn what_fails_while_somebody_else_removes_the_package_is_no_failure() {
     let gone = HostError::new(Category::NotFound, "there is no unit a");
     driver.fake.with(|state| {
         state.services.get_mut("a").unwrap().enabled = Some(false);
-        state.removed_behind.push(("enable a".into(), "a".into()));
+        state.removed_externally.push(("enable a".into(), "a".into()));
         state.failures.push(("enable a".into(), gone));
     });
     let apps = json!({"a": {"version": "1", "url": "http://fake/a-1-1.deb", "config": {"s": {"k": "old"}}}});
@@ -490,6 +490,39 @@ async fn a_plan_is_answered_and_a_message_can_be_held_to_it() {
         .await
         .unwrap();
     assert_eq!(driver.said(2).await, ["converging m2", "ok m2"]);
+    assert_eq!(package_versions(&driver), ["a 2-1"]);
+}
+
+/// Its hook takes 20 s to tell its config.
+#[tokio::test(start_paused = true)]
+async fn a_ping_is_answered_while_the_plan_is_made_that_a_message_is_tied_to() {
+    let mut driver = with_a_at_1().await;
+    let apps = a_at_2(&driver);
+    driver
+        .fake
+        .with(|state| state.read_takes = Duration::from_secs(20));
+    let message =
+        json!({"opcode": "set_config", "id": "m1", "only_if_plan": "0123456789ab", "data": apps});
+    let mut acked = driver.send_on(HOST, message).await;
+    let newer = json!({"opcode": "set_config", "id": "m2", "data": apps});
+    driver.send_on(HOST, newer).await;
+    let began = Instant::now();
+    for id in ["p1", "p2", "p3"] {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        driver.send_on(HOST, json!({"opcode": "ping", "id": id})).await;
+        let answer = driver.status().await;
+        assert_eq!(answer["reply_to"], id, "{answer}");
+        assert!(acked.try_recv().is_err(), "it is not decided yet");
+    }
+    assert!(began.elapsed() < Duration::from_secs(10));
+    let status = driver.status().await;
+    assert_eq!(status["reply_to"], "m1", "{status}");
+    assert_eq!(status["errors"][0]["phase"], "check");
+    assert!(began.elapsed() >= Duration::from_secs(20));
+    acked.await.unwrap();
+    // The message behind it had to wait, and is not lost.
+    driver.fake.with(|state| state.read_takes = Duration::ZERO);
+    assert_eq!(last_said(&mut driver).await["reply_to"], "m2");
     assert_eq!(package_versions(&driver), ["a 2-1"]);
 }
 

@@ -82,8 +82,9 @@ impl Configs {
         {
             return known.found();
         }
-        let read = app_config.read_by(contract, &candidate.app, &candidate.package);
-        self.remember(candidate, read.await, Instant::now())
+        let read = app_config.read(&candidate.app, &candidate.package).await;
+        let config = Arc::new(read.map(Arc::unwrap_or_clone));
+        self.remember(candidate, config, Instant::now())
     }
 
     fn remember(

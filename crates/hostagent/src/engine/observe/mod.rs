@@ -134,12 +134,7 @@ impl ObservedApp {
 
     /// Whether it has health checks.
     pub fn has_checks(&self) -> bool {
-        let manifest = self
-            .contract
-            .as_ref()
-            .ok()
-            .and_then(|contract| contract.manifest.as_ref());
-        manifest.is_some_and(|manifest| !manifest.health.is_empty())
+        self.contract.as_ref().is_ok_and(|contract| contract.has_checks)
     }
 
     /// Whether it has services and all of them run.
@@ -227,25 +222,16 @@ impl Observer {
             .iter()
             .map(|candidate| (&candidate.app, candidate.package.as_str()))
             .collect();
-        let contracts = self.host.app_config.contracts(&names).await;
-        let mut possible_services: BTreeSet<&str> = names
-            .iter()
-            .zip(&contracts)
-            .filter(|(_, contract)| leaves_services_to_package(contract))
-            .flat_map(|((app, package), _)| {
-                let other = (app.as_str() != *package).then_some(*package);
-                [Some(app.as_str()), other].into_iter().flatten()
-            })
-            .collect();
-        self.host.services.retain_possible(&mut possible_services);
+        let mut contracts = Vec::with_capacity(names.len());
+        for (app, package) in &names {
+            contracts.push(self.host.app_config.contract(app, package).await);
+        }
         self.learn_package_services(&candidates, &contracts).await;
         // The notes lie in the agent's own folder; where that fails, writing the config does and tells.
         let unfinished = self.host.app_config.unfinished().await;
         let mut apps = BTreeMap::new();
         for (candidate, contract) in candidates.iter().zip(&contracts) {
-            let mut there = self
-                .look_at(candidate, contract, &possible_services, freshness)
-                .await?;
+            let mut there = self.look_at(candidate, contract, freshness).await?;
             there.config_unfinished = unfinished
                 .as_ref()
                 .map_or(true, |apps| apps.contains(&candidate.app));
@@ -262,7 +248,6 @@ impl Observer {
         &self,
         candidate: &Candidate,
         contract: &FoundContract,
-        possible_services: &BTreeSet<&str>,
         freshness: Freshness,
     ) -> Result<ObservedApp, HostError> {
         let Candidate { app, package, .. } = candidate;
@@ -273,7 +258,7 @@ impl Observer {
             .and_then(|contract| contract.services.as_ref());
         let names = match named {
             Some(named) => named.clone(),
-            None => self.unnamed_services(candidate, possible_services).await?,
+            None => self.unnamed_services(candidate).await?,
         };
         let mut services = BTreeMap::new();
         for name in names {
@@ -281,7 +266,7 @@ impl Observer {
             let state = self.host.services.state(&name, true).await?;
             services.insert(name, state);
         }
-        let healthy = self.healthy(app, package, contract, freshness).await;
+        let healthy = self.healthy(app, package, freshness).await;
         let Found { config, read_at } = match contract {
             Err(error) => Found {
                 config: Arc::new(Err(error.clone())),
@@ -356,11 +341,7 @@ impl Observer {
 
     /// Of an application whose contract names none: the unit of its own name, or of its package's; else the units its
     /// package ships.
-    async fn unnamed_services(
-        &self,
-        candidate: &Candidate,
-        possible: &BTreeSet<&str>,
-    ) -> Result<BTreeSet<String>, HostError> {
+    async fn unnamed_services(&self, candidate: &Candidate) -> Result<BTreeSet<String>, HostError> {
         let Candidate {
             app,
             package,
@@ -368,7 +349,7 @@ impl Observer {
             ..
         } = candidate;
         for name in [app.as_str(), package] {
-            if possible.contains(name) && self.host.services.state(name, false).await?.is_some() {
+            if self.host.services.state(name, false).await?.is_some() {
                 return Ok(BTreeSet::from([name.to_owned()]));
             }
         }
@@ -409,20 +390,10 @@ impl Observer {
         Ok(BTreeSet::clone(&services))
     }
 
-    async fn healthy(
-        &self,
-        app: &AppName,
-        package: &str,
-        contract: &FoundContract,
-        freshness: Freshness,
-    ) -> bool {
-        let checked = match (freshness, contract) {
-            (Freshness::Light, _) => None,
-            (Freshness::Full, Ok(contract)) => {
-                let checks = self.host.app_config.is_healthy_by(contract, app, package);
-                Some(checks.await)
-            }
-            (Freshness::Full, Err(_)) => Some(self.host.app_config.is_healthy(app, package).await),
+    async fn healthy(&self, app: &AppName, package: &str, freshness: Freshness) -> bool {
+        let checked = match freshness {
+            Freshness::Light => None,
+            Freshness::Full => Some(self.host.app_config.is_healthy(app, package).await),
         };
         let mut unhealthy = self.unhealthy.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(result) = checked {
@@ -441,13 +412,6 @@ impl Observer {
         }
         !unhealthy.contains(app)
     }
-}
-
-/// Whether [`Observer::unnamed_services`] will be looked for.
-fn leaves_services_to_package(contract: &FoundContract) -> bool {
-    contract
-        .as_ref()
-        .map_or(true, |contract| contract.services.is_none())
 }
 
 #[cfg(test)]

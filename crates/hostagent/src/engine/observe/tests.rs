@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::*;
 use crate::ledger::Record;
-use host::fake::{FakeHost, State};
+use host::fake::{FakeHost, FakeState};
 
 struct World {
     fake: FakeHost,
@@ -85,14 +85,14 @@ async fn a_config_is_read_at_a_full_look_and_has_that_age() {
 }
 
 /// A change, and whether a look shows it.
-type Case = (&'static str, fn(&mut State), fn(&ObservedApp) -> bool);
+type Case = (&'static str, fn(&mut FakeState), fn(&ObservedApp) -> bool);
 
 #[tokio::test(start_paused = true)]
 async fn what_has_changed_is_seen() {
-    fn package(state: &mut State) -> &mut InstalledPackage {
+    fn package(state: &mut FakeState) -> &mut InstalledPackage {
         state.packages.get_mut("a").unwrap()
     }
-    fn service(state: &mut State) -> &mut ServiceState {
+    fn service(state: &mut FakeState) -> &mut ServiceState {
         state.services.get_mut("a").unwrap()
     }
     let table: [Case; 6] = [

@@ -1,6 +1,6 @@
 //! What the agent puts on record of packages: that they are managed, and where they came from.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use host::download::url_for_family;
 use host::{Host, Source};
@@ -124,20 +124,14 @@ pub(super) async fn provenance(
     ledger: &Ledger,
     mut arriving: Vec<Arriving>,
 ) -> Result<(), StateFileError> {
-    let files: Vec<&Path> = arriving
-        .iter()
-        .filter_map(|arriving| arriving.file.as_deref())
-        .collect();
-    let mut kept = host.downloads.keep_all(&files).await.into_iter();
     for arriving in &mut arriving {
-        arriving.provenance.file = match arriving.file.as_ref().and_then(|_| kept.next()) {
-            Some(Ok(kept)) => Some(kept),
-            Some(Err(error)) => {
-                tracing::warn!(app = %arriving.app, %error, "cannot keep the package file for a later rollback");
-                None
+        let Some(file) = &arriving.file else { continue };
+        match host.downloads.keep(file).await {
+            Ok(kept) => arriving.provenance.file = Some(kept),
+            Err(error) => {
+                tracing::warn!(app = %arriving.app, %error, "cannot keep the package file of {} for a rollback", arriving.app);
             }
-            None => None,
-        };
+        }
     }
     ledger.change_records(|records| {
         for arriving in arriving {

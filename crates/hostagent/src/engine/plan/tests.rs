@@ -49,9 +49,10 @@ fn observed(apps: impl IntoIterator<Item = (AppName, ObservedApp)>) -> Observed 
 fn contract(kind: ContractKind) -> Result<Arc<Contract>, HostError> {
     Ok(Arc::new(Contract {
         kind,
-        manifest: None,
         services: None,
         watched_files: Arc::default(),
+        has_checks: false,
+        stamp: None,
     }))
 }
 

@@ -1,10 +1,11 @@
-//! Which of some files have changed: inotify on the folders they are in, so that a file that is replaced by
+//! Reports changes of a set of files: inotify on their folders, so that a file that is replaced by
 //! rename, or does not exist yet, is watched like any other.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -23,42 +24,43 @@ const EVENTS: WatchFlags = WatchFlags::CLOSE_WRITE
     .union(WatchFlags::MOVE_SELF)
     .union(WatchFlags::ONLYDIR);
 
-pub(super) struct Files {
-    /// Tokio's safe way to wait for a descriptor that is only read from; it need not be a pipe's.
+pub(super) struct WatchedFiles {
+    /// Tokio's safe way to wait for a file descriptor; it need not be a pipe's.
     inotify: pipe::Receiver,
     wanted: BTreeMap<PathBuf, Option<Fingerprint>>,
-    /// Watched folders by watch; one folder may be known by several paths.
+    /// Watched folders by watch; one folder may have several paths.
     folders: HashMap<i32, BTreeSet<PathBuf>>,
-    /// Other paths of wanted files: where links lead to.
+    /// Targets of symbolic links -> the wanted files that lead there.
     targets: BTreeMap<PathBuf, PathBuf>,
-    /// That the kernel's watches have run out has been said.
-    complained: bool,
+    /// The warning that a file cannot be watched was logged.
+    warned: bool,
 }
 
-/// Tells a changed file from one that was only opened for writing (as databases are, to be read).
+/// Distinguishes a changed file from one that was only opened for writing (as databases are, for
+/// reading).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Fingerprint {
     inode: u64,
     size: u64,
     /// Seconds and nanoseconds.
     modified: (i64, i64),
-    /// In a folder the files change, not the folder.
+    /// A change in a folder need not change the folder's own fingerprint.
     is_folder: bool,
 }
 
-impl Files {
+impl WatchedFiles {
     pub(super) fn new() -> io::Result<Self> {
         let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
         Ok(Self {
-            inotify: pipe::Receiver::from_file_unchecked(fs::File::from(inotify))?,
+            inotify: pipe::Receiver::from_owned_fd_unchecked(inotify)?,
             wanted: BTreeMap::new(),
             folders: HashMap::new(),
             targets: BTreeMap::new(),
-            complained: false,
+            warned: false,
         })
     }
 
-    /// Watches exactly these files; for a folder, what is in it.
+    /// Watches exactly these files; for a folder, its entries.
     pub(super) fn set_wanted(&mut self, wanted: BTreeSet<PathBuf>) {
         if wanted.iter().eq(self.wanted.keys()) {
             return;
@@ -75,11 +77,15 @@ impl Files {
         self.arm();
     }
 
-    /// Waits until wanted files have changed. Cancel-safe. An error is for good.
+    /// Waits until wanted files have changed. Cancel-safe. An error is permanent.
     pub(super) async fn changed(&mut self) -> io::Result<BTreeSet<PathBuf>> {
         loop {
             self.inotify.readable().await?;
-            let events = self.read_events()?;
+            let mut events = Vec::new();
+            match self.inotify.try_io(|| read_events(&self.inotify, &mut events)) {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
             let changed = self.note(events);
             if !changed.is_empty() {
                 return Ok(changed);
@@ -87,40 +93,24 @@ impl Files {
         }
     }
 
-    /// The events that are there by now.
-    fn read_events(&self) -> io::Result<Vec<Event>> {
-        let mut events = Vec::new();
-        // Room for the longest name; the kernel hands out whole events only.
-        let mut buffer = [0; 4096];
-        loop {
-            match self.inotify.try_read(&mut buffer) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(length) => events.append(&mut parse(&buffer[..length])),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(events),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// The wanted files that `events` are about and that are not as they were.
-    fn note(&mut self, events: Vec<Event>) -> BTreeSet<PathBuf> {
+    /// The wanted files that `events` concern and that have changed.
+    fn note(&mut self, events: Vec<FolderEvent>) -> BTreeSet<PathBuf> {
         let mut suspects = BTreeSet::new();
         let mut is_armed = true;
         for event in events {
             match event {
-                Event::Overflow => {
+                FolderEvent::Overflow => {
                     suspects.extend(self.wanted.keys().cloned());
                     is_armed = false;
                 }
-                Event::FolderGone(watch) => {
+                FolderEvent::FolderGone(watch) => {
                     let _ = inotify::remove_watch(&self.inotify, watch);
                     for folder in self.folders.remove(&watch).unwrap_or_default() {
                         suspects.extend(self.wanted_at(&folder));
                     }
                     is_armed = false;
                 }
-                Event::Entry(watch, name) => {
+                FolderEvent::Entry(watch, name) => {
                     for folder in self.folders.get(&watch).cloned().unwrap_or_default() {
                         suspects.extend(self.wanted_at(&folder.join(&name)));
                     }
@@ -130,8 +120,8 @@ impl Files {
         if is_armed && suspects.is_empty() {
             return suspects;
         }
-        // A file or folder on the way to a wanted one may have come, gone or become a link; and what is in a
-        // folder may have come before the watch.
+        // A file or folder on the way to a wanted one may have appeared, disappeared or become a
+        // link; and entries of a new folder may have appeared before the watch.
         self.arm();
         let mut changed = BTreeSet::new();
         for (file, known) in &mut self.wanted {
@@ -144,7 +134,8 @@ impl Files {
         changed
     }
 
-    /// Wanted files that are `path`, are in it (a folder on the way), or that it is in (a wanted folder).
+    /// Wanted files that are `path`, are below it (a folder on the way), or contain it (a wanted
+    /// folder).
     fn wanted_at(&self, path: &Path) -> Vec<PathBuf> {
         let concerns = |file: &Path| file.starts_with(path) || path.starts_with(file);
         let themselves = self.wanted.keys().filter(|file| concerns(file));
@@ -152,8 +143,8 @@ impl Files {
         themselves.chain(targets.map(|(_, file)| file)).cloned().collect()
     }
 
-    /// Watches the folder of each wanted file, or the nearest one on the way to it that exists; lets go of
-    /// all others.
+    /// Watches the folder of each wanted file, or the nearest existing one on the way to it.
+    /// Removes all other watches.
     fn arm(&mut self) {
         self.targets.clear();
         for file in self.wanted.keys() {
@@ -183,25 +174,25 @@ impl Files {
         }
         self.folders = folders;
         if let Some((file, error)) = failure
-            && !std::mem::replace(&mut self.complained, true)
+            && !std::mem::replace(&mut self.warned, true)
         {
             tracing::warn!(
                 file = %file.display(),
                 %error,
-                "cannot watch a file: its changes are seen at heartbeats only; if there is no space left, raise \
-                 the sysctl fs.inotify.max_user_watches"
+                "cannot watch a file: its changes are noticed at heartbeats only; if the error is \"no space left\", \
+                 raise the sysctl fs.inotify.max_user_watches"
             );
         }
     }
 }
 
-/// Watches the deepest folder on the way to `file` that exists.
+/// Watches the deepest existing folder on the way to `file`.
 fn watch_nearest(inotify: impl AsFd + Copy, file: &Path) -> io::Result<(i32, PathBuf)> {
     'again: loop {
         let mut missing: Option<&Path> = None;
         for folder in file.ancestors().skip(1) {
             match inotify::add_watch(inotify, folder, EVENTS) {
-                // It came between the look for it and the watch that would have told.
+                // It was created before this watch, which therefore does not report it.
                 Ok(_) if missing.is_some_and(Path::is_dir) => continue 'again,
                 Ok(watch) => return Ok((watch, folder.to_owned())),
                 Err(Errno::NOENT | Errno::NOTDIR) => missing = Some(folder),
@@ -212,7 +203,22 @@ fn watch_nearest(inotify: impl AsFd + Copy, file: &Path) -> io::Result<(i32, Pat
     }
 }
 
-enum Event {
+/// Adds all pending events to `events`. Ends with [`io::ErrorKind::WouldBlock`] when there are no
+/// more.
+fn read_events(inotify: impl AsFd, events: &mut Vec<FolderEvent>) -> io::Result<()> {
+    // Room for the longest name; the kernel returns whole events only.
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut reader = inotify::Reader::new(inotify, &mut buffer);
+    loop {
+        match reader.next() {
+            Ok(event) => events.extend(folder_event(&event)),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+enum FolderEvent {
     /// Something of this name in the folder of this watch.
     Entry(i32, PathBuf),
     /// The folder of this watch was deleted, moved or unmounted.
@@ -221,33 +227,19 @@ enum Event {
     Overflow,
 }
 
-/// The events in what was read from inotify(7): watch, flags, cookie, length of the name; name.
-fn parse(mut bytes: &[u8]) -> Vec<Event> {
-    let mut events = Vec::new();
-    while let Some((header, rest)) = bytes.split_at_checked(16) {
-        let word = |at: usize| {
-            let bytes: [u8; 4] = header[at..at + 4].try_into().unwrap_or_default();
-            u32::from_ne_bytes(bytes)
-        };
-        let (watch, flags) = (word(0) as i32, ReadFlags::from_bits_retain(word(4)));
-        let Some((name, rest)) = rest.split_at_checked(word(12) as usize) else {
-            break;
-        };
-        bytes = rest;
-        // Padded with zeros.
-        let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
-        if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
-            events.push(Event::Overflow);
-        } else if flags.intersects(ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::UNMOUNT) {
-            events.push(Event::FolderGone(watch));
-        } else if !name.is_empty() {
-            events.push(Event::Entry(watch, PathBuf::from(OsStr::from_bytes(name))));
-        }
+fn folder_event(event: &inotify::Event<'_>) -> Option<FolderEvent> {
+    let flags = event.events();
+    if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
+        Some(FolderEvent::Overflow)
+    } else if flags.intersects(ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::UNMOUNT) {
+        Some(FolderEvent::FolderGone(event.wd()))
+    } else {
+        let name = OsStr::from_bytes(event.file_name()?.to_bytes());
+        Some(FolderEvent::Entry(event.wd(), PathBuf::from(name)))
     }
-    events
 }
 
-/// Of what a path leads to; `None`: nothing.
+/// Follows links. `None`: there is no such file.
 fn fingerprint(path: &Path) -> Option<Fingerprint> {
     let metadata = fs::metadata(path).ok()?;
     Some(Fingerprint {

@@ -5,7 +5,7 @@ use super::*;
 /// Files watched in a temporary folder.
 struct Setup {
     folder: tempfile::TempDir,
-    files: Files,
+    files: WatchedFiles,
 }
 
 impl Setup {
@@ -13,7 +13,7 @@ impl Setup {
     fn new(wanted: &[&str], make: impl FnOnce(&Path)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         make(folder.path());
-        let mut files = Files::new().unwrap();
+        let mut files = WatchedFiles::new().unwrap();
         files.set_wanted(wanted.iter().map(|path| folder.path().join(path)).collect());
         Self { folder, files }
     }
@@ -28,7 +28,8 @@ impl Setup {
         self.next(Duration::from_secs(5)).await
     }
 
-    /// As [`Self::after`], for what changes nothing: inotify's events are there as soon as `what` is done.
+    /// As [`Self::after`], for what changes nothing: inotify's events are there as soon as `what`
+    /// is done.
     async fn nothing_after(&mut self, what: impl FnOnce(&Path)) {
         what(self.folder.path());
         assert_eq!(self.next(Duration::from_millis(50)).await, BTreeSet::new());

@@ -93,7 +93,7 @@ async fn a_program_that_fails_is_quoted_where_it_says_so() {
     assert_says(
         &message,
         &[
-            "the exec health check of web failed: exit code 0 is expected",
+            "the exec health check of web failed: expected exit code 0",
             "/opt/web/check` failed with exit code 7: pool web is gone",
             "Run it by hand",
             "log of web's services",
@@ -180,7 +180,7 @@ async fn http_takes_any_2xx_or_exactly_the_status_that_is_named() {
         assert_says(
             &message,
             &[
-                &format!("the http health check of web failed: {expected} is expected"),
+                &format!("the http health check of web failed: expected {expected}"),
                 &format!("{} answered with {answered}", server.url(&path)),
                 "Try `curl -v http://",
             ],
@@ -210,7 +210,7 @@ async fn http_that_gives_no_answer_fails_in_time_and_shows_no_credentials() {
     let began = Instant::now();
     let message = sandbox.complaint(mute).await;
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-    assert_says(&message, &["/mute gave none: no answer within 200ms"]);
+    assert_says(&message, &["/mute gave no status: no answer within 200ms"]);
     assert!(!message.contains(SECRET), "{message}");
 
     // Nor is it waited for once nobody wants to know: the test would not end before its thread.
@@ -228,7 +228,7 @@ async fn http_that_gives_no_answer_fails_in_time_and_shows_no_credentials() {
     let message = sandbox
         .complaint(http(format!("https://{}/", server.address()), None))
         .await;
-    assert_says(&message, &["gave none: "]);
+    assert_says(&message, &["gave no status: "]);
 }
 
 /// A socket that has an address, so that nobody else listens there, and does not listen either.
@@ -246,7 +246,7 @@ async fn https_is_verified() {
     let server = HttpServer::start_tls(config).await.unwrap();
     let check = http(server.put_file("/healthz", "well"), None);
     let message = sandbox.complaint(check).await;
-    assert_says(&message, &["/healthz gave none: ", "certificate"]);
+    assert_says(&message, &["/healthz gave no status: ", "certificate"]);
     assert_eq!(server.count("/healthz"), 0);
 }
 
@@ -265,8 +265,8 @@ async fn tcp_wants_a_connection_and_nothing_more() {
     assert_says(
         &message,
         &[
-            "the tcp health check of web failed: an accepted connection is expected",
-            &format!("{address} gave none: Connection refused"),
+            "the tcp health check of web failed: expected an accepted connection",
+            &format!("{address} accepted none: Connection refused"),
             "ss -ltnp",
         ],
     );

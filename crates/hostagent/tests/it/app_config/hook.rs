@@ -63,7 +63,10 @@ async fn a_config_reaches_the_hook_byte_for_byte() {
             sandbox.read("/received"),
             serde_json::to_string(&desired).unwrap()
         );
-        assert_eq!(sandbox.contracts.read(&app("web"), "web").await.unwrap(), desired);
+        assert_eq!(
+            *sandbox.contracts.read(&app("web"), "web").await.unwrap(),
+            desired
+        );
         assert_eq!(
             sandbox.services.calls(),
             [""; 0],
@@ -135,7 +138,7 @@ async fn what_forks_away_from_a_question_is_killed() {
     sandbox.file(HOOK, script(body), 0o755);
     let started = Instant::now();
     let read = sandbox.contracts.read(&app("web"), "web").await.unwrap();
-    assert_eq!(read, config(json!({"a": {"k": 1}})));
+    assert_eq!(*read, config(json!({"a": {"k": 1}})));
     assert!(started.elapsed() < Duration::from_secs(5), "waited for the child");
     let pid = sandbox.root.join("/pid");
     eventually("the forked child is gone", || !is_alive(&pid)).await;
@@ -178,7 +181,7 @@ async fn a_hook_that_ignores_a_key_is_found_out() {
     assert!(
         error
             .message
-            .contains("does not show the desired value of a.k afterwards"),
+            .contains("does not print the desired value of a.k afterwards"),
         "{error}"
     );
     assert!(!error.message.contains("S3CRET"), "{error}");
@@ -262,7 +265,7 @@ async fn a_hook_without_its_interpreter_is_said_to_be_so() {
     sandbox.file(HOOK, "#!/no/such/interpreter\n", 0o755);
     let error = sandbox.contracts.read(&app("web"), "web").await.unwrap_err();
     assert!(
-        error.message.contains("could not be run; is its interpreter"),
+        error.message.contains("cannot be run; does its interpreter"),
         "{error}"
     );
 }

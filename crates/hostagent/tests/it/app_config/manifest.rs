@@ -68,7 +68,7 @@ async fn the_contract_of_a_manifest() {
     assert_eq!(*contract.watched_files, watched);
     let empty = sandbox.contracts.read(&app("web"), "web").await.unwrap();
     assert_eq!(
-        empty,
+        *empty,
         config(json!({"server": {}})),
         "a file that is not there yet"
     );
@@ -79,7 +79,7 @@ async fn the_operator_comes_before_the_package_and_a_hook_before_both() {
     let sandbox = Sandbox::new();
     let services = async || {
         let contract = sandbox.contracts.contract(&app("web"), "web-pkg").await.unwrap();
-        (contract.kind, contract.services)
+        (contract.kind, contract.services.clone())
     };
     assert_eq!(services().await, (ContractKind::None, None));
     sandbox.file(
@@ -105,7 +105,7 @@ async fn the_operator_comes_before_the_package_and_a_hook_before_both() {
 async fn without_a_contract_a_config_is_an_error_that_says_what_to_add() {
     let sandbox = Sandbox::new();
     assert_eq!(
-        sandbox.contracts.read(&app("web"), "web").await.unwrap(),
+        *sandbox.contracts.read(&app("web"), "web").await.unwrap(),
         Config::new()
     );
     sandbox.write(json!({}), &["web"]).await.unwrap();
@@ -497,11 +497,10 @@ async fn files_are_read_again_when_they_have_changed_and_only_then() {
             None,
         ),
     ];
-    async fn look(sandbox: &Sandbox) -> Arc<Result<Config, HostError>> {
-        let contract = sandbox.contracts.contract(&app("web"), "web").await.unwrap();
-        sandbox.contracts.read_by(&contract, &app("web"), "web").await
+    async fn read(sandbox: &Sandbox) -> Result<Arc<Config>, HostError> {
+        sandbox.contracts.read(&app("web"), "web").await
     }
-    let shown = |read: &Result<Config, HostError>| {
+    let shown = |read: &Result<Arc<Config>, HostError>| {
         let config = read.as_ref().ok()?;
         let key = |section: &str, key: &str| {
             let value = config[section].get(key).and_then(Value::as_str);
@@ -519,19 +518,17 @@ async fn files_are_read_again_when_they_have_changed_and_only_then() {
         for value in 1..10 {
             sandbox.file(FILE, format!("[server]\nport = {value}\n"), 0o644);
             let expected = Some(format!("{value} none"));
-            let read = look(&sandbox).await;
-            assert_eq!(shown(&read), expected);
+            assert_eq!(shown(&read(&sandbox).await), expected);
         }
         sandboxes.push(sandbox);
     }
     let patience = Instant::now() + Duration::from_secs(15);
     for ((what, change, expected), sandbox) in changes.into_iter().zip(sandboxes) {
-        while !Arc::ptr_eq(&look(&sandbox).await, &look(&sandbox).await) {
+        while !Arc::ptr_eq(&read(&sandbox).await.unwrap(), &read(&sandbox).await.unwrap()) {
             assert!(Instant::now() < patience, "it is read each time");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         change(&sandbox, sandbox.root.join(FILE));
-        let read = look(&sandbox).await;
-        assert_eq!(shown(&read).as_deref(), expected, "{what}");
+        assert_eq!(shown(&read(&sandbox).await).as_deref(), expected, "{what}");
     }
 }

@@ -32,6 +32,7 @@ for_both_families![
     shipped_files_are_those_of_the_host,
     a_sandbox_has_no_repositories,
     the_family_shows_in_the_database,
+    a_package_needs_room_where_its_files_go,
 ];
 
 async fn packages_come_change_version_and_go(family: Family) {
@@ -264,10 +265,11 @@ async fn a_lock_held_by_another_process_is_waited_for(family: Family) {
         for (install, remove) in [(vec![&plain("app", "2")], vec![]), (vec![], vec!["app"])] {
             let error = world.apply(&install, &remove).await.unwrap_err();
             assert_eq!(error.category, Category::Locked, "{error}");
-            assert!(
-                error.message.starts_with("waiting for the package lock"),
-                "{error}"
+            let own = format!(
+                "waiting for the package lock, which process {} (",
+                std::process::id()
             );
+            assert!(error.message.starts_with(&own), "{error}");
             assert_eq!(world.versions().await, ["app 1-1"]);
         }
         drop(held);
@@ -424,4 +426,67 @@ async fn the_family_shows_in_the_database(family: Family) {
     let detected = packages::detect(&Root::new(world.sandbox.root()), Options::default()).unwrap();
     assert_eq!(detected.family(), hosts(family));
     assert_eq!(*detected.installed().await.unwrap(), *world.installed().await);
+}
+
+/// FIELD REPORT R05: not on the root's file system.
+async fn a_package_needs_room_where_its_files_go(family: Family) {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(_root) = Mounted::new(folder.path(), 16) else {
+        return;
+    };
+    let sandbox = Sandbox::create(folder.path(), family).unwrap();
+    let (large, small) = (sandbox.join("/opt"), sandbox.join("/srv"));
+    std::fs::create_dir(&small).unwrap();
+    let _large = Mounted::new(&large, 64).unwrap();
+    let _small = Mounted::new(&small, 4).unwrap();
+    let world = World::in_sandbox(sandbox, Duration::from_secs(60));
+    // Not to be compressed.
+    let noise: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..))
+        .take(24 << 20)
+        .collect();
+    let fits = Package::new("app", "1").file("/opt/app/data", 0o644, noise.clone());
+    world.apply(&[&fits], &[]).await.unwrap();
+    let fits = Package::new("app", "2").file("/opt/app/data", 0o644, noise);
+    world.apply(&[&fits], &[]).await.unwrap();
+
+    let too_large = Package::new("web", "1").file("/srv/web/data", 0o644, vec![7; 8 << 20]);
+    let refused = world.try_apply(&[&too_large], &[]).await.unwrap_err();
+    assert!(
+        matches!(&refused, ApplyError::Refused(error) if error.category == Category::DiskSpace),
+        "{refused:?}"
+    );
+    let named = match family {
+        Family::Deb => format!("web takes up 8 MiB on {} but only ", small.display()),
+        Family::Rpm => format!("on the {} filesystem", small.display()),
+    };
+    assert!(refused.to_string().contains(&named), "{refused}");
+    assert_eq!(world.versions().await, ["app 2-1"]);
+}
+
+/// A file system in memory of so many MiB; unmounted when dropped.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(place: &std::path::Path, mib: u32) -> Option<Self> {
+        let output = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"])
+            .arg(place)
+            .output()
+            .unwrap();
+        if output.status.success() {
+            return Some(Self(place.to_owned()));
+        }
+        let reason = String::from_utf8_lossy(&output.stderr);
+        harness::skip::skipped("a_package_needs_room_where_its_files_go", reason.trim());
+        None
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount")
+            .arg("--lazy")
+            .arg(&self.0)
+            .status();
+    }
 }

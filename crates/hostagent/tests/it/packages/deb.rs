@@ -2,11 +2,10 @@
 
 use std::os::unix::process::CommandExt;
 
-use host::packages::fuzzing::deb_control;
-
 use super::*;
 
-/// FAULTS 32: `kill -9` of dpkg in the middle of a maintainer script, as when the agent's unit is ended.
+/// FAULTS 32: `kill -9` of dpkg in the middle of a maintainer script, as when the agent's unit is
+/// ended.
 #[tokio::test]
 async fn what_a_killed_dpkg_leaves_is_healed() {
     let world = World::new(Family::Deb);
@@ -147,31 +146,10 @@ async fn a_missing_database_is_an_error_and_never_an_empty_one() {
     );
 }
 
-/// Nobody would notice if dpkg-deb were asked twice for each of them again, but by the time it takes.
-#[tokio::test]
-async fn a_usual_package_is_read_from_its_control_archive() {
-    let world = World::new(Family::Deb);
-    let file = world.build(&plain("app", "1:1.5-2"));
-    let output = std::process::Command::new("dpkg-deb")
-        .arg("--ctrl-tarfile")
-        .arg(&file)
-        .output()
-        .unwrap();
-    assert!(output.status.success());
-    let said = deb_control(&output.stdout).unwrap();
-    let version = world.packages.inspect(&file).await.unwrap().version;
-    assert_eq!((said.name.as_str(), said.version), ("app", version));
-}
-
-/// Where the control archive is compressed, dpkg-deb hands it over.
 #[tokio::test]
 async fn a_package_says_the_same_however_it_is_compressed() {
     let world = World::new(Family::Deb);
-    let plain = world.build(
-        &plain("app", "1.5")
-            .conffile("/etc/app.conf", "x")
-            .depends("other"),
-    );
+    let plain = world.build(&plain("app", "1.5").conffile("/etc/app.conf", "x"));
     let tree = tempfile::tempdir().unwrap();
     let dpkg_deb = |arguments: &[&std::ffi::OsStr]| {
         let output = std::process::Command::new("dpkg-deb")
@@ -182,7 +160,6 @@ async fn a_package_says_the_same_however_it_is_compressed() {
     };
     dpkg_deb(&["--raw-extract".as_ref(), plain.as_ref(), tree.path().as_ref()]);
     let mut expected = world.packages.inspect(&plain).await.unwrap();
-    assert_eq!(expected.relations.as_ref().unwrap().depends, "other");
     for compression in ["-Znone", "-Zgzip", "-Zxz"] {
         let other = world.built.path().join(format!("app{compression}.deb"));
         dpkg_deb(&[
@@ -195,5 +172,83 @@ async fn a_package_says_the_same_however_it_is_compressed() {
         let said = world.packages.inspect(&other).await.unwrap();
         expected.path = other;
         assert_eq!(said, expected, "{compression}");
+        let source = Source::File(said);
+        assert!(world.packages.is_new_here(&source).await.unwrap());
+        std::fs::write(world.sandbox.join("/etc/app.conf"), "mine").unwrap();
+        assert!(
+            !world.packages.is_new_here(&source).await.unwrap(),
+            "{compression}"
+        );
+        std::fs::remove_file(world.sandbox.join("/etc/app.conf")).unwrap();
     }
+}
+
+/// FIELD REPORT R03: a package that nobody asked for fails in its trigger.
+#[tokio::test]
+async fn a_trigger_of_another_package_that_fails_is_a_warning() {
+    let world = World::new(Family::Deb);
+    let control = "Package: trig\nVersion: 1-1\nArchitecture: all\nMaintainer: Nobody <n@example.com>\nDescription: x\n";
+    let trig = build_by_hand(
+        world.built.path(),
+        "trig",
+        &[
+            ("control", control),
+            ("triggers", "interest-noawait /opt/web\n"),
+            (
+                "postinst",
+                "#!/bin/sh\n[ \"$1\" != triggered ] || { echo no room in /boot >&2; exit 1; }\n",
+            ),
+        ],
+    );
+    let install = vec![Source::File(world.packages.inspect(&trig).await.unwrap())];
+    let remove = Vec::new();
+    world
+        .packages
+        .apply(&Transaction { install, remove })
+        .await
+        .unwrap();
+    let applied = world.try_apply(&[&plain("web", "1.0")], &[]).await.unwrap();
+    let [warning] = &*applied.warnings else {
+        panic!("{applied:?}")
+    };
+    assert!(
+        warning.contains("trig") && warning.contains("no room in /boot"),
+        "{warning}"
+    );
+    assert!(world.installed().await.get("trig").unwrap().broken);
+    // Nor does it stand in the way of an upgrade, or of the removal.
+    world.try_apply(&[&plain("web", "1.1")], &[]).await.unwrap();
+    assert_eq!(world.versions().await, ["trig 1-1", "web 1.1-1"]);
+    world.try_apply(&[], &["web"]).await.unwrap();
+    assert_eq!(world.versions().await, ["trig 1-1"]);
+}
+
+/// FIELD REPORT R18: the configuration file of a removed package that somebody has deleted.
+#[tokio::test]
+async fn a_deleted_conffile_comes_back_with_its_package_and_not_with_an_upgrade() {
+    let world = World::new(Family::Deb);
+    let app =
+        |name: &str, version: &str| plain(name, version).conffile(&format!("/etc/{name}.conf"), "default\n");
+    world
+        .apply(&[&app("app", "1"), &app("web", "1")], &[])
+        .await
+        .unwrap();
+    let delete = |name: &str| std::fs::remove_file(world.sandbox.join(&format!("/etc/{name}.conf"))).unwrap();
+    world.apply(&[], &["app"]).await.unwrap();
+    delete("app");
+    world.apply(&[&app("app", "1")], &[]).await.unwrap();
+    assert_eq!(world.read("/etc/app.conf"), "default\n");
+
+    // Deleted while the package is installed, it was somebody's decision; also beside one that
+    // comes back.
+    delete("web");
+    world.apply(&[&app("web", "2")], &[]).await.unwrap();
+    assert!(!world.exists("/etc/web.conf"));
+    world.apply(&[], &["app"]).await.unwrap();
+    delete("app");
+    world
+        .apply(&[&app("web", "1"), &app("app", "1")], &[])
+        .await
+        .unwrap();
+    assert!(!world.exists("/etc/web.conf"));
 }

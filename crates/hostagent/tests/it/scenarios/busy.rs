@@ -103,7 +103,7 @@ async fn a_second_agent_is_turned_away(world: &World, agent: &mut Agent) {
     let said = String::from_utf8(output.stderr).unwrap();
     let holder = format!("another hostagent (process {})", agent.id());
     assert!(
-        said.contains(&holder) && said.contains("one agent per host"),
+        said.contains(&holder) && said.contains("a host can have only one"),
         "{said}"
     );
     assert!(!agent.has_ended());

@@ -106,8 +106,8 @@ async fn inside() {
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     assert!(is_dead(&file));
     let script = format!(
-        "setsid sh -c 'echo $$ > {0}.new; mv {0}.new {0}; exec sleep 1000' >/dev/null 2>&1 & \
-         rm {0}; until [ -e {0} ]; do sleep 0.01; done",
+        "rm {0}; setsid sh -c 'echo $$ > {0}.new; mv {0}.new {0}; exec sleep 1000' >/dev/null 2>&1 & \
+         until [ -e {0} ]; do sleep 0.01; done",
         file.display()
     );
     shell(&script).run().await.unwrap();

@@ -50,6 +50,10 @@ impl Packages for Counted {
         self.real.find_in_repositories(package, version).await
     }
 
+    async fn find_in_lists(&self, package: &str, version: &str) -> Result<String, HostError> {
+        self.real.find_in_lists(package, version).await
+    }
+
     fn lists_stamp(&self) -> Option<std::time::SystemTime> {
         self.real.lists_stamp()
     }

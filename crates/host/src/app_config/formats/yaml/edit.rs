@@ -1,4 +1,4 @@
-//! Changes to a YAML text, by the places of its nodes.
+//! Changes a YAML text at the places of its nodes.
 
 use saphyr_parser::ScalarStyle;
 use serde_json::Value;
@@ -87,7 +87,7 @@ fn set_entries(text: &str, table: &Node, path: &[String], changes: &Keys) -> Res
             let one = Keys::from([((*key).clone(), (*value).clone())]);
             out.push_str(&block(&[], &one, column, newline));
         }
-        // Behind the last line of the table, with the comment that may stand there.
+        // After the last line of the table and a comment in that line.
         let content = text[..table.range.end].trim_end().len();
         match text[content..].find('\n') {
             Some(end) => content + end + 1,
@@ -127,7 +127,7 @@ fn replace_value(text: &str, entry: &MapEntry, value: &Value) -> Edit {
             text: inline(value),
         };
     }
-    // Blocks and empty values: from the colon on. (What is wrong here, the check of the result finds.)
+    // Blocks and empty values: from the colon on. (The check of the result finds errors here.)
     let after_key = &text[entry.key_range.end..];
     let colon = entry.key_range.end + after_key.find(':').map_or(0, |at| at + 1);
     let end = match node.range.is_empty() {

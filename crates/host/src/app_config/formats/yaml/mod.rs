@@ -1,8 +1,8 @@
-//! YAML 1.2, edited by the places of its values in the text: comments, order and style of whatever is
-//! not changed stay. A value that is a list or an object is written in flow style (`[1, 2]`), and so
-//! loses the comments inside the old one.
+//! YAML 1.2, edited at the places of its values in the text: comments, order and style of
+//! everything else stay. A new list or object is written in flow style (`[1, 2]`); comments inside
+//! the old one are lost.
 //!
-//! Strings that older readers (YAML 1.1) would take for something else are quoted.
+//! Strings that older readers (YAML 1.1) would read as another type are quoted.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -18,19 +18,19 @@ mod write;
 pub use edit::edit;
 
 const MAX_DEPTH: usize = 64;
-/// Of a document after its aliases are resolved, as [`size`] counts: a few lines of aliases of aliases make billions of
-/// values, and many aliases of one long text as many bytes.
+/// Of a document with its aliases resolved, as [`size`] counts it: a few lines of nested aliases
+/// can expand to billions of values.
 const MAX_SIZE: usize = 100_000;
-/// Bytes of text that count as one value more.
+/// So many bytes of text count as one more value.
 const TEXT: usize = 64;
 
-/// A value and where it stands.
+/// A value and its place in the text.
 struct Node {
     value: Value,
-    /// In bytes. Of a block collection: from its first key or item to the end of its last scalar.
+    /// In bytes. A block collection: from its first key or item to the end of its last scalar.
     range: Range<usize>,
     shape: Shape,
-    /// Has an anchor or a tag, or is an alias: means more than its text.
+    /// Has an anchor or a tag, or is an alias: an edit could change other values, too.
     entangled: bool,
 }
 
@@ -113,7 +113,7 @@ impl<'t> Builder<'t> {
     fn next(&mut self) -> Result<(Event<'t>, Span), FormatError> {
         match self.parser.next_event() {
             Some(Ok(event)) => Ok(event),
-            // Its message may quote the file.
+            // The parser's own message may quote the file.
             Some(Err(error)) => Err(refused(error.marker().line(), "the YAML parser refuses it")),
             None => Err(refused(1, "it ends too early")),
         }
@@ -142,7 +142,7 @@ impl<'t> Builder<'t> {
         let (node, anchor) = match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let value = resolve(&text, style, tag.as_deref())
-                    .ok_or_else(|| refused(line, "a value that its tag does not fit"))?;
+                    .ok_or_else(|| refused(line, "a value that does not match its tag"))?;
                 let node = Node {
                     value,
                     range,
@@ -153,32 +153,8 @@ impl<'t> Builder<'t> {
             }
             Event::SequenceStart(anchor, tag) => {
                 let flow = self.text[range.start..].starts_with('[');
-                let mut items = Vec::new();
-                let mut end = range.end;
-                let mut entangled = anchor != 0 || tag.is_some();
-                loop {
-                    match self.next()? {
-                        (Event::SequenceEnd, span) => {
-                            if flow {
-                                end = self.bytes(span).end;
-                            }
-                            break;
-                        }
-                        (event, span) => {
-                            let item = self.node(event, span, depth + 1)?;
-                            end = end.max(item.range.end);
-                            entangled |= item.entangled;
-                            items.push(item.value);
-                        }
-                    }
-                }
-                let node = Node {
-                    value: Value::Array(items),
-                    range: range.start..end,
-                    shape: Shape::Sequence { flow },
-                    entangled,
-                };
-                (node, anchor)
+                let entangled = anchor != 0 || tag.is_some();
+                (self.sequence(flow, range, depth, entangled)?, anchor)
             }
             Event::MappingStart(anchor, tag) => {
                 let flow = self.text[range.start..].starts_with('{');
@@ -216,6 +192,39 @@ impl<'t> Builder<'t> {
         Ok(node)
     }
 
+    fn sequence(
+        &mut self,
+        flow: bool,
+        range: Range<usize>,
+        depth: usize,
+        mut entangled: bool,
+    ) -> Result<Node, FormatError> {
+        let mut items = Vec::new();
+        let mut end = range.end;
+        loop {
+            match self.next()? {
+                (Event::SequenceEnd, span) => {
+                    if flow {
+                        end = self.bytes(span).end;
+                    }
+                    break;
+                }
+                (event, span) => {
+                    let item = self.node(event, span, depth + 1)?;
+                    end = end.max(item.range.end);
+                    entangled |= item.entangled;
+                    items.push(item.value);
+                }
+            }
+        }
+        Ok(Node {
+            value: Value::Array(items),
+            range: range.start..end,
+            shape: Shape::Sequence { flow },
+            entangled,
+        })
+    }
+
     fn mapping(
         &mut self,
         flow: bool,
@@ -238,7 +247,7 @@ impl<'t> Builder<'t> {
                     break;
                 }
                 Event::Scalar(text, ..) => text.into_owned(),
-                _ => return Err(refused(line, "a key that is not a plain text")),
+                _ => return Err(refused(line, "a key that is not text")),
             };
             if key == "<<" {
                 return Err(refused(line, "merge keys (<<) are not part of YAML 1.2"));
@@ -246,13 +255,13 @@ impl<'t> Builder<'t> {
             let (event, span) = self.next()?;
             let node = self.node(event, span, depth + 1)?;
             entangled |= node.entangled;
-            // An empty value stands nowhere.
+            // An empty value has no place in the text.
             end = end.max(key_range.end);
             if !node.range.is_empty() {
                 end = end.max(node.range.end);
             }
             if table.insert(key.clone(), node.value.clone()).is_some() {
-                return Err(refused(line, "a key that stands there more than once"));
+                return Err(refused(line, "a key that is in the table more than once"));
             }
             entries.push(MapEntry { key, key_range, node });
         }
@@ -316,7 +325,7 @@ fn number(text: &str) -> Option<Number> {
     if let Some(octal) = text.strip_prefix("0o") {
         return u64::from_str_radix(octal, 8).ok().map(Number::from);
     }
-    // Leaves out inf and nan, which JSON can't hold, and what only Rust takes for a number.
+    // Without inf and nan, which JSON cannot hold, and without forms that only Rust parses.
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
     if !digits.starts_with(|c: char| c.is_ascii_digit() || c == '.')
         || !digits.contains(|c: char| c.is_ascii_digit())

@@ -48,8 +48,7 @@ pub fn inline(value: &Value) -> String {
     }
 }
 
-/// A string, plain where no reader takes it for anything else, else in double quotes (those of JSON are
-/// YAML's too).
+/// A string: plain if every reader reads it as a string, otherwise in double quotes, as in JSON.
 pub fn scalar(text: &str) -> String {
     let plain = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/' || c == '_')
         && text
@@ -62,7 +61,7 @@ pub fn scalar(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     for c in Value::String(text.to_owned()).to_string().chars() {
         match c {
-            // Line breaks to some readers.
+            // Line breaks for some readers.
             '\u{85}' | '\u{2028}' | '\u{2029}' | '\u{7f}' | '\u{feff}' => {
                 out.push_str(&format!("\\u{:04x}", u32::from(c)));
             }

@@ -7,12 +7,12 @@ use std::time::Duration;
 use toml_edit::{Item, Table};
 
 use super::super::{HealthCheck, ManifestError, Probe};
-use super::{Reader, is_plain_absolute};
+use super::{ManifestReader, is_plain_absolute};
 
-/// The error for a key that is missing, from its name and what is allowed.
-type Missing<'a> = dyn Fn(&str, &str) -> ManifestError + 'a;
+/// Makes the error for a missing key, from its name and what is allowed.
+type MissingKey<'a> = dyn Fn(&str, &str) -> ManifestError + 'a;
 
-impl Reader<'_> {
+impl ManifestReader<'_> {
     pub fn health(&mut self, item: &Item) -> Result<Vec<HealthCheck>, ManifestError> {
         let tables = item
             .as_array_of_tables()
@@ -26,7 +26,7 @@ impl Reader<'_> {
     fn health_check(&mut self, parent: &Item, table: &Table) -> Result<HealthCheck, ManifestError> {
         let place = table.span().or(parent.span()).map_or(0, |span| span.start);
         let missing =
-            |key: &str, allowed: &str| self.error(place, key, format!("missing; {allowed} is needed"));
+            |key: &str, allowed: &str| self.error(place, key, format!("missing; it must be {allowed}"));
         let types = "\"exec\", \"http\" or \"tcp\"";
         let kind_item = table.get("type").ok_or_else(|| missing("health.type", types))?;
         let (probe, own) = match self.string(kind_item, "health.type")? {
@@ -34,7 +34,7 @@ impl Reader<'_> {
             "http" => (self.http(table, &missing)?, &["url", "status"][..]),
             "tcp" => (self.tcp(table, &missing)?, &["address"][..]),
             other => {
-                let problem = format!("found {other:?}; {types} is needed");
+                let problem = format!("found {other:?}; it must be {types}");
                 return Err(self.wrong(kind_item, "health.type", problem));
             }
         };
@@ -49,7 +49,7 @@ impl Reader<'_> {
         Ok(check)
     }
 
-    fn exec(&self, table: &Table, missing: &Missing) -> Result<Probe, ManifestError> {
+    fn exec(&self, table: &Table, missing: &MissingKey) -> Result<Probe, ManifestError> {
         let allowed = "a list that begins with the absolute path of a program";
         let item = table
             .get("command")
@@ -62,19 +62,23 @@ impl Reader<'_> {
                 Err(self.wrong(
                     item,
                     "health.command",
-                    format!("found {found:?}; {allowed} is needed"),
+                    format!("found {found:?}; it must be {allowed}"),
                 ))
             }
         }
     }
 
-    fn http(&self, table: &Table, missing: &Missing) -> Result<Probe, ManifestError> {
+    fn http(&self, table: &Table, missing: &MissingKey) -> Result<Probe, ManifestError> {
         let allowed = "an http or https URL";
         let item = table.get("url").ok_or_else(|| missing("health.url", allowed))?;
         let text = self.string(item, "health.url")?;
         let scheme = url::Url::parse(text).ok().map(|url| url.scheme().to_owned());
         if !matches!(scheme.as_deref(), Some("http" | "https")) {
-            return Err(self.wrong(item, "health.url", format!("found {text:?}; {allowed} is needed")));
+            return Err(self.wrong(
+                item,
+                "health.url",
+                format!("found {text:?}; it must be {allowed}"),
+            ));
         }
         let status = match table.get("status") {
             None => None,
@@ -89,7 +93,7 @@ impl Reader<'_> {
         })
     }
 
-    fn tcp(&self, table: &Table, missing: &Missing) -> Result<Probe, ManifestError> {
+    fn tcp(&self, table: &Table, missing: &MissingKey) -> Result<Probe, ManifestError> {
         let allowed = "\"HOST:PORT\"";
         let item = table
             .get("address")
@@ -104,7 +108,7 @@ impl Reader<'_> {
             _ => Err(self.wrong(
                 item,
                 "health.address",
-                format!("found {address:?}; {allowed} is needed"),
+                format!("found {address:?}; it must be {allowed}"),
             )),
         }
     }
@@ -123,7 +127,7 @@ impl Reader<'_> {
         match found {
             Some(seconds) if allowed.contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
             _ => {
-                let needed = format!("seconds from {} to {} are needed", allowed.start(), allowed.end());
+                let needed = format!("it must be seconds from {} to {}", allowed.start(), allowed.end());
                 let problem = format!("found {}; {needed}", item.to_string().trim());
                 Err(self.wrong(item, &format!("health.{key}"), problem))
             }
@@ -137,7 +141,7 @@ impl Reader<'_> {
         match item.as_integer().and_then(|number| u32::try_from(number).ok()) {
             Some(retries @ 1..=100) => Ok(retries),
             _ => {
-                let problem = format!("found {}; 1 to 100 are allowed", item.to_string().trim());
+                let problem = format!("found {}; it must be 1 to 100", item.to_string().trim());
                 Err(self.wrong(item, "health.retries", problem))
             }
         }

@@ -1,4 +1,4 @@
-//! From TOML to a valid [`Manifest`], or what is wrong and where.
+//! Parses TOML to a valid [`Manifest`], or to an error with its line.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use protocol::name::check_service_name;
 use toml_edit::{Document, Item, TableLike};
 
-use super::{Creation, Format, Manifest, ManifestError, OnChange, Section};
+use super::{ConfigSection, Creation, Format, Manifest, ManifestError, OnChange};
 
 mod health;
 
@@ -15,7 +15,7 @@ const DEFAULT_MODE: u32 = 0o600;
 impl Manifest {
     /// Parses the manifest that was read from `file`.
     pub fn parse(file: &Path, text: &str) -> Result<Self, ManifestError> {
-        let mut reader = Reader {
+        let mut reader = ManifestReader {
             file,
             text,
             warnings: Vec::new(),
@@ -60,13 +60,13 @@ impl Manifest {
     }
 }
 
-struct Reader<'m> {
+struct ManifestReader<'m> {
     file: &'m Path,
     text: &'m str,
     warnings: Vec<String>,
 }
 
-impl Reader<'_> {
+impl ManifestReader<'_> {
     fn line(&self, offset: usize) -> usize {
         let end = offset.min(self.text.len());
         1 + self.text.as_bytes()[..end]
@@ -93,7 +93,7 @@ impl Reader<'_> {
         self.wrong(
             item,
             key,
-            format!("found a value of type {found}; {allowed} is needed"),
+            format!("found a value of type {found}; it must be {allowed}"),
         )
     }
 
@@ -102,7 +102,7 @@ impl Reader<'_> {
             let at = table.get_key_value(key).and_then(|(key, _)| key.span());
             let line = self.line(at.or(item.span()).map_or(0, |span| span.start));
             let warning = format!(
-                "{}:{line}: {path}{key} is not a key of a manifest, and is ignored; known here are {}",
+                "{}:{line}: {path}{key} is not a key of a manifest and is ignored; allowed are {}",
                 self.file.display(),
                 known.join(", ")
             );
@@ -134,7 +134,7 @@ impl Reader<'_> {
         for name in self.strings(item, "services")? {
             let name = name.strip_suffix(".service").unwrap_or(&name);
             if let Err(error) = check_service_name(name) {
-                let problem = format!("found {name:?}, which is no name of a service: it {error}");
+                let problem = format!("found {name:?}, which is not a service name: it {error}");
                 return Err(self.wrong(item, "services", problem));
             }
             if !services.iter().any(|known| known == name) {
@@ -144,15 +144,15 @@ impl Reader<'_> {
         Ok(services)
     }
 
-    fn sections(&mut self, item: &Item) -> Result<BTreeMap<String, Section>, ManifestError> {
-        let mut sections: BTreeMap<String, Section> = BTreeMap::new();
+    fn sections(&mut self, item: &Item) -> Result<BTreeMap<String, ConfigSection>, ManifestError> {
+        let mut sections: BTreeMap<String, ConfigSection> = BTreeMap::new();
         for (name, item) in self.table(item, "config")?.iter() {
             let section = self.section(name, item)?;
             for (other_name, other) in sections.iter().filter(|(_, other)| other.file == section.file) {
                 let clash = if (other.format, &other.creation) != (section.format, &section.creation) {
                     "has another format, mode or owner for the same file"
                 } else if (&other.table, &other.prefix) == (&section.table, &section.prefix) {
-                    "is the same place of the same file"
+                    "is the same table of the same file"
                 } else {
                     continue;
                 };
@@ -164,53 +164,12 @@ impl Reader<'_> {
         Ok(sections)
     }
 
-    fn section(&mut self, name: &str, item: &Item) -> Result<Section, ManifestError> {
+    fn section(&mut self, name: &str, item: &Item) -> Result<ConfigSection, ManifestError> {
         let at = |key: &str| format!("config.{name}.{key}");
         let table = self.table(item, &format!("config.{name}"))?;
-        let missing =
-            |key: &str, allowed: &str| self.wrong(item, &at(key), format!("missing; {allowed} is needed"));
-        let file_item = table
-            .get("file")
-            .ok_or_else(|| missing("file", "an absolute path"))?;
-        let file = self.string(file_item, &at("file"))?;
-        if !is_plain_absolute(Path::new(file)) {
-            let problem = format!("found {file:?}; an absolute path of a file without .. is needed");
-            return Err(self.wrong(file_item, &at("file"), problem));
-        }
-        let format_item = table
-            .get("format")
-            .ok_or_else(|| missing("format", Format::NAMES))?;
-        let found = self.string(format_item, &at("format"))?;
-        let format = Format::from_name(found).ok_or_else(|| {
-            let problem = format!("found {found:?}; {} is needed", Format::NAMES);
-            self.wrong(format_item, &at("format"), problem)
-        })?;
-        let place = match (format, table.get("table"), table.get("prefix")) {
-            (Format::Env, Some(item), _) => {
-                let problem = "an environment file has no tables; use prefix".to_owned();
-                return Err(self.wrong(item, &at("table"), problem));
-            }
-            (Format::Env, None, _) => Vec::new(),
-            (_, _, Some(item)) => {
-                let problem = "only an environment file has a prefix; use table".to_owned();
-                return Err(self.wrong(item, &at("prefix"), problem));
-            }
-            (_, None, None) => vec![name.to_owned()],
-            (_, Some(item), None) => match self.string(item, &at("table"))? {
-                "" => Vec::new(),
-                section if format == Format::Ini => vec![section.to_owned()],
-                dotted => toml_edit::Key::parse(dotted)
-                    .map(|keys| keys.iter().map(|key| key.get().to_owned()).collect())
-                    .map_err(|_| {
-                        let allowed = "names with dots between them, in quotes if need be";
-                        self.wrong(
-                            item,
-                            &at("table"),
-                            format!("found {dotted:?}; allowed are {allowed}"),
-                        )
-                    })?,
-            },
-        };
+        let file = self.file(table.get("file"), item, &at("file"))?;
+        let format = self.format(table.get("format"), item, &at("format"))?;
+        let place = self.place(name, table, format)?;
         let prefix = match table.get("prefix") {
             Some(item) => self.string(item, &at("prefix"))?.to_owned(),
             None => String::new(),
@@ -223,16 +182,71 @@ impl Reader<'_> {
             Some(item) => Some(self.string(item, &at("owner"))?.to_owned()),
             None => None,
         };
-        let section = Section {
-            file: PathBuf::from(file),
+        let known = ["file", "format", "table", "prefix", "mode", "owner"];
+        self.warn_of_unknown(table, &format!("config.{name}."), &known);
+        Ok(ConfigSection {
+            file,
             format,
             table: place,
             prefix,
             creation: Creation { mode, owner },
-        };
-        let known = ["file", "format", "table", "prefix", "mode", "owner"];
-        self.warn_of_unknown(table, &format!("config.{name}."), &known);
-        Ok(section)
+        })
+    }
+
+    fn file(&self, item: Option<&Item>, section: &Item, key: &str) -> Result<PathBuf, ManifestError> {
+        let item = item.ok_or_else(|| self.missing(section, key, "an absolute path"))?;
+        let file = self.string(item, key)?;
+        if !is_plain_absolute(Path::new(file)) {
+            let problem = format!("found {file:?}; it must be an absolute path of a file, without ..");
+            return Err(self.wrong(item, key, problem));
+        }
+        Ok(PathBuf::from(file))
+    }
+
+    fn format(&self, item: Option<&Item>, section: &Item, key: &str) -> Result<Format, ManifestError> {
+        let item = item.ok_or_else(|| self.missing(section, key, Format::NAMES))?;
+        let found = self.string(item, key)?;
+        Format::from_name(found).ok_or_else(|| {
+            let problem = format!("found {found:?}; it must be {}", Format::NAMES);
+            self.wrong(item, key, problem)
+        })
+    }
+
+    /// The path of the section's table in its file.
+    fn place(
+        &self,
+        section: &str,
+        table: &dyn TableLike,
+        format: Format,
+    ) -> Result<Vec<String>, ManifestError> {
+        let at = |key: &str| format!("config.{section}.{key}");
+        match (format, table.get("table"), table.get("prefix")) {
+            (Format::Env, Some(item), _) => {
+                let problem = "an environment file has no tables; use prefix".to_owned();
+                Err(self.wrong(item, &at("table"), problem))
+            }
+            (Format::Env, None, _) => Ok(Vec::new()),
+            (_, _, Some(item)) => {
+                let problem = "only an environment file has a prefix; use table".to_owned();
+                Err(self.wrong(item, &at("prefix"), problem))
+            }
+            (_, None, None) => Ok(vec![section.to_owned()]),
+            (_, Some(item), None) => match self.string(item, &at("table"))? {
+                "" => Ok(Vec::new()),
+                name if format == Format::Ini => Ok(vec![name.to_owned()]),
+                dotted => toml_edit::Key::parse(dotted)
+                    .map(|keys| keys.iter().map(|key| key.get().to_owned()).collect())
+                    .map_err(|_| {
+                        let allowed = "names separated by dots, each quoted if necessary";
+                        let problem = format!("found {dotted:?}; allowed are {allowed}");
+                        self.wrong(item, &at("table"), problem)
+                    }),
+            },
+        }
+    }
+
+    fn missing(&self, section: &Item, key: &str, allowed: &str) -> ManifestError {
+        self.wrong(section, key, format!("missing; it must be {allowed}"))
     }
 
     fn mode(&self, item: &Item, key: &str) -> Result<u32, ManifestError> {
@@ -244,14 +258,15 @@ impl Reader<'_> {
         match mode {
             Some(mode) if mode <= 0o777 && mode & 0o002 == 0 && mode & 0o400 != 0 => Ok(mode),
             _ => {
-                let allowed = "an octal mode such as \"0640\" is needed, not writable by all";
+                let allowed =
+                    "it must be an octal mode such as \"0640\", readable by the owner, not writable by all";
                 Err(self.wrong(item, key, format!("found {}; {allowed}", item.to_string().trim())))
             }
         }
     }
 }
 
-/// A key may be any text, and a value of several lines; what is said of them stands in a log.
+/// Escapes control characters: keys and values may hold line breaks, and log lines must not.
 fn on_one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
@@ -263,7 +278,7 @@ fn on_one_line(text: &str) -> String {
     line
 }
 
-/// An absolute path of a file that goes straight down.
+/// An absolute path of a file, without `..`.
 fn is_plain_absolute(path: &Path) -> bool {
     path.has_root()
         && path.file_name().is_some()
