@@ -126,7 +126,11 @@ impl AppSpec {
     /// Whether `service` should run: its entry in `service_states`, else `running`.
     pub fn wants_service(&self, service: &str) -> bool {
         match &self.service_states {
-            Some(states) => states.get(service).copied().unwrap_or(self.running),
+            Some(states) => states
+                .get(service)
+                .or_else(|| states.get(&format!("{service}.service")))
+                .copied()
+                .unwrap_or(self.running),
             None => self.running,
         }
     }

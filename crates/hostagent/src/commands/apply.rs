@@ -9,6 +9,7 @@ use super::{Exit, desired_file, print};
 use crate::engine::bake::Bakes;
 use crate::engine::book::ProgressBook;
 use crate::engine::converge::{Convergence, End};
+use crate::engine::flaps::Flaps;
 use crate::engine::forecast::Forecast;
 use crate::engine::report::error_reports;
 use crate::engine::signals::Signals;
@@ -48,10 +49,10 @@ pub async fn apply(settings: Settings, file: &Path, only_if: Option<&str>) -> an
     let engine = context.engine(ledger);
     let mut book = ProgressBook::open(&context.state_dir, &engine.ledger)?;
     book.release_all();
-    let mut bakes = Bakes::default();
+    let (mut bakes, mut flaps) = (Bakes::default(), Flaps::default());
     let (board, _announcements) = Board::new(desired.clone());
     let mut signals = Signals::none(engine.ledger.subscribe());
-    let attempt = Convergence::new(&engine, &desired, &mut book, &mut bakes, &board, None);
+    let attempt = Convergence::new(&engine, &desired, &mut book, &mut bakes, &mut flaps, &board, None);
     match attempt.run(&mut signals).await {
         End::Finished(finished) => {
             let errors = error_reports(book.apps(), &finished.faults, |_| String::new());

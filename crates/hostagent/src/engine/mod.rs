@@ -34,6 +34,7 @@ pub mod stage;
 pub mod undo;
 pub mod settle;
 pub mod bake;
+pub mod flaps;
 
 use crate::guard::Guard;
 use crate::ledger::Ledger;

@@ -15,6 +15,7 @@ use super::bake::Bakes;
 use super::book::ProgressBook;
 use super::converge::{Convergence, End, Finished};
 use super::failure::Failure;
+use super::flaps::Flaps;
 use super::forecast;
 use super::progress::Event;
 use super::report::error_reports;
@@ -29,6 +30,7 @@ pub struct Reconciler {
     board: Board,
     book: ProgressBook,
     bakes: Bakes,
+    flaps: Flaps,
     signals: Signals,
     /// The operator asks for another try of what failed.
     retry_asked: Arc<Notify>,
@@ -69,6 +71,7 @@ impl Reconciler {
             board,
             book,
             bakes: Bakes::default(),
+            flaps: Flaps::default(),
             signals,
             retry_asked,
             retries: 0,
@@ -153,7 +156,13 @@ impl Reconciler {
 
     fn next_retry(&self) -> Option<Instant> {
         let blocked = self.blocked.as_ref().map(|blocked| blocked.retry_at);
-        self.book.next_retry().into_iter().chain(blocked).min()
+        let flaps = self.flaps.next_change(Instant::now());
+        self.book
+            .next_retry()
+            .into_iter()
+            .chain(blocked)
+            .chain(flaps)
+            .min()
     }
 
     fn release_all(&mut self) {
@@ -185,6 +194,7 @@ impl Reconciler {
             desired,
             &mut self.book,
             &mut self.bakes,
+            &mut self.flaps,
             &self.board,
             reply_to.clone(),
         );

@@ -114,7 +114,7 @@ impl Target {
             config: ConfigTarget::Keys(spec.config.clone()),
             services: ServicesTarget::ByRule {
                 running: spec.running,
-                states: spec.service_states.clone().unwrap_or_default(),
+                states: spec.service_states.iter().flatten().map(service_state).collect(),
             },
             files: Vec::new(),
             rank: spec.rank,
@@ -159,6 +159,11 @@ impl Target {
     pub fn kept(spec: &AppSpec) -> Self {
         Self::settled(spec)
     }
+}
+
+/// Services go by their names without `.service`.
+fn service_state((name, running): (&String, &bool)) -> (String, bool) {
+    (name.strip_suffix(".service").unwrap_or(name).to_owned(), *running)
 }
 
 fn saved((name, was): (&String, &SavedService)) -> (String, ServiceTarget) {

@@ -41,6 +41,7 @@ mod damage;
 mod failures;
 mod health;
 mod master;
+mod odd_script;
 mod retry;
 mod slow_hook;
 mod together;

@@ -245,6 +245,37 @@ async fn a_repair_does_not_wait_for_the_bake_of_another_application() {
     assert_eq!(outcome(&mut driver).await["status"], "ok");
 }
 
+/// It dies 9 s after each start: longer than it takes to notice, and than a look takes.
+#[tokio::test(start_paused = true)]
+async fn a_service_that_dies_again_and_again_is_unhealthy_until_it_has_been_quiet() {
+    let mut driver = with_a_at_1().await;
+    let mut last = Value::Null;
+    for _ in 0..7 {
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        stop_by_hand(&driver, "a");
+        while let Some(status) = next_within(&mut driver, 12).await {
+            last = status;
+        }
+    }
+    let error = &last["errors"][0];
+    assert_eq!(error["category"], "unhealthy", "{last}");
+    assert!(error["message"].as_str().unwrap().contains("in 5 min"), "{last}");
+    assert_eq!(error["rolled_back"], false);
+    // It is repaired all the same, after a pause.
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert!(runs(&driver, "a"));
+    let status = looked_at(&mut driver).await;
+    assert_eq!(
+        status["status"], "errors",
+        "it has not been quiet for long: {status}"
+    );
+    // And by itself it is well again.
+    while let Some(status) = next_within(&mut driver, 320).await {
+        last = status;
+    }
+    assert_eq!(last["status"], "ok", "{last}");
+}
+
 /// A service that is to run from now on cannot be started, and meanwhile somebody starts it.
 #[tokio::test(start_paused = true)]
 async fn a_service_that_somebody_starts_while_a_try_of_ours_fails_is_left_running() {

@@ -351,7 +351,10 @@ async fn what_failed_for_the_network_is_tried_again_when_the_broker_is_reached_a
 async fn a_held_lock_is_waited_for_without_a_failure() {
     let mut driver = started().await;
     let url = driver.fake.offer("a", "1-1");
-    let locked = HostError::new(Category::Locked, "held by process 42 (unattended-upgr)");
+    let locked = HostError::new(
+        Category::Locked,
+        "waiting for the package lock, which process 7 (apt) holds",
+    );
     driver.fake.with(|state| {
         state
             .failures

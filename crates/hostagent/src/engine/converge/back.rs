@@ -29,7 +29,7 @@ impl Convergence<'_> {
         });
         observed.look_at_files(files.flatten());
         let plan = plan::plan(&targets, observed, self.family());
-        self.begins(observed);
+        self.begins(observed, "about to roll back");
         let mut obstacles: Vec<(AppName, Failure)> = Vec::new();
         for fault in &plan.faults {
             let failure = Failure {

@@ -22,6 +22,7 @@ impl Convergence<'_> {
         signals: &mut Signals,
     ) -> Result<Turn, End> {
         self.release(&observed);
+        self.note_flaps(&observed);
         if self.book.is_rolling_back() || self.look_at_bakes(&observed)? {
             return Ok(Turn::Again);
         }
@@ -43,7 +44,7 @@ impl Convergence<'_> {
         let Some(stage) = Stage::first_of(&plan) else {
             return self.rest(observed, signals).await;
         };
-        self.begins(&observed);
+        self.begins(&observed, &self.describe(&plan));
         let given_up = self.passes.count(stage, &plan, &observed);
         if !given_up.is_empty() {
             self.fail_all(given_up, &observed)?;
@@ -55,6 +56,18 @@ impl Convergence<'_> {
             Stage::Restart => self.restart(&plan.restarts, &all, &observed, signals).await?,
         }
         Ok(Turn::Again)
+    }
+
+    /// What the agent changes itself says nothing of an application's health.
+    fn note_flaps(&mut self, observed: &Observed) {
+        let now = Instant::now();
+        for (app, there) in &observed.apps {
+            let counts = matches!(
+                self.book.get(app),
+                Some(Progress::Settled { .. } | Progress::Repairing { .. } | Progress::Held { .. })
+            );
+            self.flaps.note(app, there, counts, now);
+        }
     }
 
     fn plan_by_role(&self, all: &Targets, observed: &Observed) -> Plan {
@@ -128,6 +141,40 @@ impl Convergence<'_> {
         let any = !failures.is_empty();
         self.fail_all(failures, observed)?;
         Ok(any)
+    }
+
+    /// What is about to be done, for people: drift by what has drifted.
+    fn describe(&self, plan: &Plan) -> String {
+        /// A plan for hundreds of applications is not told in one line.
+        const SHOWN: usize = 3;
+        let apps: Vec<&AppName> = self
+            .desired
+            .apps
+            .keys()
+            .chain(
+                self.book
+                    .apps()
+                    .keys()
+                    .filter(|app| !self.desired.apps.contains_key(*app)),
+            )
+            .filter(|app| plan.has_steps_for(app))
+            .collect();
+        let is_drift = apps
+            .iter()
+            .all(|app| matches!(self.role_of(app), Role::Repair | Role::Keep));
+        let each = apps
+            .iter()
+            .take(SHOWN)
+            .map(|app| format!("{app}: {}", plan.describe(app)));
+        let each = each.collect::<Vec<_>>().join("; ");
+        let more = match apps.len().saturating_sub(SHOWN) {
+            0 => String::new(),
+            more => format!("; and {more} more"),
+        };
+        match is_drift {
+            true => format!("repairing drift: {each}{more}"),
+            false => format!("about to begin: {each}{more}"),
+        }
     }
 
     /// What has a fault is kept at the state that it is in: its services at least. So is what it stands or falls with.
@@ -288,11 +335,12 @@ impl Convergence<'_> {
         }
         let period = self.engine.bake_period.as_secs();
         let detail = format!("watching {} for {period} s", names.join(", "));
-        self.begins(&observed);
+        self.begins(&observed, &detail);
         let standing = Standing::Watching { detail };
         self.board
             .note(self.desired, Some(&std::sync::Arc::new(observed)), standing);
-        let retry_at = self.book.next_retry();
+        let flaps = self.flaps.next_change(Instant::now());
+        let retry_at = self.book.next_retry().into_iter().chain(flaps).min();
         // Each arm only waits; whatever ends the wait, the host is looked at anew.
         tokio::select! {
             signal = signals.next(self.desired) => match signal {

@@ -20,8 +20,9 @@ use super::Engine;
 use super::bake::Bakes;
 use super::book::ProgressBook;
 use super::failure::{Failure, Failures};
+use super::flaps::Flaps;
 use super::forecast;
-use super::observe::{Freshness, Observed};
+use super::observe::{Freshness, Observed, SELF_APP};
 use super::progress::{DesiredDigest, Event, Progress};
 use super::signals::{Interrupt, PlanQuestion, Signals};
 use super::snapshot::{Before, UndoSource};
@@ -85,6 +86,7 @@ pub struct Convergence<'a> {
     digest: DesiredDigest,
     pub(super) book: &'a mut ProgressBook,
     bakes: &'a mut Bakes,
+    flaps: &'a mut Flaps,
     board: &'a Board,
     /// Who is told that the attempt has begun.
     reply_to: Option<String>,
@@ -101,6 +103,7 @@ impl<'a> Convergence<'a> {
         desired: &'a Arc<Desired>,
         book: &'a mut ProgressBook,
         bakes: &'a mut Bakes,
+        flaps: &'a mut Flaps,
         board: &'a Board,
         reply_to: Option<String>,
     ) -> Self {
@@ -110,6 +113,7 @@ impl<'a> Convergence<'a> {
             digest: DesiredDigest::of(&desired.apps),
             book,
             bakes,
+            flaps,
             board,
             reply_to,
             worked: false,
@@ -140,11 +144,28 @@ impl<'a> Convergence<'a> {
             if let Turn::Finished(observed) = self.turn(signals).await? {
                 return Ok(End::Finished(Finished {
                     observed: Arc::new(observed),
-                    faults: std::mem::take(&mut self.faults),
+                    faults: self.all_faults(),
                     worked: self.worked,
                 }));
             }
         }
+    }
+
+    /// What no step can reach, and what does not stay up.
+    fn all_faults(&mut self) -> Failures {
+        let mut faults = std::mem::take(&mut self.faults);
+        for app in self.desired.apps.keys() {
+            let is_held = matches!(
+                self.book.get(app),
+                Some(Progress::Held { .. } | Progress::Stuck { .. })
+            );
+            if let Some(failure) = self.flaps.failure(app)
+                && !is_held
+            {
+                faults.entry(app.clone()).or_insert(failure);
+            }
+        }
+        faults
     }
 
     /// What an earlier run of the agent, or an attempt that was superseded, has left.
@@ -211,7 +232,15 @@ impl<'a> Convergence<'a> {
         let mut observed = observed.map_err(failed)?;
         let family = self.engine.host.packages.family();
         for (app, progress) in self.book.apps() {
-            if let Some(unfinished) = progress.unfinished() {
+            // While the agent itself is rolled back, it is this program that observes: the package is there, and to install
+            // it again would end this program time and again.
+            let is_self = observed
+                .apps
+                .get(app)
+                .is_some_and(|there| there.package == SELF_APP);
+            if let Some(unfinished) = progress.unfinished()
+                && !(is_self && matches!(progress, Progress::RollingBack { .. }))
+            {
                 observed.mark_unfinished(app, unfinished, family);
             }
         }
@@ -253,8 +282,8 @@ impl<'a> Convergence<'a> {
         !changed.is_empty()
     }
 
-    /// Says once that the attempt has begun.
-    pub(super) fn begins(&mut self, observed: &Observed) {
+    /// Says once that the attempt has begun; `what`: for people.
+    pub(super) fn begins(&mut self, observed: &Observed, what: &str) {
         if std::mem::replace(&mut self.worked, true) {
             return;
         }
@@ -263,10 +292,10 @@ impl<'a> Convergence<'a> {
             Standing::Converging { .. } | Standing::Watching { .. }
         );
         if !was_converging || self.reply_to.is_some() {
-            tracing::info!("converging");
+            tracing::info!("converging: {what}");
         }
         let standing = Standing::Converging {
-            detail: "about to begin".into(),
+            detail: what.to_owned(),
         };
         self.board
             .note(self.desired, Some(&Arc::new(observed.clone())), standing);

@@ -54,8 +54,11 @@ pub(super) fn role(progress: Option<&Progress>, spec: Option<&AppSpec>, now: Ins
 
 impl Convergence<'_> {
     pub(super) fn role_of(&self, app: &AppName) -> Role {
-        let spec = self.desired.apps.get(app);
-        role(self.book.get(app), spec, Instant::now())
+        let (spec, now) = (self.desired.apps.get(app), Instant::now());
+        match role(self.book.get(app), spec, now) {
+            Role::Repair if self.flaps.paused_until(app).is_some_and(|until| until > now) => Role::Leave,
+            role => role,
+        }
     }
 
     /// Whether what is done for `app` now can be undone, and so must be noted first.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use protocol::spec::Rank;
-use protocol::{AppName, Apps, Config};
+use protocol::{AppName, Apps, Category, Config};
 use tokio::time::Instant;
 
 use super::progress::Unfinished;
@@ -56,6 +56,8 @@ pub struct ObservedApp {
     pub contract: Result<Arc<Contract>, HostError>,
     /// Each service of the application; `None`: its contract names it, but the host does not have it.
     pub services: BTreeMap<String, Option<ServiceState>>,
+    /// Of those whose state cannot be told: why not.
+    pub service_errors: BTreeMap<String, HostError>,
     /// Those of them that still run a previous version ([`Observed::mark_unfinished`]).
     pub outdated: BTreeSet<String>,
     /// Its current config, or why it could not be read.
@@ -260,11 +262,20 @@ impl Observer {
             Some(named) => named.clone(),
             None => self.unnamed_services(candidate).await?,
         };
-        let mut services = BTreeMap::new();
+        let (mut services, mut service_errors) = (BTreeMap::new(), BTreeMap::new());
         for name in names {
             // Even for a ping: a script's answer that nobody asks for again would hide a dead service.
-            let state = self.host.services.state(&name, true).await?;
-            services.insert(name, state);
+            match self.host.services.state(&name, true).await {
+                Ok(state) => {
+                    services.insert(name, state);
+                }
+                // One odd script is that application's trouble; an init system that cannot be asked is the host's.
+                Err(error) if is_of_one_service(&error) => {
+                    service_errors.insert(name.clone(), error);
+                    services.insert(name, None);
+                }
+                Err(error) => return Err(error),
+            }
         }
         let healthy = self.healthy(app, package, freshness).await;
         let Found { config, read_at } = match contract {
@@ -288,6 +299,7 @@ impl Observer {
             rank: candidate.rank,
             contract: contract.clone(),
             services,
+            service_errors,
             outdated: BTreeSet::new(),
             config,
             config_unfinished: false,
@@ -412,6 +424,11 @@ impl Observer {
         }
         !unhealthy.contains(app)
     }
+}
+
+/// Whether only the service itself is at fault, and not the init system.
+fn is_of_one_service(error: &HostError) -> bool {
+    matches!(error.category, Category::Script | Category::Timeout)
 }
 
 #[cfg(test)]

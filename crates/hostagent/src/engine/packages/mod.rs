@@ -91,7 +91,7 @@ impl Convergence<'_> {
 
     /// Until it is worth another try; `Err`: interrupted.
     async fn wait_for_lock(&self, error: &HostError, signals: &mut Signals) -> Result<(), End> {
-        self.converging(format!("waiting for the package lock: {}", error.message));
+        self.converging(error.message.clone());
         // The only two things that end this wait: the next try, and an interrupt.
         tokio::select! {
             () = tokio::time::sleep(LOCK_RETRY) => Ok(()),

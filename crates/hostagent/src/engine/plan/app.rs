@@ -64,6 +64,7 @@ impl AppPlanner<'_> {
     fn bring_up_to_date(&mut self, there: &ObservedApp) {
         let Some(change) = self.package_change(there) else {
             self.adopt(there);
+            self.refuse_downgrade(there);
             self.settle_all(there);
             return;
         };
@@ -99,6 +100,9 @@ impl AppPlanner<'_> {
             true => *version == there.version,
             false => version_satisfied(version, &there.version),
         };
+        if !fits && is_pattern(version) && self.is_newer(there, version) {
+            return None;
+        }
         match (fits, there.broken) {
             (true, false) => None,
             (true, true) => Some(PackageChange::Reinstall),
@@ -106,6 +110,32 @@ impl AppPlanner<'_> {
                 Some(PackageChange::Downgrade)
             }
             (false, _) => Some(PackageChange::Upgrade),
+        }
+    }
+
+    /// Whether what is installed is newer than anything that `pattern` could bring.
+    fn is_newer(&self, there: &ObservedApp, pattern: &str) -> bool {
+        let least = pattern.trim_end_matches(['*', '.']);
+        compare_versions(self.family, &there.version, least).is_gt()
+    }
+
+    /// A pattern never downgrades.
+    fn refuse_downgrade(&mut self, there: &ObservedApp) {
+        let PackageTarget::Version {
+            version,
+            is_exact: false,
+            ..
+        } = &self.target.package
+        else {
+            return;
+        };
+        if is_pattern(version) && !version_satisfied(version, &there.version) {
+            let message = format!(
+                "{} is installed at {}, which is newer than {version}: a version pattern never downgrades. Desire an exact \
+                 version to downgrade",
+                self.app, there.version
+            );
+            self.fault(Phase::Check, Category::Invalid, message);
         }
     }
 
@@ -269,6 +299,14 @@ impl AppPlanner<'_> {
                     };
                     self.settle_service(service, *state, target);
                 }
+                None if there.service_errors.contains_key(service) => {
+                    let error = &there.service_errors[service];
+                    let message = format!(
+                        "cannot tell whether service {service} of {} runs: {}",
+                        self.app, error.message
+                    );
+                    self.fault(Phase::Service, error.category, message);
+                }
                 None if wanted => {
                     let message = format!(
                         "service {service} of {} does not exist on this host: its hook or manifest names it, but there is \
@@ -325,6 +363,11 @@ impl AppPlanner<'_> {
             self.plan.restarts.push(step);
         }
     }
+}
+
+/// Whether any of many versions satisfies it.
+fn is_pattern(version: &str) -> bool {
+    version.ends_with('*')
 }
 
 /// The keys of `desired` that `current` does not have with that value.

@@ -28,6 +28,7 @@ fn there(name: &str) -> (AppName, ObservedApp) {
         url: None,
         rank: None,
         contract: contract(ContractKind::Hook),
+        service_errors: BTreeMap::new(),
         outdated: BTreeSet::new(),
         services: BTreeMap::from([(name.to_owned(), Some(state))]),
         config: Arc::new(Ok(Config::new())),
@@ -374,4 +375,37 @@ fn a_plan_names_keys_for_people_and_values_only_in_json() {
             "changes": [{"section": "s", "key": "password", "to": "hunter2"}],
         }]})
     );
+}
+
+#[test]
+fn a_version_pattern_upgrades_and_never_downgrades() {
+    let at = |version: &str| {
+        let version = version.to_owned();
+        change(there("a"), |a| a.version = version)
+    };
+    let data = || json!({"a": {"version": "1.22.*"}});
+    assert_eq!(plan_lines(data(), [at("1.22.9-1")]), [""; 0]);
+    assert_eq!(
+        plan_lines(data(), [at("1.21.3-1")]),
+        ["a: upgrade from 1.21.3-1 to 1.22.*"]
+    );
+    assert_eq!(plan_lines(data(), [at("1.23.1-1")]), ["a! Check Invalid"]);
+    assert_eq!(plan_lines(json!({"a": {"version": "*"}}), [at("7-1")]), [""; 0]);
+}
+
+#[test]
+fn a_service_whose_state_cannot_be_told_is_a_fault_of_its_application_alone() {
+    let odd = change(there("a"), |a| {
+        a.services.insert("a".into(), None);
+        let error = HostError::new(Category::Script, "its status ended with 4");
+        a.service_errors.insert("a".into(), error);
+    });
+    let data = json!({"a": {"version": "1"}, "b": {"version": "1"}});
+    assert_eq!(plan_lines(data, [odd, there("b")]), ["a! Service Script"]);
+}
+
+#[test]
+fn service_states_name_services_with_or_without_their_suffix() {
+    let data = json!({"a": {"version": "1", "service_states": {"a.service": false}}});
+    assert_eq!(plan_lines(data, [there("a")]), ["a: disable a", "a: stop a"]);
 }
