@@ -21,7 +21,7 @@ pub enum Location {
 /// stay.
 pub fn url_for_family(url: &str, family: Family) -> String {
     let (path, rest) = url.split_at(url.find(['?', '#']).unwrap_or(url.len()));
-    for other in [Family::Deb, Family::Rpm] {
+    for other in Family::ALL {
         let start = path.len().saturating_sub(other.extension().len() + 1);
         let (stem, extension) = match path.is_char_boundary(start) {
             true => path.split_at(start),

@@ -19,6 +19,26 @@ pub enum Family {
 }
 
 impl Family {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Deb, Self::Rpm];
+
+    /// Whether the database tells a package whose last script has not run, or has failed, from one that is whole. rpm enters
+    /// a package before that.
+    pub fn database_tells_whole(self) -> bool {
+        match self {
+            Self::Deb => true,
+            Self::Rpm => false,
+        }
+    }
+
+    /// Whether to heal half-installed packages runs scripts again that have failed or hung.
+    pub fn healing_runs_scripts(self) -> bool {
+        match self {
+            Self::Deb => true,
+            Self::Rpm => false,
+        }
+    }
+
     /// File extension of its packages, without the dot.
     pub fn extension(self) -> &'static str {
         match self {

@@ -30,7 +30,7 @@ pub(super) fn judge(
     };
     // rpm enters a package in its database before it runs the package's last scripts: that the
     // package is there says nothing of them.
-    let is_certain = family == Family::Deb || transaction.install.is_empty();
+    let is_certain = family.database_tells_whole() || transaction.install.is_empty();
     if is_certain || (failed.ended_by_itself && !comes_with_failed_script(transaction, &failed.said)) {
         return Ok(Applied {
             warnings: vec![failed.error.message],

@@ -49,9 +49,8 @@ impl ProgressBook {
     /// Takes up what an earlier run of the agent left; counts a crash if that run did not stop by itself.
     pub fn open(state_dir: &Path, ledger: &Ledger) -> Result<Self, StateFileError> {
         let mut book = Self::load(state_dir, ledger)?;
-        if book.current.stopped {
-            book.current.stopped = false;
-        } else {
+        let was_stopped = std::mem::take(&mut book.current.stopped);
+        if !was_stopped {
             let apps: Vec<AppName> = book.current.apps.keys().cloned().collect();
             for app in apps {
                 book.change(&app, Event::Crashed);
@@ -60,7 +59,7 @@ impl ProgressBook {
         book.store()?;
         takeover::remove_old_files(state_dir)?;
         let open: Vec<&str> = book.in_progress().map(|(app, _)| app.as_str()).collect();
-        if !open.is_empty() {
+        if !open.is_empty() && !was_stopped {
             tracing::warn!(
                 applications = open.join(", "),
                 "an earlier run of the agent was interrupted while changing the host; continuing"

@@ -77,7 +77,7 @@ impl Observed {
             return;
         };
         // rpm enters a package before its last script has run. dpkg tells by itself.
-        there.broken |= unfinished.in_transaction && family == Family::Rpm;
+        there.broken |= unfinished.in_transaction && !family.database_tells_whole();
         let is_outdated = |(name, instance): &(&String, &Option<u64>)| {
             let now = there.services.get(*name).copied().flatten();
             now.is_some_and(|now| now.running && now.instance == **instance)
@@ -385,7 +385,7 @@ impl Observer {
                 return Ok(BTreeSet::new());
             }
             // Gone meanwhile: a package manager that a killed agent has started is still at work.
-            Err(error) if error.category == protocol::Category::NotFound => {
+            Err(error) if error.category == Category::NotFound => {
                 return Ok(BTreeSet::new());
             }
             Err(error) => return Err(error),

@@ -1,6 +1,6 @@
 //! What one run of the package manager is to do, and who fails in it.
 
-use host::{ApplyError, Cancel, Family, Host, HostError, Packages, Transaction};
+use host::{ApplyError, Cancel, Host, HostError, Packages, Transaction};
 use protocol::{AppName, Category, Phase};
 
 use super::super::Engine;
@@ -178,7 +178,7 @@ async fn was_in_hand(host: &Host, package: &str) -> bool {
         return false;
     };
     let there = packages.get(package);
-    host.packages.family() == Family::Deb && there.is_some_and(|there| there.broken && !there.waits)
+    host.packages.family().database_tells_whole() && there.is_some_and(|there| there.broken && !there.waits)
 }
 
 async fn change_one_by_one(
@@ -191,7 +191,7 @@ async fn change_one_by_one(
         let has_hung = failures
             .values()
             .any(|failure| failure.category == Category::Timeout);
-        if !(has_hung && host.packages.family() == Family::Deb) {
+        if !(has_hung && host.packages.family().healing_runs_scripts()) {
             heal(host).await;
         }
         if is_done(host, &transaction).await {
@@ -214,7 +214,7 @@ async fn change_one_by_one(
 /// Whether the joint attempt got this far already. Of an installation rpm's database does not tell: a package whose last
 /// script failed is entered like any other.
 async fn is_done(host: &Host, transaction: &Transaction) -> bool {
-    if host.packages.family() == Family::Rpm && !transaction.install.is_empty() {
+    if !host.packages.family().database_tells_whole() && !transaction.install.is_empty() {
         return false;
     }
     let Ok(packages) = host.packages.installed().await else {

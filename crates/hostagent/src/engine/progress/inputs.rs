@@ -9,17 +9,22 @@ use protocol::Category;
 use super::digest::DesiredDigest;
 use crate::engine::failure::Failure;
 
-/// What a failure may depend on, as it is at one moment.
+/// What a failure may depend on, as it is at one moment. Stored: a new field needs a serde default, or the files of
+/// earlier agents count as damaged. That what is held is tried once more at such an upgrade is right.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inputs {
     pub desired: DesiredDigest,
     /// Version of the package; `None`: not installed.
+    #[serde(default)]
     pub package: Option<String>,
     /// Digest of the hook or manifest; `None`: the application is not installed.
+    #[serde(default)]
     pub contract: Option<String>,
     /// Services that systemd refuses to start, because their units are masked.
+    #[serde(default)]
     pub masked: BTreeSet<String>,
     /// When the package lists were last refreshed: seconds since 1970.
+    #[serde(default)]
     pub lists: Option<u64>,
 }
 

@@ -30,6 +30,8 @@ mod inputs;
 pub use digest::DesiredDigest;
 pub use inputs::Inputs;
 
+/// Stored (`progress.json`): every new field of these types needs a serde default, or the files of earlier agents count as
+/// damaged. `progress/stored.json` is such a file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum Progress {

@@ -248,6 +248,18 @@ fn every_event_in_every_state() {
 
 #[test]
 fn what_is_stored_is_read_back() {
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        let all: BTreeMap<&str, Progress> = states()
+            .into_iter()
+            .filter_map(|(name, state)| Some((name, state?)))
+            .collect();
+        let text = serde_json::to_string_pretty(&all).unwrap() + "\n";
+        std::fs::write(
+            concat!(env!("CARGO_MANIFEST_DIR"), "/src/engine/progress/stored.json"),
+            text,
+        )
+        .unwrap();
+    }
     for (name, state) in states() {
         let Some(state) = state else { continue };
         let json = serde_json::to_string(&state).unwrap();
@@ -283,4 +295,16 @@ fn a_change_that_begins_to_touch_the_package_learns_where_it_comes_from() {
         panic!("{to:?}");
     };
     assert_eq!(change.before, at_1());
+}
+
+/// A file as the first agents with this format write it. Later ones must read it: what cannot be read counts as damaged,
+/// and with it goes what undo needs.
+#[test]
+fn what_earlier_agents_stored_is_read() {
+    let apps: BTreeMap<&str, Progress> = serde_json::from_str(include_str!("stored.json")).unwrap();
+    let expected: BTreeMap<&str, Progress> = states()
+        .into_iter()
+        .filter_map(|(name, state)| Some((name, state?)))
+        .collect();
+    assert_eq!(apps, expected);
 }
