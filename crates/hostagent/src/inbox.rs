@@ -55,20 +55,29 @@ enum PlanTie {
     None,
     /// To the plan of this hash.
     Unasked(String),
-    Asked(oneshot::Receiver<Result<(), String>>),
+    Asked(String, oneshot::Receiver<Result<(), String>>),
     Confirmed,
 }
 
+/// What the engine says of a plan.
+enum Verdict {
+    Confirmed,
+    /// Why.
+    Refused(String),
+    /// It had something else to do.
+    Dropped,
+}
+
 /// The engine's verdict on the plan that the first message is tied to. Pending where it was not asked. Cancel-safe.
-async fn verdict_of(unstored: &mut VecDeque<Unstored>) -> Result<(), String> {
+async fn verdict_of(unstored: &mut VecDeque<Unstored>) -> Verdict {
     match unstored.front_mut() {
         Some(Unstored {
-            plan: PlanTie::Asked(verdict),
+            plan: PlanTie::Asked(_, verdict),
             ..
         }) => match verdict.await {
-            Ok(verdict) => verdict,
-            // The agent is about to end: the broker delivers the message again.
-            Err(_) => std::future::pending().await,
+            Ok(Ok(())) => Verdict::Confirmed,
+            Ok(Err(reason)) => Verdict::Refused(reason),
+            Err(_) => Verdict::Dropped,
         },
         _ => std::future::pending().await,
     }
@@ -127,39 +136,45 @@ impl Inbox {
     fn may_be_stored(&self, unstored: &mut Unstored) -> bool {
         let hash = match &unstored.plan {
             PlanTie::None | PlanTie::Confirmed => return true,
-            PlanTie::Asked(_) => return false,
+            PlanTie::Asked(..) => return false,
             PlanTie::Unasked(hash) => hash.clone(),
         };
         // What is wrong with it otherwise, storing it will tell.
         let Ok(desired) = self.ledger.preview(unstored.message.clone(), &unstored.scope) else {
             return true;
         };
+        if desired.same_state(&self.ledger.desired()) {
+            // Delivered again: it was accepted before.
+            return true;
+        }
         let (answer, verdict) = oneshot::channel();
         let question = PlanQuestion {
             apps: desired.apps,
-            hash,
+            hash: hash.clone(),
             answer,
         };
         match self.questions.try_send(question) {
-            Ok(()) => unstored.plan = PlanTie::Asked(verdict),
+            Ok(()) => unstored.plan = PlanTie::Asked(hash, verdict),
             // One question at a time is asked, so this is an engine that has ended: the agent is about to.
             Err(error) => tracing::debug!(%error, "the engine takes no questions"),
         }
         false
     }
 
-    fn take_verdict(
-        &self,
-        verdict: Result<(), String>,
-        unstored: &mut VecDeque<Unstored>,
-    ) -> Option<Request> {
+    fn take_verdict(&self, verdict: Verdict, unstored: &mut VecDeque<Unstored>) -> Option<Request> {
         let first = unstored.front_mut()?;
         let reason = match verdict {
-            Ok(()) => {
+            Verdict::Confirmed => {
                 first.plan = PlanTie::Confirmed;
                 return None;
             }
-            Err(reason) => reason,
+            Verdict::Dropped => {
+                if let PlanTie::Asked(hash, _) = std::mem::replace(&mut first.plan, PlanTie::None) {
+                    first.plan = PlanTie::Unasked(hash);
+                }
+                return None;
+            }
+            Verdict::Refused(reason) => reason,
         };
         let refused = unstored.pop_front()?;
         tracing::warn!("a set_config was refused: {reason}");

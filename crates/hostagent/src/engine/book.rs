@@ -149,10 +149,14 @@ impl ProgressBook {
         }
     }
 
-    /// When the first pause after a failure is over.
-    pub fn next_retry(&self) -> Option<Instant> {
+    /// When the first pause after a failure is over, of those that were not over at `seen`: the others were looked at then,
+    /// and something else keeps them waiting.
+    pub fn next_retry(&self, seen: Instant) -> Option<Instant> {
         let troubles = self.current.apps.values().flat_map(Progress::troubles);
-        troubles.filter_map(Trouble::retry_at).min()
+        troubles
+            .filter_map(Trouble::retry_at)
+            .filter(|at| *at > seen)
+            .min()
     }
 
     /// Changes details of `app`'s progress. Durable when it returns; on failure nothing has changed.

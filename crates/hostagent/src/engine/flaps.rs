@@ -33,13 +33,12 @@ impl Flaps {
                 self.restarts.entry(app.clone()).or_default().push_back(now);
             }
         }
-        if let Some(restarts) = self.restarts.get_mut(app) {
-            while restarts
-                .front()
-                .is_some_and(|at| now.duration_since(*at) >= WINDOW)
-            {
-                restarts.pop_front();
-            }
+    }
+
+    /// Forgets restarts that are long ago.
+    pub fn prune(&mut self, now: Instant) {
+        for restarts in self.restarts.values_mut() {
+            restarts.retain(|at| now.duration_since(*at) < WINDOW);
         }
     }
 

@@ -21,7 +21,11 @@ pub fn inputs_of(
     Inputs {
         desired: desired.clone(),
         package: there.map(|there| there.version.clone()),
-        contract: there.map(|there| digest(&format!("{:?}", there.contract))),
+        contract: there.map(|there| match &there.contract {
+            Ok(contract) => digest(&format!("{contract:?}")),
+            // What it says may hold the time, or a number of a process.
+            Err(error) => format!("{:?}", error.category),
+        }),
         masked: masked.map(|(name, _)| name.clone()).collect(),
         lists: lists.and_then(|at| Some(at.duration_since(UNIX_EPOCH).ok()?.as_secs())),
     }

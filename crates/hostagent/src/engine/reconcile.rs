@@ -36,6 +36,8 @@ pub struct Reconciler {
     retry_asked: Arc<Notify>,
     /// How many of the messages that ask for the same have been taken up.
     retries: u64,
+    /// When the last turn of the last attempt began.
+    seen: Instant,
     /// What the last attempt was for.
     last: Option<Arc<Desired>>,
     /// The newest accepted message that has had its final answer.
@@ -75,6 +77,7 @@ impl Reconciler {
             signals,
             retry_asked,
             retries: 0,
+            seen: Instant::now(),
             last: None,
             // Nobody knows whether the stored message had its final answer before the agent last ended: it gets one (again).
             answered: None,
@@ -110,6 +113,10 @@ impl Reconciler {
                 Next::Wait => {}
             }
             if !self.wait(&desired).await {
+                // Something may be in progress that could not go on.
+                if let Err(error) = self.book.note_stop() {
+                    tracing::warn!(%error, "this stop will count as a crash");
+                }
                 return;
             }
         }
@@ -158,7 +165,7 @@ impl Reconciler {
         let blocked = self.blocked.as_ref().map(|blocked| blocked.retry_at);
         let flaps = self.flaps.next_change(Instant::now());
         self.book
-            .next_retry()
+            .next_retry(self.seen)
             .into_iter()
             .chain(blocked)
             .chain(flaps)
@@ -210,7 +217,12 @@ impl Reconciler {
     /// Reported where something was done, where somebody waits for an answer, or where the host stood otherwise before.
     fn finished(&mut self, desired: &Arc<Desired>, finished: Finished, reply_to: Option<String>) {
         self.blocked = None;
-        let errors = error_reports(self.book.apps(), &finished.faults, rfc3339_of);
+        self.seen = finished.turn_at;
+        let errors = match desired.stated {
+            true => error_reports(self.book.apps(), &finished.faults, rfc3339_of),
+            // Nothing is desired, so nothing is wrong.
+            false => Vec::new(),
+        };
         let standing = match errors.is_empty() {
             true => Standing::Ok,
             false => Standing::Errors(errors),
@@ -229,6 +241,8 @@ impl Reconciler {
 
     fn blocked(&mut self, desired: &Arc<Desired>, failure: Failure, reply_to: Option<String>) {
         tracing::error!(phase = %failure.phase, "{}", failure.message);
+        // Everything is tried again then.
+        self.seen = Instant::now();
         let attempts = self.blocked.take().map_or(1, |blocked| blocked.attempts + 1);
         let blocked = Blocked {
             retry_at: Instant::now() + retry_delay(attempts),

@@ -79,6 +79,22 @@ impl Signals {
         }
     }
 
+    /// A question, or what ends an attempt to reach `desired`. Cancel-safe.
+    pub async fn asked_or_interrupted(&mut self, desired: &Desired) -> Signal {
+        loop {
+            if let Some(interrupt) = self.pending(desired) {
+                return Signal::Interrupt(interrupt);
+            }
+            // A closed channel stays quiet.
+            tokio::select! {
+                Ok(()) = self.desired.changed() => {}
+                Ok(()) = self.stop.changed() => {}
+                Some(question) = self.questions.recv() => return Signal::Question(question),
+                else => std::future::pending().await,
+            }
+        }
+    }
+
     /// The next signal while nothing is to be done. A message that asks for the same as `desired` is news, too: somebody waits
     /// for its answer.
     pub async fn next_of_any(&mut self, desired: &Desired) -> Signal {

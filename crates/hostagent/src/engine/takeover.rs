@@ -93,7 +93,11 @@ pub fn take_over(
             let change = Box::new(change);
             let taken = match (entry.doomed, progress.apps.remove(&app)) {
                 // Its rollback failed: the error says so.
-                (Some(_), Some(Progress::Held { trouble, .. })) => Progress::Stuck { change, trouble },
+                (Some(cause), Some(Progress::Held { trouble, .. })) => Progress::Stuck {
+                    change,
+                    cause,
+                    trouble,
+                },
                 (Some(failure), _) => Progress::RollingBack { change, failure },
                 (None, _) => Progress::Applying { change },
             };

@@ -12,7 +12,7 @@ use protocol::AppName;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::progress::Change;
-use crate::engine::snapshot::Before;
+use crate::engine::snapshot::{Before, UndoSource};
 use crate::state_file::{StateFile, StateFileError};
 use host::{Host, HostError, Services, processes};
 
@@ -64,6 +64,21 @@ impl Guard {
             armed: AtomicBool::new(is_armed),
             state_dir: state_dir.to_owned(),
             services: host.services.clone(),
+        }
+    }
+
+    /// The package that the guard would install, as long as it watches.
+    pub fn undo_file(&self) -> Option<PathBuf> {
+        let watched = file(&self.state_dir).peek().ok()??;
+        let Before::Installed(before) = watched.change.before else {
+            return None;
+        };
+        match before.undo {
+            UndoSource::File { path } => Some(path),
+            UndoSource::NotNeeded
+            | UndoSource::Url { .. }
+            | UndoSource::Repository
+            | UndoSource::Nowhere { .. } => None,
         }
     }
 

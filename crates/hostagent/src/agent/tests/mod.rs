@@ -5,6 +5,7 @@ mod drift;
 mod held;
 mod order;
 mod returned;
+mod settling;
 mod transactions;
 
 use std::time::Duration;

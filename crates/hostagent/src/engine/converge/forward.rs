@@ -21,16 +21,16 @@ impl Convergence<'_> {
         observed: Observed,
         signals: &mut Signals,
     ) -> Result<Turn, End> {
+        if !self.desired.stated {
+            // As long as nothing was ever desired, or that is lost, nothing is touched, and nothing that is known is forgotten.
+            return Ok(Turn::Finished(observed));
+        }
         self.release(&observed);
         self.note_flaps(&observed);
         if self.book.is_rolling_back() || self.look_at_bakes(&observed)? {
             return Ok(Turn::Again);
         }
-        let all = match self.desired.stated {
-            true => self.engine.targets(&self.desired.apps, &observed),
-            // As long as nothing was ever desired, nothing is touched.
-            false => Targets::new(),
-        };
+        let all = self.engine.targets(&self.desired.apps, &observed);
         let whole = plan::plan(&all, &observed, self.family());
         let plan = self.plan_by_role(&all, &observed);
         if self.take_faults(&plan, &observed)? {
@@ -61,6 +61,7 @@ impl Convergence<'_> {
     /// What the agent changes itself says nothing of an application's health.
     fn note_flaps(&mut self, observed: &Observed) {
         let now = Instant::now();
+        self.flaps.prune(now);
         for (app, there) in &observed.apps {
             let counts = matches!(
                 self.book.get(app),
@@ -208,7 +209,10 @@ impl Convergence<'_> {
             let event = match self.role_of(app) {
                 Role::Change | Role::Repair if is_done(whole, app) => self.reached(app, observed),
                 // Done by somebody else.
-                Role::Leave | Role::Keep if is_done(whole, app) && self.desired.apps.contains_key(app) => {
+                Role::Leave | Role::Keep
+                    if is_done(whole, app)
+                        && (self.desired.apps.contains_key(app) || !observed.apps.contains_key(app)) =>
+                {
                     self.reached(app, observed)
                 }
                 Role::Keep if !plan.has_steps_for(app) => self.repair_reached(app),
@@ -217,8 +221,20 @@ impl Convergence<'_> {
             events.extend(event.map(|event| (app.clone(), event)));
         }
         if !events.is_empty() {
+            let released = self.released_by(&events);
             self.book.note(events);
+            self.book.note(released);
         }
+    }
+
+    /// What is held only for an application that is well again.
+    fn released_by(&self, events: &[(AppName, Event)]) -> Vec<(AppName, Event)> {
+        let well_again = events.iter().filter(|(app, event)| {
+            matches!(event, Event::Reached { .. }) && self.book.get(app).and_then(Progress::trouble).is_some()
+        });
+        let tied = well_again.flat_map(|(app, _)| self.tied_to(app));
+        let held = tied.filter(|tied| matches!(self.book.get(tied), Some(Progress::Held { .. })));
+        held.map(|tied| (tied, Event::Release)).collect()
     }
 
     /// `None`: that is known.
@@ -243,6 +259,7 @@ impl Convergence<'_> {
             .is_some_and(|there| self.is_to_be_baked(app, there));
         Some(Event::Reached {
             spec: spec.cloned().map(Box::new),
+            digest: self.digest.clone(),
             bake,
         })
     }
@@ -316,7 +333,9 @@ impl Convergence<'_> {
 
     fn is_settled(&self, app: &AppName) -> bool {
         match (self.book.get(app), self.desired.apps.get(app)) {
-            (Some(Progress::Settled { spec, .. }), Some(desired)) => **spec == *desired,
+            (Some(Progress::Settled { spec, .. } | Progress::Repairing { spec, .. }), Some(desired)) => {
+                **spec == *desired
+            }
             (_, None) => true,
             _ => false,
         }
@@ -340,7 +359,7 @@ impl Convergence<'_> {
         self.board
             .note(self.desired, Some(&std::sync::Arc::new(observed)), standing);
         let flaps = self.flaps.next_change(Instant::now());
-        let retry_at = self.book.next_retry().into_iter().chain(flaps).min();
+        let retry_at = self.book.next_retry(self.turn_at).into_iter().chain(flaps).min();
         // Each arm only waits; whatever ends the wait, the host is looked at anew.
         tokio::select! {
             signal = signals.next(self.desired) => match signal {

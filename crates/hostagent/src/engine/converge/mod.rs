@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use host::{Family, HostError};
 use protocol::{AppName, Category, Phase};
+use tokio::time::Instant;
 
 use super::Engine;
 use super::bake::Bakes;
@@ -26,6 +27,7 @@ use super::observe::{Freshness, Observed, SELF_APP};
 use super::progress::{DesiredDigest, Event, Progress};
 use super::signals::{Interrupt, PlanQuestion, Signals};
 use super::snapshot::{Before, UndoSource};
+use crate::guard::Guard;
 use crate::host_state::{Board, Standing};
 use crate::ledger::Desired;
 use passes::Passes;
@@ -50,6 +52,8 @@ pub struct Finished {
     pub faults: Failures,
     /// Whether anything was done.
     pub worked: bool,
+    /// When the last turn began.
+    pub turn_at: Instant,
 }
 
 impl From<Interrupt> for End {
@@ -91,6 +95,9 @@ pub struct Convergence<'a> {
     /// Who is told that the attempt has begun.
     reply_to: Option<String>,
     worked: bool,
+    crashes_checked: bool,
+    /// When the last turn began: what was due by then was looked at.
+    turn_at: Instant,
     passes: Passes,
     pub(super) healed: bool,
     faults: Failures,
@@ -117,6 +124,8 @@ impl<'a> Convergence<'a> {
             board,
             reply_to,
             worked: false,
+            crashes_checked: false,
+            turn_at: Instant::now(),
             passes: Passes::default(),
             healed: false,
             faults: Failures::new(),
@@ -146,6 +155,7 @@ impl<'a> Convergence<'a> {
                     observed: Arc::new(observed),
                     faults: self.all_faults(),
                     worked: self.worked,
+                    turn_at: self.turn_at,
                 }));
             }
         }
@@ -155,12 +165,9 @@ impl<'a> Convergence<'a> {
     fn all_faults(&mut self) -> Failures {
         let mut faults = std::mem::take(&mut self.faults);
         for app in self.desired.apps.keys() {
-            let is_held = matches!(
-                self.book.get(app),
-                Some(Progress::Held { .. } | Progress::Stuck { .. })
-            );
+            let is_in_trouble = self.book.get(app).and_then(Progress::trouble).is_some();
             if let Some(failure) = self.flaps.failure(app)
-                && !is_held
+                && !is_in_trouble
             {
                 faults.entry(app.clone()).or_insert(failure);
             }
@@ -170,12 +177,23 @@ impl<'a> Convergence<'a> {
 
     /// What an earlier run of the agent, or an attempt that was superseded, has left.
     fn take_up(&mut self) -> Result<(), End> {
+        if !self.desired.stated {
+            return Ok(());
+        }
         let apps: Vec<AppName> = self.book.apps().keys().cloned().collect();
         let desired = apps.iter().map(|app| {
             let digest = self.digest.clone();
             (app.clone(), Event::Desired { digest })
         });
         self.book.note(desired.collect::<Vec<_>>());
+        Ok(())
+    }
+
+    /// A change that kills the agent again and again is rolled back. True if there is any.
+    fn fail_crashed(&mut self, observed: &Observed) -> Result<bool, End> {
+        if std::mem::replace(&mut self.crashes_checked, true) {
+            return Ok(false);
+        }
         let crashed: Vec<(AppName, Failure)> = self
             .book
             .in_progress()
@@ -186,8 +204,9 @@ impl<'a> Convergence<'a> {
                 (is_over && goes_forward).then(|| (app.clone(), change.crashed_too_often(app)))
             })
             .collect();
-        // An observation is not needed: what was changed goes back to its snapshot.
-        self.fail_all(crashed, &Observed::default())
+        let any = !crashed.is_empty();
+        self.fail_all(crashed, observed)?;
+        Ok(any)
     }
 
     async fn turn(&mut self, signals: &mut Signals) -> Result<Turn, End> {
@@ -196,8 +215,9 @@ impl<'a> Convergence<'a> {
             false => Direction::Forward,
         };
         self.safe_point(signals).await?;
+        self.turn_at = Instant::now();
         let mut observed = self.observe().await?;
-        if self.note_external_changes(&observed) {
+        if self.fail_crashed(&observed)? || self.note_external_changes(&observed) {
             return Ok(Turn::Again);
         }
         match self.direction {
@@ -208,9 +228,14 @@ impl<'a> Convergence<'a> {
 
     /// Ends the attempt if it is to end. A rollback that was begun is not left for another desired state.
     async fn safe_point(&mut self, signals: &mut Signals) -> Result<(), End> {
+        self.check_interrupts(signals)?;
         while let Ok(question) = signals.questions.try_recv() {
             self.answer(question, signals).await?;
         }
+        self.check_interrupts(signals)
+    }
+
+    fn check_interrupts(&self, signals: &Signals) -> Result<(), End> {
         match signals.pending(self.desired) {
             Some(Interrupt::Superseded) if self.direction == Direction::Back => Ok(()),
             Some(interrupt) => Err(interrupt.into()),
@@ -218,12 +243,20 @@ impl<'a> Convergence<'a> {
         }
     }
 
-    async fn answer(&self, question: PlanQuestion, signals: &mut Signals) -> Result<(), End> {
+    /// A question that is dropped is asked again.
+    pub(super) async fn answer(&self, question: PlanQuestion, signals: &mut Signals) -> Result<(), End> {
+        let answering = forecast::answer(self.engine, question);
+        tokio::pin!(answering);
         // A forecast only looks: it can be dropped.
         tokio::select! {
-            () = forecast::answer(self.engine, question) => Ok(()),
-            interrupt = signals.interrupted(self.desired) => Err(interrupt.into()),
+            () = &mut answering => return Ok(()),
+            interrupt = signals.interrupted(self.desired) => match (interrupt, self.direction) {
+                (Interrupt::Superseded, Direction::Back) => {}
+                (interrupt, _) => return Err(interrupt.into()),
+            },
         }
+        answering.await;
+        Ok(())
     }
 
     async fn observe(&self) -> Result<Observed, End> {
@@ -350,7 +383,9 @@ impl<'a> Convergence<'a> {
             },
             Before::Absent { .. } => None,
         });
-        let files: BTreeSet<_> = installed.chain(undo).collect();
+        // The guard of the agent's own upgrade may have to install the previous one, also after this one counts as good.
+        let guarded = self.engine.guard.as_ref().and_then(Guard::undo_file);
+        let files: BTreeSet<_> = installed.chain(undo).chain(guarded).collect();
         self.engine.host.downloads.protect(&files);
         Ok(())
     }

@@ -144,6 +144,17 @@ impl Convergence<'_> {
                         );
                     }
                 }
+                // What stands or falls together is tried together.
+                Progress::Held { trouble, .. } if trouble.is_due(now) => {
+                    let tied = self.tied_to(app).into_iter();
+                    let waiting = tied.filter(|tied| match self.book.get(tied) {
+                        Some(Progress::Held { trouble, .. }) => {
+                            !trouble.is_due(now) && trouble.failure.category.is_transient()
+                        }
+                        _ => false,
+                    });
+                    events.extend(waiting.map(|tied| (tied, Event::RetryDue)));
+                }
                 Progress::Stuck { trouble, .. } if trouble.is_due(now) => {
                     events.push((app.clone(), Event::RetryDue))
                 }

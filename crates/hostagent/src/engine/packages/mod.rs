@@ -4,7 +4,7 @@
 mod work;
 mod record;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use host::{ApplyError, Cancel, HostError};
@@ -15,7 +15,7 @@ use super::failure::{Failure, Failures};
 use super::observe::{Observed, SELF_APP};
 use super::plan::{Install, PackageAction, Step};
 use super::progress::{Change, Event, Progress, Unfinished};
-use super::signals::{Interrupt, Signals};
+use super::signals::{Interrupt, Signal, Signals};
 use super::{Engine, stage, undo};
 use record::Arriving;
 pub use work::{PackageWork, Removal, change_packages};
@@ -56,9 +56,10 @@ impl Convergence<'_> {
                 }
                 // Nothing was touched. Which of them do not fit is found out, and the others go on.
                 Transacted::Refused(error) => {
-                    self.book
-                        .record(begun.into_iter().map(|app| (app, Event::Withdrawn)))
-                        .map_err(blocked)?;
+                    let withdrawn = begun
+                        .into_iter()
+                        .map(|(app, before)| (app, Event::Withdrawn { before }));
+                    self.book.record(withdrawn).map_err(blocked)?;
                     self.check(&mut work, observed, Refused::Whole(error)).await?;
                 }
             }
@@ -92,16 +93,19 @@ impl Convergence<'_> {
     /// Until it is worth another try; `Err`: interrupted.
     async fn wait_for_lock(&self, error: &HostError, signals: &mut Signals) -> Result<(), End> {
         self.converging(error.message.clone());
-        // The only two things that end this wait: the next try, and an interrupt.
-        tokio::select! {
-            () = tokio::time::sleep(LOCK_RETRY) => Ok(()),
-            interrupt = signals.interrupted(self.desired) => match (interrupt, self.direction) {
-                (Interrupt::Superseded, Direction::Back) => {
-                    tokio::time::sleep(LOCK_RETRY).await;
-                    Ok(())
-                }
-                (interrupt, _) => Err(interrupt.into()),
-            },
+        // What ends this wait: the next try, a question, and an interrupt.
+        let signal = tokio::select! {
+            () = tokio::time::sleep(LOCK_RETRY) => return Ok(()),
+            signal = signals.asked_or_interrupted(self.desired) => signal,
+        };
+        match (signal, self.direction) {
+            (Signal::Question(question), _) => self.answer(question, signals).await,
+            (Signal::Interrupt(Interrupt::Superseded), Direction::Back) => {
+                tokio::time::sleep(LOCK_RETRY).await;
+                Ok(())
+            }
+            (Signal::Interrupt(interrupt), _) => Err(interrupt.into()),
+            (Signal::Wake, _) => Ok(()),
         }
     }
 
@@ -135,12 +139,27 @@ impl Convergence<'_> {
             // From this host alone.
             staging.await
         } else {
-            tokio::select! {
-                outcome = &mut staging => outcome,
-                interrupt = signals.interrupted(self.desired) => {
+            // Downloads go on by themselves while a question is answered.
+            let ended = loop {
+                let signal = tokio::select! {
+                    outcome = &mut staging => break Ok(outcome),
+                    signal = signals.asked_or_interrupted(self.desired) => signal,
+                };
+                let answered = match signal {
+                    Signal::Question(question) => self.answer(question, signals).await,
+                    Signal::Interrupt(interrupt) => Err(interrupt.into()),
+                    Signal::Wake => Ok(()),
+                };
+                if let Err(end) = answered {
+                    break Err(end);
+                }
+            };
+            match ended {
+                Ok(outcome) => outcome,
+                Err(end) => {
                     cancel.set();
                     staging.await;
-                    return Err(interrupt.into());
+                    return Err(end);
                 }
             }
         };
@@ -168,8 +187,8 @@ impl Convergence<'_> {
         refused: Refused,
     ) -> Result<(), End> {
         let packages = self.engine.host.packages.clone();
-        let error = match refused {
-            Refused::Whole(error) => error,
+        let error = match &refused {
+            Refused::Whole(error) => error.clone(),
             Refused::No if work.is_empty() => return Ok(()),
             Refused::No if packages.refuses_untouched() && work.removals.is_empty() => return Ok(()),
             Refused::No => match work::simulate(&*packages, &work.transaction()).await {
@@ -179,7 +198,12 @@ impl Convergence<'_> {
                 Err(error) => error,
             },
         };
-        let failures = work::failing_in_simulation(&*packages, work, error).await;
+        let is_refused = matches!(refused, Refused::Whole(_));
+        let mut failures = work::failing_in_simulation(&*packages, work, error.clone()).await;
+        if failures.is_empty() && is_refused {
+            // The run refuses what the dry run does not: nobody can be told apart.
+            failures = work.apps().map(|app| (app.clone(), error.clone())).collect();
+        }
         let failures = failures
             .into_iter()
             .map(|(app, error)| (app, Failure::new(Phase::Check, error)));
@@ -188,18 +212,18 @@ impl Convergence<'_> {
         Ok(())
     }
 
-    /// What undo needs is durable when it returns. Gives those whose change has begun just now.
+    /// What undo needs is durable when it returns. Gives those whose change has begun just now, with what they were.
     async fn begin_package_change(
         &mut self,
         work: &PackageWork,
         observed: &Observed,
         cancel: &Cancel,
-    ) -> Result<BTreeSet<AppName>, End> {
-        let mut begun = BTreeSet::new();
+    ) -> Result<BTreeMap<AppName, Option<Box<Progress>>>, End> {
+        let mut begun = BTreeMap::new();
         let mut events = Vec::new();
         for app in work.apps().filter(|app| self.is_change(app)) {
             if !matches!(self.book.get(app), Some(Progress::Applying { .. })) {
-                begun.insert(app.clone());
+                begun.insert(app.clone(), self.book.get(app).cloned().map(Box::new));
             }
             let unfinished = Unfinished {
                 in_transaction: true,
@@ -331,7 +355,7 @@ enum Transacted {
 }
 
 /// Services of `app` that run now.
-fn instances(observed: &Observed, app: &AppName) -> std::collections::BTreeMap<String, Option<u64>> {
+fn instances(observed: &Observed, app: &AppName) -> BTreeMap<String, Option<u64>> {
     observed
         .apps
         .get(app)

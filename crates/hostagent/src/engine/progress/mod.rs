@@ -69,7 +69,12 @@ pub enum Progress {
         repair: Option<Trouble>,
     },
     /// The rollback failed: this needs an operator.
-    Stuck { change: Box<Change>, trouble: Trouble },
+    Stuck {
+        change: Box<Change>,
+        /// What the rollback is for.
+        cause: Failure,
+        trouble: Trouble,
+    },
 }
 
 /// A change of one application that is not yet known to be good.
@@ -173,7 +178,11 @@ pub enum Event {
     /// A change begins; what undo needs is in it.
     Begin(Box<Change>),
     /// Nothing is left to do. `bake`: it must prove itself first.
-    Reached { spec: Option<Box<AppSpec>>, bake: bool },
+    Reached {
+        spec: Option<Box<AppSpec>>,
+        digest: DesiredDigest,
+        bake: bool,
+    },
     /// It held for the bake period.
     Baked,
     /// A step failed, or the bake. `at`, `inputs`: how it is where nothing was touched.
@@ -194,8 +203,8 @@ pub enum Event {
         obstacle: Failure,
         digest: DesiredDigest,
     },
-    /// The package manager refused the change that has just begun: nothing was touched.
-    Withdrawn,
+    /// The package manager refused the change that has just begun: nothing was touched, and all is as `before`.
+    Withdrawn { before: Option<Box<Progress>> },
     /// Something else is desired of it than what it is watched for.
     Superseded,
     /// The pause after a transient failure is over.
@@ -213,7 +222,7 @@ pub fn next(from: Option<Progress>, event: Event) -> Option<Progress> {
     match event {
         Event::Desired { digest } => desired(from, &digest),
         Event::Begin(change) => Some(begin(from, *change)),
-        Event::Reached { spec, bake } => reached(from, spec, bake),
+        Event::Reached { spec, digest, bake } => reached(from, spec, digest, bake),
         Event::Baked => baked(from),
         Event::Failed {
             failure,
@@ -225,7 +234,7 @@ pub fn next(from: Option<Progress>, event: Event) -> Option<Progress> {
         Event::RepairReached => repair_reached(from),
         Event::Undone { digest, inputs } => undone(from, &digest, inputs),
         Event::NotUndone { obstacle, digest } => not_undone(from, obstacle, &digest),
-        Event::Withdrawn => withdrawn(from),
+        Event::Withdrawn { before } => withdrawn(from, before),
         Event::Superseded => superseded(from),
         Event::RetryDue => retry_due(from),
         Event::Release => release(from),
@@ -240,12 +249,11 @@ fn desired(from: Option<Progress>, digest: &DesiredDigest) -> Option<Progress> {
             inputs: Some(ref inputs),
             ..
         }) if inputs.desired != *digest => release(from),
-        Some(Progress::Stuck { change, trouble }) if change.desired != *digest => {
-            Some(Progress::RollingBack {
-                change,
-                failure: trouble.failure,
-            })
-        }
+        Some(Progress::Stuck {
+            change,
+            cause,
+            trouble,
+        }) if change.desired != *digest => Some(roll_back_again(*change, cause, &trouble)),
         Some(
             Progress::Settled { .. }
             | Progress::Repairing { .. }
@@ -256,6 +264,16 @@ fn desired(from: Option<Progress>, digest: &DesiredDigest) -> Option<Progress> {
             | Progress::Stuck { .. },
         )
         | None => from,
+    }
+}
+
+fn roll_back_again(change: Change, cause: Failure, trouble: &Trouble) -> Progress {
+    Progress::RollingBack {
+        change: Box::new(Change {
+            attempts: trouble.attempts,
+            ..change
+        }),
+        failure: cause,
     }
 }
 
@@ -277,9 +295,20 @@ fn begin(from: Option<Progress>, mut new: Change) -> Progress {
     }
 }
 
-fn reached(from: Option<Progress>, spec: Option<Box<AppSpec>>, bake: bool) -> Option<Progress> {
+fn reached(
+    from: Option<Progress>,
+    spec: Option<Box<AppSpec>>,
+    digest: DesiredDigest,
+    bake: bool,
+) -> Option<Progress> {
     match from {
-        Some(Progress::Applying { change }) if bake && spec.is_some() => Some(Progress::Baking { change }),
+        Some(Progress::Applying { change }) if bake && spec.is_some() => Some(Progress::Baking {
+            change: Box::new(Change {
+                desired: digest,
+                spec,
+                ..*change
+            }),
+        }),
         Some(from @ (Progress::Baking { .. } | Progress::RollingBack { .. })) => Some(from),
         None
         | Some(
@@ -422,11 +451,15 @@ fn not_undone(from: Option<Progress>, obstacle: Failure, digest: &DesiredDigest)
             Some(Progress::Stuck {
                 trouble: Trouble::new(rollback_failed(&failure, obstacle), change.attempts + 1),
                 change,
+                cause: failure,
             })
         }
-        // It cannot go back, and something else is desired by now: that may be the way out.
+        // It cannot go back, and something else is desired by now: that may be the way out. If it is not, it is stuck.
         Some(Progress::RollingBack { change, failure }) => Some(Progress::Applying {
-            change: Box::new(change.forward_again(&failure)),
+            change: Box::new(Change {
+                desired: digest.clone(),
+                ..change.forward_again(&failure)
+            }),
         }),
         Some(
             Progress::Settled { .. }
@@ -448,9 +481,9 @@ fn rollback_failed(failure: &Failure, obstacle: Failure) -> Failure {
     }
 }
 
-fn withdrawn(from: Option<Progress>) -> Option<Progress> {
+fn withdrawn(from: Option<Progress>, before: Option<Box<Progress>>) -> Option<Progress> {
     match from {
-        Some(Progress::Applying { change }) => change.settled_before().map(settled),
+        Some(Progress::Applying { .. }) => before.map(|before| *before),
         Some(
             Progress::Settled { .. }
             | Progress::Repairing { .. }
@@ -489,11 +522,12 @@ fn retry_due(mut from: Option<Progress>) -> Option<Progress> {
                 repair.retry = Retry::Due;
             }
         }
-        Some(Progress::Stuck { change, trouble }) if trouble.failure.category.is_transient() => {
-            return Some(Progress::RollingBack {
-                change: change.clone(),
-                failure: trouble.failure.clone(),
-            });
+        Some(Progress::Stuck {
+            change,
+            cause,
+            trouble,
+        }) if trouble.failure.category.is_transient() => {
+            return Some(roll_back_again(Change::clone(change), cause.clone(), trouble));
         }
         Some(
             Progress::Settled { .. }
@@ -518,6 +552,7 @@ fn release(mut from: Option<Progress>) -> Option<Progress> {
             Progress::Stuck {
                 change,
                 trouble: Trouble { failure, .. },
+                ..
             }
             | Progress::RollingBack { change, failure },
         ) => {

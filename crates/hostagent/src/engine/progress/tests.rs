@@ -97,6 +97,7 @@ fn states() -> Vec<(&'static str, Option<Progress>)> {
             "stuck",
             Some(Progress::Stuck {
                 change: to_2(),
+                cause: failure(Phase::Install),
                 trouble: trouble(),
             }),
         ),
@@ -119,6 +120,7 @@ fn events() -> Vec<(&'static str, Event)> {
             "reached",
             Event::Reached {
                 spec: Some(spec("2")),
+                digest: digest("2"),
                 bake: false,
             },
         ),
@@ -126,6 +128,7 @@ fn events() -> Vec<(&'static str, Event)> {
             "reached, to be watched",
             Event::Reached {
                 spec: Some(spec("2")),
+                digest: digest("2"),
                 bake: true,
             },
         ),
@@ -133,6 +136,7 @@ fn events() -> Vec<(&'static str, Event)> {
             "gone",
             Event::Reached {
                 spec: None,
+                digest: digest("2"),
                 bake: true,
             },
         ),
@@ -173,7 +177,12 @@ fn events() -> Vec<(&'static str, Event)> {
                 digest: digest("3"),
             },
         ),
-        ("withdrawn", Event::Withdrawn),
+        (
+            "withdrawn",
+            Event::Withdrawn {
+                before: Some(Box::new(settled(spec("1")))),
+            },
+        ),
         ("superseded", Event::Superseded),
         ("retry due", Event::RetryDue),
         ("release", Event::Release),
