@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use protocol::Status;
+use protocol::{Category, Status};
 use tokio::time::Instant;
 
 use super::context::Context;
@@ -114,6 +114,14 @@ async fn look(settings: &Settings) -> anyhow::Result<Seen> {
     })
 }
 
+/// When an application that failed is tried again.
+fn what_ends_it(category: Category) -> &'static str {
+    match category.is_transient() {
+        true => "the agent tries again by itself",
+        false => "held until something that made it fail changes, or `hostagent retry`",
+    }
+}
+
 /// For people.
 fn render(seen: &Seen) -> String {
     let status = &seen.status;
@@ -161,7 +169,7 @@ fn render(seen: &Seen) -> String {
         let _ = writeln!(text, "  ! {app}: {} (attempt {})", error.message, error.attempt);
         let _ = match &error.next_retry {
             Some(time) => writeln!(text, "    next retry: {time}"),
-            None => writeln!(text, "    held until the desired state changes"),
+            None => writeln!(text, "    {}", what_ends_it(error.category)),
         };
     }
     text
