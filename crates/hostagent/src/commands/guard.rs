@@ -18,7 +18,7 @@ use crate::engine::observe::SELF_APP;
 use crate::engine::packages::undo_package;
 use crate::engine::progress::Progress;
 use crate::engine::snapshot::Before;
-use crate::guard::{self, Watched};
+use crate::guard::{self, WatchedUpgrade};
 use crate::lock::Lock;
 use crate::settings::Settings;
 
@@ -68,7 +68,7 @@ pub async fn guard(settings: Settings) -> anyhow::Result<Exit> {
 }
 
 /// While the old agent or the package manager is at work, the new one's time has not begun.
-async fn is_under_way(context: &Context, watched: &Watched) -> bool {
+async fn is_under_way(context: &Context, watched: &WatchedUpgrade) -> bool {
     let before = Instant::now();
     if let Err(error) = context.host.packages.earlier_runs_end().await {
         tracing::warn!(%error, "cannot tell whether a package transaction is still running; asking again");
@@ -122,7 +122,7 @@ impl Watch {
 }
 
 /// Whether the new agent has done all that it had to but report it.
-fn has_converged(state_dir: &Path, watched: &Watched) -> bool {
+fn has_converged(state_dir: &Path, watched: &WatchedUpgrade) -> bool {
     let stored = ProgressBook::peek(state_dir, &Apps::new());
     stored.is_ok_and(|stored| {
         let progress = stored.apps.get(&watched.app);
@@ -130,7 +130,7 @@ fn has_converged(state_dir: &Path, watched: &Watched) -> bool {
     })
 }
 
-async fn bring_back(context: &Context, watched: &Watched, waited: Duration) -> anyhow::Result<Exit> {
+async fn bring_back(context: &Context, watched: &WatchedUpgrade, waited: Duration) -> anyhow::Result<Exit> {
     let Before::Installed(before) = &watched.change.before else {
         bail!("the agent was not installed before: there is nothing to roll back to");
     };
@@ -188,7 +188,7 @@ async fn bring_back(context: &Context, watched: &Watched, waited: Duration) -> a
 /// An agent that was gone back to makes a unit of the same name in its own way, which systemd refuses as long as it
 /// knows this one.
 async fn forget_unit(context: &Context) {
-    guard::put_away_unit(&*context.host.services);
+    guard::remove_unit(&*context.host.services);
     if let Err(error) = context.host.services.reread_units().await {
         tracing::debug!(%error, "systemd still knows the unit of the guard");
     }

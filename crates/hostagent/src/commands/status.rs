@@ -1,4 +1,5 @@
-//! `hostagent status`: how the host stands, seen now, beside what the daemon last had to say of failures.
+//! `hostagent status`: how the host stands, seen now, beside what the daemon last had to say of
+//! failures.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -17,7 +18,7 @@ use crate::engine::report::error_reports;
 use crate::host_state::{HostState, Standing};
 use crate::lock;
 use crate::settings::Settings;
-use crate::status::{self, Particulars};
+use crate::status::{self, StatusDetails};
 
 /// Prints how the host stands: for people, or the status message as the master would get it.
 /// [`Exit::NotConverged`] unless it is `ok`, and where what was desired is lost.
@@ -34,7 +35,8 @@ pub async fn status(settings: Settings, json: bool) -> anyhow::Result<Exit> {
     })
 }
 
-/// Whether it is known what the host should be. A status says `ok` where it is not: nothing is to be done.
+/// Whether it is known what the host should be. A status says `ok` where it is not: nothing is to
+/// be done.
 enum Known {
     Desired,
     /// Nothing was ever desired.
@@ -98,7 +100,7 @@ async fn look(settings: &Settings) -> anyhow::Result<Seen> {
     let facts = context.facts(settings)();
     let status = status::build(
         &state,
-        &Particulars {
+        &StatusDetails {
             host_id: &context.host_id,
             boot_id: "",
             facts: &facts,
