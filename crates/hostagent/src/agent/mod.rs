@@ -41,6 +41,19 @@ pub struct Parts {
     pub collect_facts: Box<dyn Fn() -> Facts + Send + Sync>,
 }
 
+impl Parts {
+    fn engine(&self, ledger: &Arc<Ledger>) -> Arc<Engine> {
+        Arc::new(Engine {
+            observer: Observer::new(self.host.clone()),
+            guard: Some(Guard::new(&self.state_dir, &self.host)),
+            host: self.host.clone(),
+            ledger: ledger.clone(),
+            bake_period: self.bake_period,
+            max_crashes: self.max_crashes,
+        })
+    }
+}
+
 /// A running agent.
 pub struct Agent {
     /// The state of the host.
@@ -68,6 +81,8 @@ impl Agent {
     /// Starts every task; converging to the stored desired state begins at once, even without a
     /// broker.
     pub fn start(parts: Parts) -> Result<Self, StateFileError> {
+        let ledger = Arc::new(Ledger::open(&parts.state_dir, parts.host_id.clone())?);
+        let engine = parts.engine(&ledger);
         let Parts {
             host_id,
             host,
@@ -76,26 +91,16 @@ impl Agent {
             limits,
             trusted_users,
             heartbeat_period,
-            bake_period,
-            max_crashes,
             collect_facts,
+            bake_period: _,
+            max_crashes: _,
         } = parts;
-        let packages = host.packages.clone();
-        let ledger = Arc::new(Ledger::open(&state_dir, host_id.clone())?);
         let Link {
             deliveries,
             publisher,
             topics,
             state: link_state,
         } = link;
-        let engine = Arc::new(Engine {
-            observer: Observer::new(host.clone()),
-            guard: Some(Guard::new(&state_dir, &host)),
-            host,
-            ledger: ledger.clone(),
-            bake_period,
-            max_crashes,
-        });
         let book = ProgressBook::open(&state_dir, &engine.ledger)?;
         let (board, announcements) = Board::new(ledger.desired());
         let state = board.subscribe();
@@ -150,7 +155,7 @@ impl Agent {
         };
         Ok(Self {
             state,
-            packages,
+            packages: host.packages,
             state_dir,
             ledger,
             retry_asked,

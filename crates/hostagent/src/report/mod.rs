@@ -122,11 +122,7 @@ impl Reporter {
                 () = tokio::time::sleep_until(heartbeat) => {
                     due = next_heartbeat(due, self.heartbeat_period);
                     heartbeat = slack::not_before(due, self.heartbeat_period);
-                    memory.facts = (self.collect_facts)();
-                    // A look that is delayed by a hook does not delay the heartbeat.
-                    if !looks.start_full(|| self.look(Freshness::Full)) {
-                        outbox.queue(self.with_conflict(self.status(&memory, None), &memory));
-                    }
+                    self.begin_heartbeat(&mut memory, &mut outbox, &mut looks);
                 }
                 (kind, look) = looks.next() => match kind {
                     Freshness::Light => {
@@ -153,6 +149,15 @@ impl Reporter {
                     return;
                 }
             }
+        }
+    }
+
+    /// Collects the facts and starts a full look; its result is reported.
+    fn begin_heartbeat(&self, memory: &mut ReporterMemory, outbox: &mut Outbox, looks: &mut Looks) {
+        memory.facts = (self.collect_facts)();
+        // A look that is delayed by a hook does not delay the heartbeat.
+        if !looks.start_full(|| self.look(Freshness::Full)) {
+            outbox.queue(self.with_conflict(self.status(memory, None), memory));
         }
     }
 
