@@ -309,7 +309,7 @@ fn error_text(error: &protocol::ErrorReport) -> String {
     let phase = format!("{:?}", error.phase).to_lowercase();
     let then = match &error.next_retry {
         Some(_) => "retry pending",
-        None => "held until the desired state changes",
+        None => "held until something that made it fail changes",
     };
     format!("{app} ({phase}): {} ({then})", error.message)
 }

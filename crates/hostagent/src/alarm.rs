@@ -1,8 +1,8 @@
-//! A time to wait for that may not be set.
+//! An optional time to wait for.
 
 use tokio::time::{Instant, sleep_until};
 
-/// Pending while there is none. Cancel-safe.
+/// Returns at `time`; pending if there is none. Cancel-safe.
 pub async fn reached(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,

@@ -1,4 +1,4 @@
-//! Follows the drift watch: forgets what may have changed, and wakes the reconciler.
+//! Follows the drift watch: has changed configs read again, and wakes the reconciler.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::engine::Engine;
 use crate::host_state::{HostState, Standing};
 use crate::watch::{Drift, Watch};
 
-/// Until the reconciler ends.
+/// Runs until the reconciler ends.
 pub async fn follow(engine: Arc<Engine>, mut state: watch::Receiver<HostState>, wake: Arc<Notify>) {
     let mut watch = Watch::new(
         engine.host.packages.database_paths(),
@@ -18,7 +18,7 @@ pub async fn follow(engine: Arc<Engine>, mut state: watch::Receiver<HostState>, 
     let mut watched = (BTreeSet::new(), BTreeSet::new());
     loop {
         let is_busy = matches!(state.borrow().standing, Standing::Converging { .. });
-        // Both arms are cancel-safe: what was seen is told by the next call.
+        // Both arms are cancel-safe: the next call returns what was seen.
         tokio::select! {
             drift = next(&mut watch, is_busy) => {
                 forget(&engine, &state.borrow(), &drift);
@@ -30,7 +30,7 @@ pub async fn follow(engine: Arc<Engine>, mut state: watch::Receiver<HostState>, 
                 if changed.is_err() {
                     return;
                 }
-                let wanted = what_matters(&state.borrow_and_update());
+                let wanted = files_and_services(&state.borrow_and_update());
                 if wanted != watched {
                     watch.set_files(wanted.0.clone());
                     watch.set_units(wanted.1.clone());
@@ -41,8 +41,9 @@ pub async fn follow(engine: Arc<Engine>, mut state: watch::Receiver<HostState>, 
     }
 }
 
-/// What an attempt changes itself must not wake the reconciler again and again; what somebody else does meanwhile, its own
-/// looks must find. So nobody is woken before it has ended, but what may have changed is known at once.
+/// The next drift. During a convergence the reconciler is not woken: its own changes must not start
+/// another one, and it observes external changes itself. Changed configs are noted at once in both
+/// cases.
 async fn next(watch: &mut Watch, is_busy: bool) -> Drift {
     match is_busy {
         true => watch.seen().await,
@@ -51,17 +52,17 @@ async fn next(watch: &mut Watch, is_busy: bool) -> Drift {
 }
 
 /// Config files and services of all applications.
-fn what_matters(state: &HostState) -> (BTreeSet<std::path::PathBuf>, BTreeSet<String>) {
+fn files_and_services(state: &HostState) -> (BTreeSet<std::path::PathBuf>, BTreeSet<String>) {
     let apps = state.observed.iter().flat_map(|observed| observed.apps.values());
-    let mut matters = (BTreeSet::new(), BTreeSet::new());
+    let mut found = (BTreeSet::new(), BTreeSet::new());
     for app in apps {
-        matters.0.extend(app.config_files().iter().cloned());
-        matters.1.extend(app.services.keys().cloned());
+        found.0.extend(app.config_files().iter().cloned());
+        found.1.extend(app.services.keys().cloned());
     }
-    matters
+    found
 }
 
-/// A config whose file has changed must be read again.
+/// Has each config read again whose file has changed.
 fn forget(engine: &Engine, state: &HostState, drift: &Drift) {
     let Some(observed) = &state.observed else { return };
     for (app, there) in &observed.apps {

@@ -1,4 +1,4 @@
-//! How the host stands: written by the reconciler alone, read by whoever reports it.
+//! The state of the host. Only the reconciler writes it; the reporter and the drift watch read it.
 
 use std::sync::Arc;
 
@@ -11,16 +11,17 @@ use crate::ledger::Desired;
 #[derive(Debug, Clone)]
 pub struct HostState {
     pub desired: Arc<Desired>,
-    /// `None` until the host was first looked at.
+    /// `None` until the host was first observed.
     pub observed: Option<Arc<Observed>>,
     pub standing: Standing,
-    /// Counts announcements: tells whether what was seen meanwhile is older than what was announced.
+    /// Counts announcements, so that an observation from before the last one is known to be
+    /// outdated.
     pub announced: u64,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Standing {
-    /// Observed satisfies desired, or nothing was ever desired.
+    /// Observed satisfies desired, or there was never a desired state.
     Ok,
     /// Applying, or about to; what is being done, for the operator.
     Converging { detail: String },
@@ -47,7 +48,8 @@ impl Standing {
     }
 }
 
-/// A state that the master must hear of, even if another follows at once: `converging` before `ok`.
+/// A state that must be reported to the master, even if another follows at once: `converging`
+/// before `ok`.
 #[derive(Debug, Clone)]
 pub struct Announcement {
     pub state: HostState,
@@ -90,7 +92,7 @@ impl Board {
         self.state.borrow().standing.clone()
     }
 
-    /// Keeps what was seen, and what is being done; reported when someone asks.
+    /// Stores the observed state and the standing; they are reported on request.
     pub fn note(&self, desired: &Arc<Desired>, observed: Option<&Arc<Observed>>, standing: Standing) {
         self.state.send_modify(|state| {
             state.desired = desired.clone();
@@ -101,11 +103,11 @@ impl Board {
         });
     }
 
-    /// Has the state, as last noted, reported to the master.
+    /// Has the current state reported to the master.
     pub fn announce(&self, reply_to: Option<String>) {
         self.state.send_modify(|state| state.announced += 1);
         let state = self.state.borrow().clone();
-        // Without a reporter (one-shot commands) nobody listens.
+        // One-shot commands have no reporter.
         let _ = self.announcements.send(Announcement { state, reply_to });
     }
 }

@@ -1,8 +1,8 @@
-//! Takes messages in: decodes, has the ledger make them durable, and only then acknowledges.
+//! Receives messages: decodes them, stores them in the ledger, and only then acknowledges them.
 //!
-//! Takes microseconds per message, whatever the host is busy with. A message that cannot be made durable (disk full), or that
-//! is tied to a plan which the engine has not confirmed yet, is kept unacknowledged; those behind it wait their turn, but pings
-//! do not.
+//! This takes microseconds per message, even while the host is being changed. A `set_config` that
+//! cannot be stored (disk full), or that is tied to a plan which the engine has not confirmed yet,
+//! stays unacknowledged. Later `set_config` messages wait behind it; other messages do not.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::ledger::{AcceptError, Ledger, Scope};
 use crate::report::Request;
 use crate::status::now;
 
-/// Between two tries to store a message.
+/// Pause between two attempts to store a message.
 const STORE_RETRY: Duration = Duration::from_secs(2);
 
 /// Unknown opcodes that are counted by name; the rest share one count.
@@ -28,13 +28,14 @@ const MAX_KINDS: usize = 32;
 pub struct Inbox {
     pub host_id: HostId,
     pub limits: Limits,
-    /// RabbitMQ users that may send `set_config`; empty: any whom the broker lets publish.
+    /// RabbitMQ users that may send `set_config`; empty: every user whom the broker allows to
+    /// publish.
     pub trusted_users: Vec<String>,
-    /// Topics of the applications that are installed. A binding that an earlier run of the agent left may still
-    /// bring messages for others.
+    /// Topics of the installed applications. A binding left by an earlier run of the agent may
+    /// still deliver messages for other applications.
     pub topics: watch::Receiver<BTreeSet<String>>,
     pub ledger: Arc<Ledger>,
-    /// To the engine, which alone observes the host.
+    /// To the engine: only it observes the host.
     pub questions: mpsc::Sender<PlanQuestion>,
     pub deliveries: mpsc::Receiver<Delivery>,
     pub requests: mpsc::Sender<Request>,
@@ -45,9 +46,22 @@ struct Unstored {
     delivery: Delivery,
     message: SetConfig,
     scope: Scope,
-    /// The master has been told that it could not be stored so far.
+    /// The master was told that it is not stored yet.
     told: bool,
     plan: PlanTie,
+}
+
+impl Unstored {
+    fn new(delivery: Delivery, message: SetConfig, scope: Scope) -> Self {
+        let plan = message.only_if_plan.clone();
+        Self {
+            delivery,
+            message,
+            scope,
+            told: false,
+            plan: plan.map_or(PlanTie::None, PlanTie::Unasked),
+        }
+    }
 }
 
 /// Whether a message is tied to a plan (`only_if_plan`).
@@ -59,16 +73,17 @@ enum PlanTie {
     Confirmed,
 }
 
-/// What the engine says of a plan.
+/// The engine's answer about a plan.
 enum Verdict {
     Confirmed,
     /// Why.
     Refused(String),
-    /// It had something else to do.
+    /// It had something else to do: it is asked again.
     Dropped,
 }
 
-/// The engine's verdict on the plan that the first message is tied to. Pending where it was not asked. Cancel-safe.
+/// The engine's answer about the plan that the first message is tied to. Pending if the engine was
+/// not asked. Cancel-safe.
 async fn verdict_of(unstored: &mut VecDeque<Unstored>) -> Verdict {
     match unstored.front_mut() {
         Some(Unstored {
@@ -89,13 +104,14 @@ fn waits_for_storage(unstored: &VecDeque<Unstored>) -> bool {
 }
 
 impl Inbox {
-    /// Until the bus or the reporter ends.
+    /// Runs until the bus or the reporter ends.
     pub async fn run(mut self) {
         let mut unstored: VecDeque<Unstored> = VecDeque::new();
         let mut unknown = BTreeMap::new();
         let mut retry_at = Instant::now();
         loop {
-            // Each arm only waits; the verdict lives in the message that waits for it.
+            // Cancel-safe: each arm only waits, and the channel of the verdict stays in its
+            // message.
             let request = tokio::select! {
                 delivery = self.deliveries.recv() => match delivery {
                     Some(delivery) => self.take(delivery, &mut unstored, &mut unknown),
@@ -132,14 +148,15 @@ impl Inbox {
         }
     }
 
-    /// False: the engine has not confirmed the plan yet that the message is tied to. It is asked, if it was not.
+    /// False: the engine has not confirmed the plan that the message is tied to. Asks the engine if
+    /// it was not asked yet.
     fn may_be_stored(&self, unstored: &mut Unstored) -> bool {
         let hash = match &unstored.plan {
             PlanTie::None | PlanTie::Confirmed => return true,
             PlanTie::Asked(..) => return false,
             PlanTie::Unasked(hash) => hash.clone(),
         };
-        // What is wrong with it otherwise, storing it will tell.
+        // Other errors in the message are reported when it is stored.
         let Ok(desired) = self.ledger.preview(unstored.message.clone(), &unstored.scope) else {
             return true;
         };
@@ -155,8 +172,9 @@ impl Inbox {
         };
         match self.questions.try_send(question) {
             Ok(()) => unstored.plan = PlanTie::Asked(hash, verdict),
-            // One question at a time is asked, so this is an engine that has ended: the agent is about to.
-            Err(error) => tracing::debug!(%error, "the engine takes no questions"),
+            // Only one question is open at a time, so the channel is not full: the engine has
+            // ended, and the agent is about to end.
+            Err(error) => tracing::debug!(%error, "the engine accepts no questions"),
         }
         false
     }
@@ -202,14 +220,6 @@ impl Inbox {
             return None;
         }
         let decoded = inbound::decode(&delivery.body, self.limits);
-        let refuse = |reason: String, id: Option<String>| {
-            tracing::warn!(
-                topic = delivery.routing_key,
-                reason,
-                "a message was refused; nothing was changed"
-            );
-            Some(refusal(reason, id, Phase::Decode, Category::Invalid))
-        };
         let distrust = match &decoded {
             Ok(Inbound::SetConfig(SetConfig { id, .. }) | Inbound::Plan { id, .. }) => self
                 .distrust(delivery.user_id.as_deref())
@@ -217,9 +227,7 @@ impl Inbox {
             Ok(Inbound::Ping { .. } | Inbound::Unknown { .. }) | Err(_) => None,
         };
         if let Some((reason, id)) = distrust {
-            let request = refuse(reason, id);
-            delivery.ack();
-            return request;
+            return Some(refuse(delivery, reason, id));
         }
         match decoded {
             Ok(Inbound::Ping { id }) => {
@@ -235,38 +243,22 @@ impl Inbox {
                 delivery.ack();
                 None
             }
-            Ok(Inbound::SetConfig(message)) => {
-                let Some(scope) = scope else {
-                    let reason = format!(
-                        "$: routing key {:?} is no topic of this host",
-                        delivery.routing_key
-                    );
-                    let request = refuse(reason, message.id);
-                    delivery.ack();
-                    return request;
-                };
-                let plan = message
-                    .only_if_plan
-                    .clone()
-                    .map_or(PlanTie::None, PlanTie::Unasked);
-                unstored.push_back(Unstored {
-                    delivery,
-                    message,
-                    scope,
-                    told: false,
-                    plan,
-                });
-                None
-            }
-            Err(error) => {
-                let request = refuse(error.to_string(), error.id);
-                delivery.ack();
-                request
-            }
+            Ok(Inbound::SetConfig(message)) => match scope {
+                Some(scope) => {
+                    unstored.push_back(Unstored::new(delivery, message, scope));
+                    None
+                }
+                None => {
+                    let key = &delivery.routing_key;
+                    let reason = format!("$: routing key {key:?} is not a topic of this host");
+                    Some(refuse(delivery, reason, message.id))
+                }
+            },
+            Err(error) => Some(refuse(delivery, error.to_string(), error.id)),
         }
     }
 
-    /// Which entries a message on this topic may replace; `None`: it is no topic of ours.
+    /// Which entries a message on this topic may replace; `None`: it is not a topic of this host.
     fn scope(&self, routing_key: &str) -> Option<Scope> {
         if routing_key == topic::SLAVES || routing_key == self.host_id.as_str() {
             return Some(Scope::Host);
@@ -284,11 +276,11 @@ impl Inbox {
             format!("user {user:?}")
         });
         Some(format!(
-            "$: sent by {sender}, who is not among [amqp] trusted_users of this host"
+            "$: sent by {sender}, who is not in [amqp] trusted_users of this host"
         ))
     }
 
-    /// Gives the message back where it could not be stored for now.
+    /// Stores the message. Returns it if it cannot be stored now.
     fn store(&self, unstored: Unstored) -> (Option<Request>, Option<Unstored>) {
         let Unstored {
             delivery,
@@ -321,7 +313,7 @@ impl Inbox {
                 } else {
                     Category::Host
                 };
-                let reason = format!("a set_config could not be stored, and is not acknowledged: {error}");
+                let reason = format!("cannot store a set_config, so it is not acknowledged: {error}");
                 let kept = Some(Unstored {
                     delivery,
                     message,
@@ -369,7 +361,18 @@ fn rejected(reason: String, id: Option<String>) -> Rejected {
     }
 }
 
-/// Has the reporter answer a message that was refused.
+/// Acknowledges a message that is not valid or not trusted, and has it answered.
+fn refuse(delivery: Delivery, reason: String, id: Option<String>) -> Request {
+    tracing::warn!(
+        topic = delivery.routing_key,
+        reason,
+        "a message was refused; nothing was changed"
+    );
+    delivery.ack();
+    refusal(reason, id, Phase::Decode, Category::Invalid)
+}
+
+/// A request to answer a refused message.
 fn refusal(reason: String, id: Option<String>, phase: Phase, category: Category) -> Request {
     Request::Rejected {
         rejected: rejected(reason, id),

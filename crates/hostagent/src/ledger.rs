@@ -1,5 +1,5 @@
-//! The desired state, durable: what the master wants, and what the agent has put on the host. Whoever holds an acknowledged
-//! message relies on this module alone.
+//! Stores the desired state, and a record of each managed application. A message is acknowledged
+//! only after this module has stored it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,26 +12,26 @@ use tokio::sync::watch;
 
 use crate::state_file::{StateFile, StateFileError};
 
-/// What the host should be.
+/// The desired state of the host.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Desired {
-    /// Whether anything was ever desired; until then the agent touches nothing.
+    /// Whether a desired state was ever set; until then the agent changes nothing.
     pub stated: bool,
     pub generation: Option<u64>,
     /// `id` of the newest accepted message: statuses that answer it carry it as `reply_to`.
     pub id: Option<String>,
     pub apps: Apps,
-    /// Counts accepted messages since the agent started; tells two equal desired states apart, so that
-    /// each message gets its answer.
+    /// Counts accepted messages since the agent started; tells two equal desired states apart, so
+    /// that each message gets its answer.
     #[serde(skip)]
     pub serial: u64,
-    /// Counts those of them that ask for another try of what failed.
+    /// Counts accepted messages that ask for a retry of what failed.
     #[serde(skip)]
     pub retries: u64,
 }
 
 impl Desired {
-    /// Whether `other` asks for the same, whoever asked and however often.
+    /// Whether `other` desires the same applications, whichever message asked for them.
     pub fn same_state(&self, other: &Self) -> bool {
         self.stated == other.stated && self.apps == other.apps
     }
@@ -42,26 +42,26 @@ impl Desired {
 pub struct Record {
     /// Its package's name. Once recorded, another name is refused.
     pub package: String,
-    /// As last desired: removals go in reverse.
+    /// As last desired: removals run in reverse order.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub rank: Option<Rank>,
-    /// Where the newest version came from that the agent installed, or was about to.
+    /// Source of the newest version that the agent installed, or began to install.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub arriving: Option<Provenance>,
-    /// The same of the version that was there before.
+    /// Source of the previous version.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub provenance: Option<Provenance>,
 }
 
 impl Record {
-    /// Where `version`, which is installed, came from; `None` where the agent only adopted it.
+    /// Source of `version`, which is installed; `None` if the agent only adopted it.
     pub fn provenance_of(&self, version: &str) -> Option<&Provenance> {
         let both = [&self.arriving, &self.provenance].into_iter().flatten();
         both.into_iter().find(|provenance| provenance.version == version)
     }
 }
 
-/// Where a version of a package came from: true as long as that version is installed.
+/// Source of a version of a package; valid while that version is installed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
     /// Full version.
@@ -92,13 +92,13 @@ pub enum AcceptError {
     )]
     Stale { offered: u64, stored: u64 },
     #[error(
-        "$.data: a message on the topic of {topic} may carry {topic} only, and must; it carries {found}: send it on the host's own topic"
+        "$.data: a message on the topic of {topic} must carry {topic} and nothing else; it carries {found}: send it on the host's own topic"
     )]
     OutsideTopic { topic: AppName, found: String },
-    #[error("$.data.{app}: an application can't have this host's id as its name")]
+    #[error("$.data.{app}: an application cannot have this host's id as its name")]
     NamedAsHost { app: AppName },
     #[error(
-        "$.data.{second}.package: {package} is the package of {first} already; no two applications share a package"
+        "$.data.{second}.package: {package} is already the package of {first}; two applications cannot share a package"
     )]
     SharedPackage {
         package: String,
@@ -109,12 +109,12 @@ pub enum AcceptError {
     NotStored(#[from] StateFileError),
 }
 
-struct Files {
+struct LedgerFiles {
     desired: StateFile<Desired>,
     records: StateFile<Records>,
 }
 
-impl Files {
+impl LedgerFiles {
     fn in_folder(state_dir: &Path) -> Self {
         Self {
             desired: StateFile::new(state_dir.join("desired.json")),
@@ -125,7 +125,7 @@ impl Files {
 
 pub struct Ledger {
     host_id: HostId,
-    files: Files,
+    files: LedgerFiles,
     desired: watch::Sender<Arc<Desired>>,
     records: Mutex<Arc<Records>>,
 }
@@ -133,21 +133,21 @@ pub struct Ledger {
 impl Ledger {
     /// Reads `state_dir`, which must exist. Damaged files are set aside.
     pub fn open(state_dir: &Path, host_id: HostId) -> Result<Self, StateFileError> {
-        let files = Files::in_folder(state_dir);
+        let files = LedgerFiles::in_folder(state_dir);
         let desired = files.desired.load()?.unwrap_or_default();
         let records = files.records.load()?.unwrap_or_default();
         Ok(Self::with(files, host_id, desired, records))
     }
 
-    /// The same for commands that only look: nothing is touched, damaged files count as absent.
+    /// The same for commands that only read: nothing is changed, and damaged files count as absent.
     pub fn look(state_dir: &Path, host_id: HostId) -> Result<Self, StateFileError> {
-        let files = Files::in_folder(state_dir);
+        let files = LedgerFiles::in_folder(state_dir);
         let desired = files.desired.peek()?.unwrap_or_default();
         let records = files.records.peek()?.unwrap_or_default();
         Ok(Self::with(files, host_id, desired, records))
     }
 
-    fn with(files: Files, host_id: HostId, desired: Desired, records: Records) -> Self {
+    fn with(files: LedgerFiles, host_id: HostId, desired: Desired, records: Records) -> Self {
         Self {
             host_id,
             files,
@@ -156,7 +156,7 @@ impl Ledger {
         }
     }
 
-    /// The file with what was desired, where that was damaged and no master has sent it again.
+    /// The damaged file of the desired state, if no master has sent a new one since.
     pub fn damaged_desired(&self) -> Result<Option<PathBuf>, StateFileError> {
         self.files.desired.damaged()
     }
@@ -169,8 +169,8 @@ impl Ledger {
         self.desired.subscribe()
     }
 
-    /// Makes a message's desired state durable, then known. When this returns the message may be
-    /// acknowledged.
+    /// Stores a message's desired state, then publishes it to subscribers. When this returns, the
+    /// message may be acknowledged.
     pub fn accept(&self, message: SetConfig, scope: &Scope) -> Result<Arc<Desired>, AcceptError> {
         let stored = self.desired();
         let next = Arc::new(next_desired(&stored, message, scope, &self.host_id)?);
@@ -181,7 +181,7 @@ impl Ledger {
         Ok(next)
     }
 
-    /// What [`Ledger::accept`] would make of `message`. Stores nothing.
+    /// The desired state that [`Ledger::accept`] would store. Stores nothing.
     pub fn preview(&self, message: SetConfig, scope: &Scope) -> Result<Desired, AcceptError> {
         next_desired(&self.desired(), message, scope, &self.host_id)
     }
@@ -193,7 +193,7 @@ impl Ledger {
             .clone()
     }
 
-    /// Durable when it returns; writes nothing where nothing changes.
+    /// Stored when it returns; writes nothing if nothing changes.
     pub fn change_records(&self, change: impl FnOnce(&mut Records)) -> Result<(), StateFileError> {
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = Records::clone(&records);
@@ -206,7 +206,7 @@ impl Ledger {
     }
 }
 
-/// What is desired after `message`. Pure.
+/// The desired state after `message`. Pure.
 fn next_desired(
     stored: &Desired,
     message: SetConfig,

@@ -1,5 +1,5 @@
-//! Puts a status together from what the host's state says: a pure function, so that the command line, the
-//! daemon and the tests say the same of the same host.
+//! Builds a status message from the host's state. A pure function, so that the command line, the
+//! daemon and the tests report the same for the same host.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,8 +17,8 @@ use crate::engine::observe::{Observed, ObservedApp};
 use crate::host_state::{HostState, Standing};
 use host::Facts;
 
-/// What a status says beside the host's state.
-pub struct Particulars<'a> {
+/// What a status contains besides the host's state.
+pub struct StatusDetails<'a> {
     pub host_id: &'a HostId,
     pub boot_id: &'a str,
     pub facts: &'a Facts,
@@ -27,8 +27,8 @@ pub struct Particulars<'a> {
     pub reply_to: Option<String>,
 }
 
-/// `seq` is left 0: it is given when the status goes out.
-pub fn build(state: &HostState, particulars: &Particulars<'_>) -> Status {
+/// `seq` is 0: it is set when the status is sent.
+pub fn build(state: &HostState, particulars: &StatusDetails<'_>) -> Status {
     let (status, detail, errors) = match &state.standing {
         Standing::Ok => (State::Ok, None, Vec::new()),
         Standing::Converging { detail } | Standing::Watching { detail } => {
@@ -60,7 +60,7 @@ pub fn now() -> String {
     humantime::format_rfc3339_micros(SystemTime::now()).to_string()
 }
 
-/// The applications that are the agent's: a package that is merely desired and not yet taken over is not.
+/// The managed applications. A package that is desired but not yet taken over is not one of them.
 fn app_statuses(desired: &Apps, observed: Option<&Observed>) -> BTreeMap<AppName, AppStatus> {
     let apps = observed.into_iter().flat_map(|observed| &observed.apps);
     apps.filter(|(_, there)| there.managed)
@@ -113,7 +113,7 @@ fn health(spec: Option<&AppSpec>, there: &ObservedApp) -> Health {
     }
 }
 
-/// Of what was read at that time; what there is nothing to read of is always as of now.
+/// Age of a config that was read at `read_at`; 0 if there is no config to read.
 fn age_s(read_at: Option<Instant>, now: Instant) -> u64 {
     read_at.map_or(0, |read_at| now.saturating_duration_since(read_at).as_secs())
 }
@@ -126,7 +126,8 @@ fn agent_info(started: Instant) -> AgentInfo {
     }
 }
 
-/// By the shorter of the two files in which the kernel says it; opened once, since that takes longer than to read it.
+/// From the shorter of the two files of the kernel that have it. The file is opened once, because
+/// opening takes longer than reading.
 fn resident_kib() -> Option<u64> {
     static STATM: LazyLock<io::Result<File>> = LazyLock::new(|| File::open("/proc/self/statm"));
     let mut text = [0; 128];

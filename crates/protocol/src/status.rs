@@ -130,7 +130,7 @@ pub struct ErrorReport {
     pub message: String,
     /// Attempts made so far.
     pub attempt: u32,
-    /// RFC 3339. Absent: held until the desired state changes.
+    /// RFC 3339. Absent: held until something that made it fail changes.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub next_retry: Option<String>,
     pub rolled_back: bool,

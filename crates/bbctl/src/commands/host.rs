@@ -193,7 +193,7 @@ pub fn failure(error: &ErrorReport, now: SystemTime, paint: Paint) -> String {
     let phase = word(&error.phase);
     let next = match &error.next_retry {
         Some(time) => format!("next retry {}", until(time, now)),
-        None => "held: no retry until the desired state changes, or `bbctl retry`".to_owned(),
+        None => "held until something that made it fail changes, or `bbctl retry`".to_owned(),
     };
     let undone = if error.rolled_back { "rolled back; " } else { "" };
     format!(

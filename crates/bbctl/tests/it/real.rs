@@ -105,7 +105,7 @@ async fn a_real_host_is_seen_through_an_install_an_upgrade_that_fails_and_a_plan
     assert!(run.stderr.contains("no such user: web"), "{run:?}");
     assert!(
         run.stderr
-            .contains("rolled back; held: no retry until the desired state changes"),
+            .contains("rolled back; held until something that made it fail changes"),
         "{run:?}"
     );
     assert!(

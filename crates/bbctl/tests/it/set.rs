@@ -68,8 +68,8 @@ async fn a_wait_for_a_host_that_fails_ends_with_its_own_words_and_code_3() {
     assert_eq!(
         run.fails(3),
         format!(
-            "web failed (install, script, attempt 2)\n    {ERROR}\n    rolled back; held: no retry until the desired \
-             state changes, or `bbctl retry`\nbbctl: web-01 failed to reach generation 1\n"
+            "web failed (install, script, attempt 2)\n    {ERROR}\n    rolled back; held until something that \
+             made it fail changes, or `bbctl retry`\nbbctl: web-01 failed to reach generation 1\n"
         )
     );
     // bbctl waits for a host that will retry.

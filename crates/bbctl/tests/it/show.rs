@@ -132,7 +132,7 @@ async fn one_host_is_a_page_with_its_errors_in_words() {
              \n\
              web failed (install, script, attempt 2)\n    \
              {ERROR}\n    \
-             rolled back; held: no retry until the desired state changes, or `bbctl retry`\n"
+             rolled back; held until something that made it fail changes, or `bbctl retry`\n"
         )
     );
     let yaml = cli.run(&["host", "web-02", "-o", "yaml"]).await;

@@ -11,7 +11,7 @@ use bus::amqp::{self, AmqpSettings, Roots, Secret, TlsSettings};
 use bus::{LinkState, Queue};
 use harness::certificates::Authority;
 use harness::rabbitmq::{Options, RabbitMq};
-use hostagent::commands::enroll::{Request, enroll};
+use hostagent::commands::enroll::{EnrollArgs, enroll};
 use hostagent::settings as agent;
 use serde_json::{Value, json};
 
@@ -50,7 +50,7 @@ impl NewHost {
 
     /// Does what `hostagent enroll` does. The error is its text.
     async fn enroll(&self, master: &str, token: &str, ca: Option<PathBuf>) -> Result<(), String> {
-        let request = Request {
+        let request = EnrollArgs {
             master: master.parse().unwrap(),
             token: Some(token.to_owned()),
             ca,

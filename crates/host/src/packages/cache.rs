@@ -5,8 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-/// Identity of files' content, as far as that shows without reading them. Without the time at which
-/// their metadata last changed: a query by root changes that of rpm's journal.
+/// Identifies the content of files by their metadata. The ctime is left out: a query by root
+/// changes that of rpm's journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamp(Vec<Option<[i64; 5]>>);
 
@@ -38,7 +38,7 @@ impl<T: Clone> Cache<T> {
         Self(Mutex::new(None))
     }
 
-    /// What was kept, if it is of files with this stamp.
+    /// The stored value, if the files still have this stamp.
     pub fn get(&self, stamp: &Stamp) -> Option<T> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.as_ref()
@@ -46,8 +46,8 @@ impl<T: Clone> Cache<T> {
             .map(|(_, value)| value.clone())
     }
 
-    /// Nothing is kept where there is no file whose change would tell. `stamp`: from before the
-    /// files were read, so that a change in the meantime is seen next time.
+    /// Stores `value`, unless there is no file whose change would show. `stamp`: taken before the
+    /// files were read, so that a change since is found next time.
     pub fn keep(&self, stamp: Stamp, value: T) {
         if stamp.0.iter().all(Option::is_none) {
             return;

@@ -48,7 +48,7 @@ impl Family {
     }
 }
 
-/// What a package file says of itself.
+/// The metadata of a package file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackageFile {
     pub path: PathBuf,
@@ -56,7 +56,7 @@ pub struct PackageFile {
     /// Full version.
     pub version: String,
     pub arch: String,
-    /// Whether this host takes packages of that architecture.
+    /// Whether this host accepts packages of that architecture.
     pub arch_fits: bool,
     /// Bytes it takes up when installed.
     pub installed_size: u64,
@@ -90,7 +90,7 @@ impl Source {
     }
 }
 
-/// Packages to come and go in one run of the package manager.
+/// Packages to install and to remove in one run of the package manager.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Transaction {
     pub install: Vec<Source>,
@@ -138,8 +138,8 @@ impl Simulation {
 /// The package database shows all of a transaction.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// What failed besides, and changes nothing of that: a hook of apt, a trigger of another
-    /// package, a script of the version that left.
+    /// Failures that do not affect the transaction: a hook of apt, a trigger of another package, a
+    /// script of the removed version.
     pub warnings: Vec<String>,
 }
 
@@ -149,7 +149,7 @@ pub enum ApplyError {
     /// Another process holds the package manager's lock. The same transaction can be applied later.
     #[error("{0}")]
     Locked(#[source] HostError),
-    /// Refused before anything was touched.
+    /// Refused before anything was changed.
     #[error("{0}")]
     Refused(#[source] HostError),
     /// Anything may have happened: the package database shows what.
@@ -194,10 +194,10 @@ pub trait Packages: Send + Sync {
     /// Reads a package file's own name, version and architecture.
     async fn inspect(&self, file: &Path) -> Result<PackageFile, HostError>;
 
-    /// The full version at which the host's repositories offer what `version` of `package` asks
-    /// for: exact, without its release part, or a pattern (`*`, `1.22.*`). Of several the one that
-    /// the package manager prefers, then the newest. Where it is not offered, package lists are
-    /// refreshed, at most once per `refresh_interval`.
+    /// The full version that the host's repositories offer for `version` of `package`: exact,
+    /// without its release part, or a pattern (`*`, `1.22.*`). Of several, the one that the package
+    /// manager prefers, then the newest. If none is offered, package lists are refreshed, at most
+    /// once per `refresh_interval`.
     async fn find_in_repositories(&self, package: &str, version: &str) -> Result<String, HostError>;
 
     /// [`Self::find_in_repositories`] by the package lists as they are: changes nothing.
@@ -211,12 +211,12 @@ pub trait Packages: Send + Sync {
     /// Cheap if nothing is broken.
     async fn heal(&self) -> Result<(), HostError>;
 
-    /// The package manager's own dry run. Changes nothing. Empty where the package manager cannot
-    /// say which other packages are concerned. An error: the transaction would be refused, and why.
+    /// The package manager's own dry run. Changes nothing. Empty if the package manager cannot tell
+    /// which other packages are affected. An error: the transaction would be refused, and why.
     async fn simulate(&self, transaction: &Transaction) -> Result<Simulation, HostError>;
 
-    /// Whether [`Self::apply`] itself refuses a transaction that does not fit before it touches
-    /// anything. Elsewhere [`Self::simulate`] has to be asked first.
+    /// Whether [`Self::apply`] itself refuses an impossible transaction before it changes anything.
+    /// Otherwise [`Self::simulate`] must be called first.
     fn refuses_untouched(&self) -> bool;
 
     /// Installs, upgrades, downgrades and removes. The result is judged by what the package
@@ -236,7 +236,7 @@ pub trait Packages: Send + Sync {
     /// left. Does nothing where the package manager has no such mark.
     async fn keep(&self, package: &str) -> Result<(), HostError>;
 
-    /// Returns as soon as a package manager runs that outlives the agent; never, where none can.
+    /// Returns when a package manager runs that can outlive the agent; never, if none can.
     /// Cancel-safe.
     async fn works_alone(&self);
 

@@ -1,4 +1,4 @@
-//! What fuzzing calls: the parsers of this folder, on bytes instead of files.
+//! Entry points for fuzzing: the parsers of this folder, on bytes instead of files.
 
 use std::collections::BTreeSet;
 use std::io::{self, Cursor};
@@ -7,9 +7,9 @@ use super::deb::{database, package_file};
 use crate::PackagesByName;
 
 /// dpkg's database, from a status file and then the files of dpkg's own journal, and the names of
-/// the packages that are not whole.
+/// the broken packages.
 pub fn dpkg_database(files: &[&[u8]]) -> io::Result<(PackagesByName, BTreeSet<String>)> {
-    let mut database = database::Database::default();
+    let mut database = database::DpkgDatabase::default();
     for file in files {
         database::scan(*file, &mut database)?;
     }

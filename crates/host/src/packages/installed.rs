@@ -1,5 +1,5 @@
-//! The packages of a host, kept in few bytes: a host has thousands, and all stay in memory between
-//! two looks at it.
+//! The packages of a host, stored compactly: a host has thousands, and all stay in memory between
+//! two observations.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ pub struct InstalledPackage<Text = String> {
     pub arch: Text,
     /// Half-installed, half-configured, unpacked, or in the rpm database twice: must be healed.
     pub broken: bool,
-    /// Broken in nothing but that it waits to be configured: its turn never came.
+    /// Broken only because it is unpacked and not configured yet.
     pub waits: bool,
     /// Provides the virtual package `pf9app`.
     pub is_application: bool,
@@ -97,7 +97,7 @@ impl InstalledPackages {
 }
 
 impl From<&PackagesByName> for InstalledPackages {
-    /// What lies beyond 4 GiB of text is left out; no database is near it.
+    /// Text beyond 4 GiB is left out; no database is near that size.
     fn from(packages: &PackagesByName) -> Self {
         let length = |(name, package): (&String, &InstalledPackage)| {
             name.len() + package.version.len() + package.arch.len()

@@ -1,12 +1,12 @@
-//! What package managers say when they fail, sorted by who can help. All run in the C locale.
+//! Classifies the error output of package managers. All run in the C locale.
 
 use protocol::Category;
 
 use crate::HostError;
 use crate::command::{EXCERPT_LINES, last_lines};
 
-/// Beginnings of lines by which dpkg, apt, rpm and dnf say that someone else is at work. Only whole
-/// beginnings: a maintainer script may speak of locks, too.
+/// Beginnings of lines by which dpkg, apt, rpm and dnf report that another process holds the lock.
+/// Only beginnings, because a maintainer script may print messages about locks too.
 const LOCKED: &[&str] = &[
     "dpkg: error: dpkg frontend lock was locked",
     "dpkg: error: dpkg database lock was locked",
@@ -23,8 +23,8 @@ const LOCKED: &[&str] = &[
     "Another app is currently holding the yum lock",
 ];
 
-/// Parts of lines, in the order in which they count: a full disk also makes scripts fail, and a
-/// failed script leaves the dependencies of others unmet.
+/// Parts of lines, in order of precedence: a full disk also makes scripts fail, and a failed script
+/// leaves the dependencies of others unmet.
 const SIGNS: &[(Category, &[&str])] = &[
     (
         Category::DiskSpace,
@@ -100,7 +100,7 @@ const SIGNS: &[(Category, &[&str])] = &[
     ),
 ];
 
-/// Lines that only repeat or only advise.
+/// Lines without information: repetitions and advice.
 const NOISE: &[&str] = &[
     "Errors were encountered while processing",
     "Note: removing the lock file is always wrong",
@@ -112,7 +112,7 @@ const NOISE: &[&str] = &[
     "N: ",
 ];
 
-/// Whether `text` says that the lock is held by someone else, and so nothing was done.
+/// Whether `text` says that another process holds the lock, so that nothing was done.
 pub(super) fn is_locked(text: &str) -> bool {
     text.lines().any(|line| {
         LOCKED
@@ -173,8 +173,8 @@ fn script_in(line: &str) -> Option<Script<'_>> {
     })
 }
 
-/// Beginnings of lines by which dpkg, and apt with it, says what it does to packages.
-const DPKG_AT_WORK: &[&str] = &[
+/// Beginnings of lines by which dpkg, also under apt, reports its work on packages.
+const DPKG_PROGRESS: &[&str] = &[
     "Preparing to unpack ",
     "Unpacking ",
     "Setting up ",
@@ -183,20 +183,20 @@ const DPKG_AT_WORK: &[&str] = &[
     "Processing triggers for ",
 ];
 
-/// Whether a package manager that has failed in this way had not begun to change anything. Where
-/// its output does not say so, it counts as begun.
+/// Whether a package manager that has failed in this way had not begun to change anything. If its
+/// output does not say so, it counts as begun.
 pub(super) fn touched_nothing(category: Category, stdout: &str, stderr: &str) -> bool {
-    // dnf says when it begins; its checks are other lines.
+    // dnf prints this when it begins to change the host.
     if stdout.lines().any(|line| line == "Running transaction") {
         return false;
     }
     if stdout
         .lines()
-        .any(|line| DPKG_AT_WORK.iter().any(|beginning| line.starts_with(beginning)))
+        .any(|line| DPKG_PROGRESS.iter().any(|beginning| line.starts_with(beginning)))
     {
         return false;
     }
-    // rpm is mute on stdout.
+    // rpm prints nothing on stdout.
     match category {
         Category::Dependency | Category::NotFound | Category::Verification | Category::Network => true,
         Category::DiskSpace => ["filesystem", "enough free space"]
@@ -210,8 +210,8 @@ pub(super) fn touched_nothing(category: Category, stdout: &str, stderr: &str) ->
 }
 
 /// Whether rpm says that it cannot make a temporary file. It names them by the second in which it
-/// was started, so it trips over those of a run that was killed in the same second.
-pub(super) fn tells_of_name_clash(stderr: &str) -> bool {
+/// was started, so they clash with those of a run that was killed in the same second.
+pub(super) fn reports_name_clash(stderr: &str) -> bool {
     stderr.contains("unpacking of archive failed on file ") && stderr.contains(": cpio: open failed")
 }
 
@@ -234,15 +234,15 @@ pub(super) fn diagnose(doing: &str, stdout: &str, stderr: &str) -> HostError {
         None => found(stderr).or_else(|| found(stdout)).unwrap_or(Category::Host),
     };
     let mut said = excerpt(stderr, category);
-    // A script may have told the reason on stdout only; the manager's own words name script and
-    // package.
+    // A script may have printed the reason on stdout only; the lines of the package manager name
+    // only the script and the package.
     let is_managers = |line: &str| {
         [" ", "dpkg:", "error: ", "warning: %", "Error in "]
             .iter()
             .any(|own| line.starts_with(own))
     };
-    let script_was_mute = stderr.lines().all(|line| is_managers(line) || is_noise(line));
-    if said.is_empty() || (category == Category::Script && script_was_mute) {
+    let script_was_silent = stderr.lines().all(|line| is_managers(line) || is_noise(line));
+    if said.is_empty() || (category == Category::Script && script_was_silent) {
         said = format!("{said} (output: {})", excerpt(stdout, category));
     }
     match obstacle {
@@ -251,7 +251,7 @@ pub(super) fn diagnose(doing: &str, stdout: &str, stderr: &str) -> HostError {
     }
 }
 
-/// What stands in the way, by what apt says, and the command that clears it.
+/// The cause of a refusal by apt, with the command that fixes it.
 fn known_obstacle(stdout: &str, stderr: &str) -> Option<String> {
     let under = |heading| words_under(stdout, heading);
     if stderr.contains("Held packages were changed") {
@@ -270,7 +270,7 @@ fn known_obstacle(stdout: &str, stderr: &str) -> Option<String> {
         && let Some((name, _)) = rest.split_once(" needs to be reinstalled")
     {
         return Some(format!(
-            "package {name} is half-installed, and apt does nothing beside it: apt-get install --reinstall {name}, or dpkg \
+            "package {name} is half-installed, and apt refuses every other change: apt-get install --reinstall {name}, or dpkg \
              --remove --force-remove-reinstreq {name}"
         ));
     }
@@ -313,8 +313,7 @@ fn is_noise(line: &str) -> bool {
     line.trim().is_empty() || NOISE.iter().any(|noise| line.starts_with(noise))
 }
 
-/// The last lines of `text`, and in any case the first that tells the cause, with the line before
-/// it.
+/// The last lines of `text`, and always the first line with the cause, with the line before it.
 fn excerpt(text: &str, category: Category) -> String {
     let lines: Vec<&str> = text.lines().filter(|line| !is_noise(line)).collect();
     let signs = SIGNS
@@ -328,7 +327,7 @@ fn excerpt(text: &str, category: Category) -> String {
     let Some(cause) = cause else {
         return last;
     };
-    // The line before names what it is about, or is what a script has said.
+    // The line before names the package, or is the message of a script.
     let before = cause.saturating_sub(1);
     let tail = lines.len().saturating_sub(EXCERPT_LINES);
     if before >= tail {

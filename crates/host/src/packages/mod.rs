@@ -45,7 +45,7 @@ pub const ROOT_VARIABLE: &str = "BACKBONE_ROOT";
 /// The virtual package that marks an application.
 const APPLICATION_MARK: &str = "pf9app";
 
-/// What an operator may say about the package manager.
+/// Settings of the package manager.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// `None`: detected.
@@ -56,7 +56,7 @@ pub struct Options {
     /// Package lists are refreshed when a version is not offered, and then not again within this
     /// time.
     pub refresh_interval: Duration,
-    /// Starts what only looks into repositories; `None`: the agent does.
+    /// Runs queries of repositories; `None`: the agent runs them itself.
     pub runner: Option<Arc<Runner>>,
 }
 
@@ -71,8 +71,8 @@ impl Default for Options {
     }
 }
 
-/// The package manager of `root`: that of the database it has; where it has none or both, that
-/// whose tools the host has, dpkg first.
+/// The package manager of `root`: by the package database that it has; if it has none or both, by
+/// the tools that the host has, dpkg first.
 pub fn detect(root: &Root, options: Options) -> Result<Arc<dyn Packages>, HostError> {
     let family = match options.family {
         Some(family) => family,
@@ -114,8 +114,7 @@ fn is_installed(program: &str) -> bool {
         .any(|folder| Path::new(folder).join(program).is_file())
 }
 
-/// Names and versions that could be options, paths or globs never reach an argument list, whoever
-/// asks.
+/// Refuses names and versions that could be read as options, paths or globs.
 fn check_words(transaction: &Transaction) -> Result<(), HostError> {
     for source in &transaction.install {
         match source {
@@ -150,7 +149,7 @@ fn check_version(version: &str) -> Result<(), HostError> {
     let shown: String = version.chars().take(64).collect();
     Err(HostError::new(
         Category::Invalid,
-        format!("version {shown:?} is none: letters, digits and . + - : ~ ^ _ only"),
+        format!("version {shown:?} is not valid: only letters, digits and . + - : ~ ^ _ are allowed"),
     ))
 }
 

@@ -31,8 +31,8 @@ impl Offer {
     }
 }
 
-/// Of the offers that are what `version` asks for, the one that the package manager prefers; of
-/// equal ones the newest.
+/// Of the offers that satisfy `version`, the one that the package manager prefers; of equal ones
+/// the newest.
 pub fn best<'a>(family: Family, version: &str, offers: &'a [Offer]) -> Option<&'a Offer> {
     let allowed = offers.iter().filter(|offer| offer.priority >= 0);
     allowed
@@ -43,10 +43,10 @@ pub fn best<'a>(family: Family, version: &str, offers: &'a [Offer]) -> Option<&'
         })
 }
 
-/// What became of the package lists before an offer was missed.
+/// The state of the package lists when no offer was found.
 #[derive(Debug)]
 pub enum Lists {
-    /// As they are; refreshed where that was due.
+    /// Present; refreshed if that was due.
     Present,
     /// Could not be refreshed, because of this.
     Stale(HostError),
@@ -55,7 +55,7 @@ pub enum Lists {
     Absent(Option<HostError>),
 }
 
-/// No offer is what was asked for.
+/// The error for a version that is not offered.
 pub fn not_offered(package: &str, version: &str, offers: &[Offer], lists: Lists) -> HostError {
     let names = |offers: &[&Offer]| {
         let names: Vec<&str> = offers.iter().take(NAMED).map(|offer| &*offer.version).collect();
@@ -105,7 +105,7 @@ pub fn not_offered(package: &str, version: &str, offers: &[Offer], lists: Lists)
     HostError::new(category, message)
 }
 
-/// When package lists were refreshed for an offer that was missed: at once, then not before the
+/// Limits how often package lists are refreshed for a missing offer: at once, then not before the
 /// interval has passed.
 #[derive(Debug)]
 pub struct Refreshes {

@@ -1,5 +1,5 @@
-//! How a run of a package manager ended, judged by what the package database shows of the
-//! transaction's packages.
+//! The outcome of a run of a package manager, judged by the transaction's packages in the package
+//! database.
 
 use protocol::Category;
 
@@ -28,10 +28,10 @@ pub(super) fn judge(
         (Err(failed), Some(_)) => return Err(ApplyError::Failed(failed.error)),
         (Err(failed), None) => failed,
     };
-    // rpm enters a package in its database before it runs the package's last scripts: that the
-    // package is there says nothing of them.
+    // rpm enters a package in its database before it runs the package's last scripts: the entry
+    // does not show whether they succeeded.
     let is_certain = family.database_tells_whole() || transaction.install.is_empty();
-    if is_certain || (failed.ended_by_itself && !comes_with_failed_script(transaction, &failed.said)) {
+    if is_certain || (failed.ended_by_itself && !installs_failed_script(transaction, &failed.said)) {
         return Ok(Applied {
             warnings: vec![failed.error.message],
         });
@@ -39,7 +39,7 @@ pub(super) fn judge(
     Err(ApplyError::Failed(failed.error))
 }
 
-/// The first thing that the database does not show as the transaction wants it.
+/// The first package that is not as the transaction requires.
 fn what_is_missing(transaction: &Transaction, installed: &InstalledPackages) -> Option<String> {
     let install = transaction
         .install
@@ -47,31 +47,33 @@ fn what_is_missing(transaction: &Transaction, installed: &InstalledPackages) -> 
         .find_map(|source| missing_install(source, installed));
     install.or_else(|| {
         let name = transaction.remove.iter().find(|name| installed.contains(name))?;
-        Some(format!("package {name} is still installed afterwards"))
+        Some(format!("package {name} is still installed after the transaction"))
     })
 }
 
 fn missing_install(source: &Source, installed: &InstalledPackages) -> Option<String> {
     let (name, version) = (source.name(), source.version());
     match installed.get(name) {
-        Some(package) if package.broken => Some(format!("package {name} is only half-installed afterwards")),
+        Some(package) if package.broken => Some(format!(
+            "package {name} is only half-installed after the transaction"
+        )),
         Some(package) if package.version == version => None,
         Some(package) => {
             let found = package.version;
             Some(format!(
-                "package {name} is at {found} afterwards, not at {version}"
+                "package {name} is at {found} after the transaction, not at {version}"
             ))
         }
-        None => Some(format!("package {name} is not installed afterwards")),
+        None => Some(format!("package {name} is not installed after the transaction")),
     }
 }
 
-/// Whether rpm or dnf says that a script of a package that comes has failed. A line that names no
-/// script is taken for one of them.
-fn comes_with_failed_script(transaction: &Transaction, said: &str) -> bool {
+/// Whether rpm or dnf reports a failed script of a package that is installed. A line that names no
+/// script counts as one.
+fn installs_failed_script(transaction: &Transaction, said: &str) -> bool {
     let mut scripts = messages::failed_scripts(said).peekable();
     if scripts.peek().is_none() {
-        // The run failed of something else, after all that it had to do was done.
+        // The run failed for another reason, after the transaction was complete.
         return false;
     }
     scripts.any(|script| match script {

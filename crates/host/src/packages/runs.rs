@@ -10,7 +10,7 @@ use super::{lock, messages};
 use crate::command::{Command, CommandError, Exit, Output, OwnUnits};
 use crate::{EarlierRuns, HostError};
 
-/// What a query prints. Its failure is no package's fault, and may pass: [`Category::Host`].
+/// The output of a query. Its failure is transient and not caused by a package: [`Category::Host`].
 pub(super) async fn ask(query: &Command) -> Result<String, HostError> {
     match query.run().await {
         Ok(output) => Ok(output.stdout_text()),
@@ -18,7 +18,7 @@ pub(super) async fn ask(query: &Command) -> Result<String, HostError> {
     }
 }
 
-/// A run that did not end well.
+/// A failed run.
 #[derive(Debug)]
 pub(super) struct FailedRun {
     pub error: HostError,
@@ -26,7 +26,7 @@ pub(super) struct FailedRun {
     pub said: String,
     /// And on stdout.
     pub printed: String,
-    /// By what the package manager says it ended before it touched anything.
+    /// By its output, the package manager ended before it changed anything.
     pub touched_nothing: bool,
     /// It was neither killed nor lost.
     pub ended_by_itself: bool,
@@ -46,7 +46,7 @@ impl FailedRun {
 }
 
 impl FailedRun {
-    /// Where somebody holds one of these locks, says who.
+    /// Names the process that holds one of these locks.
     pub(super) fn naming_holder(mut self, locks: &[PathBuf]) -> Self {
         if self.error.category == Category::Locked
             && let Some(holder) = lock::holder(locks)
@@ -63,8 +63,8 @@ impl From<FailedRun> for HostError {
     }
 }
 
-/// Runs it to its end, even if the caller goes away: cut short, it leaves broken packages. `doing`:
-/// for the error message.
+/// Runs `command` to its end, even if the caller is dropped: an interrupted run leaves broken
+/// packages. `doing`: for the error message.
 pub(super) async fn run(command: Command, doing: &str) -> Result<Output, FailedRun> {
     let output = command.run_to_end().await.map_err(|error| {
         let touched_nothing = matches!(error, CommandError::Start { .. });
@@ -72,7 +72,7 @@ pub(super) async fn run(command: Command, doing: &str) -> Result<Output, FailedR
             CommandError::TimedOut { deadline, output, .. } => HostError::new(
                 Category::Timeout,
                 format!(
-                    "{doing} did not end within {deadline:?} and was killed, as if a maintainer script hangs: {output}"
+                    "{doing} did not end within {deadline:?} and was killed; a maintainer script may hang: {output}"
                 ),
             )
             .with_source(error),
@@ -88,7 +88,7 @@ pub(super) async fn run(command: Command, doing: &str) -> Result<Output, FailedR
     })?;
     if let Exit::Signal(signal) = output.exit {
         let message = format!(
-            "{doing} failed: the package manager was killed by signal {signal}. Look at the system's log for what killed \
+            "{doing} failed: the package manager was killed by signal {signal}. See the system's log for what killed \
              it (the OOM killer, an operator)"
         );
         return Err(FailedRun {
@@ -114,7 +114,7 @@ pub(super) async fn run(command: Command, doing: &str) -> Result<Output, FailedR
     })
 }
 
-/// Runs `removal`, then `install`; the other way round where something depends on what is to go
+/// Runs `removal`, then `install`; in the other order if something depends on a removed package
 /// until the installation has replaced it.
 pub(super) async fn run_in_turn(
     removal: Option<Command>,

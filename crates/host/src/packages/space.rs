@@ -1,5 +1,5 @@
 //! Whether the files of Debian packages have room, on each file system that they go to. apt and
-//! dpkg do not look; rpm does so itself.
+//! dpkg do not check this; rpm does.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +12,7 @@ use crate::{HostError, Root};
 
 /// What a file takes up on the disk is a multiple of this.
 const BLOCK: u64 = 4096;
-/// File systems that packages go to. Others are not asked: a network file system may not answer.
+/// File systems that packages go to. Others are not checked: a network file system may not answer.
 const LOCAL_TYPES: [&str; 10] = [
     "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "overlay", "tmpfs", "bcachefs",
 ];
@@ -22,7 +22,7 @@ const UNUSED: [&str; 5] = ["/dev", "/proc", "/run", "/sys", "/tmp"];
 /// Files with their sizes, by absolute path without the root.
 pub type Files = Vec<(PathBuf, u64)>;
 
-/// A package that comes, and the version of it that it replaces.
+/// A package to install, and the version that it replaces.
 #[derive(Debug, Default)]
 pub struct Arrival {
     pub name: String,
@@ -30,8 +30,7 @@ pub struct Arrival {
     pub old: Vec<PathBuf>,
 }
 
-/// Whether so many bytes surely have room, wherever under `root` they go: no file list has to be
-/// read then.
+/// Whether `bytes` fit on every file system under `root`. Then no file list has to be read.
 pub fn is_ample(root: &Root, bytes: u64) -> bool {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mut places = mount_points(&mounts, root.path());
@@ -42,13 +41,13 @@ pub fn is_ample(root: &Root, bytes: u64) -> bool {
         .all(|free| bytes <= free)
 }
 
-/// Refuses packages that would fill a file system. Names the first one that lacks room, and what it
-/// lacks.
+/// Refuses packages that would fill a file system. Names the first file system without enough
+/// space.
 pub fn check(root: &Root, arrivals: &[Arrival]) -> Result<(), HostError> {
-    let mut needs: BTreeMap<u64, Need> = BTreeMap::new();
+    let mut needs: BTreeMap<u64, SpaceNeed> = BTreeMap::new();
     for arrival in arrivals {
         for (device, (new, old, folder)) in by_file_system(root, arrival) {
-            let need = needs.entry(device).or_insert_with(|| Need {
+            let need = needs.entry(device).or_insert_with(|| SpaceNeed {
                 folder,
                 grows: 0,
                 twice: 0,
@@ -61,11 +60,11 @@ pub fn check(root: &Root, arrivals: &[Arrival]) -> Result<(), HostError> {
             }
         }
     }
-    needs.values().try_for_each(Need::check)
+    needs.values().try_for_each(SpaceNeed::check)
 }
 
-/// What one file system has to hold.
-struct Need {
+/// The space that is needed on one file system.
+struct SpaceNeed {
     /// A folder on it.
     folder: PathBuf,
     /// What the new versions take up beyond the old ones.
@@ -75,7 +74,7 @@ struct Need {
     names: Vec<String>,
 }
 
-impl Need {
+impl SpaceNeed {
     fn check(&self) -> Result<(), HostError> {
         let needed = self.grows + self.twice;
         let Some(free) = free(&self.folder).filter(|free| needed > *free) else {
@@ -130,8 +129,7 @@ fn existing_folder(path: &Path) -> Option<(u64, PathBuf)> {
         .find_map(|folder| Some((fs::metadata(folder).ok()?.dev(), folder.to_owned())))
 }
 
-/// Bytes that are free on the file system of `folder`. `None`: it does not say, as those that are
-/// read-only.
+/// Bytes that are free on the file system of `folder`. `None`: unknown, as for read-only ones.
 fn free(folder: &Path) -> Option<u64> {
     let found = rustix::fs::statvfs(folder).ok()?;
     let says_nothing = found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) || found.f_blocks == 0;

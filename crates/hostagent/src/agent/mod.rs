@@ -41,9 +41,22 @@ pub struct Parts {
     pub collect_facts: Box<dyn Fn() -> Facts + Send + Sync>,
 }
 
-/// An agent that runs.
+impl Parts {
+    fn engine(&self, ledger: &Arc<Ledger>) -> Arc<Engine> {
+        Arc::new(Engine {
+            observer: Observer::new(self.host.clone()),
+            guard: Some(Guard::new(&self.state_dir, &self.host)),
+            host: self.host.clone(),
+            ledger: ledger.clone(),
+            bake_period: self.bake_period,
+            max_crashes: self.max_crashes,
+        })
+    }
+}
+
+/// A running agent.
 pub struct Agent {
-    /// How the host stands.
+    /// The state of the host.
     pub state: watch::Receiver<HostState>,
     packages: Arc<dyn Packages>,
     state_dir: PathBuf,
@@ -61,12 +74,15 @@ pub struct Agent {
 /// Bounded, so that a flood of messages waits in the broker and not in our memory.
 const REQUESTS: usize = 64;
 
-/// How long the agent's end waits for the bus.
+/// How long `stop` waits for the bus to close.
 const BUS_END: Duration = Duration::from_secs(3);
 
 impl Agent {
-    /// Starts every task; converging to the stored desired state begins at once, broker or not.
+    /// Starts every task; converging to the stored desired state begins at once, even without a
+    /// broker.
     pub fn start(parts: Parts) -> Result<Self, StateFileError> {
+        let ledger = Arc::new(Ledger::open(&parts.state_dir, parts.host_id.clone())?);
+        let engine = parts.engine(&ledger);
         let Parts {
             host_id,
             host,
@@ -75,26 +91,16 @@ impl Agent {
             limits,
             trusted_users,
             heartbeat_period,
-            bake_period,
-            max_crashes,
             collect_facts,
+            bake_period: _,
+            max_crashes: _,
         } = parts;
-        let packages = host.packages.clone();
-        let ledger = Arc::new(Ledger::open(&state_dir, host_id.clone())?);
         let Link {
             deliveries,
             publisher,
             topics,
             state: link_state,
         } = link;
-        let engine = Arc::new(Engine {
-            observer: Observer::new(host.clone()),
-            guard: Some(Guard::new(&state_dir, &host)),
-            host,
-            ledger: ledger.clone(),
-            bake_period,
-            max_crashes,
-        });
         let book = ProgressBook::open(&state_dir, &engine.ledger)?;
         let (board, announcements) = Board::new(ledger.desired());
         let state = board.subscribe();
@@ -149,7 +155,7 @@ impl Agent {
         };
         Ok(Self {
             state,
-            packages,
+            packages: host.packages,
             state_dir,
             ledger,
             retry_asked,
@@ -163,19 +169,19 @@ impl Agent {
         })
     }
 
-    /// Asks every task to end at its next safe point, and waits for it. A package manager that is at work
-    /// is left to end first, or left alone where it goes on without the agent: it may be about to start this agent's
-    /// next version, and wait for the end of this one.
+    /// Asks every task to end at its next safe point, and waits for it. A running package manager
+    /// is waited for, unless it continues without the agent: it may be about to restart the agent,
+    /// and then it waits for this process to end.
     pub async fn stop(mut self) {
-        // Nothing new is taken in: what is not acknowledged, the broker keeps.
+        // No new messages: the broker keeps those that are not acknowledged.
         self.inbox.abort();
         self.drift.abort();
         self.stop_reconciler.send_replace(true);
         tokio::select! {
             _ = &mut self.reconciler => {}
-            // All that the reconciler knows is durable before it lets the package manager work.
+            // The reconciler stores its progress before it starts the package manager.
             () = self.packages.works_alone() => {
-                tracing::info!("the package manager goes on alone");
+                tracing::info!("the package manager continues without the agent");
                 self.reconciler.abort();
                 if let Err(error) = ProgressBook::note_stop_in(&self.state_dir, &self.ledger) {
                     tracing::warn!(%error, "this stop will count as a crash");
@@ -184,7 +190,7 @@ impl Agent {
         }
         self.stop_reporter.send_replace(true);
         let _ = self.reporter.await;
-        // The bus has nobody left to serve: it hands the broker the last acknowledgements and closes.
+        // Without users the bus sends the last acknowledgements and closes.
         let mut link = self.link;
         let closed = async { while link.changed().await.is_ok() {} };
         if tokio::time::timeout(BUS_END, closed).await.is_err() {
@@ -192,12 +198,12 @@ impl Agent {
         }
     }
 
-    /// Tries again all that failed and is held.
+    /// Retries all applications that failed and are held.
     pub fn retry_failed(&self) {
         self.retry_asked.notify_one();
     }
 
-    /// Pending while all is well; returns when a task has ended that should not have.
+    /// Pending while all tasks run; returns the name of a task that ended unexpectedly.
     pub async fn failed(&mut self) -> &'static str {
         tokio::select! {
             _ = &mut self.reconciler => "reconciler",

@@ -1,4 +1,4 @@
-//! `hostagent apply FILE`: one attempt to reach what FILE asks for, without a broker.
+//! `hostagent apply FILE`: converges once to the desired state in FILE, without a broker.
 
 use std::path::Path;
 
@@ -18,8 +18,8 @@ use crate::ledger::{Ledger, Scope};
 use crate::lock::Lock;
 use crate::settings::Settings;
 
-/// Stores FILE as the desired state (a daemon that is started later keeps to it), and converges once; nothing
-/// is retried. [`Exit::NotConverged`] if it did not get there.
+/// Stores FILE as the desired state (a daemon that is started later converges to it as well), and
+/// converges once; nothing is retried. [`Exit::NotConverged`] if that failed.
 pub async fn apply(settings: Settings, file: &Path, only_if: Option<&str>) -> anyhow::Result<Exit> {
     let apps = desired_file::read(file)?;
     let context = Context::open(&settings)?;
@@ -63,12 +63,12 @@ pub async fn apply(settings: Settings, file: &Path, only_if: Option<&str>) -> an
             })
         }
         End::Blocked(failure) => Err(anyhow::anyhow!(failure.message)),
-        // Nobody can send a newer desired state, or a stop, to a one-shot command.
+        // A one-shot command receives no newer desired state and no stop.
         End::Superseded | End::Stopped => Ok(Exit::NotConverged),
     }
 }
 
-/// What became of the host, for people.
+/// The result, for people.
 fn render(errors: &[ErrorReport]) -> String {
     if errors.is_empty() {
         return "The host is as desired.\n".to_owned();

@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use super::{Exit, complain, print};
+use super::{Exit, print, print_error};
 use crate::settings::{Loaded, SettingsError, show};
 
-/// Prints the settings that hold, with their origins, and what is doubtful about them.
+/// Prints the effective settings with their origins, and warnings.
 pub fn check_config(loaded: &Result<Loaded, SettingsError>) -> anyhow::Result<Exit> {
     match loaded {
         Ok(loaded) => {
@@ -18,12 +18,12 @@ pub fn check_config(loaded: &Result<Loaded, SettingsError>) -> anyhow::Result<Ex
         }
         Err(error) => {
             print(show_warnings(&error.warnings).trim_start())?;
-            Ok(complain(&error.to_string(), Exit::Usage))
+            Ok(print_error(&error.to_string(), Exit::Usage))
         }
     }
 }
 
-/// A block of lines, empty if there is nothing to say.
+/// A block of lines, empty without warnings.
 pub(super) fn show_warnings(warnings: &[String]) -> String {
     let mut text = String::new();
     for (index, warning) in warnings.iter().enumerate() {

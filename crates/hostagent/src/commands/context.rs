@@ -1,4 +1,4 @@
-//! What every command that looks at the host stands on.
+//! What every command needs that observes the host.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -81,7 +81,7 @@ impl Context {
         })
     }
 
-    /// An engine for commands that only look.
+    /// An engine for commands that only read.
     pub fn looking_engine(&self) -> Result<Arc<Engine>> {
         let ledger = Ledger::look(&self.state_dir, self.host_id.clone())?;
         Ok(self.engine(ledger))

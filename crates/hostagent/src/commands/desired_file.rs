@@ -1,4 +1,4 @@
-//! Reads a desired state that an operator wrote down.
+//! Reads a desired state from a file.
 
 use std::io::Read;
 use std::path::Path;
@@ -19,6 +19,6 @@ pub fn read(file: &Path) -> Result<Apps> {
     } else {
         std::fs::read(file)
     }
-    .with_context(|| format!("can't read {name}"))?;
+    .with_context(|| format!("cannot read {name}"))?;
     protocol::inbound::decode_apps(&bytes, Limits::default()).map_err(|error| anyhow!("{name}: {error}"))
 }

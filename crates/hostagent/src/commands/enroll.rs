@@ -21,7 +21,7 @@ use host::services;
 
 /// The command line.
 #[derive(Debug, clap::Args)]
-pub struct Request {
+pub struct EnrollArgs {
     /// The master: https://master.example.net:8082.
     #[arg(long, value_name = "URL")]
     pub master: Url,
@@ -41,13 +41,13 @@ pub struct Request {
 /// The variable with the token. Not `HOSTAGENT_SECTION_KEY`: it is no setting.
 pub const TOKEN_VARIABLE: &str = "BACKBONE_ENROLL_TOKEN";
 const UNIT: &str = "hostagent";
-/// Late in the order of names, so that it wins over files of a package or an image.
+/// Late in the order of names, so that it has precedence over files of a package or an image.
 const DROP_IN: &str = "90-enrolled.conf";
 const CA: &str = "90-enrolled-ca.pem";
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 
 /// `sources`: of this host's settings; the new file is put into their drop-in folder.
-pub async fn enroll(sources: &Sources, settings: &Settings, request: Request) -> anyhow::Result<Exit> {
+pub async fn enroll(sources: &Sources, settings: &Settings, request: EnrollArgs) -> anyhow::Result<Exit> {
     let token = match &request.token {
         Some(token) => token.clone(),
         None => std::env::var(TOKEN_VARIABLE)
@@ -60,13 +60,13 @@ pub async fn enroll(sources: &Sources, settings: &Settings, request: Request) ->
     // First: the token must not be used up if the result cannot be written.
     make_writable(&folder)?;
     let asked = host_id.clone();
-    let enrolled = tokio::task::spawn_blocking(move || ask(&request, &token, &asked)).await??;
+    let enrolled = tokio::task::spawn_blocking(move || request_login(&request, &token, &asked)).await??;
     ensure!(
         enrolled.host_id == host_id,
         "the master enrolled {} instead of this host, {host_id}",
         enrolled.host_id
     );
-    write_down(&folder, &enrolled)?;
+    write_settings(&folder, &enrolled)?;
     let file = folder.join(DROP_IN);
     print(&format!(
         "{host_id} is enrolled: user {} at {}:{}; written to {}\n",
@@ -79,7 +79,7 @@ pub async fn enroll(sources: &Sources, settings: &Settings, request: Request) ->
     start(settings).await
 }
 
-fn check_url(request: &Request) -> anyhow::Result<()> {
+fn check_url(request: &EnrollArgs) -> anyhow::Result<()> {
     let url = &request.master;
     let is_here = match url.host() {
         Some(Host::Domain(name)) => name == "localhost",
@@ -111,7 +111,7 @@ fn make_writable(folder: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("cannot write to {}: run this as root", folder.display()))
 }
 
-fn ask(request: &Request, token: &str, host_id: &HostId) -> anyhow::Result<Enrolled> {
+fn request_login(request: &EnrollArgs, token: &str, host_id: &HostId) -> anyhow::Result<Enrolled> {
     let url = request
         .master
         .join("/v1/enroll")
@@ -149,7 +149,7 @@ fn ask(request: &Request, token: &str, host_id: &HostId) -> anyhow::Result<Enrol
     serde_json::from_str(&text).with_context(|| format!("{url} sent an invalid answer; is it a master?"))
 }
 
-fn write_down(folder: &Path, enrolled: &Enrolled) -> anyhow::Result<()> {
+fn write_settings(folder: &Path, enrolled: &Enrolled) -> anyhow::Result<()> {
     let ca = folder.join(CA);
     if let Some(pem) = &enrolled.ca {
         atomic_file::replace(&ca, pem.as_bytes(), 0o644)
@@ -197,7 +197,7 @@ fn drop_in(enrolled: &Enrolled, ca: &Path) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// Checks that the new settings apply: another file or a variable may win over them.
+/// Checks that the new settings apply: another file or a variable may have precedence.
 fn check_effect(sources: &Sources, enrolled: &Enrolled, file: &Path) -> anyhow::Result<()> {
     let Loaded { settings, .. } = Settings::load(sources)
         .with_context(|| format!("the settings are not valid with {}", file.display()))?;
@@ -273,7 +273,7 @@ mod tests {
         };
         let drop_ins = drop_ins(&sources);
         make_writable(&drop_ins).unwrap();
-        write_down(&drop_ins, &enrolled()).unwrap();
+        write_settings(&drop_ins, &enrolled()).unwrap();
         check_effect(&sources, &enrolled(), &drop_ins.join(DROP_IN)).unwrap();
         let settings = Settings::load(&sources).unwrap().settings;
         assert_eq!(settings.hostagent.host_id, Some(enrolled().host_id));
@@ -317,7 +317,7 @@ mod tests {
             ("http://master.example.net", true, true),
             ("ftp://master.example.net", true, false),
         ] {
-            let request = Request {
+            let request = EnrollArgs {
                 master: Url::parse(master).unwrap(),
                 token: None,
                 ca: None,

@@ -1,4 +1,5 @@
-//! `hostagent guard`: watches over an upgrade of the agent, started by the agent itself ([`crate::guard`]).
+//! `hostagent guard`: watches an upgrade of the agent. The agent itself starts it
+//! ([`crate::guard`]).
 
 use std::path::Path;
 use std::time::Duration;
@@ -18,37 +19,37 @@ use crate::engine::observe::SELF_APP;
 use crate::engine::packages::undo_package;
 use crate::engine::progress::Progress;
 use crate::engine::snapshot::Before;
-use crate::guard::{self, Watched};
+use crate::guard::{self, WatchedUpgrade};
 use crate::lock::Lock;
 use crate::settings::Settings;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Between two logins that find out whether the broker is there. Only an agent that has done its work and does not report
-/// is the reason for any.
+/// Pause between two logins that test whether the broker is available. They are made only if the
+/// new agent has converged and does not report.
 const ASK_BROKER_EVERY: Duration = Duration::from_secs(5);
-/// How long the broker has been there before a silent agent is at fault: one that looks for it as rarely as it ever does has
-/// tried by then.
+/// How long the broker must be available before a silent agent counts as failed: longer than the
+/// longest pause between an agent's attempts to connect.
 const BROKER_IS_FOUND: Duration = backoff::CAP.saturating_add(Duration::from_secs(30));
-/// For the upgraded agent to let go of its lock, once it was stopped.
+/// How long to wait for the lock of the upgraded agent after it was stopped.
 const LOCK_FREE: Duration = Duration::from_secs(10);
-const TRIES: u32 = 5;
-const BETWEEN_TRIES: Duration = Duration::from_secs(30);
+const RESTORE_ATTEMPTS: u32 = 5;
+const RESTORE_PAUSE: Duration = Duration::from_secs(30);
 
-/// Until an agent has reported the outcome; else brings the previous one back.
+/// Runs until an agent has reported the outcome, or restores the previous agent.
 pub async fn guard(settings: Settings) -> anyhow::Result<Exit> {
     let context = Context::open(&settings)?;
     let file = guard::file(&context.state_dir);
-    // An agent that watches itself has not reported yet.
+    // An agent reports only after the bake period.
     let deadline = settings.hostagent.own_upgrade_deadline + settings.hostagent.bake_period;
-    let mut watch = Watch::new(deadline);
+    let mut watch = NewAgentWatch::new(deadline);
     loop {
         let Some(watched) = file.peek()? else {
             tracing::info!("the agent's upgrade was reported; the guard ends");
             forget_unit(&context).await;
             return Ok(Exit::Ok);
         };
-        if is_under_way(&context, &watched).await {
-            watch = Watch::new(deadline);
+        if is_in_progress(&context, &watched).await {
+            watch = NewAgentWatch::new(deadline);
         }
         let converged = has_converged(&context.state_dir, &watched);
         if converged && watch.asks_broker() {
@@ -56,19 +57,19 @@ pub async fn guard(settings: Settings) -> anyhow::Result<Exit> {
             if let Err(error) = &login
                 && watch.is_broker_there != Some(false)
             {
-                tracing::warn!(%error, "the new agent has converged, and nobody reaches the broker to report it: waiting");
+                tracing::warn!(%error, "the new agent has converged, but the broker is unreachable; waiting");
             }
             watch.note_broker(login.is_ok());
         }
         if watch.is_over(converged) {
-            return bring_back(&context, &watched, watch.since.elapsed()).await;
+            return restore_previous_agent(&context, &watched, watch.since.elapsed()).await;
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
-/// While the old agent or the package manager is at work, the new one's time has not begun.
-async fn is_under_way(context: &Context, watched: &Watched) -> bool {
+/// The deadline of the new agent begins after the old agent and the package manager have ended.
+async fn is_in_progress(context: &Context, watched: &WatchedUpgrade) -> bool {
     let before = Instant::now();
     if let Err(error) = context.host.packages.earlier_runs_end().await {
         tracing::warn!(%error, "cannot tell whether a package transaction is still running; asking again");
@@ -77,18 +78,18 @@ async fn is_under_way(context: &Context, watched: &Watched) -> bool {
     before.elapsed() > LOOK_EVERY || watched.is_agent_there()
 }
 
-/// What has been seen since the new agent has been on its own.
-struct Watch {
+/// Observations since the old agent and the package manager have ended.
+struct NewAgentWatch {
     deadline: Duration,
     since: Instant,
-    /// As found by the last login.
+    /// Result of the last login.
     is_broker_there: Option<bool>,
     asked_at: Option<Instant>,
-    /// Without a gap.
+    /// Available since then without interruption.
     broker_there_since: Option<Instant>,
 }
 
-impl Watch {
+impl NewAgentWatch {
     fn new(deadline: Duration) -> Self {
         Self {
             deadline,
@@ -110,8 +111,8 @@ impl Watch {
         self.broker_there_since = there.then(|| self.broker_there_since.unwrap_or(now));
     }
 
-    /// Whether the new agent has had its time. One that has done its work and only can't report it is no worse than the old
-    /// one, unless the broker lets the guard, which is the old one, in.
+    /// Whether the new agent has failed. One that has converged and only cannot report is kept,
+    /// unless the guard, which is a copy of the old agent, can log in at the broker.
     fn is_over(&self, converged: bool) -> bool {
         let found_in = self.deadline.max(BROKER_IS_FOUND);
         let silent = self
@@ -121,8 +122,8 @@ impl Watch {
     }
 }
 
-/// Whether the new agent has done all that it had to but report it.
-fn has_converged(state_dir: &Path, watched: &Watched) -> bool {
+/// Whether the new agent has done everything except report the outcome.
+fn has_converged(state_dir: &Path, watched: &WatchedUpgrade) -> bool {
     let stored = ProgressBook::peek(state_dir, &Apps::new());
     stored.is_ok_and(|stored| {
         let progress = stored.apps.get(&watched.app);
@@ -130,7 +131,11 @@ fn has_converged(state_dir: &Path, watched: &Watched) -> bool {
     })
 }
 
-async fn bring_back(context: &Context, watched: &Watched, waited: Duration) -> anyhow::Result<Exit> {
+async fn restore_previous_agent(
+    context: &Context,
+    watched: &WatchedUpgrade,
+    waited: Duration,
+) -> anyhow::Result<Exit> {
     let Before::Installed(before) = &watched.change.before else {
         bail!("the agent was not installed before: there is nothing to roll back to");
     };
@@ -153,28 +158,28 @@ async fn bring_back(context: &Context, watched: &Watched, waited: Duration) -> a
             category: Category::Unhealthy,
             message,
         };
-        // The previous agent takes this up, and reports it.
+        // The previous agent continues from this, and reports it.
         let mut book = ProgressBook::open(&context.state_dir, &engine.ledger)?;
         book.roll_back(&watched.app, watched.change.clone(), failure)?;
         book.note_stop()?;
     }
-    let mut tries = 0;
+    let mut attempts = 0;
     let result = loop {
-        tries += 1;
+        attempts += 1;
         match undo_package(&engine, &watched.app, &watched.change).await {
-            Err(error) if tries < TRIES => {
+            Err(error) if attempts < RESTORE_ATTEMPTS => {
                 tracing::error!(%error, "cannot restore the previous agent yet");
-                tokio::time::sleep(BETWEEN_TRIES).await;
+                tokio::time::sleep(RESTORE_PAUSE).await;
             }
             result => break result,
         }
     };
-    // Only now: until it is done, a guard that starts at boot has to do it.
+    // Only now: until then a guard that starts at boot has to restore the agent.
     let called_off = match &result {
         Ok(()) => guard::call_off(&context.state_dir, &*context.host.services),
         Err(_) => Ok(()),
     };
-    // Whichever agent is there now: one that may work is better than none.
+    // Starts whichever agent is installed now, even if it is not the previous one.
     context.host.services.start(SELF_APP).await?;
     called_off?;
     if result.is_ok() {
@@ -185,10 +190,10 @@ async fn bring_back(context: &Context, watched: &Watched, waited: Duration) -> a
     Ok(Exit::Ok)
 }
 
-/// An agent that was gone back to makes a unit of the same name in its own way, which systemd refuses as long as it
-/// knows this one.
+/// The restored agent may create the unit of this name in another way, which systemd refuses as
+/// long as it knows this one.
 async fn forget_unit(context: &Context) {
-    guard::put_away_unit(&*context.host.services);
+    guard::remove_unit(&*context.host.services);
     if let Err(error) = context.host.services.reread_units().await {
         tracing::debug!(%error, "systemd still knows the unit of the guard");
     }
@@ -211,9 +216,10 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_secs(180);
 
-    /// Seconds until a guard gives up on the new agent, over two hours. `broker`: whether it is there at a time.
+    /// Seconds until a guard rolls the new agent back, within two hours. `broker`: whether it is
+    /// available at that second.
     async fn given_up_after(converged_after: u64, broker: impl Fn(u64) -> bool) -> Option<u64> {
-        let mut watch = Watch::new(DEADLINE);
+        let mut watch = NewAgentWatch::new(DEADLINE);
         for second in 0..7200 {
             let converged = second >= converged_after;
             if converged && watch.asks_broker() {
@@ -242,7 +248,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_broker_that_is_away_is_no_reason_to_go_back() {
         assert_eq!(given_up_after(40, |_| false).await, None);
-        // Each time it is back the new agent gets the time to find it.
+        // After each outage the new agent gets the full time to connect.
         assert_eq!(given_up_after(40, |second| second % 300 < 200).await, None);
         assert_eq!(given_up_after(40, |second| second >= 3000).await, Some(3330));
     }

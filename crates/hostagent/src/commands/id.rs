@@ -6,7 +6,7 @@ use super::{Exit, print};
 use crate::identity::{self, Identity};
 use crate::settings::Settings;
 
-/// The kernel's own view of network interfaces: no file of the host, so not under its root.
+/// The kernel's own view of network interfaces: not a file of the host, so not under its root.
 const SYS: &str = "/sys";
 
 /// Prints the host's id, and where it comes from if `verbose`.

@@ -1,4 +1,4 @@
-//! `hostagent journal`: what is being changed, and how it would be undone.
+//! `hostagent journal`: which changes are in progress, and how they would be undone.
 
 use std::fmt::Write;
 
@@ -10,7 +10,7 @@ use crate::engine::progress::{Change, Progress};
 use crate::engine::snapshot::Before;
 use crate::settings::Settings;
 
-/// Prints the changes that are not yet known to be good, without any config value. Changes nothing.
+/// Prints the changes that are in progress or stuck, without config values. Changes nothing.
 pub fn journal(settings: &Settings) -> anyhow::Result<Exit> {
     let stored = ProgressBook::peek(&settings.state_dir(), &Apps::new())?;
     print(&render(&stored.apps))?;
@@ -54,14 +54,14 @@ fn render(apps: &ProgressMap) -> String {
 }
 
 fn describe(change: &Change) -> String {
-    let wanted = change
+    let desired = change
         .spec
         .as_ref()
         .map_or("not installed", |spec| spec.version.as_str());
     match &change.before {
-        Before::Absent { .. } => format!("was not installed, changes to {wanted}; undone by removing it"),
+        Before::Absent { .. } => format!("was not installed, changes to {desired}; undone by removing it"),
         Before::Installed(before) => format!(
-            "was {} {}, changes to {wanted}; undo: {}",
+            "was {} {}, changes to {desired}; undo: {}",
             before.package, before.version, before.undo
         ),
     }

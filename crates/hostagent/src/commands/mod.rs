@@ -38,9 +38,9 @@ Examples:
   hostagent plan desired.json                        what would be done, without doing it
   hostagent apply desired.json                       do it now, without a broker
   hostagent apply desired.json --only-if 1f2e3d4c5b6a  only if that is still the plan
-  hostagent status --json                            what is installed, as the master is told it
-  hostagent enroll --master https://m.example.net:8082  let the master make its login at the broker
-  hostagent retry                                    try again what failed and is held
+  hostagent status --json                            the status message, as the master gets it
+  hostagent enroll --master https://m.example.net:8082  get this host's broker login from a master
+  hostagent retry                                    retry what failed and is held
   hostagent --set hostagent.log_level_name=DEBUG run
 
 Exit codes: 0 ok, 1 failed, 2 usage or settings, 3 not converged";
@@ -57,10 +57,10 @@ pub struct Cli {
 
 #[derive(Debug, Args)]
 struct SettingsArgs {
-    /// Settings file in the place of /etc/pf9/hostagent.conf; its drop-ins are FILE.d/*.conf.
+    /// Settings file instead of /etc/pf9/hostagent.conf; its drop-ins are FILE.d/*.conf.
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
-    /// A setting that wins over all others.
+    /// A setting with precedence over all others.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE", global = true)]
     overrides: Vec<String>,
 }
@@ -75,7 +75,7 @@ enum Command {
         #[arg(short, long)]
         verbose: bool,
     },
-    /// Prints how this host stands: what is installed, and what is desired.
+    /// Prints the state of this host: what is installed, and what is desired.
     Status {
         /// The status message as the master gets it.
         #[arg(long)]
@@ -88,7 +88,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Makes this host what a desired state says, once, without a broker.
+    /// Converges this host to a desired state, once, without a broker.
     Apply {
         /// Desired state: a set_config message, or only its data.
         file: PathBuf,
@@ -96,22 +96,23 @@ enum Command {
         #[arg(long, value_name = "HASH")]
         only_if: Option<String>,
     },
-    /// Gets this host its login at the broker from a master, by an enrolment token; writes the settings, and
-    /// enables and starts the agent. Can be run again, with a token that names this host.
-    Enroll(enroll::Request),
-    /// Has the running agent try again what failed and is held.
+    /// Gets this host its login at the broker from a master, by an enrolment token; writes the
+    /// settings, and enables and starts the agent. Can be run again, with a token that names this
+    /// host.
+    Enroll(enroll::EnrollArgs),
+    /// Makes the running agent retry what failed and is held.
     Retry,
-    /// Prints what change is under way, and how it would be undone.
+    /// Prints the changes in progress, and how they would be undone.
     Journal,
-    /// Watches over an upgrade of the agent; the agent starts it by itself.
+    /// Watches an upgrade of the agent; the agent itself starts this.
     #[command(hide = true)]
     Guard,
-    /// Starts hooks and health checks outside the agent's sandbox; the agent starts it by itself.
+    /// Starts hooks and health checks outside the agent's sandbox; the agent itself starts this.
     #[command(hide = true)]
     RunHooks,
     /// Checks the settings, and prints each with where it comes from. Secrets are not shown.
     CheckConfig,
-    /// Writes what is needed to help with a problem into one file. Secrets are left out.
+    /// Writes information for the analysis of a problem into one file, without secrets.
     SupportBundle {
         /// The file to write. Not given: hostagent-support.tar in this folder.
         #[arg(short, long, value_name = "FILE")]
@@ -126,7 +127,7 @@ pub enum Exit {
     Failed,
     /// Wrong use, or settings that are not valid.
     Usage,
-    /// All went as it should, but the host is not what is desired.
+    /// The command worked, but the host is not as desired.
     NotConverged,
 }
 
@@ -150,7 +151,7 @@ pub fn definition() -> clap::Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     execute(cli)
-        .unwrap_or_else(|error| complain(&format!("{error:#}"), Exit::Failed))
+        .unwrap_or_else(|error| print_error(&format!("{error:#}"), Exit::Failed))
         .into()
 }
 
@@ -158,7 +159,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
     let sources = Sources::of_process(&PROGRAM, cli.settings.config, cli.settings.overrides);
     let loaded = Settings::load(&sources);
     let command = cli.command.unwrap_or(Command::Run);
-    // These are for when settings are in doubt, or need none.
+    // These work with invalid settings, or need none.
     match &command {
         Command::RunHooks => return block_on(run_hooks::run_hooks()),
         Command::CheckConfig => return check_config::check_config(&loaded),
@@ -179,7 +180,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
         settings, warnings, ..
     } = match loaded {
         Ok(loaded) => loaded,
-        Err(error) => return Ok(complain(&error.to_string(), Exit::Usage)),
+        Err(error) => return Ok(print_error(&error.to_string(), Exit::Usage)),
     };
     logging::init(settings.hostagent.log_level_name);
     for warning in warnings {
@@ -199,7 +200,8 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
     }
 }
 
-/// One thread for all tasks; what blocks has threads of its own, which no one waits for at the end.
+/// One thread for all tasks. Blocking work has its own threads; at the end they are waited for at
+/// most [`THREADS_END`].
 fn block_on(future: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
     let runtime = slack::for_runtime(|| tokio::runtime::Builder::new_current_thread().enable_all().build())?;
     let exit = runtime.block_on(future);
@@ -207,12 +209,12 @@ fn block_on(future: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Resul
     exit
 }
 
-fn complain(message: &str, exit: Exit) -> Exit {
+fn print_error(message: &str, exit: Exit) -> Exit {
     let _ = writeln!(io::stderr(), "hostagent: {message}");
     exit
 }
 
-/// Prints to standard output. Whoever closes it early (`| head`) has read enough.
+/// Prints to standard output. A reader that closes it early (`| head`) is not an error.
 pub(crate) fn print(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {

@@ -1,4 +1,4 @@
-//! `hostagent plan FILE`: what would change, and nothing is changed.
+//! `hostagent plan FILE`: prints what would change, and changes nothing.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::engine::forecast::Forecast;
 use crate::engine::plan::ShownAction;
 use crate::settings::Settings;
 
-/// Prints what applying `file` would do. [`Exit::NotConverged`] if that is anything at all.
+/// Prints what applying `file` would do. [`Exit::NotConverged`] if there is anything to do.
 pub async fn plan(settings: Settings, file: &Path, json: bool) -> anyhow::Result<Exit> {
     let apps = desired_file::read(file)?;
     let engine = Context::open(&settings)?.looking_engine()?;

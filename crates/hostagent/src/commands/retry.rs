@@ -1,4 +1,4 @@
-//! `hostagent retry`: another try of all that failed and is held.
+//! `hostagent retry`: retries all applications that failed and are held.
 
 use rustix::process::{Signal, kill_process};
 
@@ -6,19 +6,19 @@ use super::{Exit, print};
 use crate::lock;
 use crate::settings::Settings;
 
-/// Tells the running agent; without one, there is nothing that holds.
+/// Signals the running agent. Without a running agent nothing is held.
 pub fn retry(settings: &Settings) -> anyhow::Result<Exit> {
     let state_dir = settings.state_dir();
     match lock::holder(&state_dir)? {
         Some(agent) => {
             kill_process(agent, Signal::USR1)?;
             print(&format!(
-                "The agent (process {agent}) tries again; `hostagent status` shows how it goes.\n"
+                "The agent (process {agent}) retries what failed; `hostagent status` shows the result.\n"
             ))?;
             Ok(Exit::Ok)
         }
         None => anyhow::bail!(
-            "no agent runs on this host (nobody holds {}): start it, or use `hostagent apply`",
+            "no agent runs on this host (no process holds {}): start it, or use `hostagent apply`",
             state_dir.join("lock").display()
         ),
     }

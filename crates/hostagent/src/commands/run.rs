@@ -13,7 +13,7 @@ use crate::agent::{Agent, Parts};
 use crate::lock::Lock;
 use crate::settings::Settings;
 
-/// Runs the agent until SIGTERM or SIGINT. A package manager that is at work then is left to end first.
+/// Runs the agent until SIGTERM or SIGINT. A running package manager is waited for.
 pub async fn run(settings: Settings) -> anyhow::Result<Exit> {
     let context = Context::open(&settings)?;
     context.create_state_dir()?;
@@ -21,7 +21,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<Exit> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     // Sent by `hostagent retry`.
     let mut retry = signal(SignalKind::user_defined1())?;
-    // After them: whoever finds this process in the lock may signal it.
+    // After the signal handlers: `hostagent retry` signals the process that holds the lock.
     let _lock = Lock::take(&context.state_dir)?;
 
     tracing::info!(
@@ -55,7 +55,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<Exit> {
         let standing = state.borrow_and_update().standing.clone();
         notifier.status(|| standing.describe());
         tokio::select! {
-            // Its end shows in `failed`.
+            // If its sender is gone, `failed` returns.
             Ok(()) = state.changed() => {}
             _ = terminate.recv() => {
                 tracing::info!("SIGTERM: ending at the next safe point");

@@ -8,7 +8,7 @@ use anyhow::Context;
 use super::Exit;
 use host::command::serve_hooks;
 
-/// As the kernel knows it (`ps`): started by way of `/proc`, it would be `exe`.
+/// The name of the process in `ps`. Started through `/proc`, it would be `exe`.
 const NAME: &std::ffi::CStr = c"hostagent-hooks";
 
 /// Serves the agent at the other end of standard input.
@@ -17,6 +17,6 @@ pub async fn run_hooks() -> anyhow::Result<Exit> {
     let control = io::stdin().as_fd().try_clone_to_owned()?;
     serve_hooks(control)
         .await
-        .context("cannot start children for the agent: standard input is no socket of an agent's (it starts this by itself)")?;
+        .context("cannot start children for the agent: standard input is not a socket of an agent (only the agent starts this command)")?;
     Ok(Exit::Ok)
 }

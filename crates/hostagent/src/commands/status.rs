@@ -1,10 +1,10 @@
-//! `hostagent status`: how the host stands, seen now, beside what the daemon last had to say of failures.
+//! `hostagent status`: the state of the host, observed now, and the stored failures.
 
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use protocol::Status;
+use protocol::{Category, Status};
 use tokio::time::Instant;
 
 use super::context::Context;
@@ -17,47 +17,47 @@ use crate::engine::report::error_reports;
 use crate::host_state::{HostState, Standing};
 use crate::lock;
 use crate::settings::Settings;
-use crate::status::{self, Particulars};
+use crate::status::{self, StatusDetails};
 
-/// Prints how the host stands: for people, or the status message as the master would get it.
-/// [`Exit::NotConverged`] unless it is `ok`, and where what was desired is lost.
+/// Prints the state of the host: for people, or the status message as the master would get it.
+/// [`Exit::NotConverged`] unless it is `ok`, and if the stored desired state is damaged.
 pub async fn status(settings: Settings, json: bool) -> anyhow::Result<Exit> {
-    let seen = look(&settings).await?;
+    let view = view_host(&settings).await?;
     print(&if json {
-        serde_json::to_string_pretty(&seen.status)? + "\n"
+        serde_json::to_string_pretty(&view.status)? + "\n"
     } else {
-        render(&seen)
+        render(&view)
     })?;
-    Ok(match (&seen.known, seen.status.status) {
-        (Known::Desired | Known::Never, protocol::State::Ok) => Exit::Ok,
-        (Known::Desired | Known::Never | Known::Damaged(_), _) => Exit::NotConverged,
+    Ok(match (&view.stored_desired, view.status.status) {
+        (StoredDesired::Stated | StoredDesired::Never, protocol::State::Ok) => Exit::Ok,
+        (StoredDesired::Stated | StoredDesired::Never | StoredDesired::Damaged(_), _) => Exit::NotConverged,
     })
 }
 
-/// Whether it is known what the host should be. A status says `ok` where it is not: nothing is to be done.
-enum Known {
-    Desired,
-    /// Nothing was ever desired.
+/// Whether there is a desired state. Without one a status says `ok`: there is nothing to do.
+enum StoredDesired {
+    Stated,
+    /// No desired state was ever set.
     Never,
-    /// It was, and the file is damaged.
+    /// There was one, and its file is damaged.
     Damaged(PathBuf),
 }
 
-struct Seen {
+struct HostView {
     status: Status,
-    known: Known,
+    stored_desired: StoredDesired,
     agent_runs: bool,
 }
 
 /// The status that a daemon would report now. Needs no daemon and no broker, and changes nothing.
-async fn look(settings: &Settings) -> anyhow::Result<Seen> {
+async fn view_host(settings: &Settings) -> anyhow::Result<HostView> {
     let context = Context::open(settings)?;
     let engine = context.looking_engine()?;
     let desired = engine.ledger.desired();
-    let known = match (desired.stated, engine.ledger.damaged_desired()?) {
-        (true, _) => Known::Desired,
-        (false, Some(file)) => Known::Damaged(file),
-        (false, None) => Known::Never,
+    let stored_desired = match (desired.stated, engine.ledger.damaged_desired()?) {
+        (true, _) => StoredDesired::Stated,
+        (false, Some(file)) => StoredDesired::Damaged(file),
+        (false, None) => StoredDesired::Never,
     };
     let observed = engine.observe(&desired.apps, Freshness::Full).await?;
     let stored = ProgressBook::peek(&context.state_dir, &desired.apps)?;
@@ -74,7 +74,7 @@ async fn look(settings: &Settings) -> anyhow::Result<Seen> {
         };
         (fault.app.clone(), failure)
     });
-    // When the daemon tries again, only the daemon knows.
+    // Only the daemon knows when it retries.
     let errors = error_reports(&stored.apps, &faults.collect(), |_| String::new());
     let standing = if plan.is_empty() {
         Standing::Ok
@@ -98,7 +98,7 @@ async fn look(settings: &Settings) -> anyhow::Result<Seen> {
     let facts = context.facts(settings)();
     let status = status::build(
         &state,
-        &Particulars {
+        &StatusDetails {
             host_id: &context.host_id,
             boot_id: "",
             facts: &facts,
@@ -107,37 +107,49 @@ async fn look(settings: &Settings) -> anyhow::Result<Seen> {
             reply_to: None,
         },
     );
-    Ok(Seen {
+    Ok(HostView {
         status,
-        known,
+        stored_desired,
         agent_runs,
     })
 }
 
+/// When an application that failed is tried again.
+fn what_ends_it(category: Category) -> &'static str {
+    match category.is_transient() {
+        true => "the agent tries again by itself",
+        false => "held until something that made it fail changes, or `hostagent retry`",
+    }
+}
+
 /// For people.
-fn render(seen: &Seen) -> String {
-    let status = &seen.status;
+fn render(view: &HostView) -> String {
+    let status = &view.status;
     let mut text = String::new();
-    let state = match (&seen.known, status.status) {
-        (Known::Never | Known::Damaged(_), protocol::State::Ok) => "no desired state is known",
-        (Known::Desired, protocol::State::Ok) => "ok",
+    let state = match (&view.stored_desired, status.status) {
+        (StoredDesired::Never | StoredDesired::Damaged(_), protocol::State::Ok) => {
+            "no desired state is known"
+        }
+        (StoredDesired::Stated, protocol::State::Ok) => "ok",
         (_, protocol::State::Converging) => "converging",
         (_, protocol::State::Errors) => "errors",
     };
-    // Writing to a string can't fail.
+    // Writing to a string cannot fail.
     let _ = writeln!(text, "{}: {state}", status.host_id);
-    match &seen.known {
-        Known::Desired => {}
-        Known::Never => text.push_str("  nothing was ever desired of this host, so nothing is changed\n"),
-        Known::Damaged(file) => {
+    match &view.stored_desired {
+        StoredDesired::Stated => {}
+        StoredDesired::Never => {
+            text.push_str("  nothing was ever desired of this host, so nothing is changed\n");
+        }
+        StoredDesired::Damaged(file) => {
             let _ = writeln!(
                 text,
-                "  it was damaged: {}. Nothing is changed until the master's next set_config brings it back",
+                "  it was damaged: {}. Nothing is changed until the master sends the next set_config",
                 file.display()
             );
         }
     }
-    if !seen.agent_runs && status.status != protocol::State::Ok {
+    if !view.agent_runs && status.status != protocol::State::Ok {
         text.push_str("  no agent runs on this host: start it, or use `hostagent apply`\n");
     }
     if let Some(detail) = &status.detail {
@@ -161,7 +173,7 @@ fn render(seen: &Seen) -> String {
         let _ = writeln!(text, "  ! {app}: {} (attempt {})", error.message, error.attempt);
         let _ = match &error.next_retry {
             Some(time) => writeln!(text, "    next retry: {time}"),
-            None => writeln!(text, "    held until the desired state changes"),
+            None => writeln!(text, "    {}", what_ends_it(error.category)),
         };
     }
     text

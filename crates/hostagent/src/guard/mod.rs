@@ -1,7 +1,8 @@
-//! The way back for the agent's own upgrade. What an agent upgrades itself to may never start, or never reach the
-//! broker, and then nobody is left to roll it back: so before it begins, the agent starts a guard, a copy of its own
-//! program in a systemd unit of its own, which waits until an agent has reported the outcome, and else brings the
-//! previous package back (`hostagent guard`). The unit is enabled meanwhile: after a power cut there is a guard again.
+//! Rolls back a failed upgrade of the agent. A new agent may never start, or never reach the
+//! broker, and then no agent can roll it back. So before the upgrade the agent starts a guard
+//! (`hostagent guard`): a copy of its own program in a separate systemd unit. The guard waits until
+//! an agent has reported the outcome; otherwise it restores the previous package. The unit is
+//! enabled during the upgrade, so that a guard also runs after a power cut.
 
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -21,29 +22,29 @@ mod unit;
 /// The command of the guard.
 pub const COMMAND: &str = "guard";
 
-/// An upgrade of the agent whose outcome nobody has reported yet.
+/// An upgrade of the agent whose outcome is not reported yet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Watched {
+pub struct WatchedUpgrade {
     pub app: AppName,
-    /// How it was, and how to get back there.
+    /// The previous version, and how to restore it.
     pub change: Change,
     /// The process that upgrades itself.
     pub agent: u32,
-    /// When it was started, as the kernel counts: after a boot its number may be another's.
+    /// Its start time, as the kernel counts: after a boot another process may have its number.
     #[serde(default)]
     pub agent_started: Option<u64>,
 }
 
-impl Watched {
-    /// Whether the process that began the upgrade is still there.
+impl WatchedUpgrade {
+    /// Whether the process that began the upgrade still runs.
     pub fn is_agent_there(&self) -> bool {
         let started = processes::started(self.agent);
         started.is_some() && started == self.agent_started
     }
 }
 
-/// The file that says which upgrade is being watched; as long as there is one, there is a guard.
-pub fn file(state_dir: &Path) -> StateFile<Watched> {
+/// The file with the watched upgrade. As long as it exists, there is a guard.
+pub fn file(state_dir: &Path) -> StateFile<WatchedUpgrade> {
     StateFile::new(state_dir.join("guard.json"))
 }
 
@@ -58,7 +59,7 @@ impl Guard {
     pub fn new(state_dir: &Path, host: &Host) -> Self {
         let is_armed = file(state_dir).path().exists();
         if !is_armed {
-            put_away_unit(&*host.services);
+            remove_unit(&*host.services);
         }
         Self {
             armed: AtomicBool::new(is_armed),
@@ -82,17 +83,17 @@ impl Guard {
         }
     }
 
-    /// Durable, and the guard at work, when it returns. Where there can be none (no systemd, no way back), that is
-    /// logged: the upgrade is made all the same.
+    /// Stores the upgrade and starts the guard. If there can be no guard (no systemd, no undo
+    /// source), this is logged and the upgrade continues.
     pub async fn arm(&self, app: &AppName, change: &Change) -> Result<(), StateFileError> {
         let Before::Installed(before) = &change.before else {
             return Ok(());
         };
         if !before.undo.is_package() {
-            tracing::warn!(undo = %before.undo, "the agent upgrades itself, and no guard could roll it back");
+            tracing::warn!(undo = %before.undo, "no guard for the agent's own upgrade: there is no previous version to restore");
             return Ok(());
         }
-        let watched = Watched {
+        let watched = WatchedUpgrade {
             app: app.clone(),
             change: change.clone(),
             agent: std::process::id(),
@@ -101,30 +102,27 @@ impl Guard {
         file(&self.state_dir).store(&watched)?;
         self.armed.store(true, Ordering::Relaxed);
         match self.start().await {
-            Ok(true) => tracing::info!(
-                unit = unit::SERVICE,
-                "a guard watches over the agent's own upgrade"
-            ),
+            Ok(true) => tracing::info!(unit = unit::SERVICE, "a guard watches the agent's own upgrade"),
             Ok(false) => self.stand_down(),
             Err(error) => {
-                tracing::warn!(%error, "no guard watches over the agent's own upgrade");
+                tracing::warn!(%error, "cannot start the guard of the agent's own upgrade; the upgrade continues without it");
                 self.stand_down();
             }
         }
         Ok(())
     }
 
-    /// The master has heard how the upgrade ended.
+    /// Ends the guard: the outcome of the upgrade was reported.
     pub fn stand_down(&self) {
         if self.armed.swap(false, Ordering::Relaxed)
             && let Err(error) = call_off(&self.state_dir, &*self.services)
         {
-            tracing::warn!(%error, "the guard of the agent's own upgrade can't be called off; trying again");
+            tracing::warn!(%error, "cannot end the guard of the agent's own upgrade; trying again");
             self.armed.store(true, Ordering::Relaxed);
         }
     }
 
-    /// False: not on this host.
+    /// False: this host has no unit files.
     async fn start(&self) -> Result<bool, HostError> {
         if !self.services.has_unit_files() {
             return Ok(false);
@@ -132,7 +130,7 @@ impl Guard {
         self.write().map_err(|error| {
             HostError::new(
                 protocol::Category::Host,
-                format!("the guard can't be written: {error}"),
+                format!("cannot write the guard: {error}"),
             )
         })?;
         self.services.reread_units().await?;
@@ -150,19 +148,20 @@ impl Guard {
     }
 }
 
-/// The upgrade is over: the guard ends, and none starts at boot.
+/// Ends the guard after the upgrade; none starts at boot.
 pub fn call_off(state_dir: &Path, services: &dyn Services) -> Result<(), StateFileError> {
     file(state_dir).remove()?;
-    put_away_unit(services);
+    remove_unit(services);
     Ok(())
 }
 
-/// Without an upgrade that is watched, its unit does nothing at boot; but it stands in the way of agents that make it anew.
-pub fn put_away_unit(services: &dyn Services) {
+/// Removes the guard's unit. Without a watched upgrade it does nothing at boot, but other versions
+/// of the agent cannot create a unit of the same name while it exists.
+pub fn remove_unit(services: &dyn Services) {
     if services.has_unit_files()
         && let Err(error) = unit::remove()
     {
-        tracing::debug!(%error, "the unit of the guard stays");
+        tracing::debug!(%error, "cannot remove the guard's unit");
     }
 }
 
@@ -172,7 +171,7 @@ fn copy_program(folder: &Path) -> std::io::Result<PathBuf> {
         .mode(0o700)
         .create(folder)?;
     let program = folder.join("hostagent");
-    // Not over one that may be running.
+    // A running program cannot be overwritten.
     let new = folder.join("hostagent.new");
     std::fs::copy("/proc/self/exe", &new)?;
     std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o700))?;

@@ -1,4 +1,5 @@
-//! The guard's unit: a file, so that it starts at boot as well, should the power go in the midst of the upgrade.
+//! The guard's systemd unit. It is a file, so that the guard also starts at boot after a power cut
+//! during the upgrade.
 
 use std::ffi::OsString;
 use std::fs;
@@ -7,19 +8,20 @@ use std::path::{Path, PathBuf};
 
 use host::atomic_file;
 
-/// As a service.
+/// Name of the service.
 pub(super) const SERVICE: &str = "hostagent-guard";
 const FOLDER: &str = "/etc/systemd/system";
-/// What `enable` makes.
+/// Where `enable` creates a link.
 const WANTS: &str = "multi-user.target.wants";
 
-/// Writes it. `argv`: program and arguments. `while_there`: without that file it does not start.
+/// Writes the unit. `argv`: program and arguments. `while_there`: the unit starts only if this file
+/// exists.
 pub(super) fn write(argv: &[OsString], while_there: &Path) -> io::Result<()> {
     let text = text(argv, while_there)?;
     atomic_file::replace(&file(), text.as_bytes(), 0o644)
 }
 
-/// The next boot knows nothing of it; a guard that runs does.
+/// Removes the unit, so that the next boot does not start it. A running guard continues.
 pub(super) fn remove() -> io::Result<()> {
     let link = Path::new(FOLDER).join(WANTS).join(name());
     [link, file()]
@@ -48,7 +50,7 @@ fn text(argv: &[OsString], while_there: &Path) -> io::Result<String> {
     Ok(format!(
         "# Written by hostagent for an upgrade of itself, and removed when that is over.\n\
          [Unit]\n\
-         Description=Backbone host agent: brings the previous agent back if the new one does not report\n\
+         Description=Backbone host agent: restores the previous agent if the new one does not report\n\
          ConditionPathExists={condition}\n\
          After=network.target dbus.service\n\
          StartLimitIntervalSec=0\n\
@@ -63,11 +65,12 @@ fn text(argv: &[OsString], while_there: &Path) -> io::Result<String> {
     ))
 }
 
-/// As unit files want it between quotation marks.
+/// Escaped for a quoted string in a unit file.
 fn escaped(word: Option<&str>) -> io::Result<String> {
     let plain = word.filter(|word| !word.contains(char::is_control));
     let plain = plain.ok_or_else(|| {
-        let reason = "a path of the agent is no text, or holds control characters: no unit file can name it";
+        let reason =
+            "a path of the agent is not UTF-8, or has control characters: a unit file cannot contain it";
         io::Error::new(io::ErrorKind::InvalidInput, reason)
     })?;
     Ok(plain

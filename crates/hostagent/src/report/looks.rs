@@ -1,5 +1,6 @@
-//! Looks at the host that are under way: at most one light one (for pings) and one full one (for the
-//! heartbeat), so that a flood of pings costs one look at a time, and a hook that hangs delays no ping.
+//! Looks: observations of the host for the reporter. At most one light look (for pings) and one
+//! full look (for the heartbeat) run at a time, so that a flood of pings costs one look at a time,
+//! and a hook that hangs delays no ping.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,9 +8,9 @@ use std::pin::Pin;
 use crate::engine::observe::{Freshness, Observed};
 use host::HostError;
 
-/// What a look has shown.
+/// The result of a look.
 pub struct Look {
-    /// Announcements when the look began: if there are more by now, the look is stale.
+    /// Number of announcements when the look began. If there are more now, the look is outdated.
     pub announced: u64,
     /// `None`: the host was being changed.
     pub observed: Option<Result<Observed, HostError>>,
@@ -21,13 +22,13 @@ pub type Looking = Pin<Box<dyn Future<Output = Look> + Send>>;
 pub struct Looks {
     light: Option<Looking>,
     full: Option<Looking>,
-    /// Who the light look under way answers: `id`s of pings; one `None` for all that gave none.
+    /// Pings that the running light look answers, by `id`; one `None` for all without an `id`.
     answering: Vec<Option<String>>,
-    /// Who asked since: the next look answers them.
+    /// Pings received since it began: the next look answers them.
     asking: Vec<Option<String>>,
 }
 
-/// Pings with an `id` that wait for one look, at most; beyond it their answers are merged.
+/// Maximum of pings that wait for one look; further ones get no answer of their own.
 const MAX_ASKING: usize = 64;
 
 impl Looks {
@@ -49,7 +50,7 @@ impl Looks {
         std::mem::take(&mut self.answering)
     }
 
-    /// False: the one before is still under way.
+    /// False: the previous one is still running.
     pub fn start_full(&mut self, look: impl FnOnce() -> Looking) -> bool {
         let free = self.full.is_none();
         if free {
@@ -58,7 +59,7 @@ impl Looks {
         free
     }
 
-    /// The next look that is done. Pending while there is none; cancel-safe: looks stay here until then.
+    /// The next finished look. Pending while there is none. Cancel-safe: running looks stay here.
     pub async fn next(&mut self) -> (Freshness, Look) {
         tokio::select! {
             look = done(&mut self.light) => (Freshness::Light, look),

@@ -1,8 +1,8 @@
-//! Tells the master how the host stands: the only task that publishes.
+//! Reports the host's state to the master. No other task publishes.
 //!
-//! A status goes out when the reconciler announces one, when a message asks for an answer, when the
-//! connection is (re)made, and every heartbeat. While the broker is away or slow, what is waiting is
-//! merged: the newest status says all that those before it said.
+//! A status is sent when the reconciler announces one, when a message asks for an answer, when a
+//! connection is made, and at every heartbeat. While the broker is unavailable or slow, waiting
+//! statuses are merged: the newest one replaces the earlier ones.
 
 mod looks;
 mod outbox;
@@ -32,30 +32,30 @@ use host::{Facts, HostError};
 use looks::{Look, Looking, Looks};
 use outbox::{Outbox, OutgoingMessage};
 
-/// What the inbox wants answered.
+/// A message that the reporter answers.
 #[derive(Debug)]
 pub enum Request {
     Ping {
         id: Option<String>,
     },
-    /// A `set_config` was accepted. If the host is being changed towards an older one, the answer is
-    /// `converging`, at once; else the reconciler answers in a moment.
+    /// A `set_config` was accepted. If the host is being changed towards an older one, the answer
+    /// is `converging`, at once; else the reconciler answers in a moment.
     Accepted {
         id: Option<String>,
         serial: u64,
     },
-    /// What would be done for these applications?
+    /// Asks for the plan for these applications.
     Plan {
         id: Option<String>,
         apps: Apps,
     },
-    /// A message was refused; the state is as it was.
+    /// A message was refused; the desired state is unchanged.
     Rejected {
         rejected: Rejected,
         phase: Phase,
         category: Category,
     },
-    /// A stale message: the true state again.
+    /// A stale message; the answer is the current state.
     Stale {
         rejected: Rejected,
     },
@@ -81,10 +81,10 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Until told to stop; then what can be sent at once is.
+    /// Runs until told to stop, then sends what the broker takes within a short time.
     pub async fn run(mut self) {
         let started = Instant::now();
-        let mut memory = Memory {
+        let mut memory = ReporterMemory {
             started,
             facts: (self.collect_facts)(),
             last_rejected: None,
@@ -97,13 +97,13 @@ impl Reporter {
         let mut due = first_heartbeat(self.heartbeat_period);
         let mut heartbeat = slack::not_before(due, self.heartbeat_period);
         loop {
-            // A clone can't consume, but it can say so.
+            // A host with a duplicate id cannot consume, but it can report that.
             if !matches!(*self.link.borrow(), LinkState::Down { .. }) {
                 outbox.publish_next(&self.publisher);
             }
             let retry_at = outbox.retry_at();
-            // Each arm waits on a channel or a timer, or on a future that lives in `looks` or `outbox`: nothing is
-            // lost when an arm is dropped.
+            // Each arm waits on a channel or a timer, or on a future that lives in `looks` or
+            // `outbox`: nothing is lost when an arm is dropped.
             tokio::select! {
                 request = self.requests.recv() => match request {
                     Some(Request::Plan { id, apps }) if plans.len() < MAX_PLANS => plans.push(self.forecast(id, apps)),
@@ -122,11 +122,7 @@ impl Reporter {
                 () = tokio::time::sleep_until(heartbeat) => {
                     due = next_heartbeat(due, self.heartbeat_period);
                     heartbeat = slack::not_before(due, self.heartbeat_period);
-                    memory.facts = (self.collect_facts)();
-                    // A look that a hook holds up does not hold up the heartbeat.
-                    if !looks.start_full(|| self.look(Freshness::Full)) {
-                        outbox.queue(self.with_conflict(self.status(&memory, None), &memory));
-                    }
+                    self.begin_heartbeat(&mut memory, &mut outbox, &mut looks);
                 }
                 (kind, look) = looks.next() => match kind {
                     Freshness::Light => {
@@ -136,15 +132,15 @@ impl Reporter {
                     }
                     Freshness::Full => self.report_look(look, vec![None], &mut memory, &mut outbox),
                 },
-                (said, result) = outbox.published() => {
-                    if tells_an_outcome(&said, &result) && let Some(guard) = &self.engine.guard {
+                (message, result) = outbox.published() => {
+                    if reports_an_outcome(&message, &result) && let Some(guard) = &self.engine.guard {
                         guard.stand_down();
                     }
-                    outbox.settle(said, result);
+                    outbox.note_result(message, result);
                 }
                 () = alarm::reached(retry_at) => outbox.retry_returned(),
-                // From here, since this loop goes round only where it is not wedged, and neither is the one thread of all
-                // tasks.
+                // Sent from here: this loop runs only while neither it nor the one thread of all
+                // tasks hangs.
                 () = self.notifier.alive_is_due() => self.notifier.alive(),
                 answer = next_plan(&mut plans) => outbox.queue(OutgoingMessage::Plan(answer)),
                 _ = self.stop.changed() => {
@@ -156,10 +152,25 @@ impl Reporter {
         }
     }
 
-    fn answer(&mut self, request: Request, memory: &mut Memory, outbox: &mut Outbox, looks: &mut Looks) {
+    /// Collects the facts and starts a full look; its result is reported.
+    fn begin_heartbeat(&self, memory: &mut ReporterMemory, outbox: &mut Outbox, looks: &mut Looks) {
+        memory.facts = (self.collect_facts)();
+        // A look that is delayed by a hook does not delay the heartbeat.
+        if !looks.start_full(|| self.look(Freshness::Full)) {
+            outbox.queue(self.with_conflict(self.status(memory, None), memory));
+        }
+    }
+
+    fn answer(
+        &mut self,
+        request: Request,
+        memory: &mut ReporterMemory,
+        outbox: &mut Outbox,
+        looks: &mut Looks,
+    ) {
         self.report_announcements(memory, outbox);
         match request {
-            // Taken care of where plans are.
+            // Handled in `run`.
             Request::Plan { .. } => {}
             Request::Ping { id } => looks.ask_light(id, || self.look(Freshness::Light)),
             Request::Accepted { id, serial } => {
@@ -172,7 +183,7 @@ impl Reporter {
                 };
                 if busy {
                     let mut status = self.status(memory, id);
-                    // What was accepted is newer than what the reconciler is at.
+                    // The accepted state is newer than the one that the reconciler applies.
                     let desired = self.engine.ledger.desired();
                     status.generation = desired.generation;
                     status.desired_apps = Some(desired.apps.clone());
@@ -202,25 +213,30 @@ impl Reporter {
         }
     }
 
-    /// What was announced before the present moment goes out before what is said now.
-    fn report_announcements(&mut self, memory: &mut Memory, outbox: &mut Outbox) {
+    /// Queues earlier announcements, so that they are sent before what follows.
+    fn report_announcements(&mut self, memory: &mut ReporterMemory, outbox: &mut Outbox) {
         while let Ok(announcement) = self.announcements.try_recv() {
             self.report_announcement(announcement, memory, outbox);
         }
     }
 
-    fn report_announcement(&mut self, announcement: Announcement, memory: &mut Memory, outbox: &mut Outbox) {
+    fn report_announcement(
+        &mut self,
+        announcement: Announcement,
+        memory: &mut ReporterMemory,
+        outbox: &mut Outbox,
+    ) {
         let Announcement { state, reply_to } = announcement;
         self.bind_topics(&state);
         outbox.queue(self.status_of(&state, memory, reply_to));
     }
 
-    fn report_connection(&mut self, memory: &mut Memory, outbox: &mut Outbox) {
+    fn report_connection(&mut self, memory: &mut ReporterMemory, outbox: &mut Outbox) {
         let link = self.link.borrow_and_update().clone();
         let (epoch, contested) = match link {
             LinkState::Up { epoch } => (epoch, false),
             LinkState::Contested { epoch, .. } => (epoch, true),
-            // Of a connection that consumes nothing there is nothing to answer.
+            // A connection that does not consume has no messages to answer.
             LinkState::Clone { .. } => (memory.epoch, true),
             LinkState::Down { .. } => return,
         };
@@ -236,8 +252,8 @@ impl Reporter {
         }
     }
 
-    /// Says so where another host has the same id. An answer is left as it is: it tells of what was asked.
-    fn with_conflict(&self, mut status: Status, memory: &Memory) -> Status {
+    /// Adds an error if another host has the same id. Answers stay unchanged.
+    fn with_conflict(&self, mut status: Status, memory: &ReporterMemory) -> Status {
         if status.reply_to.is_some() {
             return status;
         }
@@ -267,7 +283,7 @@ impl Reporter {
         status
     }
 
-    /// Looks at the host, unless it is being changed.
+    /// Observes the host, unless it is being changed.
     fn look(&self, freshness: Freshness) -> Looking {
         let before = self.state.borrow().clone();
         let engine = self.engine.clone();
@@ -285,19 +301,19 @@ impl Reporter {
         })
     }
 
-    /// Reports what a look has shown. Drift wakes the reconciler, and the status says `converging`: it is
-    /// about to.
+    /// Reports the result of a look. Drift wakes the reconciler, and the status says `converging`,
+    /// because the reconciler is about to begin.
     fn report_look(
         &mut self,
         look: Look,
         answers: Vec<Option<String>>,
-        memory: &mut Memory,
+        memory: &mut ReporterMemory,
         outbox: &mut Outbox,
     ) {
         self.report_announcements(memory, outbox);
         let mut state = self.state.borrow().clone();
         match look.observed {
-            // The host has been changed since: what the reconciler says of it is newer.
+            // The host was changed since: the reconciler's state is newer.
             _ if state.announced != look.announced => {}
             None => {}
             Some(Ok(observed)) => {
@@ -347,13 +363,13 @@ impl Reporter {
         )
     }
 
-    fn status(&self, memory: &Memory, reply_to: Option<String>) -> Status {
+    fn status(&self, memory: &ReporterMemory, reply_to: Option<String>) -> Status {
         let state = self.state.borrow().clone();
         self.status_of(&state, memory, reply_to)
     }
 
-    fn status_of(&self, state: &HostState, memory: &Memory, reply_to: Option<String>) -> Status {
-        let particulars = status::Particulars {
+    fn status_of(&self, state: &HostState, memory: &ReporterMemory, reply_to: Option<String>) -> Status {
+        let particulars = status::StatusDetails {
             host_id: &self.host_id,
             boot_id: &self.boot_id,
             facts: &memory.facts,
@@ -380,10 +396,10 @@ impl Reporter {
     }
 }
 
-/// Answers to `plan` in the making.
+/// Answers to `plan` that are being made.
 type Plans = FuturesUnordered<BoxFuture<'static, PlanAnswer>>;
 
-/// At most; each looks at the whole host.
+/// Maximum of plans at a time; each observes the whole host.
 const MAX_PLANS: usize = 4;
 
 /// Pending while there is none.
@@ -394,36 +410,37 @@ async fn next_plan(plans: &mut Plans) -> PlanAnswer {
     }
 }
 
-/// Whether the broker has taken news of how things ended. (That no master listens is not the agent's fault.)
-fn tells_an_outcome(said: &OutgoingMessage, result: &Result<(), PublishError>) -> bool {
+/// Whether the broker has received the outcome of a convergence. (A missing master is no failure of
+/// the agent.)
+fn reports_an_outcome(message: &OutgoingMessage, result: &Result<(), PublishError>) -> bool {
     let reached = matches!(result, Ok(()) | Err(PublishError::Unroutable));
-    let is_outcome = match said {
+    let is_outcome = match message {
         OutgoingMessage::Status(status) => status.status != protocol::State::Converging,
         OutgoingMessage::Plan(_) => false,
     };
     reached && is_outcome
 }
 
-struct Memory {
+struct ReporterMemory {
     started: Instant,
     facts: Facts,
     last_rejected: Option<Rejected>,
     epoch: u64,
-    /// The last status about the connection said that another host has our id.
+    /// The last status about the connection reported a duplicate host id.
     contested: bool,
 }
 
-/// At a random phase, so that a fleet that was started together does not beat together.
+/// At a random phase, so that hosts that were started together do not send together.
 fn first_heartbeat(period: Duration) -> Instant {
     Instant::now() + period.mul_f64(fastrand::f64())
 }
 
-/// One period after the last was due: the mean stays, however late one may be.
+/// One period after the last was due, so that a late heartbeat does not shift the next ones.
 fn next_heartbeat(last_due: Instant, period: Duration) -> Instant {
     let next = last_due + period;
     match next > Instant::now() {
         true => next,
-        // The host was asleep, or the thread held up.
+        // The host was suspended, or the thread was blocked.
         false => Instant::now() + period,
     }
 }

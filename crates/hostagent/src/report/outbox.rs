@@ -1,4 +1,4 @@
-//! Statuses, and answers to `plan`, on their way out.
+//! The queue of outgoing messages: statuses, and answers to `plan`.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -17,7 +17,7 @@ pub enum OutgoingMessage {
 }
 
 impl OutgoingMessage {
-    /// Whether somebody waits for it by the id of a message.
+    /// Whether it answers a message by its `id`.
     fn is_answer(&self) -> bool {
         match self {
             Self::Status(status) => status.reply_to.is_some(),
@@ -38,29 +38,31 @@ pub struct Outbox {
     waiting: VecDeque<OutgoingMessage>,
     /// One at a time, so that statuses arrive in order.
     publishing: Option<Publishing>,
-    /// What came back because no master was bound, or the broker refused it: answers, and the newest of all else. It goes with
-    /// the next one, or by itself.
+    /// Messages that no master was bound for, or that the broker refused: all answers, and the
+    /// newest other message. They are sent with the next message, or at `retry`.
     returned: VecDeque<OutgoingMessage>,
-    /// When it goes by itself, and the pause before that.
+    /// When returned messages are sent again without a new one.
     retry: Option<Instant>,
+    /// Before that.
     pause: Duration,
-    /// Known, and logged once, until a master is there again.
+    /// The last message was returned; logged once, until a master takes messages again.
     without_master: bool,
     seq: u64,
 }
 
-/// Statuses that wait for the broker, at most; beyond it the oldest are dropped: the newest says all that
-/// they message.
+/// Maximum of messages that wait for the broker. Beyond it the oldest are dropped: the newest
+/// status replaces them.
 const MAX_WAITING: usize = 32;
 
-/// The same for what came back.
+/// Maximum of returned messages.
 const MAX_RETURNED: usize = 8;
 
-/// Pause before what came back is sent again, if nothing else is to be message before; doubled with each try up to the second.
+/// Pause before returned messages are sent again, if no new message is sent before. It doubles with
+/// each attempt, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// How long the agent's end waits for the broker to take the last status.
+/// How long the agent waits at its end for the broker to take the last status.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
 
 impl Default for Outbox {
@@ -85,12 +87,12 @@ impl Outbox {
         self.waiting.drain(..beyond);
     }
 
-    /// When to send again what has come back, if anything has.
+    /// When to send returned messages again, if there are any.
     pub fn retry_at(&self) -> Option<Instant> {
         self.retry
     }
 
-    /// It is older than what waits by now.
+    /// Queues returned messages first: they are older than those that wait.
     pub fn retry_returned(&mut self) {
         self.retry = None;
         for message in self.returned.drain(..).rev() {
@@ -98,8 +100,8 @@ impl Outbox {
         }
     }
 
-    /// After a time without the broker: drops what waits, since the status of the new connection says it
-    /// all, and gives the newest message that still waits for its answer.
+    /// After a time without the broker: drops the waiting messages, because the status of the new
+    /// connection replaces them. Returns the `id` of the newest message without an answer.
     pub fn merge_waiting(&mut self) -> Option<String> {
         self.retry_returned();
         let unanswered = |message| match message {
@@ -116,7 +118,7 @@ impl Outbox {
         if let Some(mut message) = self.waiting.pop_front() {
             let body = match &mut message {
                 OutgoingMessage::Status(status) => {
-                    // What is sent again is no newer for that.
+                    // A message that is sent again keeps its number.
                     if status.seq == 0 {
                         self.seq += 1;
                         status.seq = self.seq;
@@ -133,7 +135,7 @@ impl Outbox {
         }
     }
 
-    /// Pending while nothing is on its way. Cancel-safe: the future stays here.
+    /// Pending while nothing is being published. Cancel-safe: the future stays here.
     pub async fn published(&mut self) -> (OutgoingMessage, Result<(), PublishError>) {
         match &mut self.publishing {
             Some(publishing) => publishing.await,
@@ -141,7 +143,7 @@ impl Outbox {
         }
     }
 
-    pub fn settle(&mut self, message: OutgoingMessage, result: Result<(), PublishError>) {
+    pub fn note_result(&mut self, message: OutgoingMessage, result: Result<(), PublishError>) {
         self.publishing = None;
         match result {
             Ok(()) => {
@@ -154,7 +156,7 @@ impl Outbox {
                     self.returned.retain(OutgoingMessage::is_answer);
                 }
             }
-            // Its turn comes with the next connection.
+            // It is sent on the next connection.
             Err(PublishError::Disconnected) => self.waiting.push_front(message),
             Err(error @ (PublishError::Unroutable | PublishError::Refused)) => {
                 if !self.without_master {
@@ -177,7 +179,7 @@ impl Outbox {
         }
     }
 
-    /// What can be message before the agent ends, within a moment.
+    /// Sends what the broker takes within [`DRAIN_DEADLINE`], before the agent ends.
     pub async fn drain(&mut self, publisher: &Publisher) {
         self.retry_returned();
         let all = async {
@@ -185,14 +187,14 @@ impl Outbox {
                 self.publish_next(publisher);
                 let (message, result) = self.published().await;
                 let disconnected = result == Err(PublishError::Disconnected);
-                self.settle(message, result);
+                self.note_result(message, result);
                 if disconnected {
                     return;
                 }
             }
         };
         if tokio::time::timeout(DRAIN_DEADLINE, all).await.is_err() {
-            tracing::debug!("the broker is away: the last status was not sent");
+            tracing::debug!("the broker is unavailable; the last status was not sent");
         }
     }
 }

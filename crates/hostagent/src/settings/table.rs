@@ -34,7 +34,7 @@ const TIB: u64 = 1 << 40;
         connection_retry_period: Duration = "5", Kind::Seconds { min: 1, max: 300 };
         /// Folder of downloaded packages.
         app_cache_dir: PathBuf = "/var/cache/pf9apps", Kind::Path;
-        /// Folder of the agent's state: desired state, journal, managed applications.
+        /// Folder of the agent's state: desired state, progress of applications, managed applications.
         state_dir: PathBuf = "/var/lib/hostagent", Kind::Path;
         /// Folder to use as the host's `/`: packages, services and the two folders above are below it.
         root: PathBuf = "/", Kind::Path;

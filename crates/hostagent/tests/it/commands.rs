@@ -267,8 +267,8 @@ fn a_host_of_which_nothing_is_known_to_be_desired_is_not_said_to_be_ok() {
             fs::rename(&desired, &place).unwrap();
         }
         let expected = format!(
-            "web-1: no desired state is known\n  it was damaged: {}. Nothing is changed until the master's next \
-             set_config brings it back\n",
+            "web-1: no desired state is known\n  it was damaged: {}. Nothing is changed until the master sends \
+             the next set_config\n",
             place.display()
         );
         assert_eq!(status(), (Some(3), expected));

@@ -11,6 +11,10 @@ use serde_json::json;
 
 use crate::agent_upgrade::{NO_AGENT, assert_brought_back, publish_what_is_installed};
 
+/// No change is in progress, no upgrade is watched, and dpkg has nothing to repair.
+const NOTHING_IS_LEFT: &str = "hostagent journal | grep -q 'No change is in progress' && \
+    ! [ -e /var/lib/hostagent/guard.json ] && [ -z \"$(dpkg --audit)\" ]";
+
 /// Where the upgrade is when the power goes.
 #[derive(Debug, Clone, Copy)]
 enum Point {
@@ -78,9 +82,7 @@ async fn a_power_cut_at_any_point_of_the_agents_upgrade_delays_it_and_nothing_el
         let loaded = host.machine.sh(&format!("cat /run/{app}.loaded")).unwrap();
         assert!(loaded.contains(version), "{point:?}: {loaded}");
         // Nothing is left that says an upgrade is under way, and nobody who would undo it.
-        host.until("cd /var/lib/hostagent; ! [ -e journal.json ] && ! [ -e guard.json ] && [ -z \"$(dpkg --audit)\" ]")
-            .await
-            .unwrap();
+        host.until(NOTHING_IS_LEFT).await.unwrap();
         host.until(
             "! systemctl is-active -q hostagent-guard && ! [ -e /etc/systemd/system/hostagent-guard.service ] && \
              ! systemctl list-units --all | grep -q hostagent-run",
@@ -122,11 +124,7 @@ async fn a_power_cut_in_the_upgrade_to_a_bad_agent_does_not_leave_the_host_witho
     )
     .await
     .unwrap();
-    host.until(
-        "cd /var/lib/hostagent; ! [ -e journal.json ] && ! [ -e guard.json ] && [ -z \"$(dpkg --audit)\" ]",
-    )
-    .await
-    .unwrap();
+    host.until(NOTHING_IS_LEFT).await.unwrap();
     // And it takes orders as before, after a boot that no guard is part of.
     host.reboot().unwrap();
     publish_what_is_installed(&mut world, &host, &id).await;

@@ -1,11 +1,11 @@
-//! What apt prints, understood.
+//! Parses the output of apt.
 
 use crate::packages::offers::Offer;
 use crate::{PackageVersion, Simulation, Transaction};
 
 /// What repositories offer, by the version table of `apt-cache policy`: `VERSION PRIORITY` a line,
-/// indented by five characters, and below it deeper ones `PRIORITY SOURCE`. What only the database
-/// of installed packages has is no offer.
+/// indented by five characters, and below it deeper ones `PRIORITY SOURCE`. A version that only the
+/// local database has is not an offer.
 pub fn policy_offers(output: &str, package: &str) -> Vec<Offer> {
     let mut offers: Vec<(Offer, bool)> = Vec::new();
     let lines = output
@@ -58,7 +58,7 @@ pub fn simulation(output: &str, transaction: &Transaction) -> Simulation {
     simulation
 }
 
-/// What apt has dpkg, and so maintainer scripts, look for programs in (`DPkg::Path`).
+/// The PATH that apt sets for dpkg and maintainer scripts (`DPkg::Path`).
 pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 #[cfg(test)]

@@ -10,33 +10,33 @@ use super::stanzas::Stanzas;
 use crate::packages::APPLICATION_MARK;
 use crate::{InstalledPackage, PackagesByName};
 
-/// How a package came to be neither installed nor gone.
+/// Why a package is neither installed nor removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Breakage {
-    /// Unpacking or removing it was cut short: it must be installed anew, or removed.
+    /// Unpacking or removing it was interrupted: it must be reinstalled, or removed.
     HalfInstalled,
-    /// Waits for its turn to be configured.
+    /// Unpacked, and not configured yet.
     Unpacked,
-    /// Its configuration began and did not end well.
+    /// Its configuration failed or was interrupted.
     HalfConfigured,
 }
 
 /// The packages that are installed, or half so.
 #[derive(Debug, Default)]
-pub struct Database {
+pub struct DpkgDatabase {
     pub packages: PackagesByName,
     pub broken: BTreeMap<String, Breakage>,
     /// Removed, but for their configuration files.
     pub remains: BTreeSet<String>,
-    /// Installed, and noted as to be removed.
+    /// Installed, and marked for removal.
     pub unwanted: BTreeSet<String>,
-    /// dpkg did not end in order (or is at work just now).
+    /// dpkg was interrupted, or is running.
     pub interrupted: bool,
 }
 
 /// Reads the database in the folder `admin` (`/var/lib/dpkg`).
-pub fn read(admin: &Path) -> io::Result<Database> {
-    let mut database = Database::default();
+pub fn read(admin: &Path) -> io::Result<DpkgDatabase> {
+    let mut database = DpkgDatabase::default();
     scan(
         BufReader::with_capacity(64 * 1024, File::open(admin.join("status"))?),
         &mut database,
@@ -45,7 +45,7 @@ pub fn read(admin: &Path) -> io::Result<Database> {
         database.interrupted = true;
         match File::open(&update) {
             Ok(file) => scan(BufReader::new(file), &mut database)?,
-            // A dpkg at work has just merged it.
+            // A running dpkg has just merged it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
@@ -76,12 +76,12 @@ fn pending_updates(admin: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(updates)
 }
 
-/// Of a stanza, those that count.
+/// The fields of a stanza that are read.
 const FIELDS: [&str; 5] = ["Package", "Status", "Version", "Architecture", "Provides"];
 
-/// Merges all stanzas of `reader` into `database`. What makes no sense is passed over: a foreign
-/// stanza must not hide the others.
-pub fn scan(reader: impl BufRead, database: &mut Database) -> io::Result<()> {
+/// Merges all stanzas of `reader` into `database`. Invalid stanzas are skipped, so that they do not
+/// hide the others.
+pub fn scan(reader: impl BufRead, database: &mut DpkgDatabase) -> io::Result<()> {
     let mut stanzas = Stanzas::new(reader, &FIELDS);
     while stanzas.advance()? {
         merge(&stanzas, database);
@@ -89,7 +89,7 @@ pub fn scan(reader: impl BufRead, database: &mut Database) -> io::Result<()> {
     Ok(())
 }
 
-fn merge(stanza: &Stanzas<impl BufRead>, database: &mut Database) {
+fn merge(stanza: &Stanzas<impl BufRead>, database: &mut DpkgDatabase) {
     let [package, status, version, architecture, provides] = [0, 1, 2, 3, 4].map(|index| stanza.value(index));
     if package.is_empty() {
         return;
@@ -98,7 +98,7 @@ fn merge(stanza: &Stanzas<impl BufRead>, database: &mut Database) {
     let name = text(package);
     let arch = text(architecture);
     // Where two architectures of a package are allowed at all, they are at the same version: one
-    // entry serves both. A broken one counts, one that is gone does not.
+    // entry serves both. If one is broken, the entry is; a removed one does not count.
     let other_arch = database.packages.get(&name).filter(|other| other.arch != arch);
     let other_counts = other_arch.map(|other| other.broken);
     // WANT FLAG STATE
@@ -162,8 +162,8 @@ fn names_in(relations: &[u8]) -> impl Iterator<Item = &[u8]> {
 mod tests {
     use super::*;
 
-    fn scanned(text: impl AsRef<[u8]>) -> Database {
-        let mut database = Database::default();
+    fn scanned(text: impl AsRef<[u8]>) -> DpkgDatabase {
+        let mut database = DpkgDatabase::default();
         scan(text.as_ref(), &mut database).unwrap();
         database
     }

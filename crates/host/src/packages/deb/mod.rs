@@ -30,29 +30,29 @@ pub(super) mod package_file;
 mod stanzas;
 
 use apt::{policy_offers, simulation};
-use database::{Breakage, Database};
+use database::{Breakage, DpkgDatabase};
 
 /// A line for each file of a large package, or for each package of a large change.
 const QUERY_CAP: usize = 64 * 1024 * 1024;
 const ADMIN_FOLDER: &str = "/var/lib/dpkg";
 /// Where apt keeps the lists of what repositories offer.
 const APT_LISTS: &str = "/var/lib/apt/lists";
-/// Has dpkg bring back configuration files that were deleted.
+/// Makes dpkg restore configuration files that were deleted.
 const RESTORE_CONFFILES: &str = "--force-confmiss";
-/// Of a package manager's output the end says why it failed.
+/// The end of a package manager's output says why it failed.
 const LOG_CAP: usize = 64 * 1024;
 /// Queries: they read, and never wait.
 const QUERY_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The database beside its packages, which are handed out.
-type Snapshot = (Arc<Database>, Arc<InstalledPackages>);
+type DpkgSnapshot = (Arc<DpkgDatabase>, Arc<InstalledPackages>);
 
 /// A host or sandbox with dpkg.
 pub struct Deb {
     root: Root,
     admin: PathBuf,
     deadline: Duration,
-    cache: Cache<Snapshot>,
+    cache: Cache<DpkgSnapshot>,
     units: Option<Arc<OwnUnits>>,
     runner: Option<Arc<Runner>>,
     native_arch: OnceCell<String>,
@@ -63,7 +63,7 @@ pub struct Deb {
 
 /// The program that makes a change on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Maker {
+enum ChangeProgram {
     Apt,
     Dpkg,
 }
@@ -95,7 +95,7 @@ impl Deb {
     }
 
     /// The database; read anew only if its files have changed.
-    fn database(&self) -> Result<Snapshot, HostError> {
+    fn database(&self) -> Result<DpkgSnapshot, HostError> {
         let stamp = Stamp::of(&self.database_paths());
         if let Some(snapshot) = self.cache.get(&stamp) {
             return Ok(snapshot);
@@ -215,7 +215,7 @@ impl Deb {
             .args(["--force-remove-reinstreq", "--remove", "--"])
     }
 
-    /// Without removals of what is not there.
+    /// Without removals of packages that are not installed.
     fn still_to_do(&self, transaction: &Transaction) -> Result<Transaction, HostError> {
         let (_, installed) = self.database()?;
         let mut transaction = transaction.clone();
@@ -227,7 +227,7 @@ impl Deb {
     async fn simulate_apt(&self, transaction: &Transaction) -> Result<Simulation, FailedRun> {
         let doing = format!("dry run of {}", describe(transaction));
         let apt_get = self.apt_transaction(transaction, &["--simulate"]).await;
-        // A query: a killed agent need not find out how it ended.
+        // A query: after a crash of the agent its result is not needed.
         let apt_get = apt_get
             .map_err(FailedRun::before_start)?
             .by_runner(self.runner.as_ref())
@@ -236,23 +236,22 @@ impl Deb {
         Ok(simulation(&output.stdout_text(), transaction))
     }
 
-    /// Which program makes this change on the host, and what it would do besides.
-    async fn resolve(&self, transaction: &Transaction) -> Result<(Simulation, Maker), FailedRun> {
+    /// The program that makes this change on the host, and what else it would change.
+    async fn resolve(&self, transaction: &Transaction) -> Result<(Simulation, ChangeProgram), FailedRun> {
         let refused = match self.simulate_apt(transaction).await {
-            Ok(simulation) => return Ok((simulation, Maker::Apt)),
+            Ok(simulation) => return Ok((simulation, ChangeProgram::Apt)),
             Err(failed) => failed,
         };
         let is_refusal = refused.touched_nothing && refused.error.category != Category::Locked;
         if !transaction.install.is_empty() || !is_refusal {
             return Err(refused);
         }
-        // apt refuses all work beside a package that is half-installed or lacks a dependency,
-        // whoever installed it.
+        // apt refuses every change while any package is half-installed or lacks a dependency.
         let doing = format!("dry run of {}", describe(transaction));
         match self.run_dpkg(transaction, &["--no-act"], &doing).await {
             Ok(()) => {
                 tracing::warn!(error = %refused.error, "using dpkg for a removal that apt refuses because of other packages");
-                Ok((Simulation::default(), Maker::Dpkg))
+                Ok((Simulation::default(), ChangeProgram::Dpkg))
             }
             Err(_) => Err(refused),
         }
@@ -260,20 +259,20 @@ impl Deb {
 
     async fn run(&self, transaction: &Transaction) -> Result<(), FailedRun> {
         let doing = describe(transaction);
-        let maker = if !self.root.is_host() || self.avoids_hung_script(transaction).await? {
-            Maker::Dpkg
+        let program = if !self.root.is_host() || self.avoids_hung_script(transaction).await? {
+            ChangeProgram::Dpkg
         } else if transaction.remove.is_empty() {
-            Maker::Apt
+            ChangeProgram::Apt
         } else {
-            let (simulation, maker) = self.resolve(transaction).await?;
+            let (simulation, program) = self.resolve(transaction).await?;
             simulation
                 .refuse_removals(transaction)
                 .map_err(FailedRun::before_start)?;
-            maker
+            program
         };
-        match maker {
-            Maker::Apt => {
-                // To make room for something, apt would remove what nobody asked it to.
+        match program {
+            ChangeProgram::Apt => {
+                // Otherwise apt may remove other packages to satisfy dependencies.
                 let mode: &[&str] = if transaction.remove.is_empty() {
                     &["--no-remove"]
                 } else {
@@ -284,12 +283,12 @@ impl Deb {
                     .await
                     .map(|_| ())
             }
-            Maker::Dpkg => self.run_dpkg(transaction, &[], &doing).await,
+            ChangeProgram::Dpkg => self.run_dpkg(transaction, &[], &doing).await,
         }
     }
 
-    /// Whether dpkg has to do this because apt, which configures all packages that are not, would
-    /// run a script again that has hung in another package.
+    /// Whether dpkg has to do this. apt configures all unconfigured packages, and so would run a
+    /// script again that has hung in another package.
     async fn avoids_hung_script(&self, transaction: &Transaction) -> Result<bool, FailedRun> {
         let hung = self.hung.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if hung.is_empty() || local_files(transaction).is_err() {
@@ -311,7 +310,7 @@ impl Deb {
     }
 
     /// Remembers the packages whose scripts ran when a run was killed at its deadline.
-    fn note_hung(&self, database: &Database) {
+    fn note_hung(&self, database: &DpkgDatabase) {
         let ran = database
             .broken
             .iter()
@@ -394,7 +393,7 @@ impl Deb {
         }
     }
 
-    /// Names of what goes, as dpkg and apt take them.
+    /// Names of the packages to remove, as dpkg and apt accept them.
     async fn removals(&self, transaction: &Transaction) -> Result<Vec<String>, HostError> {
         let (_, installed) = self.database()?;
         let mut names = Vec::new();
@@ -404,9 +403,9 @@ impl Deb {
         Ok(names)
     }
 
-    /// Whether to bring back configuration files that were deleted: those of a package that is
-    /// removed but for its configuration files, unless an installed package changes in the same run
-    /// and lacks one. That one was somebody's decision.
+    /// Whether to restore configuration files that were deleted: those of a package that is removed
+    /// but for its configuration files, unless an installed package changes in the same run and
+    /// lacks one. That one was deleted on purpose.
     fn restores_conffiles(&self, transaction: &Transaction) -> Result<bool, HostError> {
         let (database, installed) = self.database()?;
         let names = || transaction.install.iter().map(Source::name);
@@ -420,8 +419,8 @@ impl Deb {
             && !names().any(|name| installed.contains(name) && lacks_one(name)))
     }
 
-    /// Refuses packages that have no room. Their lists of files are read only where that is in
-    /// doubt.
+    /// Refuses packages that do not fit on the disk. Their file lists are read only if that is
+    /// uncertain.
     async fn check_free_space(&self, transaction: &Transaction) -> Result<(), HostError> {
         let files = transaction.install.iter().filter_map(|source| match source {
             Source::File(file) => Some(file),
@@ -499,11 +498,10 @@ impl Packages for Deb {
         if before.broken.is_empty() && !before.interrupted {
             return Ok(());
         }
-        // No warning yet: it may be the work in progress of somebody else's dpkg, which holds the
-        // lock.
+        // No warning yet: another dpkg may be running, which holds the lock.
         tracing::info!(packages = ?before.broken, interrupted = before.interrupted, "repairing dpkg's database");
-        // Those that only wait for their turn come first: a script that hangs must not hold them
-        // up.
+        // Packages that only wait to be configured come first: a script that hangs must not delay
+        // them.
         let waiting: Vec<_> = before
             .broken
             .iter()
@@ -520,13 +518,12 @@ impl Packages for Deb {
             match run.map_err(|failed| HostError::from(failed.naming_holder(&self.locks()))) {
                 Ok(_) => {}
                 Err(locked) if locked.category == Category::Locked => return Err(locked),
-                // What hangs would hang again, for another deadline.
+                // The script would hang again until the next deadline.
                 Err(error) if error.category == Category::Timeout => {
                     tracing::warn!(%error, "package still broken; pending packages may be affected");
                     return Ok(());
                 }
-                // What stays broken shows in the database; it must not hold back the other
-                // packages.
+                // The database shows which packages stay broken; they must not block the others.
                 Err(error) => tracing::warn!(%error, "package still broken"),
             }
         }
@@ -583,7 +580,7 @@ impl Packages for Deb {
     }
 
     async fn is_new_here(&self, source: &Source) -> Result<bool, HostError> {
-        // Of what apt has yet to fetch nobody knows which files it would bring.
+        // The files of a package that apt has not fetched yet are unknown.
         let Source::File(file) = source else {
             return Ok(false);
         };
@@ -614,7 +611,7 @@ impl Packages for Deb {
             .dpkg()
             .arg("--set-selections")
             .stdin(format!("{package} install\n"));
-        run(select, &format!("noting that {package} stays")).await?;
+        run(select, &format!("clearing the removal mark of {package}")).await?;
         Ok(())
     }
 
@@ -639,7 +636,7 @@ impl Packages for Deb {
                 format!("package {package} is not installed"),
             ));
         };
-        // Packages that may be there for several architectures at once have theirs in the name.
+        // The list of a multi-arch package has the architecture in its name.
         let info = self.admin.join("info");
         let lists = [
             info.join(format!("{package}.list")),
@@ -662,7 +659,7 @@ impl Packages for Deb {
             .collect())
     }
 
-    /// Lists of files are read without a child process: nothing is cheaper together.
+    /// File lists are read without a child process, so reading them together is not cheaper.
     async fn shipped_files_of(
         &self,
         _packages: &[&str],

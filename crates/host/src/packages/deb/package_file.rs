@@ -1,4 +1,4 @@
-//! What a Debian package file says of itself.
+//! The metadata of a Debian package file.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -17,7 +17,7 @@ const HEADER_LEN: usize = 60;
 /// Where a member's header has its size, in decimal.
 const SIZE: std::ops::Range<usize> = 48..58;
 
-pub struct Control {
+pub struct ControlFields {
     pub name: String,
     /// Full version.
     pub version: String,
@@ -26,13 +26,13 @@ pub struct Control {
     pub installed_size: u64,
 }
 
-/// Reads it, if the file is whole.
-pub async fn read(file: &Path) -> Result<Control, HostError> {
+/// Reads the control fields. An incomplete file is an error.
+pub async fn read(file: &Path) -> Result<ControlFields, HostError> {
     let not_usable = |why: &str| {
         let file = file.display();
         HostError::new(
             Category::Verification,
-            format!("{file} is no Debian package: {why}"),
+            format!("{file} is not a Debian package: {why}"),
         )
     };
     check_whole(file).map_err(|why| not_usable(&why))?;
@@ -47,7 +47,7 @@ pub async fn read(file: &Path) -> Result<Control, HostError> {
     let (name, version, arch, size) = (field(), field(), field(), field());
     check_name(&name).map_err(|error| not_usable(&error.message))?;
     check_version(&version).map_err(|error| not_usable(&error.message))?;
-    Ok(Control {
+    Ok(ControlFields {
         name,
         version,
         arch,
@@ -83,7 +83,7 @@ pub fn listed_conffiles(text: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Any exit code will do, but not a dpkg-deb that was killed: it says nothing of the file.
+/// Runs `dpkg-deb`. Any exit code is an answer; a killed `dpkg-deb` says nothing about the file.
 async fn ask(dpkg_deb: Command) -> Result<Output, HostError> {
     let dpkg_deb = dpkg_deb.deadline(QUERY_DEADLINE);
     let output = dpkg_deb.run_any_exit().await.map_err(HostError::from)?;
@@ -97,17 +97,17 @@ async fn ask(dpkg_deb: Command) -> Result<Output, HostError> {
 }
 
 /// Whether every member is there to its last byte. `dpkg-deb --show` reads no further than the
-/// control file, and dpkg's dry run neither: that a file was cut short would only be seen in
-/// mid-installation.
+/// control file, and dpkg's dry run neither: a truncated file would fail only during the
+/// installation.
 fn check_whole(file: &Path) -> Result<(), String> {
     let whole = File::open(file).and_then(is_whole);
     match whole.map_err(|error| error.to_string())? {
         true => Ok(()),
-        false => Err("it is cut short, or no archive at all".to_owned()),
+        false => Err("it is truncated, or not an archive".to_owned()),
     }
 }
 
-/// The same, of an archive that is open.
+/// The same for an open archive.
 pub fn is_whole(mut file: impl Read + Seek) -> io::Result<bool> {
     let len = file.seek(SeekFrom::End(0))?;
     file.rewind()?;

@@ -22,7 +22,7 @@ impl<R: BufRead> Stanzas<R> {
         }
     }
 
-    /// Goes to the next stanza; `false`: there is none. A line that makes no sense is passed over.
+    /// Goes to the next stanza; `false`: there is none. Invalid lines are skipped.
     pub fn advance(&mut self) -> io::Result<bool> {
         self.values.iter_mut().for_each(Vec::clear);
         let mut is_begun = false;

@@ -16,14 +16,14 @@ pub struct Superseded {
 }
 
 #[derive(Debug, Default)]
-pub struct Database {
+pub struct RpmDatabase {
     pub packages: PackagesByName,
-    /// What a killed upgrade left.
+    /// Left by a killed upgrade.
     pub superseded: Vec<Superseded>,
 }
 
 /// Reads the lines of `entries`; `applications`: names of those that provide the mark, one a line.
-pub fn parse(entries: &str, applications: &str) -> Database {
+pub fn parse(entries: &str, applications: &str) -> RpmDatabase {
     let applications: BTreeSet<&str> = applications.lines().collect();
     let mut by_package: BTreeMap<(&str, &str), Vec<(u64, &str)>> = BTreeMap::new();
     for line in entries.lines() {
@@ -40,7 +40,7 @@ pub fn parse(entries: &str, applications: &str) -> Database {
                 .push((instance, version));
         }
     }
-    let mut database = Database::default();
+    let mut database = RpmDatabase::default();
     for ((name, arch), mut entries) in by_package {
         entries.sort_unstable();
         let Some((_, version)) = entries.pop() else {
@@ -78,7 +78,7 @@ fn may_coexist(name: &str) -> bool {
     name == "gpg-pubkey" || name.starts_with("kernel") || name.starts_with("kmod-")
 }
 
-/// As rpm itself shows versions: an epoch of 0 is none.
+/// As rpm itself prints versions: without an epoch of 0.
 pub fn without_zero_epoch(version: &str) -> &str {
     version.strip_prefix("0:").unwrap_or(version)
 }

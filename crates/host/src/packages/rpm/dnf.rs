@@ -1,4 +1,4 @@
-//! dnf, and yum before it: what they are told, and what they print.
+//! dnf and its predecessor yum: their arguments and their output.
 
 use std::cmp::Ordering;
 use std::ffi::OsString;
@@ -7,22 +7,22 @@ use super::database::without_zero_epoch;
 use crate::packages::{compare_versions, is_installed};
 use crate::{Family, InstalledPackages, PackageVersion, Simulation, Source, Transaction};
 
-/// What resolves dependencies.
+/// The program that resolves dependencies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tool {
+pub enum DnfTool {
     Dnf,
     /// Up to RHEL 7.
     Yum,
 }
 
-impl Tool {
+impl DnfTool {
     pub fn of_host() -> Self {
         if is_installed("dnf") { Self::Dnf } else { Self::Yum }
     }
 }
 
-/// What to tell it to do with `source`: `install`, `downgrade` or `reinstall`.
-pub fn verb_for(tool: Tool, source: &Source, installed: &InstalledPackages) -> &'static str {
+/// The verb for `source`: `install`, `downgrade` or `reinstall`.
+pub fn verb_for(tool: DnfTool, source: &Source, installed: &InstalledPackages) -> &'static str {
     let (name, version) = match source {
         Source::File(file) => (&file.name, &file.version),
         Source::Repository { name, version } => (name, version),
@@ -32,8 +32,8 @@ pub fn verb_for(tool: Tool, source: &Source, installed: &InstalledPackages) -> &
         .map(|now| compare_versions(Family::Rpm, version, now.version));
     match (order, tool) {
         (Some(Ordering::Equal), _) => "reinstall",
-        (Some(Ordering::Less), Tool::Yum) => "downgrade",
-        (Some(Ordering::Less), Tool::Dnf) | (Some(Ordering::Greater) | None, _) => "install",
+        (Some(Ordering::Less), DnfTool::Yum) => "downgrade",
+        (Some(Ordering::Less), DnfTool::Dnf) | (Some(Ordering::Greater) | None, _) => "install",
     }
 }
 
@@ -69,7 +69,7 @@ pub fn yum_versions(output: &str, package: &str) -> Vec<String> {
         .collect()
 }
 
-/// Whether dnf got as far as to show what it would do.
+/// Whether dnf has printed its plan.
 pub fn is_plan(output: &str) -> bool {
     output
         .lines()

@@ -27,16 +27,16 @@ use crate::{
 mod database;
 mod dnf;
 
-use database::{Database, ENTRY_FORMAT, without_zero_epoch};
-use dnf::{Tool, argument, repoquery_versions, verb_for, yum_versions};
+use database::{ENTRY_FORMAT, RpmDatabase, without_zero_epoch};
+use dnf::{DnfTool, argument, repoquery_versions, verb_for, yum_versions};
 
 /// Where distributions keep the database: Fedora and SUSE, and all others.
 const DATABASE_FOLDERS: [&str; 2] = ["/usr/lib/sysimage/rpm", "/var/lib/rpm"];
 /// One of these is the database, by rpm's back ends: sqlite and its journal, ndb, Berkeley DB.
 const DATABASE_FILES: [&str; 4] = ["rpmdb.sqlite", "rpmdb.sqlite-wal", "Packages.db", "Packages"];
-/// In the database's folder; of dnf's own lock it says itself who holds it.
+/// In the database's folder; dnf itself reports the holder of its own lock.
 const RPM_LOCKS: [&str; 1] = [".rpm.lock"];
-/// First bytes of a package. A file without them rpm takes for a list of packages to fetch.
+/// First bytes of a package. rpm reads a file without them as a list of packages to fetch.
 const MAGIC: [u8; 4] = [0xED, 0xAB, 0xEE, 0xDB];
 /// Where dnf 4 and dnf 5 keep what repositories offer.
 const METADATA_FOLDERS: [&str; 2] = ["/var/cache/dnf", "/var/cache/libdnf5"];
@@ -46,14 +46,14 @@ const QUERY_CAP: usize = 16 * 1024 * 1024;
 const QUERY_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The database beside its packages, which are handed out.
-type Snapshot = (Arc<Database>, Arc<InstalledPackages>);
+type RpmSnapshot = (Arc<RpmDatabase>, Arc<InstalledPackages>);
 
 /// A host or sandbox with rpm.
 pub struct Rpm {
     root: Root,
     folder: PathBuf,
     deadline: Duration,
-    cache: Cache<Snapshot>,
+    cache: Cache<RpmSnapshot>,
     units: Option<Arc<OwnUnits>>,
     runner: Option<Arc<Runner>>,
     refreshes: Refreshes,
@@ -83,7 +83,7 @@ impl Rpm {
     }
 
     /// The database; asked for anew only if its files have changed.
-    async fn database(&self) -> Result<Snapshot, HostError> {
+    async fn database(&self) -> Result<RpmSnapshot, HostError> {
         let stamp = Stamp::of(&self.database_paths());
         if let Some(snapshot) = self.cache.get(&stamp) {
             return Ok(snapshot);
@@ -107,7 +107,7 @@ impl Rpm {
         match output.success() {
             true => Ok(output.stdout_text()),
             false if output.stdout_text().starts_with("no package provides") => Ok(String::new()),
-            // To take applications for other packages would be to lose them.
+            // Without this answer, applications would be taken for other packages.
             false => {
                 let failure = query.failure(&output);
                 Err(HostError::new(Category::Host, failure.to_string()).with_source(failure))
@@ -157,13 +157,14 @@ impl Rpm {
             .env("NEEDRESTART_MODE", "l")
     }
 
-    /// All `files` come in one run, newer, older or the same. `mode`: nothing, or `--test`.
+    /// Installs all `files` in one run: newer, older or the same version. `mode`: nothing, or
+    /// `--test`.
     fn rpm_install(&self, mode: &[&str], files: Vec<PathBuf>) -> Command {
         let rpm = self
             .rpm()
             .args(["--upgrade", "--oldpackage", "--replacepkgs"])
             .args(mode);
-        // rpm would fetch what a list names, and take a file's name for a pattern.
+        // Otherwise rpm would fetch the packages of a list, and read a file's name as a pattern.
         let rpm = rpm.args(["--nomanifest", "--noglob"]);
         let rpm = match self.root.is_host() {
             true => rpm,
@@ -174,7 +175,7 @@ impl Rpm {
         rpm.arg("--").args(files)
     }
 
-    /// Fails where another package depends on one that goes; dnf would take that away as well.
+    /// Fails if another package depends on a removed one; dnf would remove that as well.
     fn rpm_remove(&self, mode: &[&str], names: &[String]) -> Command {
         self.rpm()
             .args(["--erase", "--allmatches"])
@@ -187,18 +188,18 @@ impl Rpm {
         (!transaction.remove.is_empty()).then(|| self.rpm_remove(mode, &transaction.remove))
     }
 
-    /// Without removals of what is not there.
+    /// Without removals of packages that are not installed.
     fn still_to_do(transaction: &Transaction, installed: &InstalledPackages) -> Transaction {
         let mut transaction = transaction.clone();
         transaction.remove.retain(|name| installed.contains(name));
         transaction
     }
 
-    /// Runs of dnf, which fetches dependencies: one for all that changes version, one for what is
-    /// to be made whole. yum, its predecessor, wants what becomes older in a run of its own.
+    /// Runs of dnf, which fetches dependencies: one for packages that change version, one for
+    /// packages to reinstall. yum, its predecessor, needs a separate run for downgrades.
     fn dnf_runs(
         &self,
-        tool: Tool,
+        tool: DnfTool,
         transaction: &Transaction,
         installed: &InstalledPackages,
         answer: &str,
@@ -214,16 +215,16 @@ impl Rpm {
             .collect()
     }
 
-    /// What came as a dependency of `names` stays.
-    fn dnf_remove(&self, tool: Tool, names: &[String]) -> Command {
+    /// Dependencies of `names` stay installed.
+    fn dnf_remove(&self, tool: DnfTool, names: &[String]) -> Command {
         let dnf = self.dnf(tool).arg("--setopt=clean_requirements_on_remove=False");
         dnf.args(["--assumeyes", "remove", "--"]).args(names)
     }
 
-    fn dnf(&self, tool: Tool) -> Command {
+    fn dnf(&self, tool: DnfTool) -> Command {
         match tool {
-            Tool::Yum => self.prepare(Command::new("yum")),
-            Tool::Dnf => self
+            DnfTool::Yum => self.prepare(Command::new("yum")),
+            DnfTool::Dnf => self
                 .prepare(Command::new("dnf"))
                 .arg("--setopt=install_weak_deps=False")
                 // Ends at once, with a message, instead of waiting without end.
@@ -236,7 +237,7 @@ impl Rpm {
         if !self.root.is_host() {
             return Err(no_repositories(package, &self.root));
         }
-        let tool = Tool::of_host();
+        let tool = DnfTool::of_host();
         let mut offers = self.offers(tool, package).await?;
         let mut lists = Lists::Present;
         if may_refresh && offers::best(Family::Rpm, version, &offers).is_none() && self.refreshes.begin() {
@@ -253,11 +254,13 @@ impl Rpm {
 
     /// dnf fetches the metadata of repositories by itself where it has none, or where it has
     /// expired.
-    async fn offers(&self, tool: Tool, package: &str) -> Result<Vec<Offer>, HostError> {
+    async fn offers(&self, tool: DnfTool, package: &str) -> Result<Vec<Offer>, HostError> {
         let format = "%{name} %{epoch}:%{version}-%{release}\n";
         let query = match tool {
-            Tool::Dnf => Command::new("dnf").args(["--quiet", "repoquery", "--queryformat", format, "--"]),
-            Tool::Yum => Command::new("yum").args(["--quiet", "--showduplicates", "list", "available", "--"]),
+            DnfTool::Dnf => Command::new("dnf").args(["--quiet", "repoquery", "--queryformat", format, "--"]),
+            DnfTool::Yum => {
+                Command::new("yum").args(["--quiet", "--showduplicates", "list", "available", "--"])
+            }
         };
         let query = query
             .arg(package)
@@ -265,16 +268,16 @@ impl Rpm {
             .deadline(self.deadline);
         let output = run(query, &format!("looking for {package}")).await?.stdout_text();
         let versions = match tool {
-            Tool::Dnf => repoquery_versions(&output, package),
-            Tool::Yum => yum_versions(&output, package),
+            DnfTool::Dnf => repoquery_versions(&output, package),
+            DnfTool::Yum => yum_versions(&output, package),
         };
         Ok(versions.into_iter().map(Offer::new).collect())
     }
 
-    async fn refresh_lists(&self, tool: Tool) -> Result<(), HostError> {
+    async fn refresh_lists(&self, tool: DnfTool) -> Result<(), HostError> {
         let refresh = match tool {
-            Tool::Dnf => Command::new("dnf").args(["--quiet", "--refresh", "makecache"]),
-            Tool::Yum => Command::new("yum").args(["--quiet", "makecache"]),
+            DnfTool::Dnf => Command::new("dnf").args(["--quiet", "--refresh", "makecache"]),
+            DnfTool::Yum => Command::new("yum").args(["--quiet", "makecache"]),
         };
         tracing::info!(command = %refresh, "refreshing the package lists");
         let refresh = refresh.by_runner(self.runner.as_ref()).deadline(self.deadline);
@@ -285,7 +288,7 @@ impl Rpm {
 
     /// Fails if the database cannot be opened (Berkeley DB after a kill), after trying to rebuild
     /// it.
-    async fn readable(&self) -> Result<Arc<Database>, HostError> {
+    async fn readable(&self) -> Result<Arc<RpmDatabase>, HostError> {
         match self.database().await {
             Ok((database, _)) => Ok(database),
             Err(error) if is_damaged_database(&error) => {
@@ -306,9 +309,9 @@ impl Rpm {
         let removal = self.removal(&[], transaction);
         let install = (!files.is_empty()).then(|| self.rpm_install(&[], files));
         match run_in_turn(removal.clone(), install.clone(), &doing).await {
-            Err(failed) if messages::tells_of_name_clash(&failed.said) => {
+            Err(failed) if messages::reports_name_clash(&failed.said) => {
                 let error = failed.error;
-                tracing::warn!(%error, "rpm found a temporary file of a run that was killed in this second; trying again in the next");
+                tracing::warn!(%error, "a killed run has left a temporary file of the name that rpm uses in this second; retrying in the next second");
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 run_in_turn(removal, install, &doing).await
             }
@@ -316,8 +319,8 @@ impl Rpm {
         }
     }
 
-    /// dnf on the host. It would remove whatever depends on a package that goes, so rpm's dry run
-    /// has to say first that nothing does; where something does until it is replaced, the
+    /// dnf on the host. It would remove every package that depends on a removed one, so rpm's dry
+    /// run must first show that there is none. If there is one that the installation replaces, the
     /// installation comes first.
     async fn run_dnf(
         &self,
@@ -325,7 +328,7 @@ impl Rpm {
         installed: &InstalledPackages,
         doing: &str,
     ) -> Result<(), FailedRun> {
-        let tool = Tool::of_host();
+        let tool = DnfTool::of_host();
         let removal = (!transaction.remove.is_empty()).then(|| self.dnf_remove(tool, &transaction.remove));
         let mut removal_comes_last = false;
         if let Some(removal) = &removal {
@@ -349,14 +352,14 @@ impl Rpm {
         Ok(())
     }
 
-    /// dnf's dry run: it shows its plan, and is told not to go on.
+    /// dnf's dry run: it prints its plan, and is told not to continue.
     async fn simulate_dnf(
         &self,
         transaction: &Transaction,
         installed: &InstalledPackages,
         doing: &str,
     ) -> Result<Simulation, FailedRun> {
-        let tool = Tool::of_host();
+        let tool = DnfTool::of_host();
         if let Some(removal) = self.removal(&["--test"], transaction)
             && let Err(failed) = run(removal, doing).await
             && (failed.error.category != Category::Dependency || transaction.install.is_empty())
@@ -365,7 +368,7 @@ impl Rpm {
         }
         let mut simulation = Simulation::default();
         for dnf in self.dnf_runs(tool, transaction, installed, "--assumeno") {
-            // A query: a killed agent need not find out how it ended.
+            // A query: after a crash of the agent its result is not needed.
             let dnf = dnf
                 .by_runner(self.runner.as_ref())
                 .output_cap(QUERY_CAP, Overflow::Kill);
@@ -380,7 +383,7 @@ impl Rpm {
     }
 }
 
-/// Whether rpm, asked for its database, said that this is what it cannot read.
+/// Whether the error is rpm's message that it cannot read its database.
 fn is_damaged_database(error: &HostError) -> bool {
     let command = error.source.as_ref().and_then(|source| source.downcast_ref());
     matches!(command, Some(CommandError::Failed { output, .. }) if output.contains("database"))
@@ -401,11 +404,11 @@ impl Packages for Rpm {
         let not_usable = |why: &str| {
             HostError::new(
                 Category::Verification,
-                format!("{} is no rpm package: {why}", file.display()),
+                format!("{} is not an rpm package: {why}", file.display()),
             )
         };
         if !begins_with_magic(file).map_err(|error| not_usable(&error.to_string()))? {
-            return Err(not_usable("it does not begin as one"));
+            return Err(not_usable("it does not begin with the magic bytes of one"));
         }
         let arch_fits = |arch: &str| arch_fits(arch, &rustix::system::uname().machine().to_string_lossy());
         let format = "%{NAME}\\n%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\n%{ARCH}\\n%{LONGSIZE}\\n%|SOURCERPM?{binary}:{source}|\\n";
@@ -428,7 +431,7 @@ impl Packages for Rpm {
         let mut field = || fields.next().unwrap_or_default().to_owned();
         let (name, version, arch, size, kind) = (field(), field(), field(), field(), field());
         if kind != "binary" {
-            return Err(not_usable("it holds sources"));
+            return Err(not_usable("it is a source package"));
         }
         let version = without_zero_epoch(&version).to_owned();
         check_name(&name).map_err(|error| not_usable(&error.message))?;
@@ -463,7 +466,7 @@ impl Packages for Rpm {
         if database.superseded.is_empty() {
             return Ok(());
         }
-        // Of others it is for their owner to say what is right; they stay `broken`.
+        // Packages that are not applications are left to their owner; they stay `broken`.
         let (_, installed) = self.database().await?;
         let is_ours = |name: &str| installed.get(name).is_some_and(|package| package.is_application);
         let ours = database.superseded.iter().filter(|entry| is_ours(&entry.name));
@@ -473,7 +476,7 @@ impl Packages for Rpm {
         if labels.is_empty() {
             return Ok(());
         }
-        tracing::warn!(packages = ?labels, "removing what a killed upgrade left in the rpm database");
+        tracing::warn!(packages = ?labels, "removing duplicate rpm entries that a killed upgrade has left");
         // Its scripts would stop the services of the version that has replaced it.
         let rpm = self
             .rpm()
@@ -518,7 +521,7 @@ impl Packages for Rpm {
         judge(Family::Rpm, &transaction, run, &before, &after)
     }
 
-    /// What a failed installation of rpm leaves is not told apart from what was there before.
+    /// Files of a failed rpm installation cannot be told apart from earlier ones.
     async fn is_new_here(&self, _source: &Source) -> Result<bool, HostError> {
         Ok(false)
     }

@@ -44,11 +44,11 @@ fn dnf_and_yum_get_as_few_runs_as_they_can_do_with() {
     };
     // Tried by hand with dnf 4.14: its `install` goes both ways.
     assert_eq!(
-        verbs(Tool::Dnf),
+        verbs(DnfTool::Dnf),
         ["install up-2-1 down-1:1-1 new-1-1", "reinstall same-1-1"]
     );
     assert_eq!(
-        verbs(Tool::Yum),
+        verbs(DnfTool::Yum),
         [
             "install up-2-1 new-1-1",
             "downgrade down-1:1-1",

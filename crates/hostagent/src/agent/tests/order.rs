@@ -218,7 +218,7 @@ async fn a_newer_desired_state_does_not_wait_for_the_restarts_of_all() {
 #[tokio::test(start_paused = true)]
 async fn a_restart_that_cannot_be_noted_is_not_made_again_and_again() {
     let driver = upgrading().await;
-    std::fs::create_dir(driver.state_dir.path().join(".journal.json.new")).unwrap();
+    std::fs::create_dir(driver.state_dir.path().join(".progress.json.new")).unwrap();
     tokio::time::sleep(Duration::from_secs(200)).await;
     assert_eq!(
         restarted(&driver),
