@@ -1,6 +1,6 @@
 //! The agent's state folder: what it desires, what it has installed, and how far it is with each application.
 
-use hostagent::engine::book::StoredProgress;
+use hostagent::engine::stored::StoredProgress;
 use hostagent::ledger::{Desired, Records};
 use hostagent::state_file::{parse, render, with_digest};
 use serde::Serialize;

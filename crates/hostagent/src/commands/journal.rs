@@ -5,9 +5,10 @@ use std::fmt::Write;
 use protocol::Apps;
 
 use super::{Exit, print};
-use crate::engine::book::{ProgressBook, ProgressMap};
+use crate::engine::book::ProgressBook;
 use crate::engine::progress::{Change, Progress};
 use crate::engine::snapshot::Before;
+use crate::engine::stored::ProgressMap;
 use crate::settings::Settings;
 
 /// Prints the changes that are in progress or stuck, without config values. Changes nothing.

@@ -1,30 +1,18 @@
 //! The one file that says how far each application is: one writer (the engine), one reader at start.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use host::InstalledPackages;
 use protocol::{AppName, Apps};
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::failure::Failure;
 use super::progress::{self, Change, Event, Progress, Trouble};
 use super::snapshot::Before;
+use super::stored::{ProgressMap, StoredProgress};
 use super::takeover;
 use crate::ledger::Ledger;
 use crate::state_file::{StateFile, StateFileError};
-
-/// The progress of every application.
-pub type ProgressMap = BTreeMap<AppName, Progress>;
-
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct StoredProgress {
-    /// The agent was told to stop, and goes on at its next start: no crash.
-    #[serde(default)]
-    pub stopped: bool,
-    pub apps: ProgressMap,
-}
 
 /// In memory what holds now. The file may be behind where it could not be written and that costs no more than work that
 /// is done once more ([`ProgressBook::note`]).

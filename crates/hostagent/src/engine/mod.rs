@@ -14,6 +14,7 @@ use protocol::Apps;
 pub mod failure;
 pub mod snapshot;
 pub mod progress;
+pub mod stored;
 pub mod book;
 mod takeover;
 

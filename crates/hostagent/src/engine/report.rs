@@ -3,9 +3,9 @@
 use protocol::ErrorReport;
 use tokio::time::Instant;
 
-use super::book::ProgressMap;
 use super::failure::Failures;
 use super::progress::{Progress, Trouble};
+use super::stored::ProgressMap;
 
 /// One error for each application that is in trouble. `faults`: what no step can reach now. `time`: for people.
 pub fn error_reports(

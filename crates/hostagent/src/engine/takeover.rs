@@ -7,10 +7,10 @@ use std::path::Path;
 use protocol::{AppName, Apps, ErrorReport};
 use serde::{Deserialize, Serialize};
 
-use super::book::StoredProgress;
 use super::failure::Failure;
 use super::progress::{Change, DesiredDigest, Progress, Trouble, Unfinished};
 use super::snapshot::{Before, Snapshot};
+use super::stored::StoredProgress;
 use crate::ledger::Records;
 use crate::state_file::{StateFile, StateFileError};
 

@@ -5,8 +5,9 @@ use host::HostError;
 use protocol::Category;
 
 use super::*;
-use crate::engine::book::{ProgressBook, StoredProgress};
+use crate::engine::book::ProgressBook;
 use crate::engine::progress::Progress;
+use crate::engine::stored::StoredProgress;
 use crate::state_file::StateFile;
 
 fn failure(category: Category, message: &str) -> HostError {

@@ -1,9 +1,10 @@
 //! A convergence is a transaction: what fails goes back to what it was.
 
-use crate::engine::book::{ProgressBook, StoredProgress};
+use crate::engine::book::ProgressBook;
 use crate::engine::failure::Failure;
 use crate::engine::progress::{Change, DesiredDigest, Progress};
 use crate::engine::snapshot::Before;
+use crate::engine::stored::StoredProgress;
 use crate::ledger::Scope;
 use crate::state_file::StateFile;
 use protocol::{Apps, Phase, SetConfig};

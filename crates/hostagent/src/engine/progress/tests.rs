@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use serde_json::json;
 
+use super::next::settled;
 use super::*;
 use crate::engine::snapshot::{Snapshot, UndoSource};
 
