@@ -13,6 +13,7 @@ use crate::engine::book::ProgressBook;
 use crate::engine::failure::Failure;
 use crate::engine::observe::Freshness;
 use crate::engine::plan::Plan;
+use crate::engine::progress::Progress;
 use crate::engine::report::error_reports;
 use crate::host_state::{HostState, Standing};
 use crate::lock;
@@ -76,18 +77,19 @@ async fn view_host(settings: &Settings) -> anyhow::Result<HostView> {
     });
     // Only the daemon knows when it retries.
     let errors = error_reports(&stored.apps, &faults.collect(), |_| String::new());
-    let standing = if plan.is_empty() {
-        Standing::Ok
-    } else if errors.is_empty() {
-        let detail = match agent_runs {
-            true => "not as desired; the running agent is converging, or about to",
-            false => "not as desired, and no agent runs that could change it",
-        };
-        Standing::Converging {
-            detail: detail.into(),
+    let is_in_progress = stored.apps.values().any(Progress::is_in_progress);
+    let converging = |detail: &str| Standing::Converging {
+        detail: detail.into(),
+    };
+    // A change that is still being watched may yet be rolled back.
+    let standing = match (plan.is_empty(), errors.is_empty()) {
+        (true, _) if is_in_progress => converging("a change is in progress: see `hostagent journal`"),
+        (true, _) => Standing::Ok,
+        (false, false) => Standing::Errors(errors),
+        (false, true) if agent_runs => {
+            converging("not as desired; the running agent is converging, or about to")
         }
-    } else {
-        Standing::Errors(errors)
+        (false, true) => converging("not as desired, and no agent runs that could change it"),
     };
     let state = HostState {
         desired: Arc::clone(&desired),

@@ -62,6 +62,10 @@ impl AppPlanner<'_> {
     }
 
     fn bring_up_to_date(&mut self, there: &ObservedApp) {
+        if self.refuse_other_package(there) {
+            self.settle_services(there);
+            return;
+        }
         let Some(change) = self.package_change(there) else {
             self.adopt(there);
             self.refuse_downgrade(there);
@@ -117,6 +121,29 @@ impl AppPlanner<'_> {
     fn is_newer(&self, there: &ObservedApp, pattern: &str) -> bool {
         let least = pattern.trim_end_matches(['*', '.']);
         compare_versions(self.family, &there.version, least).is_gt()
+    }
+
+    /// True where another package is desired than the one that is installed.
+    fn refuse_other_package(&mut self, there: &ObservedApp) -> bool {
+        let PackageTarget::Version {
+            name: Some(name),
+            is_exact: false,
+            ..
+        } = &self.target.package
+        else {
+            return false;
+        };
+        let differs = *name != there.package;
+        if differs {
+            let message = format!(
+                "{app} is installed as package {}, and package {name} is desired. The agent does not exchange the package of an \
+                 application: take {app} out of the desired state first, or desire {name} as another application",
+                there.package,
+                app = self.app,
+            );
+            self.fault(Phase::Check, Category::Invalid, message);
+        }
+        differs
     }
 
     /// A pattern never downgrades.

@@ -409,3 +409,12 @@ fn service_states_name_services_with_or_without_their_suffix() {
     let data = json!({"a": {"version": "1", "service_states": {"a.service": false}}});
     assert_eq!(plan_lines(data, [there("a")]), ["a: disable a", "a: stop a"]);
 }
+
+/// Field report R04: the master counts such a host as not as desired, so it must not be called ok.
+#[test]
+fn another_package_than_the_installed_one_is_a_fault() {
+    let data = json!({"a": {"version": "1", "package": "a-ng"}});
+    assert_eq!(plan_lines(data, [there("a")]), ["a! Check Invalid"]);
+    let same = json!({"a": {"version": "1", "package": "a"}});
+    assert_eq!(plan_lines(same, [there("a")]), [""; 0]);
+}
