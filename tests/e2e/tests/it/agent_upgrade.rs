@@ -68,7 +68,7 @@ pub fn assert_brought_back(answer: &Received) {
     assert_eq!(error["rolled_back"], true, "{}", answer.message);
     assert_eq!(error["phase"], "health", "{}", answer.message);
     let message = error["message"].as_str().unwrap();
-    assert!(message.contains("did not come up and report"), "{message}");
+    assert!(message.contains("did not start and report"), "{message}");
 }
 
 /// So that there is a way back to it.
@@ -103,7 +103,7 @@ async fn while_the_broker_is_away_a_good_agent_stays_and_a_bad_one_is_brought_ba
     host.until("[ -e /var/tmp/2.0.waits ]").await.unwrap();
     world.broker.kill9().await.unwrap();
     host.machine.sh("touch /run/2.0.may-go-on").unwrap();
-    host.until("journalctl -u hostagent-guard | grep -q 'nobody reaches the broker'")
+    host.until("journalctl -u hostagent-guard | grep -q 'the broker is unreachable'")
         .await
         .unwrap();
     let agent = host.show("hostagent", "MainPID");
@@ -134,7 +134,7 @@ async fn while_the_broker_is_away_a_good_agent_stays_and_a_bad_one_is_brought_ba
     host.until("[ -e /var/tmp/3.0.waits ]").await.unwrap();
     world.broker.kill9().await.unwrap();
     host.machine.sh("touch /run/3.0.may-go-on").unwrap();
-    host.until("journalctl -u hostagent-guard | grep -q 'the previous agent was brought back'")
+    host.until("journalctl -u hostagent-guard | grep -q 'the previous agent was restored'")
         .await
         .unwrap();
     assert_eq!(host.package("hostagent"), "2.0-1 ii");
