@@ -20,6 +20,11 @@ const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 /// For a connection, and for calls that only ask or queue.
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
 
+/// A call that reaches systemd while it reloads its units can be lost without an answer, so what is harmless to repeat is
+/// asked again rather than waited for.
+const SUBSCRIBE_DEADLINE: Duration = Duration::from_secs(5);
+const SUBSCRIBE_ATTEMPTS: usize = 6;
+
 /// Clones share the connection.
 #[derive(Clone)]
 pub(crate) struct SystemdClient {
@@ -54,9 +59,27 @@ impl SystemdClient {
         let signals = tokio::time::timeout(CALL_DEADLINE, subscribing)
             .await
             .map_err(|_| SystemdError::Unreachable("no answer to AddMatch".into()))??;
-        // Without a subscriber systemd sends no signals.
-        self.manager("Subscribe", &()).await?;
+        self.subscribe().await?;
         Ok(signals)
+    }
+
+    /// Without a subscriber systemd sends no signals.
+    async fn subscribe(&self) -> Result<(), SystemdError> {
+        let mut attempts = 1;
+        loop {
+            let answer = self
+                .call(MANAGER_PATH, MANAGER, "Subscribe", &(), SUBSCRIBE_DEADLINE)
+                .await;
+            match answer {
+                Ok(_) => return Ok(()),
+                Err(SystemdError::Unreachable(_)) if attempts < SUBSCRIBE_ATTEMPTS && !self.is_closed() => {
+                    attempts += 1;
+                }
+                // The attempt before, whose answer was lost or late, was heard.
+                Err(error) if attempts > 1 && error.is_already_subscribed() => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Calls a method of systemd's manager.

@@ -29,6 +29,10 @@ impl SystemdError {
         matches!(self, Self::Refused { name, .. } if UNSUPPORTED.contains(&name.as_str()))
     }
 
+    pub fn is_already_subscribed(&self) -> bool {
+        matches!(self, Self::Refused { name, .. } if name == "org.freedesktop.systemd1.AlreadySubscribed")
+    }
+
     /// For the operator. `what`: what failed, as in "start web.service".
     pub fn explain(self, what: &str) -> HostError {
         match self {

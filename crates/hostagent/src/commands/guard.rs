@@ -168,7 +168,7 @@ async fn restore_previous_agent(
         attempts += 1;
         match undo_package(&engine, &watched.app, &watched.change).await {
             Err(error) if attempts < RESTORE_ATTEMPTS => {
-                tracing::error!(%error, "cannot restore the previous agent yet");
+                tracing::error!("cannot restore the previous agent yet: {error}");
                 tokio::time::sleep(RESTORE_PAUSE).await;
             }
             result => break result,

@@ -133,6 +133,8 @@ pub async fn change_packages(
                 return Ok(());
             }
             Err(ApplyError::Refused(error)) if !failures.is_empty() => error,
+            // apt refuses everything while dpkg is interrupted, as after a power cut.
+            Err(ApplyError::Refused(error)) if direction == Direction::Back && !healed => error,
             Err(error @ (ApplyError::Locked(_) | ApplyError::Refused(_))) => return Err(error),
             Err(ApplyError::Failed(error)) => error,
         };
