@@ -370,7 +370,7 @@ async fn follow_duplicate(
         tracing::warn!(reason, "consuming");
         state.send_replace(LinkState::Contested { epoch, reason });
         while timeout(forget_after, probe.duplicate_reported()).await.is_ok() {}
-        tracing::info!(queue, "no other agent tries to consume this queue any more");
+        tracing::info!(queue, "other agents no longer try to consume this queue");
         state.send_replace(LinkState::Up { epoch });
     }
 }

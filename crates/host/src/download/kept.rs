@@ -74,7 +74,10 @@ impl KeptFiles {
             .filter(|path| !files.contains(path))
         {
             if let Err(error) = fs::remove_file(&path) {
-                tracing::warn!(file = %path.display(), %error, "cannot delete a package file that is no longer needed");
+                tracing::warn!(
+                    "cannot delete {}, a package file that is no longer needed: {error}",
+                    path.display()
+                );
             }
         }
     }

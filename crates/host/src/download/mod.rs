@@ -124,7 +124,7 @@ impl Downloads for Downloader {
                 }
                 TryOutcome::Interrupted(error) if tries >= TRIES => return Err(error),
                 TryOutcome::Interrupted(error) => {
-                    tracing::info!(error = error.message, tries, "download interrupted; resuming");
+                    tracing::info!(tries, "download interrupted; resuming: {}", error.message);
                     PAUSE * tries
                 }
             };

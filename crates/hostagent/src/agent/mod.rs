@@ -184,7 +184,7 @@ impl Agent {
                 tracing::info!("the package manager continues without the agent");
                 self.reconciler.abort();
                 if let Err(error) = ProgressBook::note_stop_in(&self.state_dir, &self.ledger) {
-                    tracing::warn!(%error, "this stop will count as a crash");
+                    tracing::warn!( "this stop will count as a crash: {error}");
                 }
             }
         }

@@ -57,7 +57,9 @@ pub async fn guard(settings: Settings) -> anyhow::Result<Exit> {
             if let Err(error) = &login
                 && watch.is_broker_there != Some(false)
             {
-                tracing::warn!(%error, "the new agent has converged, but the broker is unreachable; waiting");
+                tracing::warn!(
+                    "the new agent has converged, but the broker is unreachable; waiting: {error}"
+                );
             }
             watch.note_broker(login.is_ok());
         }
@@ -72,7 +74,7 @@ pub async fn guard(settings: Settings) -> anyhow::Result<Exit> {
 async fn is_in_progress(context: &Context, watched: &WatchedUpgrade) -> bool {
     let before = Instant::now();
     if let Err(error) = context.host.packages.earlier_runs_end().await {
-        tracing::warn!(%error, "cannot tell whether a package transaction is still running; asking again");
+        tracing::warn!("cannot tell whether a package transaction is still running; retrying: {error}");
         return true;
     }
     before.elapsed() > LOOK_EVERY || watched.is_agent_there()
@@ -148,7 +150,7 @@ async fn restore_previous_agent(
     );
     tracing::error!("{message}");
     if let Err(error) = context.host.services.stop(SELF_APP).await {
-        tracing::warn!(%error, "cannot stop the upgraded agent");
+        tracing::warn!("cannot stop the upgraded agent: {error}");
     }
     let engine = context.looking_engine()?;
     {

@@ -225,7 +225,9 @@ impl ProgressBook {
 
     fn store_or_warn(&mut self) {
         if let Err(error) = self.store() {
-            tracing::warn!(%error, "cannot store the progress of applications; after a crash some work is repeated");
+            tracing::warn!(
+                "cannot store the progress of applications; after a crash some work is repeated: {error}"
+            );
         }
     }
 

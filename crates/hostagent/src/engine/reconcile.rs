@@ -97,7 +97,7 @@ impl Reconciler {
             earlier = earlier_runs_end(&self.engine) => earlier,
             _ = stop.wait_for(|stop| *stop) => {
                 if let Err(error) = self.book.note_stop() {
-                    tracing::warn!(%error, "this stop will count as a crash");
+                    tracing::warn!( "this stop will count as a crash: {error}");
                 }
                 return;
             }
@@ -115,7 +115,7 @@ impl Reconciler {
             if !self.wait(&desired).await {
                 // Something may be in progress that could not go on.
                 if let Err(error) = self.book.note_stop() {
-                    tracing::warn!(%error, "this stop will count as a crash");
+                    tracing::warn!("this stop will count as a crash: {error}");
                 }
                 return;
             }
@@ -317,7 +317,7 @@ async fn earlier_runs_end(engine: &Engine) -> EarlierRuns {
         .earlier_runs_end()
         .await
         .unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot tell whether an earlier package transaction is still running");
+            tracing::warn!("cannot tell whether an earlier package transaction is still running: {error}");
             EarlierRuns::Failed
         })
 }

@@ -105,7 +105,9 @@ impl Guard {
             Ok(true) => tracing::info!(unit = unit::SERVICE, "a guard watches the agent's own upgrade"),
             Ok(false) => self.stand_down(),
             Err(error) => {
-                tracing::warn!(%error, "cannot start the guard of the agent's own upgrade; the upgrade continues without it");
+                tracing::warn!(
+                    "cannot start the guard of the agent's own upgrade; the upgrade continues without it: {error}"
+                );
                 self.stand_down();
             }
         }
@@ -117,7 +119,7 @@ impl Guard {
         if self.armed.swap(false, Ordering::Relaxed)
             && let Err(error) = call_off(&self.state_dir, &*self.services)
         {
-            tracing::warn!(%error, "cannot end the guard of the agent's own upgrade; trying again");
+            tracing::warn!("cannot end the guard of the agent's own upgrade; trying again: {error}");
             self.armed.store(true, Ordering::Relaxed);
         }
     }

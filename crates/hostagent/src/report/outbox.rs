@@ -160,7 +160,7 @@ impl Outbox {
             Err(PublishError::Disconnected) => self.waiting.push_front(message),
             Err(error @ (PublishError::Unroutable | PublishError::Refused)) => {
                 if !self.without_master {
-                    tracing::warn!(%error, "no master takes statuses; they are sent again");
+                    tracing::warn!("no master takes statuses; they are sent again: {error}");
                     self.without_master = true;
                 }
                 self.keep_returned(message);

@@ -82,8 +82,7 @@ impl Watch {
             Ok(files) => Some(files),
             Err(error) => {
                 tracing::warn!(
-                    %error,
-                    "cannot watch files: changes of packages and config are noticed at heartbeats only; raise \
+                    "cannot watch files ({error}): changes of packages and config are noticed at heartbeats only; raise \
                      the sysctl fs.inotify.max_user_instances"
                 );
                 None
@@ -185,7 +184,7 @@ async fn next_files(files: &mut Option<WatchedFiles>) -> BTreeSet<PathBuf> {
         },
         None => return std::future::pending().await,
     };
-    tracing::warn!(error = %failure, "cannot watch files any more: changes are noticed at heartbeats only");
+    tracing::warn!("cannot continue to watch files; changes are noticed at heartbeats only: {failure}");
     *files = None;
     std::future::pending().await
 }

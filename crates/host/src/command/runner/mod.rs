@@ -104,8 +104,7 @@ impl Runner {
             Ok(taken) => taken,
             Err(NotTaken::Systemd(error)) if error.is_unsupported() => {
                 tracing::warn!(
-                    %error,
-                    "this systemd cannot run a hook runner; hooks and health checks run in the agent's sandbox"
+                    "this systemd cannot run a hook runner; hooks and health checks run in the agent's sandbox: {error}"
                 );
                 return Ok(None);
             }

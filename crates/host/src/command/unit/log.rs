@@ -52,7 +52,10 @@ impl Logs {
     pub fn cut(&self) {
         for path in &self.paths {
             if let Err(error) = self.cut_one(path) {
-                tracing::warn!(path = %path.display(), %error, "cannot cut the growing output of a child");
+                tracing::warn!(
+                    "cannot truncate {}, the output of a child: {error}",
+                    path.display()
+                );
             }
         }
     }

@@ -171,8 +171,7 @@ async fn start(command: &Command) -> Result<Option<RunningUnit>, CommandError> {
         Ok(()) => Ok(Some(RunningUnit { name, logs })),
         Err(error) if error.is_unsupported() => {
             tracing::warn!(
-                %error,
-                "this systemd cannot run the command in a unit of its own; running it as a child of the agent"
+                "this systemd cannot run the command in a unit of its own; running it as a child of the agent: {error}"
             );
             logs.delete();
             Ok(None)

@@ -250,7 +250,10 @@ impl Deb {
         let doing = format!("dry run of {}", describe(transaction));
         match self.run_dpkg(transaction, &["--no-act"], &doing).await {
             Ok(()) => {
-                tracing::warn!(error = %refused.error, "using dpkg for a removal that apt refuses because of other packages");
+                tracing::warn!(
+                    "using dpkg for a removal that apt refuses because of other packages: {}",
+                    refused.error
+                );
                 Ok((Simulation::default(), ChangeProgram::Dpkg))
             }
             Err(_) => Err(refused),
@@ -520,11 +523,11 @@ impl Packages for Deb {
                 Err(locked) if locked.category == Category::Locked => return Err(locked),
                 // The script would hang again until the next deadline.
                 Err(error) if error.category == Category::Timeout => {
-                    tracing::warn!(%error, "package still broken; pending packages may be affected");
+                    tracing::warn!("package still broken; pending packages may be affected: {error}");
                     return Ok(());
                 }
                 // The database shows which packages stay broken; they must not block the others.
-                Err(error) => tracing::warn!(%error, "package still broken"),
+                Err(error) => tracing::warn!("package still broken: {error}"),
             }
         }
         if self.root.is_host() && !self.database()?.0.broken.is_empty() {
@@ -533,7 +536,7 @@ impl Packages for Deb {
                 .await
                 .map_err(HostError::from)
             {
-                tracing::warn!(%error, "package still broken");
+                tracing::warn!("package still broken: {error}");
             }
         }
         Ok(())

@@ -292,7 +292,7 @@ impl Rpm {
         match self.database().await {
             Ok((database, _)) => Ok(database),
             Err(error) if is_damaged_database(&error) => {
-                tracing::warn!(%error, "rebuilding the rpm database");
+                tracing::warn!("rebuilding the rpm database: {error}");
                 run(self.rpm().arg("--rebuilddb"), "rebuilding the rpm database").await?;
                 Ok(self.database().await?.0)
             }
@@ -311,7 +311,9 @@ impl Rpm {
         match run_in_turn(removal.clone(), install.clone(), &doing).await {
             Err(failed) if messages::reports_name_clash(&failed.said) => {
                 let error = failed.error;
-                tracing::warn!(%error, "a killed run has left a temporary file of the name that rpm uses in this second; retrying in the next second");
+                tracing::warn!(
+                    "a killed run left a temporary file of the name that rpm uses in this second; retrying in the next second: {error}"
+                );
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 run_in_turn(removal, install, &doing).await
             }
@@ -527,7 +529,7 @@ impl Packages for Rpm {
     }
 
     /// rpm leaves configuration files only where somebody changed them, and then they are not its
-    /// own any more.
+    /// own any longer.
     async fn purge(&self, _package: &str) -> Result<(), HostError> {
         Ok(())
     }

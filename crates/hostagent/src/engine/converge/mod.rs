@@ -137,12 +137,12 @@ impl<'a> Convergence<'a> {
     pub async fn run(mut self, signals: &mut Signals) -> End {
         let end = self.run_to_end(signals).await.unwrap_or_else(|end| end);
         if let Err(error) = self.tidy().await {
-            tracing::warn!(%error, "cannot update the records of installed applications");
+            tracing::warn!("cannot update the records of installed applications: {error}");
         }
         if matches!(end, End::Stopped)
             && let Err(error) = self.book.note_stop()
         {
-            tracing::warn!(%error, "this stop will count as a crash");
+            tracing::warn!("this stop will count as a crash: {error}");
         }
         end
     }

@@ -83,7 +83,7 @@ impl Convergence<'_> {
                 return Ok(true);
             }
             // The package that cannot be healed fails by its own name.
-            Err(error) => tracing::warn!(%error, "cannot heal half-installed packages"),
+            Err(error) => tracing::warn!("cannot heal half-installed packages: {error}"),
         }
         self.healed = true;
         self.begin_passes_anew();
@@ -283,7 +283,7 @@ impl Convergence<'_> {
                 && work.removals.iter().any(|removal| removal.app == step.app)
                 && let Err(error) = self.engine.host.services.stop(service).await
             {
-                tracing::warn!(app = %step.app, %error, "cannot stop {service} of {} before its removal", step.app);
+                tracing::warn!(app = %step.app,  "cannot stop {service} of {} before its removal: {error}", step.app);
             }
         }
     }
@@ -324,7 +324,7 @@ impl Convergence<'_> {
         // In one step: killed between the two, the agent would take a failed package for a good one.
         self.fail_in_direction(failures, observed)?;
         if let Err(error) = self.engine.host.services.reread_units().await {
-            tracing::warn!(%error, "the init system cannot read its units again");
+            tracing::warn!("the init system cannot reload its units: {error}");
         }
         for app in work.apps() {
             self.engine.observer.forget_config(app);

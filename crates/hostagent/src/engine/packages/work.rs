@@ -142,7 +142,9 @@ pub async fn change_packages(
         // What the failed change left half-installed is healed only where it stands in the way: to heal is to run those
         // scripts again that have just failed, or hung until their deadline.
         if direction == Direction::Back && !healed && error.category != Category::Timeout {
-            tracing::warn!(%error, "the rollback is blocked; healing half-installed packages, then trying again");
+            tracing::warn!(
+                "the rollback is blocked; healing half-installed packages, then trying again: {error}"
+            );
             heal(host).await;
             healed = true;
             continue;
@@ -154,7 +156,9 @@ pub async fn change_packages(
             }
         }
         if culprits.is_empty() {
-            tracing::warn!(%error, "the joint package transaction failed; continuing application by application");
+            tracing::warn!(
+                "the joint package transaction failed; continuing application by application: {error}"
+            );
             return change_one_by_one(host, &open, failures).await;
         }
         failures.extend(culprits);
@@ -170,7 +174,7 @@ fn log_warnings(work: &PackageWork, warnings: &[String]) {
 
 async fn heal(host: &Host) {
     if let Err(error) = host.packages.heal().await {
-        tracing::warn!(%error, "cannot heal half-installed packages");
+        tracing::warn!("cannot heal half-installed packages: {error}");
     }
 }
 

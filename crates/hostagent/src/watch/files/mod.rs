@@ -177,10 +177,9 @@ impl WatchedFiles {
             && !std::mem::replace(&mut self.warned, true)
         {
             tracing::warn!(
-                file = %file.display(),
-                %error,
-                "cannot watch a file: its changes are noticed at heartbeats only; if the error is \"no space left\", \
-                 raise the sysctl fs.inotify.max_user_watches"
+                "cannot watch {}, whose changes are noticed at heartbeats only: {error}. If there is no space left, raise \
+                 the sysctl fs.inotify.max_user_watches",
+                file.display()
             );
         }
     }
