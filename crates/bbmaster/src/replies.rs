@@ -47,7 +47,7 @@ impl Default for Waiters {
     }
 }
 
-/// An open question. Dropped, its answer is not waited for any more.
+/// An open question. Dropped, its answer is no longer waited for.
 pub struct Question<'a> {
     pub id: String,
     pub answer: oneshot::Receiver<Reply>,
@@ -93,7 +93,7 @@ impl Waiters {
     /// Delivers an answer to whoever waits for it.
     pub fn answer(&self, id: &str, reply: Reply) {
         if let Some(waiting) = self.take(id) {
-            // An error means that nobody waits any more.
+            // An error means that nobody waits for it.
             let _ = waiting.send(reply);
         }
     }

@@ -12,7 +12,7 @@ use super::signature::Accepted;
 use crate::dispatch::set_config;
 
 /// Sends the desired state again and tells the host to retry. It is sent once: a host that is not
-/// connected is not told later, because the retry may not be wanted any more by then.
+/// connected is not told later, because the retry may no longer be wanted then.
 pub async fn one(
     State(app): State<App>,
     Id(id): Id,

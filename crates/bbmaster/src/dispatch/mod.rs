@@ -74,7 +74,7 @@ enum SendOutcome {
     Sent {
         generation: u64,
     },
-    /// The host has no desired state any more.
+    /// The host no longer has a desired state.
     Nothing,
     Away,
     Failed(String),
@@ -313,7 +313,7 @@ pub fn set_config(desired: Desired) -> SetConfig<Arc<Apps>> {
         id: Some(message_id(desired.generation)),
         generation: Some(desired.generation),
         apps: desired.apps,
-        // Once the host has taken it, its plan is not asked for any more: drift that is repaired
+        // Once the host has taken it, its plan is no longer requested: drift that is repaired
         // later is not part of it.
         only_if_plan: desired.only_if_plan.filter(|_| !desired.is_taken),
         retry: false,

@@ -20,10 +20,9 @@ const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 /// For a connection, and for calls that only ask or queue.
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
 
-/// A call that reaches systemd while it reloads its units can be lost without an answer, so what is harmless to repeat is
-/// asked again rather than waited for.
-const SUBSCRIBE_DEADLINE: Duration = Duration::from_secs(5);
-const SUBSCRIBE_ATTEMPTS: usize = 6;
+/// For calls that may be repeated. A call that reaches systemd while it reloads its units may never be answered.
+const ATTEMPT_DEADLINE: Duration = Duration::from_secs(5);
+const ATTEMPTS: u32 = 6;
 
 /// Clones share the connection.
 #[derive(Clone)]
@@ -65,21 +64,32 @@ impl SystemdClient {
 
     /// Without a subscriber systemd sends no signals.
     async fn subscribe(&self) -> Result<(), SystemdError> {
-        let mut attempts = 1;
-        loop {
-            let answer = self
-                .call(MANAGER_PATH, MANAGER, "Subscribe", &(), SUBSCRIBE_DEADLINE)
-                .await;
-            match answer {
-                Ok(_) => return Ok(()),
-                Err(SystemdError::Unreachable(_)) if attempts < SUBSCRIBE_ATTEMPTS && !self.is_closed() => {
-                    attempts += 1;
-                }
-                // The attempt before, whose answer was lost or late, was heard.
-                Err(error) if attempts > 1 && error.is_already_subscribed() => return Ok(()),
-                Err(error) => return Err(error),
+        match self.ask(MANAGER_PATH, MANAGER, "Subscribe", &()).await {
+            Ok(_) => Ok(()),
+            // An earlier attempt, whose answer was lost.
+            Err(error) if error.is_already_subscribed() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Calls a method that may be repeated, as one that only reads.
+    pub async fn ask<B>(
+        &self,
+        path: &str,
+        interface: &str,
+        method: &str,
+        body: &B,
+    ) -> Result<Message, SystemdError>
+    where
+        B: Serialize + DynamicType,
+    {
+        for _ in 1..ATTEMPTS {
+            match self.call(path, interface, method, body, ATTEMPT_DEADLINE).await {
+                Err(SystemdError::Unreachable(_)) if !self.is_closed() => {}
+                answer => return answer,
             }
         }
+        self.call(path, interface, method, body, ATTEMPT_DEADLINE).await
     }
 
     /// Calls a method of systemd's manager.
@@ -117,9 +127,7 @@ impl SystemdClient {
     where
         T: for<'v> TryFrom<Variant<'v>>,
     {
-        let reply = self
-            .call(path, PROPERTIES, "Get", &(interface, name), CALL_DEADLINE)
-            .await?;
+        let reply = self.ask(path, PROPERTIES, "Get", &(interface, name)).await?;
         let body = reply.body();
         let value: Variant<'_> = body.deserialize()?;
         T::try_from(value)

@@ -261,8 +261,8 @@ impl Reconciler {
         self.board.announce(reply_to);
     }
 
-    /// How the host stands with what was desired before the newest message is no news any more: it would look as if the newest
-    /// was reached. Whoever waits for an older one hears of the newest.
+    /// Only the newest desired state is reported: a status of an older one would look as if the newest was reached. Whoever
+    /// waits for an older one gets the status of the newest.
     fn announce(&self, desired: &Desired, reply_to: Option<String>) {
         if self.signals.desired.borrow().same_state(desired) {
             self.board.announce(reply_to);

@@ -55,8 +55,7 @@ fn outcome_file(state_dir: &Path) -> StateFile<OldOutcome> {
     StateFile::new(state_dir.join("outcome.json"))
 }
 
-/// Adds what old files say to `progress`. Changes no file. Where an older agent was brought back for a while, its files are
-/// the newer ones.
+/// Adds what old files say to `progress`. Changes no file. After a rollback to an older agent, its files are the newer ones.
 pub fn take_over(
     state_dir: &Path,
     desired: &Apps,

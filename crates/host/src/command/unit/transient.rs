@@ -10,7 +10,9 @@ use zbus::{Message, MessageStream};
 use super::log::Logs;
 use crate::Root;
 use crate::command::{CommandError, Exit};
-use crate::systemd::{SERVICE, SystemdClient, SystemdError, UNIT, body_of, object_path};
+use crate::systemd::{
+    MANAGER, MANAGER_PATH, SERVICE, SystemdClient, SystemdError, UNIT, body_of, object_path,
+};
 
 /// `si_code` of a child that has exited (waitid(2)); the others were ended by a signal.
 const EXITED: i32 = 1;
@@ -40,7 +42,7 @@ impl NewUnit<'_> {
 pub(in crate::command) enum UnitState {
     Running,
     Ended(Exit),
-    /// Not loaded any more.
+    /// No longer loaded.
     Gone,
 }
 
@@ -148,7 +150,7 @@ impl TransientUnits {
             String,
             OwnedObjectPath,
         );
-        let reply = self.client.manager("ListUnits", &()).await?;
+        let reply = self.client.ask(MANAGER_PATH, MANAGER, "ListUnits", &()).await?;
         let names = body_of::<Vec<UnitRow>>(&reply)?.into_iter().map(|unit| unit.0);
         Ok(names.filter(|name| name.starts_with(prefix)).collect())
     }
@@ -167,7 +169,7 @@ impl TransientUnits {
     }
 }
 
-/// systemd refuses if there is nothing left to do: no process, no such unit any more.
+/// systemd refuses if there is nothing left to do: no process, or the unit is no longer loaded.
 fn ignore_refusal(answer: Result<Message, SystemdError>) -> Result<(), SystemdError> {
     match answer {
         Ok(_) | Err(SystemdError::Refused { .. }) => Ok(()),

@@ -44,7 +44,7 @@ pub struct Systemd {
     sysv: SysV,
     changes: Arc<ServiceChanges>,
     view: Arc<View>,
-    /// `None`: not connected (any more).
+    /// `None`: not connected.
     connection: Mutex<Option<WatchedClient>>,
     rereads: Rereads,
 }

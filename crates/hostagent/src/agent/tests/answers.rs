@@ -148,7 +148,7 @@ async fn each_change_of_what_is_desired_is_in_the_very_next_answer() {
     let after = pinged(&mut driver, "p3").await;
     assert_eq!(after["last_rejected"]["id"], "m3");
 
-    // What can't be: the answers tell of the error, and of the host as it is beside it.
+    // What cannot be: the answers tell of the error, and of the host as it is beside it.
     let message = json!({"a": {"version": "5", "url": "http://fake/nowhere.deb"}, "b": {"version": "1", "url": urls[1]}});
     driver.set_config("m4", message).await;
     while driver.status().await["status"] != "errors" {}

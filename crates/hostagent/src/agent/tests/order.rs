@@ -163,7 +163,7 @@ fn ranked(driver: &Driver, version: &str) -> Value {
     Value::Object(apps.collect())
 }
 
-/// [`ranked`] on its way from 1 to 2, in the midst of whose restarts of 10 s each it is.
+/// [`ranked`] on its way from 1 to 2, during its restarts of 10 s each.
 async fn upgrading() -> Driver {
     let mut driver = started().await;
     let apps = ranked(&driver, "1");
@@ -199,7 +199,7 @@ async fn what_runs_the_previous_version_is_restarted_in_the_order_of_ranks_and_s
     );
 }
 
-/// It would else wait for services that nobody wants any more.
+/// It would else wait for services that are no longer desired.
 #[tokio::test(start_paused = true)]
 async fn a_newer_desired_state_does_not_wait_for_the_restarts_of_all() {
     let mut driver = upgrading().await;
@@ -214,7 +214,7 @@ async fn a_newer_desired_state_does_not_wait_for_the_restarts_of_all() {
     assert_eq!(restarted(&driver), ["restart db", "restart a", "restart b"]);
 }
 
-/// An init system that does not tell one process from another, as SysV's, and a journal that can't be written.
+/// An init system that does not tell one process from another, as SysV's, and a journal that cannot be written.
 #[tokio::test(start_paused = true)]
 async fn a_restart_that_cannot_be_noted_is_not_made_again_and_again() {
     let driver = upgrading().await;

@@ -131,7 +131,7 @@ async fn a_run_that_refuses_what_the_dry_run_allows_is_a_failure_and_no_loop() {
 #[tokio::test(start_paused = true)]
 async fn what_can_neither_go_back_nor_forward_is_stuck_and_its_error_does_not_grow() {
     let mut driver = with_a_at_1().await;
-    // Neither 2 nor the way back to 1 is possible, and the obstacle is one that may pass.
+    // Neither 2 nor the rollback to 1 is possible, and the obstacle is one that may pass.
     driver.fake.with(|state| {
         let read_only = failure(Category::Host, "the file system is read-only");
         let script = failure(Category::Script, "a's postinst failed");

@@ -381,7 +381,7 @@ async fn what_stands_or_falls_with_a_failed_one_is_left_alone_after_the_restart(
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_that_fall_together_are_doomed_together_before_the_first_goes_back() {
+async fn those_that_fail_together_are_marked_for_rollback_before_the_first_is_rolled_back() {
     let mut driver = started().await;
     let at = |driver: &Driver, version: &str| {
         let url = |name: &str| driver.fake.offer(name, &format!("{version}-1"));
@@ -397,7 +397,7 @@ async fn those_that_fall_together_are_doomed_together_before_the_first_goes_back
     driver.set_config("m1", apps).await;
     assert_eq!(driver.said(1).await, ["converging m1"]);
     tokio::time::sleep(Duration::from_secs(8)).await;
-    // The way back waits where the package manager begins with it.
+    // The rollback waits where the package manager begins with it.
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
     driver.fake.with(|state| {
         state.services.get_mut("a").unwrap().running = false;

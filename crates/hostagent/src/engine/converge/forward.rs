@@ -89,8 +89,7 @@ impl Convergence<'_> {
         });
     }
 
-    /// A fault in the midst of a change is a failure of it. Others are reported as long as they are there, and not
-    /// remembered. True if anything failed.
+    /// A fault during a change fails the change. Other faults are reported as long as they are there, and not stored. True if anything failed.
     fn take_faults(&mut self, plan: &Plan, observed: &Observed) -> Result<bool, End> {
         let mut failures = Vec::new();
         self.faults = Failures::new();

@@ -65,7 +65,7 @@ impl From<Interrupt> for End {
     }
 }
 
-/// The end of an attempt for want of something of the whole host's.
+/// The end of an attempt because something fails that is not of one application.
 pub(super) fn blocked(error: impl Into<Failure>) -> End {
     End::Blocked(error.into())
 }

@@ -172,7 +172,7 @@ impl Convergence<'_> {
         self.learn_inputs(observed);
     }
 
-    /// Of what an older agent has held it is not known what it failed of.
+    /// For an application that an older agent held, the cause of the failure is unknown.
     fn learn_inputs(&mut self, observed: &Observed) {
         let unknown = self
             .book

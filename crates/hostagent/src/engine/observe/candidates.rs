@@ -55,7 +55,7 @@ pub(super) fn find(desired: &Apps, records: &Records, packages: &InstalledPackag
         }
     }
     for (package, installed) in packages.iter().filter(|(_, installed)| installed.is_application) {
-        // A package whose name can't be an application's stays out of reach.
+        // A package whose name cannot be an application's stays out of reach.
         if let Ok(app) = AppName::new(package)
             && !found.contains_key(&app)
             && taken.insert(package)

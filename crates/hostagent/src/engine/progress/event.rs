@@ -34,7 +34,7 @@ pub enum Event {
     RepairReached,
     /// It is back at what it was. `digest`: of what is desired now.
     Undone { digest: DesiredDigest, inputs: Inputs },
-    /// It could not be brought back.
+    /// The rollback failed.
     NotUndone {
         obstacle: Failure,
         digest: DesiredDigest,

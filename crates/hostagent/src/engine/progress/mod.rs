@@ -106,7 +106,7 @@ pub struct Change {
 /// What a package transaction may have left to do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unfinished {
-    /// The package is in a transaction that is not known to have ended. On rpm hosts it may look installed and not be.
+    /// The package is in a transaction of which it is unknown whether it has ended. On rpm hosts it may look installed and not be.
     #[serde(skip_serializing_if = "is_false", default)]
     pub in_transaction: bool,
     /// Services that ran when package or files were last changed, each with the instance that ran. Where that one still
@@ -285,8 +285,8 @@ impl Change {
         }
     }
 
-    /// It goes forward from where the failure left it. A package whose installation failed and that was not brought back is
-    /// in no better state than one whose transaction was cut short.
+    /// It goes forward from where the failure left it. A package whose installation failed and that was not rolled back is
+    /// treated like one whose transaction was interrupted.
     fn forward_again(self, failure: &Failure) -> Self {
         let failed_install = matches!(failure.phase, Phase::Install | Phase::Rollback);
         Self {
@@ -314,7 +314,7 @@ impl Change {
         }
     }
 
-    /// Of the agent that was killed in the midst of it again and again.
+    /// The agent was killed during this change too often.
     pub fn crashed_too_often(&self, app: &protocol::AppName) -> Failure {
         Failure {
             phase: Phase::Install,

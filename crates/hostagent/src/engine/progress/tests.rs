@@ -290,7 +290,7 @@ fn the_state_that_was_last_whole_stays_when_a_newer_change_takes_over() {
     assert_eq!((change.before, change.desired), (at_1(), digest("3")));
 }
 
-/// A change of config that is superseded by an upgrade: the package's way back is that of the upgrade.
+/// A change of config that is superseded by an upgrade: the undo source of the package is that of the upgrade.
 #[test]
 fn a_change_that_begins_to_touch_the_package_learns_where_it_comes_from() {
     let mut config_only = to_2();
