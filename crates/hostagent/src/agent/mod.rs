@@ -184,7 +184,7 @@ impl Agent {
                 tracing::info!("the package manager continues without the agent");
                 self.reconciler.abort();
                 if let Err(error) = ProgressBook::note_stop_in(&self.state_dir, &self.ledger) {
-                    tracing::warn!( "this stop will count as a crash: {error}");
+                    tracing::warn!("cannot store that the agent was stopped; the next start counts this as a crash: {error}");
                 }
             }
         }

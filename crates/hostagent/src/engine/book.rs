@@ -195,7 +195,7 @@ impl ProgressBook {
         });
     }
 
-    /// The operator asks for another try of all that failed.
+    /// The operator requests a retry of all that failed.
     pub fn release_all(&mut self) {
         self.tell_all(&Event::Release);
     }

@@ -32,7 +32,7 @@ pub struct Reconciler {
     bakes: Bakes,
     flaps: Flaps,
     signals: Signals,
-    /// The operator asks for another try of what failed.
+    /// The operator requests a retry of what failed.
     retry_asked: Arc<Notify>,
     /// How many of the messages that ask for the same have been taken up.
     retries: u64,
@@ -97,7 +97,7 @@ impl Reconciler {
             earlier = earlier_runs_end(&self.engine) => earlier,
             _ = stop.wait_for(|stop| *stop) => {
                 if let Err(error) = self.book.note_stop() {
-                    tracing::warn!( "this stop will count as a crash: {error}");
+                    tracing::warn!("cannot store that the agent was stopped; the next start counts this as a crash: {error}");
                 }
                 return;
             }
@@ -115,7 +115,9 @@ impl Reconciler {
             if !self.wait(&desired).await {
                 // Something may be in progress that could not go on.
                 if let Err(error) = self.book.note_stop() {
-                    tracing::warn!("this stop will count as a crash: {error}");
+                    tracing::warn!(
+                        "cannot store that the agent was stopped; the next start counts this as a crash: {error}"
+                    );
                 }
                 return;
             }
@@ -173,7 +175,7 @@ impl Reconciler {
     }
 
     fn release_all(&mut self) {
-        tracing::info!("the operator asks for another try of what failed");
+        tracing::info!("retrying what failed: the operator requested it");
         self.blocked = None;
         self.book.release_all();
     }

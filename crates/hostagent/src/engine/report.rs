@@ -49,7 +49,7 @@ pub fn error_reports(
 
 fn with_repair(message: &str, repair: &Trouble) -> String {
     format!(
-        "{message}. It is not as it was before either: {} (repair tried {} times)",
+        "{message}. Its repair fails, too: {} (repair tried {} times)",
         repair.failure.message, repair.attempts
     )
 }

@@ -32,7 +32,7 @@ impl Start {
         if matches!(self, Self::Unit)
             && let Err(error) = async { TransientUnits::connect().await?.kill(unit).await }.await
         {
-            tracing::warn!(%unit,  "cannot kill the processes of a lost hook runner; they may still run: {error}");
+            tracing::warn!(%unit, "cannot kill the processes of a lost hook runner; they may still run: {error}");
         }
     }
 

@@ -374,7 +374,7 @@ async fn what_stands_or_falls_with_a_failed_one_is_left_alone_after_the_restart(
         .iter()
         .map(|error| (error["app"].as_str().unwrap(), error["message"].as_str().unwrap()))
         .collect();
-    let tied = "b stands or falls with a (requires), which failed: a did not stay up";
+    let tied = "b is changed together with a (requires), and a failed: a did not stay up";
     assert_eq!(errors, [("a", "a did not stay up"), ("b", tied)]);
     assert_eq!(package_versions(&driver), ["c 1-1"]);
     driver.quiet().await;

@@ -128,7 +128,7 @@ impl Convergence<'_> {
         if let Some(package) = package
             && let Err(error) = with_lock(|| self.engine.host.packages.purge(package)).await
         {
-            tracing::warn!(%app,  "cannot delete configuration files of {app} that were not there before: {error}");
+            tracing::warn!(%app, "cannot delete configuration files of {app} that were not there before: {error}");
         }
     }
 

@@ -141,7 +141,7 @@ impl Convergence<'_> {
 pub(super) fn tied_failure(app: &AppName, other: &AppName, failure: &Failure) -> Failure {
     Failure {
         message: format!(
-            "{app} stands or falls with {other} (requires), which failed: {}",
+            "{app} is changed together with {other} (requires), and {other} failed: {}",
             failure.message
         ),
         ..failure.clone()

@@ -142,7 +142,9 @@ impl<'a> Convergence<'a> {
         if matches!(end, End::Stopped)
             && let Err(error) = self.book.note_stop()
         {
-            tracing::warn!("this stop will count as a crash: {error}");
+            tracing::warn!(
+                "cannot store that the agent was stopped; the next start counts this as a crash: {error}"
+            );
         }
         end
     }

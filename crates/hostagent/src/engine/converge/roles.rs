@@ -135,7 +135,7 @@ impl Convergence<'_> {
                     ..
                 } if !trouble.is_due(now) => {
                     if let Some(what) = inputs.changed_to(&self.inputs(app, observed), &trouble.failure) {
-                        tracing::info!(%app, "{app} is tried again: {what} changed");
+                        tracing::info!(%app, "retrying {app}: {what} changed");
                         let tied = self.tied_to(app);
                         events.extend(
                             tied.into_iter()

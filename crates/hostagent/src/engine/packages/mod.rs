@@ -283,7 +283,7 @@ impl Convergence<'_> {
                 && work.removals.iter().any(|removal| removal.app == step.app)
                 && let Err(error) = self.engine.host.services.stop(service).await
             {
-                tracing::warn!(app = %step.app,  "cannot stop {service} of {} before its removal: {error}", step.app);
+                tracing::warn!(app = %step.app, "cannot stop {service} of {} before its removal: {error}", step.app);
             }
         }
     }

@@ -129,7 +129,7 @@ pub(super) async fn provenance(
         match host.downloads.keep(file).await {
             Ok(kept) => arriving.provenance.file = Some(kept),
             Err(error) => {
-                tracing::warn!(app = %arriving.app,  "cannot keep the package file of {} for a rollback: {error}", arriving.app);
+                tracing::warn!(app = %arriving.app, "cannot keep the package file of {} for a rollback: {error}", arriving.app);
             }
         }
     }

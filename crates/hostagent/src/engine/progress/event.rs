@@ -45,7 +45,7 @@ pub enum Event {
     Superseded,
     /// The pause after a transient failure is over.
     RetryDue,
-    /// The operator asks for another try, or something that made it fail has changed.
+    /// The operator requests a retry, or something that made it fail has changed.
     Release,
     /// Somebody else has changed the package while only config and services were being changed.
     ChangedExternally,

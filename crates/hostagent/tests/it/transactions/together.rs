@@ -68,7 +68,7 @@ async fn those_that_require_each_other_fall_back_together(family: Family) {
     assert!(
         status.errors[1]
             .message
-            .contains("other stands or falls with app"),
+            .contains("other is changed together with app"),
         "{:?}",
         status.errors[1]
     );
