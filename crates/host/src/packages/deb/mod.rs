@@ -11,13 +11,11 @@ use protocol::Category;
 use tokio::sync::OnceCell;
 
 use super::cache::{Cache, Stamp};
-use super::offers::{self, Lists, Offer, Refreshes};
+use super::offers::Refreshes;
 use super::outcome::judge;
 use super::runs::{self, FailedRun, ask, run, run_in_turn};
 use super::space::{self, Arrival};
-use super::{
-    Options, ROOT_VARIABLE, check_name, check_path, check_words, describe, messages, no_repositories,
-};
+use super::{Options, ROOT_VARIABLE, check_name, check_path, check_words, describe};
 use crate::command::{Command, Overflow, OwnUnits, Runner};
 use crate::{
     Applied, ApplyError, EarlierRuns, Family, HostError, InstalledPackages, PackageFile, Packages, Root,
@@ -27,9 +25,10 @@ use crate::{
 mod apt;
 pub(super) mod database;
 pub(super) mod package_file;
+mod repositories;
 mod stanzas;
 
-use apt::{policy_offers, simulation};
+use apt::simulation;
 use database::{Breakage, DpkgDatabase};
 
 /// A line for each file of a large package, or for each package of a large change.
@@ -320,69 +319,6 @@ impl Deb {
             .filter(|(_, breakage)| **breakage != Breakage::Unpacked);
         let mut hung = self.hung.lock().unwrap_or_else(PoisonError::into_inner);
         hung.extend(ran.map(|(name, _)| name.clone()));
-    }
-
-    async fn find(&self, package: &str, version: &str, may_refresh: bool) -> Result<String, HostError> {
-        check_name(package)?;
-        if !self.root.is_host() {
-            return Err(no_repositories(package, &self.root));
-        }
-        let mut offers = self.offers(package).await?;
-        let mut lists = Lists::Present;
-        if may_refresh && offers::best(Family::Deb, version, &offers).is_none() && self.refreshes.begin() {
-            match self.refresh_lists().await {
-                Ok(()) => offers = self.offers(package).await?,
-                Err(error) => lists = Lists::Stale(error),
-            }
-        }
-        if let Some(best) = offers::best(Family::Deb, version, &offers) {
-            return Ok(best.version.clone());
-        }
-        if !self.has_lists() {
-            lists = match lists {
-                Lists::Stale(error) => Lists::Absent(Some(error)),
-                Lists::Present | Lists::Absent(_) => Lists::Absent(None),
-            };
-        }
-        Err(offers::not_offered(package, version, &offers, lists))
-    }
-
-    async fn offers(&self, package: &str) -> Result<Vec<Offer>, HostError> {
-        let apt_cache = Command::new("apt-cache")
-            .args(["policy", "--", package])
-            .by_runner(self.runner.as_ref())
-            .deadline(QUERY_DEADLINE);
-        let output = run(apt_cache, &format!("looking for {package}")).await?;
-        Ok(policy_offers(&output.stdout_text(), package))
-    }
-
-    async fn refresh_lists(&self) -> Result<(), HostError> {
-        tracing::info!("refreshing the package lists with apt-get update");
-        let update = Command::new("apt-get")
-            .args(["-q", "update"])
-            .by_runner(self.runner.as_ref())
-            .output_cap(LOG_CAP, Overflow::KeepTail)
-            .deadline(self.deadline);
-        let output = run(update, "apt-get update").await?;
-        match messages::not_fetched(&output.stderr_text()) {
-            None => Ok(()),
-            // apt-get update calls this a success.
-            Some(line) => Err(HostError::new(
-                Category::Network,
-                format!("apt-get update: {line}"),
-            )),
-        }
-    }
-
-    /// Whether apt has the list of any repository.
-    fn has_lists(&self) -> bool {
-        let Ok(folder) = fs::read_dir(self.root.join(APT_LISTS)) else {
-            return false;
-        };
-        let own = ["lock", "partial", "auxfiles"];
-        folder
-            .filter_map(Result::ok)
-            .any(|entry| !own.iter().any(|own| entry.file_name() == *own))
     }
 
     /// `NAME`, or `NAME:ARCH` where the package is installed for a foreign architecture: by the

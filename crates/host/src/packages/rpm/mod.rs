@@ -14,10 +14,10 @@ use protocol::Category;
 
 use super::cache::{Cache, Stamp};
 use super::messages;
-use super::offers::{self, Lists, Offer, Refreshes};
+use super::offers::Refreshes;
 use super::outcome::judge;
 use super::runs::{self, FailedRun, ask, run, run_in_turn};
-use super::{Options, ROOT_VARIABLE, check_name, check_path, check_words, describe, no_repositories};
+use super::{Options, ROOT_VARIABLE, check_name, check_path, check_words, describe};
 use crate::command::{Command, CommandError, Overflow, OwnUnits, Runner, last_lines};
 use crate::{
     Applied, ApplyError, EarlierRuns, Family, HostError, InstalledPackages, PackageFile, Packages, Root,
@@ -26,9 +26,10 @@ use crate::{
 
 mod database;
 mod dnf;
+mod repositories;
 
 use database::{ENTRY_FORMAT, RpmDatabase, without_zero_epoch};
-use dnf::{DnfTool, argument, repoquery_versions, verb_for, yum_versions};
+use dnf::{DnfTool, argument, verb_for};
 
 /// Where distributions keep the database: Fedora and SUSE, and all others.
 const DATABASE_FOLDERS: [&str; 2] = ["/usr/lib/sysimage/rpm", "/var/lib/rpm"];
@@ -230,60 +231,6 @@ impl Rpm {
                 // Ends at once, with a message, instead of waiting without end.
                 .arg("--setopt=exit_on_lock=True"),
         }
-    }
-
-    async fn find(&self, package: &str, version: &str, may_refresh: bool) -> Result<String, HostError> {
-        check_name(package)?;
-        if !self.root.is_host() {
-            return Err(no_repositories(package, &self.root));
-        }
-        let tool = DnfTool::of_host();
-        let mut offers = self.offers(tool, package).await?;
-        let mut lists = Lists::Present;
-        if may_refresh && offers::best(Family::Rpm, version, &offers).is_none() && self.refreshes.begin() {
-            match self.refresh_lists(tool).await {
-                Ok(()) => offers = self.offers(tool, package).await?,
-                Err(error) => lists = Lists::Stale(error),
-            }
-        }
-        match offers::best(Family::Rpm, version, &offers) {
-            Some(best) => Ok(best.version.clone()),
-            None => Err(offers::not_offered(package, version, &offers, lists)),
-        }
-    }
-
-    /// dnf fetches the metadata of repositories by itself where it has none, or where it has
-    /// expired.
-    async fn offers(&self, tool: DnfTool, package: &str) -> Result<Vec<Offer>, HostError> {
-        let format = "%{name} %{epoch}:%{version}-%{release}\n";
-        let query = match tool {
-            DnfTool::Dnf => Command::new("dnf").args(["--quiet", "repoquery", "--queryformat", format, "--"]),
-            DnfTool::Yum => {
-                Command::new("yum").args(["--quiet", "--showduplicates", "list", "available", "--"])
-            }
-        };
-        let query = query
-            .arg(package)
-            .by_runner(self.runner.as_ref())
-            .deadline(self.deadline);
-        let output = run(query, &format!("looking for {package}")).await?.stdout_text();
-        let versions = match tool {
-            DnfTool::Dnf => repoquery_versions(&output, package),
-            DnfTool::Yum => yum_versions(&output, package),
-        };
-        Ok(versions.into_iter().map(Offer::new).collect())
-    }
-
-    async fn refresh_lists(&self, tool: DnfTool) -> Result<(), HostError> {
-        let refresh = match tool {
-            DnfTool::Dnf => Command::new("dnf").args(["--quiet", "--refresh", "makecache"]),
-            DnfTool::Yum => Command::new("yum").args(["--quiet", "makecache"]),
-        };
-        tracing::info!(command = %refresh, "refreshing the package lists");
-        let refresh = refresh.by_runner(self.runner.as_ref()).deadline(self.deadline);
-        let refresh = refresh.output_cap(LOG_CAP, Overflow::KeepTail);
-        run(refresh, "refreshing the package lists").await?;
-        Ok(())
     }
 
     /// Fails if the database cannot be opened (Berkeley DB after a kill), after trying to rebuild

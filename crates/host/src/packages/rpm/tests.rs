@@ -1,3 +1,4 @@
+use super::dnf::{repoquery_versions, yum_versions};
 use super::*;
 use crate::{InstalledPackage, PackagesByName};
 
